@@ -1,0 +1,3 @@
+from pplfast.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,57 @@
+"""The `pplfast` command: picks the subcommand, and turns errors that the user can mend into one line."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pplfast.errors import UserError
+from pplfast.version import __version__
+
+# name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
+# Only the module of the chosen command is imported, so that --help answers at once.
+COMMANDS = {
+    "data": "make a demo data set, or check one",
+    "train": "train a classifier: plain, progressive or explicit patch learning",
+    "cam": "class activation maps of a trained classifier",
+    "label": "pseudo labels (PNG) from CAMs, through the dense CRF",
+    "eval": "mIoU of CAMs (threshold sweep) or of label PNGs",
+    "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
+    "report": "one self-contained HTML file of a run",
+    "bench": "throughput against the plain PyTorch reference",
+    "doctor": "versions, devices, and the backend that each part uses",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    local_rank = _take_local_rank(arguments)
+    parser = argparse.ArgumentParser(prog="pplfast", description="Pixel labels from image labels.")
+    parser.add_argument("--version", action="version", version=f"pplfast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == chosen:
+            importlib.import_module(f"pplfast.cli.{name}").configure(command)
+    args = parser.parse_args(arguments)
+    args.local_rank = local_rank
+    try:
+        return importlib.import_module(f"pplfast.cli.{args.command}").run(args)
+    except UserError as error:
+        print(f"pplfast {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\npplfast {args.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _take_local_rank(arguments: list[str]) -> int | None:
+    """Remove the `--local_rank=N` that the DeepSpeed launcher puts before the subcommand."""
+    for index, word in enumerate(arguments):
+        if word.startswith("--local_rank="):
+            del arguments[index]
+            return int(word.split("=", 1)[1])
+        if not word.startswith("-"):
+            break
+    return None

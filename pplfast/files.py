@@ -1,0 +1,106 @@
+"""Writing files so that a reader never sees half of one, and reading untrusted ones safely."""
+
+import errno
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pplfast.errors import UserError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it becomes `path`, on any error it is removed.
+
+    The name carries the process id, so that two processes writing the same file do not share a temporary.
+    A full disk becomes a UserError that names the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise explain_os_error(error, path) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def explain_os_error(error: OSError, path: str | os.PathLike) -> Exception:
+    """The UserError for the conditions that the user can mend; the error itself otherwise."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{path}: the disk is full; make space, then run the same command again: it continues")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{path}: cannot be written ({error.strerror}); choose another output folder")
+    return error
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run the step again") from None
+
+
+class _NumpyOnlyUnpickler(pickle.Unpickler):
+    """Builds numpy arrays, scalars and plain containers; refuses every other name."""
+
+    _ALLOWED = {
+        (module, name)
+        for core in ("numpy.core", "numpy._core")
+        for module, name in (
+            (f"{core}.multiarray", "_reconstruct"),
+            (f"{core}.multiarray", "scalar"),
+            (f"{core}.numeric", "_frombuffer"),
+        )
+    } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        return super().find_class(module, name)
+
+
+def load_npy_dict(path: str | os.PathLike) -> dict:
+    """Read the `.npy` file of a pickled dict (cls_labels.npy, CAM files) without running code from it."""
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            _, _, dtype = header(file)
+            if dtype != object:
+                raise ValueError(f"holds an array of {dtype}, not a dict")
+            value = _NumpyOnlyUnpickler(file).load()
+        if isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:
+            value = value.item()
+        if not isinstance(value, dict):
+            raise ValueError(f"holds a {type(value).__name__}, not a dict")
+        return value
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, EOFError, pickle.UnpicklingError, IndexError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not a readable .npy dict ({error})") from None
