@@ -1,0 +1,23 @@
+"""Kernels of patch learning: a plain PyTorch definition and a Triton kernel for each; usable on their own.
+
+`scale` and `shift` are float32 (C,) tensors or None (the affine map of a frozen BatchNorm); `act` is "none", "relu"
+or "relu6"; sums are in float32. Patches are stacked on the batch axis, row-major within each image.
+"""
+
+from .cam_fuse import cam_fuse
+from .cam_head import cam_head
+from .geometry import PatchGrid
+from .patch_merge import patch_merge
+from .patch_pool import patch_pool, patch_pool_map
+from .patch_split import patch_split, patch_split_act
+
+__all__ = [
+    "PatchGrid",
+    "cam_fuse",
+    "cam_head",
+    "patch_merge",
+    "patch_pool",
+    "patch_pool_map",
+    "patch_split",
+    "patch_split_act",
+]
