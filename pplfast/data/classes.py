@@ -1,0 +1,89 @@
+"""The classes of a data set: their names, in the order of the label vectors, and their values in masks."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pplfast.errors import UserError
+
+BACKGROUND = 0
+IGNORE = 255
+
+VOC_NAMES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """`names[c]` is column c of a label matrix; `ids[c]` is its value in masks (0 background, 255 ignore)."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.ids):
+            raise ValueError(f"{len(self.names)} names for {len(self.ids)} ids")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Column of `name`; ValueError where it is not one of the classes."""
+        return self.names.index(name)
+
+
+VOC = ClassList(VOC_NAMES, tuple(range(1, 21)))
+
+
+def parse_classes(text_or_file: str | os.PathLike) -> ClassList:
+    """Classes from "cat,dog", from "bus=6,car=7" (name=value in masks), or from a file with one of these per line.
+
+    Without values, a list of VOC names gets VOC's values; any other list 1, 2, ... in its order.
+    """
+    text, source = os.fspath(text_or_file), "--classes"
+    if isinstance(text_or_file, os.PathLike) or Path(text).is_file():
+        source = text
+        try:
+            entries = Path(text).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{text}: not a readable list of classes ({error})") from None
+    elif "," not in text and "=" not in text and (text.endswith(".txt") or os.sep in text):
+        raise UserError(f"{text}: no such file; give a file with one class per line, or names like cat,dog")
+    else:
+        entries = text.split(",")
+    entries = [entry.strip() for entry in entries if entry.strip() and not entry.lstrip().startswith("#")]
+    if not entries:
+        raise UserError(f"{source}: no classes in {text!r}; give names like cat,dog or bus=6,car=7")
+    return _build(entries, source)
+
+
+def _build(entries: Sequence[str], source: str) -> ClassList:
+    names = tuple(entry.partition("=")[0].strip() for entry in entries)
+    values = [entry.partition("=")[2].strip() for entry in entries]
+    with_value = sum("=" in entry for entry in entries)
+    if with_value not in (0, len(entries)):
+        raise UserError(f"{source}: {with_value} of {len(entries)} classes have '=value'; give it to all or to none")
+    for name in names:
+        if not name or names.count(name) > 1 or any(mark in name for mark in ";,"):
+            reason = "is empty" if not name else "occurs twice" if names.count(name) > 1 else "holds ',' or ';'"
+            raise UserError(f"{source}: class name {name!r} {reason}; rename it")
+    if with_value:
+        ids = tuple(_value(value, name, source) for name, value in zip(names, values, strict=True))
+        if len(set(ids)) < len(ids):
+            raise UserError(f"{source}: two classes share one of the values {', '.join(map(str, ids))}")
+    elif set(names) <= set(VOC_NAMES):
+        ids = tuple(VOC.ids[VOC.index(name)] for name in names)
+    else:
+        if len(names) >= IGNORE:
+            raise UserError(f"{source}: {len(names)} classes; masks have room for {IGNORE - 1}")
+        ids = tuple(range(1, len(names) + 1))
+    return ClassList(names, ids)
+
+
+def _value(text: str, name: str, source: str) -> int:
+    if not text.isdecimal() or not BACKGROUND < int(text) < IGNORE:
+        raise UserError(f"{source}: '{name}={text}': the value in masks must be a whole number from 1 to 254")
+    return int(text)

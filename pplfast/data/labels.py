@@ -1,0 +1,167 @@
+"""Image labels: from VOC's Annotations/*.xml, from a cls_labels.npy dict, or from a CSV."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pplfast.data.classes import VOC_NAMES, ClassList
+from pplfast.data.csv_labels import read_csv
+from pplfast.data.problems import ERROR, Problem
+from pplfast.data.voc import ListEntry, image_id
+from pplfast.errors import UserError
+from pplfast.files import load_npy_dict
+
+if TYPE_CHECKING:
+    from pplfast.data.dataset import DataConfig
+
+
+class _Fault(Exception):
+    """The labels of one image cannot be read; the message names the file and the remedy."""
+
+    def __init__(self, kind: str, path: Path, message: str):
+        super().__init__(message)
+        self.kind, self.path = kind, path
+
+
+def read_labels(config: "DataConfig", root: Path, entries: Sequence[ListEntry], classes: ClassList,
+                problems: list[Problem] | None = None) -> np.ndarray | None:
+    """Labels as uint8 (N, C), or None for `labels = "none"`.
+
+    Faults of single images go to `problems` if it is given, and leave a row of zeros; else the first one raises
+    UserError. Labels without any of the classes in all images are always an error: the class list is the wrong one.
+    """
+    kind, path = _find(config, root)
+    if kind == "none":
+        return None
+    reader = {"xml": _XmlLabels, "npy": _NpyLabels, "csv": _CsvLabels}[kind](path, classes, config.difficult)
+    labels = np.zeros((len(entries), len(classes)), np.uint8)
+    faults = 0
+    for row, entry in zip(labels, entries, strict=True):
+        try:
+            reader.fill(row, entry)
+        except _Fault as fault:
+            if problems is None:
+                raise UserError(f"{fault.path}: {fault}") from None
+            faults += 1
+            problems.append(Problem(entry.id, fault.path, fault.kind, ERROR, str(fault)))
+    if not labels.any() and faults < len(entries):
+        raise UserError(f"{path}: none of the {len(entries)} images has any of the classes {', '.join(classes.names)}; "
+                        f"give --classes the names used there{reader.hint()}")
+    return labels
+
+
+def _find(config: "DataConfig", root: Path) -> tuple[str, Path]:
+    choice, annotations = config.labels, root / "Annotations"
+    if choice == "none":
+        return "none", root
+    if choice == "xml" or (choice == "auto" and annotations.is_dir()):
+        if not annotations.is_dir():
+            raise UserError(f"{annotations}: no such folder; give --labels a cls_labels.npy or a CSV, or none")
+        return "xml", annotations
+    if choice == "auto":
+        beside = [root / "cls_labels.npy", Path(config.list).parent / "cls_labels.npy" if config.list else root]
+        found = next((path for path in beside if path.is_file()), None)
+        if found is None:
+            raise UserError(f"{root}: no image labels: neither Annotations/ nor cls_labels.npy; give --labels a "
+                            f"cls_labels.npy or a CSV of image,label;label, or none where the command needs no labels")
+        return "npy", found
+    path = Path(choice)
+    if path.suffix.lower() not in (".npy", ".csv"):
+        raise UserError(f"--labels {choice}: must be auto, xml, none, or a file that ends in .npy or .csv")
+    return path.suffix.lower()[1:], path
+
+
+class _XmlLabels:
+    """VOC's XML, one file per image. Objects of other classes are ignored: VOC is often used with a few of its 20."""
+
+    def __init__(self, folder: Path, classes: ClassList, difficult: bool):
+        self.folder, self.difficult = folder, difficult
+        self.columns = {name: column for column, name in enumerate(classes.names)}
+        self.others: set[str] = set()
+
+    def fill(self, row: np.ndarray, entry: ListEntry) -> None:
+        path = self.folder / f"{entry.id}.xml"
+        try:
+            tree = ElementTree.parse(path).getroot()
+        except FileNotFoundError:
+            raise _Fault("no-labels", path, "no such file, so the image has no labels; add it, or take the image "
+                                            "off the list") from None
+        except (OSError, ElementTree.ParseError, ValueError) as error:
+            raise _Fault("bad-labels", path, f"not readable as XML ({error}); restore it") from None
+        for thing in tree.findall("object"):
+            if not self.difficult and (thing.findtext("difficult") or "").strip() == "1":
+                continue
+            name = (thing.findtext("name") or "").strip()
+            if name in self.columns:
+                row[self.columns[name]] = 1
+            else:
+                self.others.add(name)
+
+    def hint(self) -> str:
+        return f": {', '.join(sorted(self.others)[:10])}" if self.others else ""
+
+
+class _NpyLabels:
+    """A pickled dict from image id to a 0/1 vector. Ids are strings (2007_000032) or ints (2007000032)."""
+
+    def __init__(self, path: Path, classes: ClassList, difficult: bool):
+        self.path = path
+        self.table = load_npy_dict(path)
+        self.columns = self._columns(classes)
+
+    def _columns(self, classes: ClassList) -> list[int]:
+        if not self.table:
+            raise UserError(f"{self.path}: holds no labels; give --labels another file")
+        width = len(np.ravel(next(iter(self.table.values()))))
+        if width == len(VOC_NAMES) and set(classes.names) <= set(VOC_NAMES):
+            return [VOC_NAMES.index(name) for name in classes.names]
+        if width == len(classes):
+            return list(range(width))
+        raise UserError(f"{self.path}: vectors of {width} classes, while the class list has {len(classes)}; "
+                        f"give --classes all {width}, in their order")
+
+    def fill(self, row: np.ndarray, entry: ListEntry) -> None:
+        digits = entry.id.replace("_", "")
+        vector = self.table.get(entry.id)
+        if vector is None and digits.isdecimal():
+            vector = self.table.get(int(digits))
+        if vector is None:
+            raise _Fault("no-labels", self.path, f"holds no labels of {entry.id}; give --labels a file that does, or "
+                                                 f"take the image off the list")
+        vector = np.ravel(vector)
+        if len(vector) <= max(self.columns) or vector.dtype.kind not in "biuf" or not np.isin(vector, (0, 1)).all():
+            raise _Fault("bad-labels", self.path, f"the labels of {entry.id} are not a vector of zeros and ones like "
+                                                  f"the others; restore the file")
+        row[:] = vector[self.columns]
+
+    def hint(self) -> str:
+        return ""
+
+
+class _CsvLabels:
+    """Rows of `image,label;label`. A row without labels is an image with none of the classes."""
+
+    def __init__(self, path: Path, classes: ClassList, difficult: bool):
+        self.path = path
+        columns = {name: column for column, name in enumerate(classes.names)}
+        self.table: dict[str, list[int]] = {}
+        for item in read_csv(path):
+            unknown = next((name for name in item.labels if name not in columns), None)
+            if unknown is not None:
+                raise UserError(f"{path}, line {item.line}: unknown class {unknown!r}; known: "
+                                f"{', '.join(classes.names)}; correct it, or give --classes the names of this file")
+            key = image_id(item.image)
+            if key in self.table:
+                raise UserError(f"{path}, line {item.line}: a second row for {item.image!r}; remove one of them")
+            self.table[key] = [columns[name] for name in item.labels]
+
+    def fill(self, row: np.ndarray, entry: ListEntry) -> None:
+        if entry.id not in self.table:
+            raise _Fault("no-labels", self.path, f"has no row for {entry.id}; add it, or take the image off the list")
+        row[self.table[entry.id]] = 1
+
+    def hint(self) -> str:
+        return ""

@@ -1,0 +1,118 @@
+"""Which images belong to a data set: VOC lists, list files, or a plain folder with a CSV."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pplfast.data.csv_labels import read_csv
+from pplfast.errors import UserError
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class ListEntry:
+    id: str
+    image: Path  # where it should be; it may be missing
+    mask: Path | None  # where the list says its mask is, if it does
+
+
+def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]:
+    """The images of a data set in the order of its list, and the data set's name for reports.
+
+    `name` is a list by name or by path. A plain folder may go without: the rows of its CSV then are the list, and
+    without a CSV every JPEG in it. UserError for a list that is missing, empty, or names an image twice.
+    """
+    images = root / "JPEGImages"
+    is_voc = images.is_dir()
+    folder = images if is_voc else root
+    if name:
+        path = _find_list(root, name)
+        entries = _from_file(path, root, folder)
+        source, title = path, path.stem
+    elif is_voc:
+        raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
+    elif labels.lower().endswith(".csv"):
+        source, title = Path(labels), Path(labels).stem
+        entries = [(row.line, ListEntry(image_id(row.image), _resolve(folder, row.image), None)) for row in read_csv(source)]
+    else:
+        source, title = root, "all"
+        entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
+    _check(entries, source)
+    return [entry for _, entry in entries], f"{root.resolve().name}/{title}"
+
+
+def _find_list(root: Path, name: str) -> Path:
+    candidates = [
+        root / "ImageSets" / "Segmentation" / f"{name}.txt",
+        root / "ImageSets" / "Main" / f"{name}.txt",
+        root / f"{name}.txt",
+        root / name,
+        Path(name),
+    ]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise UserError(f"{root}: no list {name!r}; give a list file, or one of: {_known_lists(root)}")
+
+
+def _known_lists(root: Path) -> str:
+    names = [path.stem for kind in ("Segmentation", "Main") for path in sorted((root / "ImageSets" / kind).glob("*.txt"))]
+    return ", ".join(dict.fromkeys(names)) or "(ImageSets holds none)"
+
+
+def _from_file(path: Path, root: Path, folder: Path) -> list[tuple[int, ListEntry]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable list of images ({error})") from None
+    return [(number, _entry(line, path, number, root, folder)) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _entry(line: str, path: Path, number: int, root: Path, folder: Path) -> ListEntry:
+    """One line: `id`, `id 1` (the lists of ImageSets/Main; -1 and 0 count too), or `/image.jpg /mask.png`.
+
+    Paths of the last kind start at the root; that leading slash is how published train_aug lists are written.
+    """
+    words = line.split()
+    if len(words) > 2:
+        raise UserError(f"{path}, line {number}: {line.strip()!r}: expected an id, or an image and a mask path")
+    first = words[0]
+    mask = root / words[1].lstrip("/") if len(words) == 2 and words[1].lower().endswith(".png") else None
+    if first.startswith("/") or mask is not None:
+        image = root / first.lstrip("/")
+        return ListEntry(image.stem, image, mask)
+    return ListEntry(image_id(first), _resolve(folder, first), mask)
+
+
+def image_id(text: str) -> str:
+    """The id of an image named with or without its suffix; an id keeps dots that are not a known suffix."""
+    path = PurePosixPath(text)
+    known = (*JPEG_SUFFIXES, ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+    return str(path.with_suffix("")) if path.suffix.lower() in known else str(path)
+
+
+def _resolve(folder: Path, text: str) -> Path:
+    if image_id(text) != str(PurePosixPath(text)):
+        return folder / text
+    for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
+        if (folder / f"{text}{suffix}").is_file():
+            return folder / f"{text}{suffix}"
+    return folder / f"{text}.jpg"
+
+
+def _jpegs(root: Path) -> Iterator[Path]:
+    return (path for path in sorted(root.rglob("*")) if path.suffix.lower() in JPEG_SUFFIXES and path.is_file())
+
+
+def _check(entries: list[tuple[int, ListEntry]], source: Path) -> None:
+    if not entries:
+        raise UserError(f"{source}: names no image; give a list with one id per line, or a folder with JPEG images")
+    seen: dict[str, int] = {}
+    for line, entry in entries:
+        if ".." in PurePosixPath(entry.id).parts or entry.id.startswith("/"):
+            raise UserError(f"{source}, line {line}: {entry.id!r} leaves the data folder; write it relative to that")
+        if entry.id in seen:
+            raise UserError(f"{source}, line {line}: {entry.id!r} is there already in line {seen[entry.id]}; "
+                            f"remove one of them")
+        seen[entry.id] = line
