@@ -36,7 +36,10 @@ def read_labels(config: "DataConfig", root: Path, entries: Sequence[ListEntry], 
     kind, path = _find(config, root)
     if kind == "none":
         return None
-    reader = {"xml": _XmlLabels, "npy": _NpyLabels, "csv": _CsvLabels}[kind](path, classes, config.difficult)
+    if kind == "xml":
+        reader = _XmlLabels(path, classes, config.difficult)
+    else:
+        reader = _NpyLabels(path, classes) if kind == "npy" else _CsvLabels(path, classes)
     labels = np.zeros((len(entries), len(classes)), np.uint8)
     faults = 0
     for row, entry in zip(labels, entries, strict=True):
@@ -107,7 +110,7 @@ class _XmlLabels:
 class _NpyLabels:
     """A pickled dict from image id to a 0/1 vector. Ids are strings (2007_000032) or ints (2007000032)."""
 
-    def __init__(self, path: Path, classes: ClassList, difficult: bool):
+    def __init__(self, path: Path, classes: ClassList):
         self.path = path
         self.table = load_npy_dict(path)
         self.columns = self._columns(classes)
@@ -144,7 +147,7 @@ class _NpyLabels:
 class _CsvLabels:
     """Rows of `image,label;label`. A row without labels is an image with none of the classes."""
 
-    def __init__(self, path: Path, classes: ClassList, difficult: bool):
+    def __init__(self, path: Path, classes: ClassList):
         self.path = path
         columns = {name: column for column, name in enumerate(classes.names)}
         self.table: dict[str, list[int]] = {}

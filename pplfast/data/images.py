@@ -1,0 +1,108 @@
+"""What a JPEG file says about itself, read without decoding it, and whether it is whole."""
+
+import os
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+TAIL_BYTES = 65536  # the end-of-image marker is looked for in this much of the file's end
+ORIENTATION_TAG = 0x0112
+_SIGNATURES = {
+    b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF",
+    b"%PDF": "a PDF", b"<": "an HTML or XML page",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    width: int  # as stored: an EXIF orientation is not applied
+    height: int
+    mode: str  # "RGB", or "L" for grey
+    orientation: int  # EXIF; 1 is upright
+
+
+class BadImage(Exception):
+    """A file that cannot be used as an image. `kind` is one of missing, empty, not-jpeg, cmyk, truncated."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def inspect_image(path: str | os.PathLike) -> ImageInfo:
+    """Size, mode and orientation of a JPEG from its header, and whether its end is there. Nothing is decoded.
+
+    BadImage says what is wrong and what to do. Damage in the middle of a file shows only in `decode_fully`.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+            if not head:
+                raise BadImage("empty", "empty file; restore it")
+            if head[:2] != b"\xff\xd8":
+                found = next((name for start, name in _SIGNATURES.items() if head.startswith(start)), "something else")
+                raise BadImage("not-jpeg", f"not a JPEG but {found}; convert it to JPEG")
+            _check_end(file)
+            file.seek(0)
+            return _read_header(file)
+    except FileNotFoundError:
+        raise BadImage("missing", "no such file; restore it, or take it off the list") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise BadImage("missing", f"cannot be opened ({error.strerror}); restore it") from None
+
+
+def decode_fully(path: str | os.PathLike) -> None:
+    """Decode the whole file. BadImage("truncated") where the data ends early or is damaged."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadImage("truncated", f"damaged or truncated ({error}); restore it") from None
+
+
+def _read_header(file: BinaryIO) -> ImageInfo:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=("JPEG",))
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
+        reason = str(error) if not isinstance(error, UnidentifiedImageError) else "its header is damaged"
+        raise BadImage("truncated", f"cannot be read as a JPEG ({reason}); restore it") from None
+    if image.mode not in ("RGB", "L"):
+        raise BadImage("cmyk", f"colours are {image.mode}; convert it to RGB")
+    return ImageInfo(*image.size, image.mode, orientation if orientation in range(1, 9) else 1)
+
+
+def _check_end(file: BinaryIO) -> None:
+    """Look for the end-of-image marker behind the start of the scan.
+
+    Before that, an EXIF thumbnail may hold an end marker of its own; behind it the two bytes cannot occur in data.
+    """
+    size = os.fstat(file.fileno()).st_size
+    scan = _scan_start(file, size)
+    file.seek(max(scan, size - TAIL_BYTES))
+    if b"\xff\xd9" not in file.read():
+        raise BadImage("truncated", "truncated: its end-of-image marker is missing; restore it")
+
+
+def _scan_start(file: BinaryIO, size: int) -> int:
+    """Offset just behind the first start-of-scan marker, walking over the segments before it."""
+    offset = 2
+    while offset + 4 <= size:
+        file.seek(offset)
+        mark, code, length = struct.unpack(">BBH", file.read(4))
+        if mark != 0xFF:
+            raise BadImage("truncated", "its header is damaged; restore it")
+        if code == 0xFF:  # fill byte
+            offset += 1
+        elif code == 0xDA:
+            return offset + 4
+        else:
+            offset += 2 + length
+    raise BadImage("truncated", "truncated before its image data; restore it")
