@@ -1,0 +1,1 @@
+"""Benchmarks of pplfast against the same method written in plain PyTorch (`reference/`)."""
