@@ -1,0 +1,48 @@
+# make demo: the whole chain on a data set made on the spot -> runs/demo/report.html and runs/demo/summary.json
+# make test: all tests.   Both set up .venv first, once.   make clean: remove .venv, runs and build folders.
+#
+# Without an NVIDIA GPU torch's CPU build is installed: PyPI's torch would pull gigabytes of CUDA libraries.
+# Another build: make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" DALI=cuda12
+
+PYTHON ?= python3
+DALI ?= cuda13
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# All pins but these two, which depend on the build of torch.
+PINS := $(VENV)/constraints.txt
+TORCH_PIN := $(shell grep '^torch==' constraints.txt)
+TRITON_PIN := $(shell grep '^triton==' constraints.txt)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test clean
+
+demo: $(STAMP)
+	$(BIN)/pplfast run --demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+$(STAMP): pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	grep -v -E '^(torch|triton)==' constraints.txt > $(PINS)
+	@echo "Installing the pinned dependencies into $(VENV): a few minutes, once"
+	$(PIP) -c $(PINS) setuptools wheel
+ifdef TORCH
+	$(PIP) $(TORCH)
+else
+	if nvidia-smi -L >/dev/null 2>&1; then $(PIP) -c $(PINS) $(TORCH_PIN); \
+	else $(PIP) -c $(PINS) $(TORCH_PIN)+cpu 2>/dev/null || \
+	  $(PIP) -c $(PINS) $(TORCH_PIN)+cpu --extra-index-url $(CPU_INDEX); fi
+endif
+	@# A CUDA build of torch has brought its own Triton.
+	$(BIN)/python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("triton"))' || \
+	  $(PIP) $(TRITON_PIN)
+	$(PIP) -c $(PINS) -e '.[$(DALI),test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache
