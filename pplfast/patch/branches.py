@@ -1,0 +1,84 @@
+"""Running the patched branches and the global branch through one block list, each block as few times as possible."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pplfast.kernels import patch_split, patch_split_act
+
+
+@dataclass(frozen=True)
+class PatchStage:
+    """Cut into grid x grid patches the features after the first `position` blocks."""
+
+    position: int
+    grid: int
+
+
+@dataclass
+class _Group:
+    """Branches whose patches have one shape: they run through the blocks as one batch."""
+
+    x: Tensor
+    activated: Tensor | None  # of the next block's pre-activation, where the split already computed it
+    stages: list[int]
+    sizes: list[int]  # patches of each stage on the batch axis
+
+
+def remaining_stride(backbone: nn.Module, position: int) -> int:
+    """The product of the strides of the blocks after the first `position`."""
+    return math.prod(spec.stride for spec in backbone.specs[position:])
+
+
+def run_branches(backbone: nn.Module, images: Tensor, stages: Sequence[PatchStage],
+                 detach: bool) -> tuple[list[tuple[Tensor, int]], Tensor]:
+    """Images (B, 3, height, width) -> per stage (patches (B*K*K, C, h, w), K), and the global map (B, C, H, W).
+
+    The prefix is shared by all branches. A branch that reaches another stage's position with the shape of the patches
+    split there joins them: the remaining blocks run once over the larger batch (with the same K it always fits, since
+    both heights are the smallest multiple of the remaining stride that covers the map).
+
+    detach: no gradient flows from a patched branch into the blocks before its cut.
+    """
+    groups: list[_Group] = []
+    x, done = images, 0
+    for index in sorted(range(len(stages)), key=lambda i: stages[i].position):
+        stage = stages[index]
+        x = _advance(backbone, x, groups, done, stage.position)
+        done = stage.position
+        _split(backbone, x.detach() if detach else x, stage, index, groups)
+    global_map = _advance(backbone, x, groups, done, len(backbone.specs))
+
+    patched: list[tuple[Tensor, int]] = [(global_map, 1)] * len(stages)
+    for group in groups:
+        for index, patches in zip(group.stages, group.x.split(group.sizes), strict=True):
+            patched[index] = (patches, stages[index].grid)
+    return patched, global_map
+
+
+def _advance(backbone: nn.Module, x: Tensor, groups: list[_Group], first: int, last: int) -> Tensor:
+    if first == last:
+        return x
+    for group in groups:
+        group.x = backbone.run(group.x, first, last, activated=group.activated)
+        group.activated = None
+    return backbone.run(x, first, last)
+
+
+def _split(backbone: nn.Module, x: Tensor, stage: PatchStage, index: int, groups: list[_Group]) -> None:
+    stride = remaining_stride(backbone, stage.position)
+    pre = backbone.preactivation(stage.position)
+    if groups or pre is None:
+        patches, activated = patch_split(x, stage.grid, stride), None
+    else:
+        patches, activated = patch_split_act(x, stage.grid, stride, *pre)
+    for group in groups:
+        if group.x.shape[1:] == patches.shape[1:]:
+            group.x = torch.cat((group.x, patches))
+            group.stages.append(index)
+            group.sizes.append(len(patches))
+            return
+    groups.append(_Group(patches, activated, [index], [len(patches)]))

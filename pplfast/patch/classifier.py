@@ -1,0 +1,110 @@
+"""Patch learning over any block list: plain, progressive and explicit classifiers.
+
+Legend: B images, S patched branches, K grid, C channels of the last block, H x W its size for the unsplit image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pplfast.kernels import cam_head, patch_pool
+from pplfast.patch.branches import PatchStage, run_branches
+
+MODES = ("plain", "progressive", "explicit")
+
+
+@dataclass(frozen=True)
+class Features:
+    """The last block's outputs, before the backbone's tail."""
+
+    patched: list[tuple[Tensor, int]]  # per branch (B*K*K, C, h, w) and K
+    global_map: Tensor  # (B, C, H, W)
+
+
+class PatchClassifier(nn.Module):
+    """A backbone and a 1x1 classifier without bias over [M_1 ; ... ; M_S ; global].
+
+    Plain: S = 0. Progressive: S = 1, cut where `set_stage` says; with no stage set, the patched half sees the
+    unsplit image. Explicit: all stages at once, each from features without gradient to the blocks below the cut.
+
+    Source of the method: arXiv 2209.07828.
+
+    Args:
+        backbone: any pplfast.models.Backbone.
+        classes: number of classes.
+        mode: "plain", "progressive" or "explicit".
+        dropout: probability of dropping a pooled channel of an image in training; the same distribution as
+            dropping whole channels of the concatenated map.
+        branches: S for the explicit mode.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int, mode: str, dropout: float = 0.0, branches: int = 1) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, not {mode!r}")
+        self.backbone = backbone
+        self.mode = mode
+        self.dropout = dropout
+        self.branches = {"plain": 0, "progressive": 1, "explicit": branches}[mode]
+        self.classifier = nn.Conv2d((self.branches + 1) * backbone.channels, classes, 1, bias=False)
+        # Small enough that the loss starts at log 2 for every class, whatever the number of branches.
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        self.stages: tuple[PatchStage, ...] = ()
+
+    def set_stage(self, stages: Sequence[PatchStage]) -> None:
+        """Where the patches are cut from now on. Raises ValueError if the mode cannot take these stages."""
+        allowed = {"plain": (0,), "progressive": (0, 1), "explicit": (self.branches,)}[self.mode]
+        if len(stages) not in allowed:
+            raise ValueError(f"a {self.mode} classifier takes {' or '.join(map(str, allowed))} stages, "
+                             f"not {len(stages)}")
+        last = len(self.backbone.specs) - 1
+        for stage in stages:
+            if not 1 <= stage.position <= last:
+                raise ValueError(f"position {stage.position} is outside 1..{last}: blocks must remain on both sides")
+            if stage.grid < 1:
+                raise ValueError(f"grid {stage.grid} is below 1")
+        self.stages = tuple(stages)
+
+    def features(self, images: Tensor) -> Features:
+        """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
+        if self.mode == "explicit" and not self.stages:
+            raise RuntimeError("set_stage() must name the explicit classifier's stages first")
+        patched, global_map = run_branches(self.backbone, images, self.stages, detach=self.mode == "explicit")
+        if self.mode == "progressive" and not self.stages:
+            patched = [(global_map, 1)]
+        return Features(patched, global_map)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 3, height, width) -> logits float32 (B, classes).
+
+        Pooling and the classifier are linear, so the mean of the classifier's map is the classifier of the means:
+        no map is merged, concatenated or classified.
+        """
+        features = self.features(images)
+        height, width = features.global_map.shape[2:]
+        tail = self.backbone.tail
+        pooled = [
+            patch_pool(x, grid, height, width, tail.scale, tail.shift, tail.act)[1]
+            for x, grid in (*features.patched, (features.global_map, 1))
+        ]
+        # Under autocast a linear layer would round the pooled means and the logits to bf16.
+        with torch.autocast(images.device.type, enabled=False):
+            weight = self.classifier.weight.flatten(1)
+            pooled_SC = F.dropout(torch.cat(pooled, dim=1).to(weight.dtype), self.dropout, self.training)
+            return F.linear(pooled_SC, weight)
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """images (B, 3, height, width) -> ReLU of the classifier's maps, float32 (B, classes, H, W).
+
+        classes: int64 (B, n), the classes wanted of each image; the result is then (B, n, H, W).
+        """
+        features = self.features(images)
+        height, width = features.global_map.shape[2:]
+        tail = self.backbone.tail
+        weight = self.classifier.weight.flatten(1)
+        return cam_head(features.patched, features.global_map, weight, height, width, tail.scale, tail.shift, tail.act,
+                        classes=classes)

@@ -1,0 +1,102 @@
+"""Tiny backbones of the three families, for tests that want every position of a whole network in float64."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    stride: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Tail:
+    scale: Tensor | None
+    shift: Tensor | None
+    act: str
+
+
+class Affine(nn.Module):
+    """A frozen BatchNorm: an affine map per channel whose parameters are trainable here, so that they are compared."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(channels) + 0.5)
+        self.shift = nn.Parameter(torch.randn(channels) * 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
+
+
+class PostActivation(nn.Module):
+    """conv - affine - act, with a shortcut where shapes allow: EfficientNet-like (depthwise) or ResNet-like."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, depthwise: bool) -> None:
+        super().__init__()
+        self.stride, self.shortcut = stride, stride == 1 and c_in == c_out
+        groups = c_in if depthwise else 1
+        self.spatial = nn.Conv2d(c_in, c_in, 3, stride, 1, groups=groups, bias=False)
+        self.affine = Affine(c_in)
+        self.point = nn.Conv2d(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.point(F.relu6(self.affine(self.spatial(x))))
+        return x + y if self.shortcut else y
+
+
+class PreActivation(nn.Module):
+    """affine - ReLU - conv, the shortcut convolution behind the activation, as in WideResNet-38."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.affine = Affine(c_in)
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.branch = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if (c_in, stride) != (c_out, 1) else None
+
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        if activated is None:
+            activated = F.relu(self.affine(x))
+        return self.conv(activated) + (x if self.branch is None else self.branch(activated))
+
+
+class TinyBackbone(nn.Module):
+    """Blocks of (channels, stride); implements what pplfast.patch asks of a backbone."""
+
+    def __init__(self, family: str, layout: tuple[tuple[int, int], ...] = ((4, 2), (4, 1), (6, 2), (6, 1), (5, 2))):
+        super().__init__()
+        self.family = family
+        self.specs = tuple(Spec(f"block{i + 1}", stride, channels) for i, (channels, stride) in enumerate(layout))
+        sizes = [3, *(channels for channels, _ in layout)]
+        make = {
+            "effnet": lambda i, o, s: PostActivation(i, o, s, depthwise=True),
+            "resnet": lambda i, o, s: PostActivation(i, o, s, depthwise=False),
+            "preact": PreActivation,
+        }[family]
+        self.blocks = nn.ModuleList(make(sizes[i], *layout[i]) for i in range(len(layout)))
+        self.channels = sizes[-1]
+        self.last = Affine(self.channels)
+        self.runs: list[tuple[int, int, int]] = []  # first, last, batch of each call
+
+    @property
+    def tail(self) -> Tail:
+        if self.family == "resnet":
+            return Tail(None, None, "relu")
+        return Tail(self.last.scale, self.last.shift, "relu6" if self.family == "effnet" else "relu")
+
+    def preactivation(self, index: int) -> tuple[Tensor, Tensor, str] | None:
+        if self.family != "preact":
+            return None
+        affine = self.blocks[index].affine
+        return affine.scale, affine.shift, "relu"
+
+    def run(self, x: Tensor, first: int, last: int, activated: Tensor | None = None) -> Tensor:
+        self.runs.append((first, last, len(x)))
+        for block in self.blocks[first:last]:
+            x = block(x) if activated is None else block(x, activated)
+            activated = None
+        return x
