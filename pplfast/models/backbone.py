@@ -1,0 +1,149 @@
+"""A backbone as an ordered list of blocks that can be run piecewise."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pplfast.errors import UserError
+from pplfast.models.layers import Conv, FrozenBatchNorm
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255 units
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    name: str
+    stride: int  # of this block alone
+    channels: int  # of its output
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What follows the last block: act(x * scale + shift). Applied by the pooling and CAM kernels, not by run()."""
+
+    scale: Tensor | None  # (C,)
+    shift: Tensor | None  # (C,)
+    act: str  # "none" | "relu" | "relu6"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The plain definition, (B, C, H, W) -> the same shape."""
+        if self.scale is not None:
+            x = x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
+        return {"none": lambda y: y, "relu": torch.relu, "relu6": nn.functional.relu6}[self.act](x)
+
+
+class Backbone(nn.Module):
+    """Blocks `specs[0] .. specs[-1]` and a tail; parameters carry their published names at the top level.
+
+    Input: (B, 3, H, W), normalised with `mean` and `std` (RGB, 0..255 units). Memory format: channels_last is kept.
+    BatchNorm is frozen always; the first `frozen` blocks run without gradient.
+    A subclass sets the class attributes, registers its modules, and gives `specs`, `block_modules` and `_block`.
+    """
+
+    name: ClassVar[str]
+    mean: ClassVar[tuple[float, float, float]]
+    std: ClassVar[tuple[float, float, float]]
+    frozen_default: ClassVar[int]  # how many early blocks this field usually freezes
+    tail_act: ClassVar[str] = "none"
+
+    specs: tuple[BlockSpec, ...]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = 0
+
+    @property
+    def channels(self) -> int:
+        return self.specs[-1].channels
+
+    @property
+    def tail(self) -> Tail:
+        bn = self._tail_norm()
+        scale, shift = (None, None) if bn is None else bn.affine()
+        return Tail(scale, shift, self.tail_act)
+
+    def run(self, x: Tensor, first: int, last: int, activated: Tensor | None = None) -> Tensor:
+        """Blocks first .. last - 1 on x; the last block of all stops before the tail.
+
+        `activated`: act(x * scale + shift) with the triple of `preactivation(first)`, where the caller has it
+        already. Frozen blocks keep no activations, and no gradient passes through them to x.
+        """
+        if activated is not None and self.preactivation(first) is None:
+            raise ValueError(f"block {self.specs[first].name} does not begin with an activation")
+        grad = torch.is_grad_enabled()
+        for index in range(first, last):
+            with torch.set_grad_enabled(grad and index >= self.frozen):
+                x = self._block(index, x, activated)
+            activated = None
+        return x
+
+    def preactivation(self, index: int) -> tuple[Tensor, Tensor, str] | None:
+        """(scale (C,), shift (C,), act) with which block `index` begins, or None if it begins otherwise."""
+        return None
+
+    def position(self, name: str) -> int:
+        """Index in `specs` of the block called `name`; patches are cut behind that block.
+
+        The name of a group, where it is not a block's own name, means the last block of that group: `layer2` is
+        `layer2.3` in ResNet-50. In WideResNet-38 `b4` is a block's own name, its group ends with `b4_5`.
+        """
+        for index, spec in enumerate(self.specs):
+            if spec.name == name:
+                return index
+        members = [index for index, spec in enumerate(self.specs) if name and spec.name.startswith(f"{name}.")]
+        if not members:
+            names = ", ".join(spec.name for spec in self.specs)
+            raise UserError(f"position '{name}': {self.name} has no such block; choose one of: {names}")
+        return members[-1]
+
+    def freeze(self, count: int) -> None:
+        """Stop training the first `count` blocks, and train all others."""
+        if not 0 <= count <= len(self.specs):
+            raise UserError(f"frozen_blocks = {count}: {self.name} has {len(self.specs)} blocks; "
+                            f"choose 0 to {len(self.specs)}")
+        self.frozen = count
+        for index in range(len(self.specs)):
+            for module in self.block_modules(index):
+                module.requires_grad_(index >= count)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, FrozenBatchNorm):
+                module.eval()
+        for index in range(self.frozen):
+            for module in self.block_modules(index):
+                module.eval()
+        return self
+
+    def block_modules(self, index: int) -> list[nn.Module]:
+        """The modules that block `index` owns."""
+        raise NotImplementedError
+
+    def _block(self, index: int, x: Tensor, activated: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _tail_norm(self) -> FrozenBatchNorm | None:
+        return None
+
+    def _residual_ends(self) -> list[Conv]:
+        """The last convolution of each residual branch."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Random weights: Kaiming (fan in), identity BatchNorm.
+
+        As a frozen BatchNorm normalises nothing, n residual branches would each add their variance: they are
+        scaled by 1 / sqrt(n), so that the features of a deep network stay of the order of one.
+        """
+        for module in self.modules():
+            if isinstance(module, Conv):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        ends = self._residual_ends()
+        for conv in ends:
+            conv.weight.mul_(len(ends) ** -0.5)

@@ -1,0 +1,157 @@
+"""The two layers that the backbones are made of: a BatchNorm that is only an affine map, and a convolution that
+absorbs it.
+
+In this field's classifiers BatchNorm keeps its ImageNet statistics and is not trained. It is then the affine map
+y = x * scale + shift, and behind a convolution it costs nothing: conv(x, w) * scale + shift = conv(x, w * scale) +
+shift, exact up to rounding, with the gradient reaching w through the product.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FrozenBatchNorm(nn.Module):
+    """BatchNorm2d with inference statistics for ever. All four tensors are buffers: no optimizer can move them.
+
+    State names are those of nn.BatchNorm2d, without `num_batches_tracked`.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self._affine: tuple[tuple, Tensor, Tensor] | None = None
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(scale, shift), each (C,), in the buffers' dtype; computed once for given buffers."""
+        state = fingerprint(self.weight, self.bias, self.running_mean, self.running_var)
+        if self._affine is None or self._affine[0] != state:
+            with torch.no_grad():
+                scale = self.weight * (self.running_var + self.eps).rsqrt()
+                self._affine = (state, scale, self.bias - self.running_mean * scale)
+        return self._affine[1], self._affine[2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+    def relu(self, x: Tensor) -> Tensor:
+        """relu(self(x)), keeping one tensor for the backward pass instead of two."""
+        return _AffineRelu.apply(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+
+    def _apply(self, fn, recurse=True):
+        self._affine = None
+        return super()._apply(fn, recurse)
+
+
+class _AffineRelu(torch.autograd.Function):
+    """relu(batch_norm(x)) with frozen statistics, saving its result alone.
+
+    The convolution behind it saves that same tensor, so in front of a pre-activation unit this keeps nothing extra;
+    autograd's own batch_norm would keep x as well, although frozen statistics never need it.
+    """
+
+    @staticmethod
+    def forward(ctx, x, mean, var, weight, bias, eps):
+        y = F.batch_norm(x, mean, var, weight, bias, eps=eps).relu_()
+        ctx.save_for_backward(y, weight * (var + eps).rsqrt())
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        y, scale = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        return grad.mul_(scale.to(grad.dtype).view(1, -1, 1, 1)), None, None, None, None, None
+
+
+class Conv(nn.Conv2d):
+    """Convolution without bias, optionally followed by a frozen BatchNorm in the same operation.
+
+    `same`: TensorFlow's "same" padding, whose extra row and column lie at the bottom and right; else torch's
+    symmetric padding that keeps the size at stride 1. Weights stay NCHW at rest (DeepSpeed's initialize fails on
+    channels_last ones) and become channels_last on their way into the operation.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1,
+                 same: bool = False):
+        super().__init__(inputs, outputs, kernel, stride, 0 if same else dilation * (kernel // 2), dilation, groups,
+                         bias=False)
+        self.same = same
+        self._folded: tuple[tuple, Tensor, Tensor | None] | None = None
+
+    def forward(self, x: Tensor, bn: FrozenBatchNorm | None = None) -> Tensor:
+        """x (B, C, H, W) -> bn(conv(x)), a new tensor that the caller may change in place."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._convolve(x, *self._operands(bn, self.weight.dtype))
+        if device == "cpu" and self.groups > 1:
+            # On CPUs the backward pass of a depthwise convolution is about twice as slow in bfloat16 as in float32.
+            with torch.autocast(device, enabled=False):
+                return self._convolve(x.to(self.weight.dtype), *self._operands(bn, self.weight.dtype))
+        return self._convolve(x, *self._operands(bn, torch.get_autocast_dtype(device)))
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
+        if self.same:
+            (top, bottom), (left, right) = (
+                same_padding(size, self.kernel_size[i], self.stride[i], self.dilation[i])
+                for i, size in enumerate(x.shape[2:]))
+            if top == bottom and left == right:
+                padding = (top, left)
+            else:
+                x = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _operands(self, bn: FrozenBatchNorm | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of conv + BN. Kept between calls where no gradient has to reach the weight.
+
+        A training step changes weights through `.data`, which leaves no trace in the tensor's version; so in
+        training mode only weights without gradient are kept, and train() and eval() forget what was kept.
+        """
+        grad = self.weight.requires_grad and torch.is_grad_enabled()
+        if grad or (self.training and self.weight.requires_grad):
+            return self._fold(bn)
+        scale_shift = () if bn is None else bn.affine()
+        state = (dtype, fingerprint(self.weight, *scale_shift))
+        if self._folded is None or self._folded[0] != state:
+            with torch.no_grad():
+                weight, bias = self._fold(bn)
+                self._folded = (state, weight.to(dtype), None if bias is None else bias.to(dtype))
+        return self._folded[1], self._folded[2]
+
+    def _fold(self, bn: FrozenBatchNorm | None) -> tuple[Tensor, Tensor | None]:
+        if bn is None:
+            return self.weight.contiguous(memory_format=torch.channels_last), None
+        scale, shift = bn.affine()
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        return weight.contiguous(memory_format=torch.channels_last), shift
+
+    def train(self, mode: bool = True):
+        self._folded = None
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):
+        self._folded = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._folded = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """TensorFlow's "same" padding (before, after) along one axis: the output has ceil(size / stride) cells."""
+    outputs = math.ceil(size / stride)
+    total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def fingerprint(*tensors: Tensor) -> tuple[tuple[int, int], ...]:
+    """Changes when a tensor is replaced, or changed in place other than through `.data`."""
+    return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
