@@ -44,8 +44,10 @@ def assert_equals_definition(model):
     for name, gradient in gradients.items():
         assert (gradient is None) == (expected[name] is None), name
         if gradient is not None:
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
-    torch.testing.assert_close(model.maps(images).double(), definition.maps(model, images).detach(), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12,
+                                       msg=lambda text, name=name: f"{name}: {text}")
+    expected_maps = definition.maps(model, images).detach()
+    torch.testing.assert_close(model.maps(images).double(), expected_maps, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("grid", (1, 2, 3, 4))
@@ -57,7 +59,12 @@ def test_progressive_equals_definition(family, position, grid):
     assert_equals_definition(model)
 
 
-@pytest.mark.parametrize("stages", ([(1, 2), (3, 2), (4, 2)], [(2, 3), (3, 3)], [(3, 4), (1, 2), (2, 4)], [(2, 2), (2, 3)]))
+@pytest.mark.parametrize("stages", (
+    [(1, 2), (3, 2), (4, 2)],  # all batched
+    [(2, 3), (3, 3)],
+    [(3, 4), (1, 2), (2, 4)],  # out of order, two grids
+    [(2, 2), (2, 3)],  # one position twice
+))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_explicit_equals_definition(family, stages):
     model = make_model(family, "explicit", branches=len(stages))
