@@ -20,7 +20,8 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 .PHONY: demo test clean
 
 demo: $(STAMP)
-	$(BIN)/pplfast run --demo --out runs/demo
+	$(BIN)/pplfast data demo --out runs/demo/data
+	$(BIN)/pplfast run --data runs/demo/data --recipe demo --out runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
