@@ -1,0 +1,85 @@
+"""mIoU of CAMs over background thresholds: every image is read once for the whole sweep."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from pplfast.data.classes import ClassList
+from pplfast.data.dataset import Dataset
+from pplfast.errors import UserError
+from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
+from pplfast.evaluate.scores import CamScores
+from pplfast.evaluate.truth import Pair, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.labels.camfile import SUFFIX, load_cam
+from pplfast.labels.pool import default_jobs, map_unordered
+from pplfast.labels.progress import Progress
+
+THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .. 0.60
+
+
+def evaluate_cams(cams: str | os.PathLike, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS,
+                  jobs: int | None = None) -> CamScores:
+    """Score `cams/<id>.npz` against the masks of the data set: a pixel gets its best class if that exceeds the threshold.
+
+    Exact for the given thresholds; equal to scoring the PNGs of the same threshold without CRF. The lowest of equally
+    good thresholds is taken. Raises UserError for missing masks or CAMs and for sizes that differ, naming the file.
+    """
+    edges = np.asarray(sorted(thresholds), np.float32)
+    if not len(edges):
+        raise UserError("no thresholds to try")
+    pairs, warnings = scored_pairs(cams, dataset, SUFFIX, "pplfast cam")
+    rows = len(dataset.classes) + 1
+    counts = np.zeros((rows, rows - 1, len(edges) + 1), np.int64)
+    unlisted: set[int] = set()
+    work = partial(count_chunk, classes=dataset.classes, edges=edges)
+    with Progress("scoring CAMs", len(pairs)) as progress:
+        for chunk, (part, values) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
+            counts += part
+            unlisted |= values
+            progress.advance(len(chunk))
+    per_threshold = [class_ious(matrix, dataset.classes) for matrix in confusions(counts)]
+    mious = [mean_iou(ious) for ious in per_threshold]
+    best = int(np.argmax(mious))
+    values = sorted(thresholds)
+    return CamScores(source=str(cams), list=dataset.name, images=len(pairs), listed=len(dataset), miou=mious[best],
+                     classes=per_threshold[best], warnings=warnings + unlisted_warning(unlisted),
+                     threshold=float(values[best]),
+                     sweep=[(float(value), miou) for value, miou in zip(values, mious, strict=True)])
+
+
+def count_chunk(pairs: list[Pair], classes: ClassList, edges: np.ndarray) -> tuple[np.ndarray, set[int]]:
+    """Sum of `count_image` over some images, and the masks' values outside the class list."""
+    table = index_table(classes)
+    counts = np.zeros((len(classes) + 1, len(classes), len(edges) + 1), np.int64)
+    unlisted: set[int] = set()
+    for pair in pairs:
+        cam = load_cam(pair.prediction)
+        truth, values = read_truth(pair, cam.size, table)
+        counts += count_image(truth, cam.full(), cam.classes, len(classes), edges)
+        unlisted |= values
+    return counts, unlisted
+
+
+def count_image(truth: np.ndarray, maps: np.ndarray, own: np.ndarray, classes: int, edges: np.ndarray) -> np.ndarray:
+    """int64 (classes + 1, classes, T + 1): pixels by true row, best class, and how many thresholds its score exceeds.
+
+    The thresholds themselves are the bin edges, so nothing is quantised.
+    """
+    if not len(maps):  # no class: background at every threshold
+        maps, own = np.zeros((1, *truth.shape), np.float32), np.zeros(1, np.int64)
+    counted = truth >= 0
+    best = own.astype(np.int64)[maps.argmax(axis=0)[counted]]
+    exceeded = np.searchsorted(edges, maps.max(axis=0)[counted], side="left")
+    bins = len(edges) + 1
+    joint = (truth[counted] * classes + best) * bins + exceeded
+    return np.bincount(joint, minlength=(classes + 1) * classes * bins).reshape(classes + 1, classes, bins)
+
+
+def confusions(counts: np.ndarray) -> np.ndarray:
+    """(rows, classes, T + 1) counts -> int64 (T, rows, rows) confusions, one per threshold."""
+    total = counts.sum(axis=2)
+    below = counts.cumsum(axis=2)[:, :, :-1]  # [..., t]: pixels whose score does not exceed threshold t
+    background = below.sum(axis=1, keepdims=True)
+    return np.concatenate([background, total[:, :, None] - below], axis=1).transpose(2, 0, 1)

@@ -1,0 +1,51 @@
+"""The result of scoring one list: what was scored, against how many masks, and the figures."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from pplfast.evaluate.confusion import ClassIou
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All IoU in percent; see confusion.py for their definition."""
+
+    source: str  # folder of the predictions
+    list: str  # the data set's name and list
+    images: int  # scored, of
+    listed: int
+    miou: float
+    classes: list[ClassIou]  # background first
+    warnings: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def table(self) -> str:
+        lines = [f"{self.source}: scored on {self.list}, {self.images} of {self.listed} images"]
+        width = max(len(entry.name) for entry in self.classes)
+        for entry in self.classes:
+            figure = "absent, not counted" if entry.iou is None else f"{entry.iou:5.1f}"
+            lines.append(f"  {entry.name:<{width}}  {figure}")
+        counted = sum(entry.iou is not None for entry in self.classes)
+        lines.append(f"  {'mIoU':<{width}}  {self.miou:5.1f}  (over {counted} classes, background included)")
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+
+
+@dataclass(frozen=True)
+class CamScores(Scores):
+    """Scores of the CAMs at their best threshold, and the sweep that found it."""
+
+    threshold: float
+    sweep: list[tuple[float, float]]  # (threshold, mIoU)
+
+    def to_dict(self) -> dict[str, Any]:
+        result = super().to_dict()
+        result["sweep"] = [{"threshold": threshold, "miou": miou} for threshold, miou in self.sweep]
+        return result
+
+    def table(self) -> str:
+        edge = " (at the end of the sweep)" if self.threshold in (self.sweep[0][0], self.sweep[-1][0]) else ""
+        return (f"best of {len(self.sweep)} thresholds, {self.sweep[0][0]:g} to {self.sweep[-1][0]:g}: "
+                f"{self.threshold:g}{edge}\n{super().table()}")

@@ -1,0 +1,77 @@
+"""The masks that a list is scored against."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pplfast.data.classes import IGNORE
+from pplfast.data.dataset import Dataset
+from pplfast.data.masks import read_mask
+from pplfast.errors import UserError
+from pplfast.labels.folder import find_outputs
+
+IMAGES_PER_TASK = 16  # one result per task is sent back, so that the counts are not pickled once per image
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image's prediction and mask."""
+
+    id: str
+    prediction: Path
+    mask: Path
+
+
+def scored_pairs(folder: str | os.PathLike, dataset: Dataset, suffix: str, command: str) -> tuple[list[Pair], list[str]]:
+    """The images of the list that have a mask and a prediction, and warnings about the others and about the list.
+
+    Raises UserError without any mask, and for predictions that are missing without a note of their failure.
+    """
+    with_mask = [(name, mask) for name, mask in zip(dataset.ids, dataset.masks, strict=True) if mask is not None]
+    if not with_mask:
+        raise UserError(f"{dataset.name}: none of its {len(dataset)} images has a mask; score a list that has masks, "
+                        "or name their folder with --masks")
+    failed = find_outputs(folder, [name for name, _ in with_mask], suffix, command)
+    pairs = [Pair(name, Path(folder) / f"{name}{suffix}", mask) for name, mask in with_mask if name not in failed]
+    return pairs, _warnings(dataset, len(dataset) - len(with_mask), failed)
+
+
+def chunks(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    return [list(pairs[start:start + IMAGES_PER_TASK]) for start in range(0, len(pairs), IMAGES_PER_TASK)]
+
+
+def read_truth(pair: Pair, size: tuple[int, int], table: np.ndarray) -> tuple[np.ndarray, set[int]]:
+    """int64 (H, W) confusion rows (-1: not scored), and the mask's values that are no class of the data set.
+
+    Raises UserError when the mask's size is not that of the prediction.
+    """
+    mask = read_mask(pair.mask)
+    if mask.shape != size:
+        raise UserError(f"{pair.prediction}: is {size[1]} x {size[0]} pixels, but {pair.mask} is {mask.shape[1]} x "
+                        f"{mask.shape[0]}; the prediction belongs to another image or another version of it")
+    truth = table[mask]
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    return truth, {int(value) for value in values if table[value] < 0 and value != IGNORE}
+
+
+def unlisted_warning(values: set[int]) -> list[str]:
+    if not values:
+        return []
+    return [f"masks hold the values {', '.join(map(str, sorted(values)))}, which are no class of this data set: "
+            "their pixels are not scored"]
+
+
+def _warnings(dataset: Dataset, without_mask: int, failed: dict[str, str]) -> list[str]:
+    warnings = []
+    if without_mask:
+        warnings.append(f"{without_mask} of the list's {len(dataset)} images have no mask and are not scored")
+    if failed:
+        first, reason = next(iter(failed.items()))
+        warnings.append(f"{len(failed)} images failed earlier and are not scored (first: {first}: {reason})")
+    if "aug" in dataset.name.rsplit("/", 1)[-1].lower():
+        warnings.append(f"{dataset.name} looks like train_aug (10,582 images); the field scores CAMs and pseudo labels "
+                        "on train (1,464) and segmentation on val (1,449)")
+    return warnings

@@ -1,0 +1,120 @@
+"""A classifier and images -> class activation maps: scales and flips, summed and normalised, for the image's classes."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pplfast.data.dataset import Dataset
+from pplfast.data.inference import InferenceBatch, InferenceLoader
+from pplfast.errors import UserError
+from pplfast.kernels import cam_fuse
+from pplfast.labels.camfile import SUFFIX, Cam, save_cam, save_npy, stored_size
+from pplfast.labels.folder import Outcome, OutputFolder
+from pplfast.labels.progress import Progress
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import CamConfig
+
+
+def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, out: str | os.PathLike,
+                  npy: bool = False, threads: int = 2,
+                  loader: Callable[..., Iterable[InferenceBatch]] = InferenceLoader) -> Outcome:
+    """Write `out/<id>.npz` for every image of the data set that has none yet; with `npy` also `<id>.npy`.
+
+    model: in eval mode, with its stage set, on the device to use. threads: DALI's.
+    The npz maps are fused at stride 4 directly (see camfile.Cam); `high_res` of the npy at the image's own size.
+    Images that cannot be decoded are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    Raises UserError for images without labels, a model that does not fit the data set, a folder of other settings.
+    """
+    _check_fits(model, dataset)
+    device = next(model.parameters()).device
+    precision = resolve_precision(config.precision, device)
+    folder = OutputFolder(out, SUFFIX, _settings(model, config, precision))
+    pending = folder.pending(dataset.ids)
+    if npy:  # an earlier pass may have been without
+        pending = sorted({*pending, *(i for i, name in enumerate(dataset.ids) if not _npy(folder, name).exists())})
+        folder.outcome.skipped = len(dataset) - len(pending)
+    with Progress("CAMs", len(pending)) as progress, torch.inference_mode():
+
+        def on_bad(index: int, reason: str) -> None:
+            folder.failed(dataset.ids[index], reason)
+            progress.advance()
+
+        batches = loader(dataset, config.scales, config.flip, model.backbone.mean, model.backbone.std, config.batch,
+                         threads, device, indices=pending, on_bad=on_bad) if pending else ()
+        for batch in batches:
+            classes = own_classes(dataset.labels[batch.indices]).to(device).repeat(2 if config.flip else 1, 1)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                maps = [model.maps(images.to(device), classes) for images in batch.images]
+            _write_batch(folder, dataset, batch, maps, config.flip, npy)
+            progress.advance(len(batch.indices))
+        folder.outcome.seconds = progress.seconds
+    return folder.outcome
+
+
+def own_classes(labels: np.ndarray) -> Tensor:
+    """labels uint8 (B, C) -> int64 (B, n), n the most classes of one image: each row's own classes first, in order.
+
+    Rows with fewer are filled up with classes that the image does not have; their maps are dropped afterwards.
+    """
+    most = int(labels.sum(axis=1).max())
+    return torch.from_numpy(np.argsort(labels == 0, axis=1, kind="stable")[:, :most])
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """"auto" -> "bf16" where the device computes it natively (CUDA, AVX512-BF16, AMX), else "fp32"."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def _write_batch(folder: OutputFolder, dataset: Dataset, batch: InferenceBatch, maps: list[Tensor], flip: bool,
+                 npy: bool) -> None:
+    """maps: per scale float32 (B * F, n, h, w), of the classes of `own_classes`."""
+    size = (batch.height, batch.width)
+    stored = cam_fuse(maps, *stored_size(*size), flip).cpu()
+    full = cam_fuse(maps, *size, flip).cpu() if npy else None
+    for row, index in enumerate(batch.indices):
+        name, classes = dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16)
+        own = stored[row, :len(classes)].numpy()
+        if not np.isfinite(own).all():
+            folder.failed(name, "the maps hold values that are not finite")
+            continue
+        cam = Cam(classes, own.astype(np.float16), size)
+        if full is not None:
+            save_npy(_npy(folder, name), cam, full[row, :len(classes)].numpy())
+        save_cam(folder.output(name), cam)
+        folder.outcome.written += 1
+
+
+def _npy(folder: OutputFolder, name: str) -> Path:
+    return folder.path / f"{name}.npy"
+
+
+def _check_fits(model: PatchClassifier, dataset: Dataset) -> None:
+    if dataset.labels is None:
+        raise UserError(f"{dataset.name}: has no image labels, and CAMs are made of an image's own classes; "
+                        "give --labels")
+    empty = [name for name, row in zip(dataset.ids, dataset.labels, strict=True) if not row.any()]
+    if empty:
+        raise UserError(f"{dataset.name}: {len(empty)} images have no label (first: {empty[0]}); add their labels to "
+                        "the file of --labels, or take them off the list")
+    count = model.classifier.weight.shape[0]
+    if count != len(dataset.classes):
+        raise UserError(f"{dataset.name}: {len(dataset.classes)} classes, but the classifier was trained for {count}; "
+                        "give --classes the same list as in training")
+
+
+def _settings(model: PatchClassifier, config: CamConfig, precision: str) -> dict[str, Any]:
+    """What decides the maps. The classifier is named by its last layer: training never leaves that unchanged."""
+    weight = model.classifier.weight.detach().float().cpu().contiguous().numpy()
+    return {"classifier": hashlib.sha256(weight.tobytes()).hexdigest()[:16], "scales": list(config.scales),
+            "flip": config.flip, "precision": precision}

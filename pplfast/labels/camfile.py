@@ -1,0 +1,85 @@
+"""One image's class activation maps on disk: compact `.npz`, and the `.npy` dict of this field's other code.
+
+Only numpy is imported here: the workers of the label and evaluation pools start without torch.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pplfast.errors import UserError
+from pplfast.files import atomic_path
+
+STRIDE = 4  # pixels between stored values; IRN and its successors store their `cam` at the same stride
+SUFFIX = ".npz"
+
+
+@dataclass(frozen=True)
+class Cam:
+    """The maps of one image's own classes.
+
+    classes: int16 (k,), 0-based positions in the data set's class list (background is not among them).
+    maps: float16 (k, ceil(H/4), ceil(W/4)), normalised per class to a maximum of 1 on this grid.
+    size: (H, W) of the image in pixels.
+    """
+
+    classes: np.ndarray
+    maps: np.ndarray
+    size: tuple[int, int]
+
+    def full(self) -> np.ndarray:
+        """float32 (k, H, W): the stored maps, bilinearly enlarged. This is what is scored and what the CRF sees."""
+        return resize_bilinear(self.maps.astype(np.float32), *self.size)
+
+
+def stored_size(height: int, width: int) -> tuple[int, int]:
+    return -(-height // STRIDE), -(-width // STRIDE)
+
+
+def save_cam(path: str | os.PathLike, cam: Cam) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, classes=cam.classes.astype(np.int16), cam=cam.maps.astype(np.float16),
+                 size=np.asarray(cam.size, np.int32))
+
+
+def load_cam(path: str | os.PathLike) -> Cam:
+    """Raises UserError naming the file when it is missing, damaged, or not a CAM file."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            classes, maps, size = archive["classes"], archive["cam"], archive["size"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `pplfast cam` for this list first") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path}: not a readable CAM file ({error}); delete it and run `pplfast cam` again") from None
+    height, width = (int(value) for value in size)
+    if maps.shape != (len(classes), *stored_size(height, width)):
+        raise UserError(f"{path}: maps of shape {maps.shape} do not belong to an image of {width} x {height}; "
+                        "delete it and run `pplfast cam` again")
+    return Cam(classes, maps, (height, width))
+
+
+def save_npy(path: str | os.PathLike, cam: Cam, high_res: np.ndarray) -> None:
+    """The dict that follow-up code reads: keys (0-based classes), cam (stride 4), high_res (k, H, W); float32."""
+    value = {"keys": cam.classes.astype(np.int64), "cam": cam.maps.astype(np.float32),
+             "high_res": high_res.astype(np.float32)}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, np.array(value, dtype=object), allow_pickle=True)
+
+
+def resize_bilinear(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(k, h, w) -> (k, height, width) float32, as torch's `interpolate(mode="bilinear", align_corners=False)`."""
+    left, right, fraction = _taps(maps.shape[2], width)
+    maps = maps[:, :, left] * (1 - fraction) + maps[:, :, right] * fraction
+    top, bottom, fraction = _taps(maps.shape[1], height)
+    fraction = fraction[:, None]
+    return maps[:, top] * (1 - fraction) + maps[:, bottom] * fraction
+
+
+def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two source positions of each target pixel, and the weight of the second."""
+    position = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
+    first = np.minimum(position.astype(np.int64), source - 1)
+    return first, np.minimum(first + 1, source - 1), (position - first).astype(np.float32)

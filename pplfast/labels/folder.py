@@ -1,0 +1,114 @@
+"""A folder with one output per image: which are done, with which settings, and which images failed."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pplfast.errors import UserError
+from pplfast.files import read_json, write_json
+
+SETTINGS_FILE = "settings.json"
+BAD_FILE = "bad.jsonl"
+
+
+@dataclass
+class Outcome:
+    """What one pass over a list did: counts of images, and (id, reason) of those that failed."""
+
+    written: int = 0
+    skipped: int = 0  # were there already
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def summary(self, what: str, folder: str | os.PathLike) -> str:
+        """Lines for the user: the counts, then each image that failed."""
+        counts = f"{self.written} {what} written to {folder} in {self.seconds:.0f} s, {self.skipped} were there already"
+        if not self.bad:
+            return counts
+        reasons = [f"  {image_id}: {reason}" for image_id, reason in self.bad]
+        return "\n".join([f"{counts}, {len(self.bad)} failed (see {Path(folder) / BAD_FILE}):", *reasons])
+
+
+class OutputFolder:
+    """Outputs `<id><suffix>`; a second pass skips what is there, and refuses to mix two settings in one folder.
+
+    settings: what decides the content of the outputs, JSON-able. Raises UserError when the folder was filled with
+    other settings.
+    """
+
+    def __init__(self, path: str | os.PathLike, suffix: str, settings: dict[str, Any]) -> None:
+        self.path, self.suffix = Path(path), suffix
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{path}: is a file; give a folder for the outputs")
+        settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+        record = self.path / SETTINGS_FILE
+        if record.exists():
+            _refuse_other_settings(record, read_json(record), settings)
+        else:
+            write_json(record, settings)
+        (self.path / BAD_FILE).unlink(missing_ok=True)  # those images are tried again now
+        self.outcome = Outcome()
+
+    def output(self, image_id: str) -> Path:
+        return self.path / f"{image_id}{self.suffix}"
+
+    def pending(self, ids: Sequence[str]) -> list[int]:
+        """Positions of the ids without output."""
+        positions = [position for position, image_id in enumerate(ids) if not self.output(image_id).exists()]
+        self.outcome.skipped = len(ids) - len(positions)
+        return positions
+
+    def failed(self, image_id: str, reason: str) -> None:
+        """Note an image that has no output; the line is on disk at once."""
+        self.outcome.bad.append((image_id, reason))
+        with open(self.path / BAD_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"id": image_id, "error": reason}) + "\n")
+
+
+def read_settings(folder: str | os.PathLike) -> Any:
+    """The settings that a folder was filled with; None where it has no record of them."""
+    record = Path(folder) / SETTINGS_FILE
+    return read_json(record) if record.exists() else None
+
+
+def find_outputs(folder: str | os.PathLike, ids: Sequence[str], suffix: str, command: str) -> dict[str, str]:
+    """Check that every id has its `<id><suffix>` in the folder; returns id -> reason of those known to have failed.
+
+    Raises UserError for a folder or outputs that are missing without such a note; `command` is what makes them.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; make it with `{command}`")
+    failed = _failed_ids(folder)
+    missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").exists()]
+    unexplained = [image_id for image_id in missing if image_id not in failed]
+    if unexplained:
+        raise UserError(f"{folder}: {len(unexplained)} of the list's {len(ids)} images have no {suffix} here (first: "
+                        f"{unexplained[0]}); make them with `{command}` for this list")
+    if len(missing) == len(ids):
+        raise UserError(f"{folder}: all {len(ids)} images of the list failed (first: {ids[0]}: {failed[ids[0]]}); "
+                        f"mend them and run `{command}` again")
+    return {image_id: failed[image_id] for image_id in missing}
+
+
+def _failed_ids(folder: Path) -> dict[str, str]:
+    path = folder / BAD_FILE
+    if not path.exists():
+        return {}
+    try:
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return {entry["id"]: entry["error"] for entry in entries}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({error}); delete it and run the command that wrote it again") from None
+
+
+def _refuse_other_settings(record: Path, there: Any, wanted: dict[str, Any]) -> None:
+    if there == wanted:
+        return
+    there = there if isinstance(there, dict) else {}
+    key = next(key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key))
+    raise UserError(f"{record.parent}: was filled with {key} = {there.get(key)!r}, not {wanted.get(key)!r}; "
+                    "choose another output folder, or delete this one")

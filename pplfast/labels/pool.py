@@ -1,0 +1,68 @@
+"""Work on many images in worker processes: the CRF holds Python's lock, so threads would not help.
+
+Workers are spawned, not forked: a fork of a process with torch's or DALI's threads can hang. They import the module of
+the given function and no more, so keep torch out of it.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import Any
+
+from pplfast.errors import UserError
+
+QUEUED_PER_WORKER = 4  # tasks waiting, so that no worker idles and memory does not grow with the list
+
+
+def default_jobs() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_unordered(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Iterator[tuple[Any, Any]]:
+    """Yield (task, result) as they finish; an exception in `function` is raised here.
+
+    function: importable by name (or a functools.partial of such); tasks and results are pickled.
+    jobs: number of processes; with 1, or a single task, everything runs in this process.
+    Leaving the loop early, an exception and Ctrl-C let the running tasks finish and drop the waiting ones. Raises
+    UserError when a worker dies (usually for lack of memory).
+    """
+    if jobs < 1:
+        raise UserError(f"jobs {jobs}: must be 1 or more")
+    if min(jobs, len(tasks)) <= 1:
+        for task in tasks:
+            yield task, function(task)
+        return
+    executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _start_worker)
+    waiting = iter(tasks)
+    running: dict[Future, Any] = {}
+    try:
+        while True:
+            for task in islice(waiting, jobs * QUEUED_PER_WORKER - len(running)):
+                running[executor.submit(function, task)] = task
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool:
+        raise UserError(f"a worker process died, probably for lack of memory; use fewer than {jobs} jobs and run the "
+                        "same command again: it continues") from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches the whole process group: the parent alone decides what to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A killed parent cannot tell its workers to end, and they would wait for work for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)

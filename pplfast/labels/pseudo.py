@@ -1,0 +1,99 @@
+"""CAM files -> pseudo labels: background, dense CRF, argmax, palette PNG.
+
+No torch here: the worker processes of the pool import this module.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pplfast.data.classes import BACKGROUND, ClassList
+from pplfast.data.dataset import Dataset
+from pplfast.data.masks import write_mask
+from pplfast.errors import UserError
+from pplfast.labels import camfile, crf
+from pplfast.labels.background import add_background, check_background, to_probabilities
+from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
+from pplfast.labels.pool import default_jobs, map_unordered
+from pplfast.labels.progress import Progress
+from pplfast.recipe import LabelConfig
+
+SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    id: str
+    cam: Path
+    image: Path
+    output: Path
+
+
+def generate_labels(cams: str | os.PathLike, dataset: Dataset, config: LabelConfig, out: str | os.PathLike,
+                    jobs: int | None = None) -> Outcome:
+    """Write `out/<id>.png`, mask ids of `dataset.classes`, for every image of the list that has none yet.
+
+    jobs: worker processes, None for one per core. An image that fails is noted in `out/bad.jsonl` and in the outcome,
+    and the rest goes on. Raises UserError for values out of range, CAMs that are missing, a folder of other settings.
+    """
+    check_background(config.background, config.value)
+    crf.check_crf(config.crf)
+    cams = Path(cams)
+    failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
+    folder = OutputFolder(out, SUFFIX, {"background": config.background, "value": config.value, "crf": config.crf,
+                                        "classes": list(dataset.classes.ids), "cams": read_settings(cams)})
+    for image_id, reason in failed.items():
+        folder.failed(image_id, reason)
+    tasks = [LabelTask(name, cams / f"{name}{camfile.SUFFIX}", dataset.images[i], folder.output(name))
+             for i in folder.pending(dataset.ids) if (name := dataset.ids[i]) not in failed]
+    work = partial(label_image, classes=dataset.classes, config=config)
+    with Progress("labels", len(tasks)) as progress:
+        for task, reason in map_unordered(work, tasks, default_jobs() if jobs is None else jobs):
+            if reason:
+                folder.failed(task.id, reason)
+            else:
+                folder.outcome.written += 1
+            progress.advance()
+        folder.outcome.seconds = progress.seconds
+    return folder.outcome
+
+
+def label_image(task: LabelTask, classes: ClassList, config: LabelConfig) -> str:
+    """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not.
+
+    Only what is wrong with this image counts as its failure; an output that cannot be written stops the run.
+    """
+    try:
+        labels = compute_labels(task, classes, config)
+    except Exception as error:
+        return str(error) or repr(error)
+    write_mask(task.output, labels)
+    return ""
+
+
+def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> np.ndarray:
+    """uint8 (H, W) mask ids."""
+    cam = camfile.load_cam(task.cam)
+    scores = add_background(cam.full(), config.background, config.value)
+    if config.crf != crf.NONE:
+        image = read_image(task.image, cam.size)
+        scores = crf.dense_crf(image, to_probabilities(scores, config.background), config.crf)
+    ids = np.array([BACKGROUND, *(classes.ids[c] for c in cam.classes)], np.uint8)
+    return ids[scores.argmax(axis=0)]
+
+
+def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) RGB, turned as its EXIF says, as the loader does. UserError when it is not of this size."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
+    if pixels.shape[:2] != size:
+        raise UserError(f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its CAM is for "
+                        f"{size[1]} x {size[0]}; make the CAM again from this image")
+    return pixels
