@@ -33,7 +33,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
             return np.array(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such mask; restore it, or check --masks") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable PNG mask ({error}); restore it") from None
 
 

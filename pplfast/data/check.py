@@ -1,0 +1,145 @@
+"""Look at every image, label and mask of a data set, and name all that is wrong before a run meets it."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pplfast.data.classes import BACKGROUND, IGNORE
+from pplfast.data.dataset import Dataset
+from pplfast.data.images import BadImage, ImageInfo, decode_fully, inspect_image
+from pplfast.data.masks import read_mask
+from pplfast.data.problems import ERROR, WARNING, Problem
+from pplfast.errors import UserError
+
+# What breaks a run is an error; what a run accepts but a person may not expect is a warning.
+KINDS = {
+    "missing": "image file missing",
+    "empty": "image file empty",
+    "not-jpeg": "not a JPEG",
+    "truncated": "JPEG damaged or truncated",
+    "cmyk": "JPEG in other colours than RGB or grey",
+    "no-labels": "image without labels",
+    "bad-labels": "labels not readable",
+    "bad-mask": "mask not readable",
+    "mask-size": "mask and image differ in size",
+    "grey": "grey image, used as RGB",
+    "orientation": "EXIF orientation, not applied",
+    "no-class": "labels name none of the classes",
+    "mask-ids": "mask holds values outside the class list",
+}
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    name: str
+    images: int
+    masks: int
+    counts: dict[str, int] | None  # images per class, in the order of the class list; None without labels
+    problems: tuple[Problem, ...]  # in the order of the list
+
+    @property
+    def errors(self) -> int:
+        return sum(problem.severity == ERROR for problem in self.problems)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.problems) - self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        problems = [asdict(problem) | {"path": str(problem.path)} for problem in self.problems]
+        return {"name": self.name, "images": self.images, "masks": self.masks, "counts": self.counts,
+                "errors": self.errors, "warnings": self.warnings, "problems": problems}
+
+
+def check_dataset(dataset: Dataset, problems: Iterable[Problem] = (), threads: int | None = None,
+                  progress: Callable[[], None] | None = None) -> CheckReport:
+    """Decode every image and mask; never stops at a bad one.
+
+    `problems` are those that `open_dataset` collected. `progress` is called once per image. Decoding leaves the
+    interpreter lock, so threads (default: one per core) help.
+    """
+    known: dict[str, list[Problem]] = {}
+    for problem in problems:
+        known.setdefault(problem.id, []).append(problem)
+
+    def examine(index: int) -> list[Problem]:
+        earlier = known.get(dataset.ids[index], [])
+        return [*_image_problems(dataset, index), *earlier, *([] if earlier else _label_problems(dataset, index))]
+
+    found: list[Problem] = []
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    try:
+        for some in pool.map(examine, range(len(dataset))):
+            found += some
+            if progress:
+                progress()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    counts = None
+    if dataset.labels is not None:
+        totals = dataset.labels.sum(axis=0, dtype=np.int64)
+        counts = {name: int(total) for name, total in zip(dataset.classes.names, totals, strict=True)}
+    masks = sum(mask is not None for mask in dataset.masks)
+    return CheckReport(dataset.name, len(dataset), masks, counts, tuple(found))
+
+
+def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
+    id, path, mask = dataset.ids[index], dataset.images[index], dataset.masks[index]
+    info = None
+    try:
+        info = inspect_image(path)
+        decode_fully(path)
+    except BadImage as error:
+        yield Problem(id, path, error.kind, ERROR, str(error))
+    if info is not None and info.mode == "L":
+        yield Problem(id, path, "grey", WARNING, "grey; used as RGB with three equal channels")
+    if info is not None and info.orientation != 1:
+        yield Problem(id, path, "orientation", WARNING,
+                      f"EXIF orientation {info.orientation}: used as stored, {info.width} x {info.height}, not as "
+                      f"viewers turn it; turn the pixels if labels or masks were made in a viewer")
+    if mask is not None:
+        yield from _mask_problems(id, mask, info, {BACKGROUND, IGNORE, *dataset.classes.ids})
+
+
+def _mask_problems(id: str, path: Path, info: ImageInfo | None, allowed: set[int]) -> Iterator[Problem]:
+    try:
+        mask = read_mask(path)
+    except UserError as error:
+        yield Problem(id, path, "bad-mask", ERROR, str(error).removeprefix(f"{path}: "))
+        return
+    if info is not None and mask.shape != (info.height, info.width):
+        yield Problem(id, path, "mask-size", ERROR, f"mask is {mask.shape[1]} x {mask.shape[0]}, the image "
+                                                    f"{info.width} x {info.height}; replace one of them")
+    others = sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - allowed)
+    if others:
+        yield Problem(id, path, "mask-ids", WARNING,
+                      f"holds values {', '.join(map(str, others))}, which no class of the list has")
+
+
+def _label_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
+    if dataset.labels is not None and not dataset.labels[index].any():
+        yield Problem(dataset.ids[index], dataset.images[index], "no-class", WARNING,
+                      "labels name none of the classes; counts as an image with background only")
+
+
+def format_report(report: CheckReport) -> str:
+    """The report as text: images per class, then every problem, grouped by kind."""
+    lines = [f"{report.name}: {report.images} images, {report.masks} with a mask"]
+    if report.counts is None:
+        lines.append("no image labels")
+    else:
+        width = max(map(len, report.counts))
+        lines += [f"  {name:<{width}}  {count:>7} images" for name, count in report.counts.items()]
+    kinds = Counter(problem.kind for problem in report.problems)
+    for kind in [kind for kind in KINDS if kind in kinds]:
+        same = [problem for problem in report.problems if problem.kind == kind]
+        lines.append(f"{same[0].severity}: {KINDS[kind]}: {kinds[kind]}")
+        lines += [f"  {problem.id}: {problem.path}: {problem.message}" for problem in same]
+    lines.append(f"{report.errors} errors, {report.warnings} warnings")
+    return "\n".join(lines)
