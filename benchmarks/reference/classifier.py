@@ -37,7 +37,7 @@ class ReferenceClassifier(nn.Module):
                  dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone, self.stages, self.explicit = backbone, list(stages), explicit
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d((len(stages) + 1) * backbone.channels, classes, 1, bias=False)
         self.train()
 

@@ -15,11 +15,12 @@ class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding: the output has ceil(size / stride) cells."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pads = []
-        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):
-            total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, self.groups)
+        height, width = (max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+                         for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride))
+        if height % 2 == 0 and width % 2 == 0:
+            return F.conv2d(x, self.weight, None, self.stride, (height // 2, width // 2), 1, self.groups)
+        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return F.conv2d(x, self.weight, None, self.stride, 0, 1, self.groups)
 
 
 class InvertedResidual(nn.Module):
@@ -36,8 +37,8 @@ class InvertedResidual(nn.Module):
         self.expand, self.residual = expansion > 1, inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expand else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expand else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         return x + y if self.residual else y
 
@@ -73,9 +74,9 @@ class EfficientNetLite0(nn.Module):
         """Blocks first..last-1 (positions in `names`)."""
         for name in self.names[first:last]:
             if name == "stem":
-                x = F.relu6(self._bn0(self._conv_stem(x)))
+                x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
             elif name == "head":
-                x = F.relu6(self._bn1(self._conv_head(x)))
+                x = F.relu6(self._bn1(self._conv_head(x)), inplace=True)
             else:
                 start, stop = self.ranges[int(name[len("group"):]) - 1]
                 for block in self._blocks[start:stop]:

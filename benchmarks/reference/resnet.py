@@ -24,33 +24,36 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Blocks `stem` and `layer1` .. `layer4`; 2048 channels."""
+    """Blocks `stem` (with the max pooling) and every bottleneck, `layer1.0` .. `layer4.2`; 2048 channels."""
 
-    names = ("stem", "layer1", "layer2", "layer3", "layer4")
-    strides = (4, 1, 2, 2, 1)
     channels = 2048
 
     def __init__(self, counts: tuple[int, int, int, int]) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        self.names, self.strides = ["stem"], [4]
         inputs = 64
-        for i, (count, stride) in enumerate(zip(counts, self.strides[1:])):
-            width = 64 * 2**i
-            blocks = [Bottleneck(inputs if j == 0 else 4 * width, width, stride if j == 0 else 1)
-                      for j in range(count)]
-            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
-            inputs = 4 * width
+        for i, (count, stride) in enumerate(zip(counts, (1, 2, 2, 1)), start=1):
+            layer = nn.Sequential()
+            for j in range(count):
+                layer.append(Bottleneck(inputs, 32 * 2**i, stride if j == 0 else 1))
+                inputs = 128 * 2**i
+                self.names.append(f"layer{i}.{j}")
+                self.strides.append(stride if j == 0 else 1)
+            setattr(self, f"layer{i}", layer)
+
+    def _bottlenecks(self, first: int, last: int) -> list[nn.Module]:
+        """Those among blocks first..last-1."""
+        return [self.get_submodule(name) for name in self.names[first:last] if name != "stem"]
 
     def frozen_modules(self, count: int) -> list[nn.Module]:
         """The modules of the first `count` blocks."""
-        stem = [self.conv1, self.bn1] if count > 0 else []
-        return stem + [getattr(self, name) for name in self.names[1:max(count, 1)]]
+        return [self.conv1, self.bn1, *self._bottlenecks(0, count)] if count > 0 else []
 
     def run(self, x: Tensor, first: int, last: int) -> Tensor:
         """Blocks first..last-1 (positions in `names`)."""
-        for name in self.names[first:last]:
-            if name == "stem":
-                x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
-            else:
-                x = getattr(self, name)(x)
+        if first == 0 and last > 0:
+            x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
+        for block in self._bottlenecks(first, last):
+            x = block(x)
         return x

@@ -19,15 +19,15 @@ class Unit(nn.Module):
             self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn_branch2a(x))
+        y = F.relu(self.bn_branch2a(x), inplace=True)
         shortcut = self.conv_branch1(y) if self.projects else x
         y = self.conv_branch2a(y)
-        y = self.conv_branch2b1(F.relu(self.bn_branch2b1(y)))
+        y = self.conv_branch2b1(F.relu(self.bn_branch2b1(y), inplace=True))
         return shortcut + y
 
 
 class BottleneckUnit(nn.Module):
-    """1x1, dilated 3x3, 1x1, each after BN-ReLU (and dropout before the last two convolutions)."""
+    """1x1, dilated 3x3, 1x1, each after BN-ReLU (and dropout of whole channels before the last two)."""
 
     def __init__(self, inputs: int, outputs: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -39,14 +39,14 @@ class BottleneckUnit(nn.Module):
         self.bn_branch2b2 = nn.BatchNorm2d(half)
         self.conv_branch2b2 = nn.Conv2d(half, outputs, 1, bias=False)
         self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn_branch2a(x))
+        y = F.relu(self.bn_branch2a(x), inplace=True)
         shortcut = self.conv_branch1(y)
         y = self.conv_branch2a(y)
-        y = self.conv_branch2b1(self.dropout(F.relu(self.bn_branch2b1(y))))
-        y = self.conv_branch2b2(self.dropout(F.relu(self.bn_branch2b2(y))))
+        y = self.conv_branch2b1(self.dropout(F.relu(self.bn_branch2b1(y), inplace=True)))
+        y = self.conv_branch2b2(self.dropout(F.relu(self.bn_branch2b2(y), inplace=True)))
         return shortcut + y
 
 
@@ -81,4 +81,4 @@ class WideResNet38(nn.Module):
         """Blocks first..last-1 (positions in `names`)."""
         for name in self.names[first:last]:
             x = getattr(self, name)(x)
-        return F.relu(self.bn7(x)) if last == len(self.names) else x
+        return F.relu(self.bn7(x), inplace=True) if last == len(self.names) else x

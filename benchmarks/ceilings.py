@@ -1,0 +1,39 @@
+"""What this machine reaches at best, measured in the same run: memory bandwidth and matrix products."""
+
+import torch
+
+from pplfast.benchmarks.harness import Effort, Spread, alternate
+
+CPU_COPY_BYTES, GPU_COPY_BYTES = 256 << 20, 2 << 30
+CPU_MATRIX, GPU_MATRIX = 2048, 8192
+
+
+def measure_ceilings(device: str, quick: bool) -> dict[str, float]:
+    """Bytes/s of a copy (read + write) and of a read; FLOP/s of square matrix products in fp32 and bf16.
+
+    On a GPU the fp32 product is the TF32-free one that eager float32 code uses by default.
+    """
+    effort = Effort(3, 0.5) if quick else Effort(7, 3.0)
+    count = (CPU_COPY_BYTES if device == "cpu" else GPU_COPY_BYTES) // 4
+    source = torch.ones(count, device=device)
+    target = torch.empty_like(source)
+    size = CPU_MATRIX if device == "cpu" else GPU_MATRIX
+    single = torch.randn(size, size, device=device)
+    half = single.to(torch.bfloat16)
+    runs = {
+        "copy": lambda: target.copy_(source),
+        "read": lambda: source.sum(),
+        "matmul_fp32": lambda: single @ single,
+        "matmul_bf16": lambda: half @ half,
+    }
+    work = {"copy": 2 * 4 * count, "read": 4 * count, "matmul_fp32": 2 * size**3, "matmul_bf16": 2 * size**3}
+    samples = alternate(runs, device, effort)
+    # The best fifth of the samples: a ceiling is what the machine can do, not what it did while disturbed.
+    return {name: work[name] / Spread.of(times).q20 for name, times in samples.items()}
+
+
+def floor_seconds(ceilings: dict[str, float], read: int = 0, written: int = 0, flops: float = 0.0,
+                  precision: str = "bf16") -> float:
+    """The shortest time that moving these bytes and doing these operations can take on this machine."""
+    memory = (read + written) / (ceilings["copy"] if written else ceilings["read"])
+    return max(memory, flops / ceilings[f"matmul_{precision}"])

@@ -1,0 +1,103 @@
+"""Timing: contestants take turns in every round, so that a machine that slows down slows all of them.
+
+A speed-up is the median over rounds of the two contestants' ratio within a round, with 20/80 quantiles.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+FLUSH_BYTES = 256 << 20  # larger than the last-level cache of any GPU so far
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and 20/80 quantiles of a sample."""
+
+    median: float
+    q20: float
+    q80: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Spread":
+        ordered = sorted(samples)
+        return cls(statistics.median(ordered), _quantile(ordered, 0.2), _quantile(ordered, 0.8))
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    position = q * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: at least `rounds` rounds, and more until `seconds` are used up (at most `most`)."""
+
+    rounds: int
+    seconds: float
+    most: int = 100
+
+
+QUICK, FULL = Effort(3, 0.0), Effort(7, 10.0)
+
+
+def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort) -> dict[str, list[float]]:
+    """Seconds per call of each contestant, one sample per round. Each is called once before, to warm up.
+
+    On a GPU the caches are flushed before each call and the time is that between two events of the stream; on the
+    CPU, calls shorter than 20 ms are repeated within a sample.
+    """
+    repeats = {}
+    for name, run in contestants.items():
+        run()
+        first = _time(run, device, 1)
+        repeats[name] = 1 if device == "cuda" else max(1, min(200, int(0.02 / max(first, 1e-7))))
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    names = list(contestants)
+    begin = time.perf_counter()
+    for number in range(effort.most):
+        if number >= effort.rounds and time.perf_counter() - begin > effort.seconds:
+            break
+        gc.collect()
+        for name in names if number % 2 == 0 else reversed(names):  # nobody always runs on a warmed-up chip
+            samples[name].append(_time(contestants[name], device, repeats[name]))
+    return samples
+
+
+_flush_buffer: list[torch.Tensor] = []
+
+
+def _time(run: Callable[[], object], device: str, repeats: int) -> float:
+    if device == "cuda":
+        if not _flush_buffer:
+            _flush_buffer.append(torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda"))
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        _flush_buffer[0].zero_()
+        begin.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1e3
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats
+
+
+def ratios(slower: Sequence[float], faster: Sequence[float]) -> Spread:
+    """How many times as long `slower` takes, round by round."""
+    return Spread.of([a / b for a, b in zip(slower, faster, strict=True)])
+
+
+def difference(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest absolute difference relative to the largest expected value; infinite where shapes or NaNs differ."""
+    if result.shape != expected.shape or not torch.isfinite(result).all():
+        return float("inf")
+    result, expected = result.detach().double().cpu(), expected.detach().double().cpu()
+    return float((result - expected).abs().max() / expected.abs().max().clamp(min=1e-30))

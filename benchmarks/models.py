@@ -1,0 +1,101 @@
+"""The same classifier three times: pplfast's, the reference, and the reference tuned by the usual switches."""
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pplfast.benchmarks.reference import ReferenceClassifier, create_backbone, load_published
+from pplfast.models.registry import create
+from pplfast.patch.branches import PatchStage
+from pplfast.patch.classifier import PatchClassifier
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A classifier: the stages are (name of the block after which the patches are cut, grid)."""
+
+    backbone: str
+    classes: int
+    stages: tuple[tuple[str, int], ...]
+    explicit: bool = False
+    output_stride: int = 16
+
+    @property
+    def mode(self) -> str:
+        return "explicit" if self.explicit else "progressive" if self.stages else "plain"
+
+
+def make_pplfast(case: Case, device: str = "cpu") -> PatchClassifier:
+    """With random weights, the same ones each time."""
+    torch.manual_seed(SEED)
+    backbone, _ = create(case.backbone, None, case.output_stride)
+    model = PatchClassifier(backbone, case.classes, case.mode, branches=max(len(case.stages), 1))
+    model.set_stage([PatchStage(backbone.position(name) + 1, grid) for name, grid in case.stages])
+    return model.to(device)
+
+
+def make_reference(case: Case, source: PatchClassifier, device: str = "cpu") -> ReferenceClassifier:
+    """The reference with the weights of `source`."""
+    backbone = create_backbone(case.backbone, case.output_stride)
+    load_published(backbone, source.backbone.state_dict())
+    # Blocks are found by their number: both lists have the same blocks.
+    stages = [(source.backbone.position(name), grid) for name, grid in case.stages]
+    model = ReferenceClassifier(backbone, case.classes, stages, case.explicit)
+    model.classifier.load_state_dict(source.classifier.state_dict())
+    return model.to(device)
+
+
+def compiler_missing() -> str | None:
+    """Why torch.compile cannot work here, or None."""
+    if torch.cuda.is_available() or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++"):
+        return None
+    return "torch.compile needs a C++ compiler on the CPU, and there is none"
+
+
+def tune(model: ReferenceClassifier) -> ReferenceClassifier:
+    """channels_last and torch.compile, in place; bf16 comes from `autocast` around the calls."""
+    model.to(memory_format=torch.channels_last)
+    model.forward = torch.compile(model.forward, dynamic=False)
+    model.maps = torch.compile(model.maps, dynamic=False)
+    return model
+
+
+def autocast(device: str, bf16: bool) -> contextlib.AbstractContextManager:
+    return torch.autocast(device, torch.bfloat16, enabled=bf16)
+
+
+def no_dropout(model: nn.Module) -> None:
+    """So that two models compute the same in training mode."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, bf16: bool
+                  ) -> Callable[[], Tensor]:
+    """Forward, loss, backward, SGD step: returns the loss, detached."""
+    device = images.device.type
+
+    def step() -> Tensor:
+        with autocast(device, bf16):
+            logits = model(images)
+        loss = nn.functional.multilabel_soft_margin_loss(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def sgd(model: nn.Module, fused: bool) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=fused or None)

@@ -1,0 +1,161 @@
+"""The results of one run of the benchmarks: checks, times, ratios, what was skipped; written as JSON."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pplfast.benchmarks.harness import Spread, ratios
+
+SCHEMA = 1
+PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pydensecrf2", "numpy",
+            "pillow")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio that the benchmark is about: `numerator`'s time over `denominator`'s, and what it should be."""
+
+    numerator: str
+    denominator: str
+    goal: float | None = None
+    higher_is_better: bool = True
+
+
+@dataclass
+class Report:
+    """Collects the rows of a run. A case with a failed check gets no times: a red gate has no speed-up."""
+
+    device: str
+    quick: bool
+    ceilings: dict[str, float] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    ratios: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+    def check(self, bench: str, case: str, what: str, value: float, limit: float) -> bool:
+        """Record that `value` must not exceed `limit` and print it; false when it does."""
+        passed = value <= limit  # false for NaN
+        self.checks.append(dict(bench=bench, case=case, what=what, value=value, limit=limit, passed=passed))
+        print(f"  {'ok' if passed else 'FAILED':6} {case}: {what}: {value:.2e} (at most {limit:g})", flush=True)
+        return passed
+
+    def skip(self, bench: str, what: str, why: str) -> None:
+        self.skipped.append(dict(bench=bench, what=what, why=why))
+        print(f"  skipped {what}: {why}", flush=True)
+
+    def red(self, bench: str, case: str) -> bool:
+        return any(not c["passed"] for c in self.checks if (c["bench"], c["case"]) == (bench, case))
+
+    def add(self, bench: str, case: str, samples: dict[str, list[float]], pairs: list[Ratio], images: int = 0,
+            floor: float | dict[str, float] = 0.0, extra: dict[str, dict[str, float]] | None = None) -> None:
+        """Times (seconds per call) of a case's contestants, and the ratios asked for of those that took part.
+
+        `images` per call gives images/s; `floor` is the shortest time that the measured ceilings allow, for all or
+        by contestant; `extra` adds figures to a contestant's row.
+        """
+        if self.red(bench, case):
+            self.skip(bench, case, "its check failed, so it gets no times")
+            return
+        for name, times in samples.items():
+            spread = Spread.of(times)
+            row: dict[str, Any] = dict(bench=bench, case=case, contestant=name, seconds=asdict(spread),
+                                       rounds=len(times))
+            if images:
+                row["images_per_second"] = images / spread.median
+            shortest = floor.get(name, 0.0) if isinstance(floor, dict) else floor
+            if shortest:
+                row |= dict(floor_seconds=shortest, share_of_ceiling=shortest / spread.median)
+            self.rows.append(row | (extra or {}).get(name, {}))
+        for pair in pairs:
+            if pair.numerator in samples and pair.denominator in samples:
+                spread = ratios(samples[pair.numerator], samples[pair.denominator])
+                self.ratios.append(dict(bench=bench, case=case, **asdict(pair), ratio=asdict(spread)))
+        self._print(bench, case, set(samples))
+
+    def _print(self, bench: str, case: str, names: set[str]) -> None:
+        """Ratios first; times of a CPU say little about another one, so they come after."""
+        print(f"  {bench} {case}")
+        for row in self.ratios:
+            if (row["bench"], row["case"]) == (bench, case):
+                print(f"    {row['numerator']}/{row['denominator']}: {format_ratio(row)}")
+        for row in self.rows:
+            if (row["bench"], row["case"]) == (bench, case) and row["contestant"] in names:
+                print(f"    {row['contestant']:<14} {format_row(row)}", flush=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(schema=SCHEMA, date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                    commit=commit(), device=self.device, quick=self.quick, hardware=hardware(), versions=versions(),
+                    load_average=list(os.getloadavg()), ceilings=self.ceilings, checks=self.checks, rows=self.rows,
+                    ratios=self.ratios, skipped=self.skipped)
+
+
+def format_ratio(row: dict[str, Any]) -> str:
+    ratio, goal = row["ratio"], row["goal"]
+    text = f"{ratio['median']:.2f}x ({ratio['q20']:.2f} to {ratio['q80']:.2f})"
+    if goal is None:
+        return text
+    return f"{text}, goal {'at least' if row['higher_is_better'] else 'at most'} {goal:g}x"
+
+
+def format_row(row: dict[str, Any]) -> str:
+    seconds = row["seconds"]
+    text = f"{format_seconds(seconds['median'])} ({format_seconds(seconds['q20'])} to {format_seconds(seconds['q80'])})"
+    if "images_per_second" in row:
+        text += f", {row['images_per_second']:.1f} images/s"
+    if "share_of_ceiling" in row:
+        text += f", {100 * row['share_of_ceiling']:.0f}% of the ceiling"
+    return text
+
+
+def format_seconds(seconds: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def commit() -> str:
+    """The checkout's commit, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], check=True, text=True,
+                              capture_output=True, cwd=Path(__file__).resolve().parent).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def hardware() -> dict[str, Any]:
+    info: dict[str, Any] = dict(cpu=platform.processor() or platform.machine(), cores=os.cpu_count(),
+                                threads=torch.get_num_threads())
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in lines.items()}
+        info["cpu"] = fields.get("model name", info["cpu"])
+        info["cpu_flags"] = [flag for flag in CPU_FLAGS if flag in fields.get("flags", "").split()]
+    except OSError:
+        pass  # not Linux: the processor's name is enough
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        info |= dict(gpu=device.name, gpu_memory_gib=round(device.total_memory / 2**30),
+                     gpu_multiprocessors=device.multi_processor_count)
+    return info
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
