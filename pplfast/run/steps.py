@@ -1,0 +1,72 @@
+"""Steps that are done once: a record beside each output says with which settings, and what came of it."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pplfast.errors import UserError
+from pplfast.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class StepResult:
+    values: dict[str, Any]  # what the step returned, JSON-able
+    seconds: float  # of the pass that finished it
+    stamp: str  # changes whenever the step is done anew; later steps hold it among their settings
+    skipped: bool
+
+
+class Steps:
+    """The records of one variant, `folder/steps/<name>.json`.
+
+    A step with a finished record of the same settings is skipped. One that was cut off under the same settings is
+    called again and continues from its own outputs. Under other settings its outputs are deleted first; outputs
+    without a record are somebody else's and are never touched.
+    """
+
+    def __init__(self, folder: Path, announce: Callable[[str], None]) -> None:
+        self.folder, self.announce = folder, announce
+
+    def run(self, name: str, settings: dict[str, Any], outputs: Sequence[Path],
+            action: Callable[[], dict[str, Any]]) -> StepResult:
+        """outputs: the files and folders that belong to this step alone; a finished step has all of them.
+
+        UserError where outputs are in the way that no earlier run made.
+        """
+        settings = json.loads(json.dumps(settings))  # tuples become lists, as in the record
+        record = self.folder / "steps" / f"{name}.json"
+        previous = read_json(record) if record.exists() else {}
+        same = previous.get("settings") == settings
+        if same and previous["done"] and all(path.exists() for path in outputs):
+            self.announce(f"{name}: done before, skipped")
+            return StepResult(previous["values"], previous["seconds"], previous["stamp"], skipped=True)
+        if not same:
+            if not previous:
+                _refuse_foreign(outputs)
+            _delete(outputs)
+            write_json(record, {"settings": settings, "done": False})
+        self.announce(name)
+        start = time.monotonic()
+        values = action()
+        seconds = round(time.monotonic() - start, 3)
+        stamp = f"{time.time():.6f}"
+        write_json(record, {"settings": settings, "done": True, "values": values, "seconds": seconds, "stamp": stamp})
+        return StepResult(values, seconds, stamp, skipped=False)
+
+
+def _refuse_foreign(outputs: Sequence[Path]) -> None:
+    for path in outputs:
+        if path.exists():
+            raise UserError(f"{path}: is in the way and was not made by `pplfast run`; move it, or choose another --out")
+
+
+def _delete(outputs: Sequence[Path]) -> None:
+    for path in outputs:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
