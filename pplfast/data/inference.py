@@ -1,0 +1,109 @@
+"""Inference batches: images of one shape together, at several scales, plain and mirrored."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pplfast.data.dataset import Dataset
+from pplfast.data.encoded import DAMAGED, read_encoded
+from pplfast.data.images import BadImage, inspect_image
+from pplfast.data.pipelines import Decoder, Scaler, ahead
+from pplfast.errors import UserError
+
+BATCHES_AHEAD = 2  # one being made, one ready
+
+
+@dataclass(frozen=True)
+class InferenceBatch:
+    indices: list[int]  # positions in the data set, B of them
+    height: int  # of the original images
+    width: int
+    images: list[torch.Tensor]  # per scale float32 (B*F, 3, h, w), channels_last; B plain rows, then B mirrored ones
+
+
+@dataclass
+class _Made:
+    batch: InferenceBatch | None  # None where no image of the batch could be used
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+
+class InferenceLoader:
+    """Every image once, grouped by its stored height and width; a group's images keep their order.
+
+    At scale s an image has (round(h*s), round(w*s)) pixels, by antialiased bicubic resizing in 0..255 as in the
+    field's published CAM code. mean, std: 3 values in units of 0..255. indices: the images to use (default: all).
+    An image that cannot be used is reported as on_bad(index, reason) and left out; without `on_bad` it raises
+    UserError.
+    """
+
+    def __init__(self, dataset: Dataset, scales: Sequence[float], flip: bool, mean: Sequence[float],
+                 std: Sequence[float], batch_size: int, threads: int = 2, device: str | torch.device = "cpu",
+                 indices: Sequence[int] | None = None, on_bad: Callable[[int, str], None] | None = None):
+        self._dataset, self._batch_size, self._on_bad = dataset, batch_size, on_bad
+        self._indices = [int(index) for index in (range(len(dataset)) if indices is None else indices)]
+        device = torch.device(device)
+        self._decoder = Decoder(batch_size, threads, device)
+        self._scaler = Scaler(scales, flip, mean, std, batch_size, threads, device)
+        self._readers = ThreadPoolExecutor(threads, "read")
+        self._decode_thread = ThreadPoolExecutor(1, "decode")
+        self._scale_thread = ThreadPoolExecutor(1, "scale")
+
+    def __iter__(self) -> Iterator[InferenceBatch]:
+        for made in ahead(self._submit, self._batches(), BATCHES_AHEAD):
+            for index, reason in made.bad:
+                self._report(index, reason)
+            if made.batch is not None:
+                yield made.batch
+
+    def _batches(self) -> Iterator[list[int]]:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, shape in zip(self._indices, self._readers.map(self._shape, self._indices), strict=True):
+            if isinstance(shape, BadImage):
+                self._report(index, str(shape))
+            else:
+                groups.setdefault(shape, []).append(index)
+        for group in groups.values():
+            yield from (group[at : at + self._batch_size] for at in range(0, len(group), self._batch_size))
+
+    def _shape(self, index: int) -> tuple[int, int] | BadImage:
+        try:
+            info = inspect_image(self._dataset.images[index])
+        except BadImage as error:
+            return error
+        return info.height, info.width
+
+    def _report(self, index: int, reason: str) -> None:
+        if self._on_bad is None:
+            raise UserError(f"{self._dataset.images[index]}: {reason}; `pplfast data check` lists all such images")
+        self._on_bad(index, reason)
+
+    def _submit(self, indices: list[int]) -> "Future[_Made]":
+        reads = [self._readers.submit(self._read, index) for index in indices]
+        decoded = self._decode_thread.submit(self._decode, indices, reads)
+        return self._scale_thread.submit(self._scale, decoded)
+
+    def _read(self, index: int) -> np.ndarray | BadImage:
+        try:
+            return read_encoded(self._dataset.images[index], inspect=False)  # inspected when the groups were made
+        except BadImage as error:
+            return error
+
+    def _decode(self, indices: list[int], reads: "list[Future[np.ndarray | BadImage]]",
+                ) -> tuple[dict[int, np.ndarray], list[tuple[int, str]]]:
+        encoded = {index: read.result() for index, read in zip(indices, reads, strict=True)}
+        bad = [(index, str(value)) for index, value in encoded.items() if isinstance(value, BadImage)]
+        readable = [index for index, value in encoded.items() if not isinstance(value, BadImage)]
+        images = dict(zip(readable, self._decoder([encoded[index] for index in readable]), strict=True))
+        bad += [(index, DAMAGED) for index, image in images.items() if image is None]
+        return {index: image for index, image in images.items() if image is not None}, bad
+
+    def _scale(self, decoded: "Future[tuple[dict[int, np.ndarray], list[tuple[int, str]]]]") -> _Made:
+        images, bad = decoded.result()
+        if not images:
+            return _Made(None, bad)
+        arrays = list(images.values())
+        height, width = arrays[0].shape[:2]
+        return _Made(InferenceBatch(list(images), height, width, self._scaler(arrays)), bad)

@@ -1,0 +1,115 @@
+"""Training batches: decoded and augmented by DALI ahead of the training step, in a reproducible order."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pplfast.data import sampling
+from pplfast.data.cache import DecodedCache
+from pplfast.data.dataset import Dataset
+from pplfast.data.encoded import DAMAGED, read_encoded
+from pplfast.data.images import BadImage
+from pplfast.data.pipelines import Augmenter, Decoder, ahead
+from pplfast.errors import UserError
+from pplfast.recipe import AugmentConfig
+
+BATCHES_AHEAD = 3  # one being decoded, one being augmented, one ready
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's rows of one step. The loss of a step is the sum over all ranks of weights * loss, over `total`."""
+
+    images: torch.Tensor  # float32 (B, 3, S, S), channels_last, normalised
+    labels: torch.Tensor  # float32 (B, C), 0 or 1
+    weights: torch.Tensor  # float32 (B,): 1, or 0 for a repeated image that fills the last step
+    indices: torch.Tensor  # int64 (B,), on the CPU: positions in the data set
+    total: int  # images of this step over all ranks, without repeats
+
+
+class TrainLoader:
+    """Every image once per epoch over all ranks, in an order that depends on (seed, epoch) alone.
+
+    The changes to an image depend on (seed, epoch, image) alone: neither the number of ranks, threads or batches nor
+    the cache shows in the values. Each rank caches the images that it meets; as the shares of the ranks change with
+    each epoch, one of W ranks finds about 1/W of its images in the cache in the second epoch, and more in each later
+    one.
+
+    mean, std: 3 values in units of 0..255. rank: the global rank. threads: per DALI pipeline.
+    """
+
+    def __init__(self, dataset: Dataset, augment: AugmentConfig, mean: Sequence[float], std: Sequence[float],
+                 batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0, cache_mb: float = 4096,
+                 threads: int = 2, device: str | torch.device = "cpu"):
+        if len(dataset) == 0:
+            raise UserError(f"{dataset.name}: no images; check --list")
+        if dataset.labels is None:
+            raise UserError(f"{dataset.name}: no image labels; give --labels")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size}")
+        self._dataset, self._augment, self._seed = dataset, augment, seed
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._device = torch.device(device)
+        self.cache = DecodedCache(cache_mb)
+        self._inspected = np.zeros(len(dataset), bool)
+        self._decoder = Decoder(batch_size, threads, self._device)
+        self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._device)
+        # A pipeline belongs to one thread each; the two work on neighbouring batches at the same time.
+        self._readers = ThreadPoolExecutor(threads, "read")
+        self._decode_thread = ThreadPoolExecutor(1, "decode")
+        self._augment_thread = ThreadPoolExecutor(1, "augment")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The same on every rank."""
+        return sampling.steps_per_epoch(len(self._dataset), self._batch_size, self._world_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches `start`, `start` + 1, ... of epoch `number`. UserError names an image that cannot be used."""
+        order = sampling.epoch_order(self._seed, number, len(self._dataset))
+        uniforms = sampling.epoch_uniforms(self._seed, number, len(self._dataset))
+        shards = (sampling.shard(order, step, self._batch_size, self._rank, self._world_size)
+                  for step in range(start, self.batches_per_epoch))
+        return ahead(lambda shard: self._submit(shard, uniforms[shard.indices]), shards, BATCHES_AHEAD)
+
+    def _submit(self, shard: sampling.Shard, uniforms: np.ndarray) -> "Future[Batch]":
+        reads = {index: self._readers.submit(self._read, index)
+                 for index in shard.indices.tolist() if index not in self.cache}
+        decoded = self._decode_thread.submit(self._decode, shard.indices.tolist(), reads)
+        return self._augment_thread.submit(self._make_batch, shard, decoded, uniforms)
+
+    def _read(self, index: int) -> np.ndarray:
+        path = self._dataset.images[index]
+        try:
+            encoded = read_encoded(path, inspect=not self._inspected[index])
+        except BadImage as error:
+            raise self._unusable(index, str(error)) from None
+        self._inspected[index] = True
+        return encoded
+
+    def _decode(self, indices: list[int], reads: "dict[int, Future[np.ndarray]]") -> list[np.ndarray]:
+        missing = [index for index in reads if index not in self.cache]
+        fresh = dict(zip(missing, self._decoder([reads[index].result() for index in missing]), strict=True))
+        for index, image in fresh.items():
+            if image is None:
+                raise self._unusable(index, DAMAGED)
+        self.cache.add(missing, list(fresh.values()))
+        return [fresh[index] if index in fresh else self.cache.get(index) for index in indices]
+
+    def _make_batch(self, shard: sampling.Shard, decoded: "Future[list[np.ndarray]]", uniforms: np.ndarray) -> Batch:
+        images = decoded.result()
+        geometry = sampling.geometry(np.array([image.shape[:2] for image in images]), uniforms, self._augment)
+        factors = sampling.jitter_factors(uniforms, self._augment.jitter) if self._augment.jitter > 0 else {}
+        return Batch(
+            images=self._augmenter(images, geometry, factors),
+            labels=torch.from_numpy(self._dataset.labels[shard.indices].astype(np.float32)).to(self._device),
+            weights=torch.from_numpy(shard.weights).to(self._device),
+            indices=torch.from_numpy(shard.indices),
+            total=shard.total,
+        )
+
+    def _unusable(self, index: int, reason: str) -> UserError:
+        return UserError(f"{self._dataset.images[index]}: {reason}; `pplfast data check` lists all such images")

@@ -1,0 +1,183 @@
+"""The DALI graphs: decode, augment for training, scale for inference. One definition serves CPU and GPU.
+
+Images travel between the graphs as decoded uint8 arrays in host memory. So freshly decoded and cached images meet in
+one batch, and the augmentation cannot tell them apart.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from pplfast.data.sampling import Geometry
+from pplfast.errors import UserError
+
+try:
+    from nvidia.dali import fn, pipeline_def, types
+except ModuleNotFoundError:
+    raise UserError("NVIDIA DALI is not installed; install it with pip install 'pplfast[cuda13]'") from None
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def pipeline_options(batch_size: int, threads: int, device: torch.device) -> dict:
+    """Arguments of every pipeline here.
+
+    Each is run by a thread of ours (see `ahead`), one batch at a time, hence no queue inside. The dynamic executor
+    gives every batch its own buffers: they stay valid as long as the arrays or tensors made from them.
+    """
+    gpu = device.type == "cuda"
+    index = device.index if device.index is not None else torch.cuda.current_device() if gpu else None
+    return dict(batch_size=batch_size, num_threads=threads, device_id=index if gpu else None,
+                prefetch_queue_depth=1, exec_dynamic=True)
+
+
+@pipeline_def
+def decode_graph(gpu: bool):
+    """Encoded bytes -> uint8 HWC in host memory.
+
+    RGB whatever the file's colours. The EXIF orientation is ignored, because masks are drawn on images as stored.
+    Fancy upsampling is what libjpeg and PIL do; on the CPU it is always on.
+    """
+    encoded = fn.external_source(name="encoded", no_copy=True, dtype=types.UINT8, ndim=1)
+    images = fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB,
+                               adjust_orientation=False, jpeg_fancy_upsampling=True)
+    return images.cpu() if gpu else images
+
+
+@pipeline_def
+def augment_graph(crop: int, jitter: bool, mean: list[float], std: list[float], gpu: bool):
+    """uint8 HWC images and a Geometry -> float32 (crop, crop, 3).
+
+    Resizing only the visible part equals resizing the whole and cropping. Colours are changed before normalisation,
+    so that the padding, which comes after it, is 0.
+    """
+    images = _images(gpu)
+    size, start, end, place = (_values(name, 1) for name in ("size", "roi_start", "roi_end", "place"))
+    images = fn.resize(images, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR,
+                       antialias=True)
+    if jitter:
+        images = fn.color_twist(images, **{name: _values(name, 0) for name in ("brightness", "contrast", "saturation")})
+    return fn.crop_mirror_normalize(
+        images, crop=(crop, crop), crop_pos_y=place[0], crop_pos_x=place[1], out_of_bounds_policy="pad",
+        fill_values=0.0, mirror=_values("flip", 0, types.INT32), mean=mean, std=std, output_layout="HWC")
+
+
+@pipeline_def
+def scale_graph(scales: int, flip: bool, mean: list[float], std: list[float], gpu: bool):
+    """uint8 HWC images of one shape -> per scale the normalised float32 image and, with `flip`, its mirror image."""
+    images = _images(gpu)
+    outputs = []
+    for number in range(scales):
+        resized = fn.resize(images, size=_values(f"size{number}", 1), interp_type=types.INTERP_CUBIC, antialias=True)
+        outputs += [fn.crop_mirror_normalize(resized, mirror=mirror, mean=mean, std=std, output_layout="HWC")
+                    for mirror in range(1 + flip)]
+    return tuple(outputs)
+
+
+def _images(gpu: bool):
+    images = fn.external_source(name="images", no_copy=True, dtype=types.UINT8, ndim=3, layout="HWC")
+    return images.gpu() if gpu else images
+
+
+def _values(name: str, ndim: int, dtype=types.FLOAT):
+    return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+
+
+class Decoder:
+    """Decodes JPEGs batch by batch. A bad one costs its own result only."""
+
+    def __init__(self, batch_size: int, threads: int, device: torch.device):
+        self._options = pipeline_options(batch_size, threads, device)
+        self._gpu = device.type == "cuda"
+        self._pipeline = self._build()
+
+    def _build(self):
+        return decode_graph(gpu=self._gpu, **self._options)
+
+    def __call__(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """uint8 (H, W, 3) for each, views of one buffer; None where the file is damaged."""
+        if not encoded:
+            return []
+        try:
+            return self._run(encoded)
+        except RuntimeError:
+            # DALI says that some sample failed, not reliably which one, and the pipeline is lost.
+            self._pipeline = self._build()
+            return [self._alone(one) for one in encoded]
+
+    def _alone(self, encoded: np.ndarray) -> np.ndarray | None:
+        try:
+            return self._run([encoded])[0]
+        except RuntimeError:
+            self._pipeline = self._build()
+            return None
+
+    def _run(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray]:
+        (batch,) = self._pipeline.run(encoded=list(encoded))
+        return [np.asarray(batch[row]) for row in range(len(batch))]
+
+
+class Augmenter:
+    """Decoded images -> one training batch."""
+
+    def __init__(self, crop: int, jitter: bool, mean: Sequence[float], std: Sequence[float], batch_size: int,
+                 threads: int, device: torch.device):
+        self._pipeline = augment_graph(
+            crop=crop, jitter=jitter, mean=[float(value) for value in mean], std=[float(value) for value in std],
+            gpu=device.type == "cuda", **pipeline_options(batch_size, threads, device))
+
+    def __call__(self, images: Sequence[np.ndarray], geometry: Geometry,
+                 factors: dict[str, np.ndarray]) -> torch.Tensor:
+        """float32 (B, 3, crop, crop), channels_last: DALI's own buffer, not a copy."""
+        (batch,) = self._pipeline.run(images=list(images), **vars(geometry), **factors)
+        return to_torch(batch).permute(0, 3, 1, 2)
+
+
+class Scaler:
+    """Decoded images of one shape -> normalised batches, one for each scale."""
+
+    def __init__(self, scales: Sequence[float], flip: bool, mean: Sequence[float], std: Sequence[float],
+                 batch_size: int, threads: int, device: torch.device):
+        self._scales, self._flip = tuple(scales), flip
+        self._pipeline = scale_graph(
+            scales=len(self._scales), flip=flip, mean=[float(value) for value in mean],
+            std=[float(value) for value in std], gpu=device.type == "cuda",
+            **pipeline_options(batch_size, threads, device))
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """Per scale float32 (B*F, 3, h, w), channels_last, F = 2 with flip: B plain rows, then B mirrored ones."""
+        height, width = images[0].shape[:2]
+        sizes = {f"size{number}": np.full((len(images), 2), scaled_size(height, width, scale), np.float32)
+                 for number, scale in enumerate(self._scales)}
+        outputs = iter([to_torch(batch) for batch in self._pipeline.run(images=list(images), **sizes)])
+        return [torch.cat(list(islice(outputs, 1 + self._flip))).permute(0, 3, 1, 2) for _ in self._scales]
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Pixels at a scale: rounded half to even, at least 1."""
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def to_torch(batch) -> torch.Tensor:
+    """A DALI batch of equal shapes as a tensor on the same memory, which it keeps alive."""
+    return torch.from_dlpack(batch.as_tensor())
+
+
+def ahead(submit: Callable[[Item], "Future[Result]"], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """Results in the order of `items`, with up to `count` submitted before they are asked for."""
+    waiting: list[Future[Result]] = []
+    try:
+        for item in items:
+            waiting.append(submit(item))
+            if len(waiting) > count:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -1,0 +1,98 @@
+"""Which images a step sees, and how each is changed: pure functions of (seed, epoch, image), without any state.
+
+So a run continues at any step, and no number depends on how many processes, threads or batches share the work.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pplfast.recipe import AugmentConfig
+
+_ORDER, _AUGMENT = 0, 1  # separate random streams of one (seed, epoch)
+_LONG, _Y, _X, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION, _COLUMNS = range(8)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's part of one step."""
+
+    indices: np.ndarray  # int64 (B,)
+    weights: np.ndarray  # float32 (B,): 1, or 0 for a repeated image that only fills the row
+    total: int  # images of this step over all ranks, without repeats
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How each image of a batch is cut from its resized version and laid into the crop."""
+
+    size: np.ndarray  # float32 (B, 2): height and width of the visible part, in pixels of the resized image
+    roi_start: np.ndarray  # float32 (B, 2): that part's first corner (y, x), in pixels of the decoded image
+    roi_end: np.ndarray  # float32 (B, 2): its opposite corner
+    place: np.ndarray  # float32 (B, 2): where the part lies in the crop (y, x), as a fraction of the free space
+    flip: np.ndarray  # int32 (B,)
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """A permutation of range(count), int64."""
+    return np.argsort(_stream(seed, epoch, _ORDER).random(count), kind="stable")
+
+
+def epoch_uniforms(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Random numbers in [0, 1) for the augmentation, float64 (count, 7); row i belongs to image i."""
+    return _stream(seed, epoch, _AUGMENT).random((count, _COLUMNS))
+
+
+def _stream(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, stream))))
+
+
+def steps_per_epoch(count: int, batch_size: int, world_size: int) -> int:
+    return -(-count // (batch_size * world_size))
+
+
+def shard(order: np.ndarray, step: int, batch_size: int, rank: int, world_size: int) -> Shard:
+    """Rank `rank`'s contiguous part of step `step`.
+
+    All parts of a step have equal length. In the last, ragged step they are shorter than `batch_size`, and ranks that
+    would have an image less repeat one with weight 0: each image counts once per epoch over all ranks.
+    """
+    group = batch_size * world_size
+    images = order[step * group : (step + 1) * group]
+    own = np.array_split(images, world_size)[rank]
+    rows = -(-len(images) // world_size)
+    weights = np.ones(rows, np.float32)
+    weights[len(own) :] = 0
+    filler = np.full(rows - len(own), images[-1])
+    return Shard(np.concatenate([own, filler]).astype(np.int64), weights, len(images))
+
+
+def geometry(shapes: np.ndarray, uniforms: np.ndarray, augment: AugmentConfig) -> Geometry:
+    """Resize, crop and flip of a batch. shapes: (B, 2) heights and widths; uniforms: (B, 7), the images' rows.
+
+    The resized image's long side is a whole number of pixels, uniform over `resize_long` with both ends, as in the
+    field's published loaders. Along each side, a larger image is cut and a smaller one placed at a uniform position.
+    """
+    low, high = augment.resize_long
+    long = low + np.floor(uniforms[:, _LONG] * (high - low + 1))
+    resized = np.maximum(1, np.rint(shapes * (long / shapes.max(axis=1))[:, None]))
+    size = np.minimum(resized, augment.crop)
+    position = uniforms[:, [_Y, _X]]
+    start = np.floor(position * (resized - size + 1))
+    free = augment.crop - size
+    offset = np.floor(position * (free + 1))
+    scale = shapes / resized
+    return Geometry(
+        size=size.astype(np.float32),
+        roi_start=(start * scale).astype(np.float32),
+        roi_end=((start + size) * scale).astype(np.float32),
+        place=(offset / np.maximum(free, 1)).astype(np.float32),
+        flip=(uniforms[:, _FLIP] < augment.flip).astype(np.int32),
+    )
+
+
+def jitter_factors(uniforms: np.ndarray, strength: float) -> dict[str, np.ndarray]:
+    """Factors of brightness, contrast and saturation, each float32 (B,), uniform in 1 +- strength."""
+    columns = {"brightness": _BRIGHTNESS, "contrast": _CONTRAST, "saturation": _SATURATION}
+    return {name: (1 + strength * (2 * uniforms[:, column] - 1)).astype(np.float32)
+            for name, column in columns.items()}
