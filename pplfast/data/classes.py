@@ -44,7 +44,7 @@ def parse_classes(text_or_file: str | os.PathLike) -> ClassList:
     Without values, a list of VOC names gets VOC's values; any other list 1, 2, ... in its order.
     """
     text, source = os.fspath(text_or_file), "--classes"
-    if isinstance(text_or_file, os.PathLike) or Path(text).is_file():
+    if isinstance(text_or_file, os.PathLike) or os.path.isfile(text):
         source = text
         try:
             entries = Path(text).read_text(encoding="utf-8").splitlines()

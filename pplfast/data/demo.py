@@ -75,14 +75,16 @@ def _holds(out: Path, marker: dict) -> bool:
         raise UserError(f"{out}: is not empty, and no demo set; give --out a new folder")
     found = read_json(out / MARKER)
     if found != marker:
-        raise UserError(f"{out}: holds a demo set made with {found}, not {marker}; delete it or give --out a new folder")
+        raise UserError(f"{out}: holds a demo set made with {found}, not {marker}; "
+                        f"delete it, or give --out a new folder")
     return True
 
 
 def _write(root: Path, config: DemoConfig, progress: Callable[[], None] | None) -> None:
     for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
-    (root / "classes.txt").write_text("".join(f"{kind.name}={i}\n" for i, kind in enumerate(KINDS, 1)), encoding="utf-8")
+    classes = "".join(f"{kind.name}={value}\n" for value, kind in enumerate(KINDS, 1))
+    (root / "classes.txt").write_text(classes, encoding="utf-8")
     for part, (name, count) in enumerate((("train", config.train), ("val", config.val))):
         ids = [f"{name}_{index:05d}" for index in range(count)]
         for index, id in enumerate(ids):

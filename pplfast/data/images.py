@@ -36,7 +36,7 @@ class BadImage(Exception):
 def inspect_image(path: str | os.PathLike) -> ImageInfo:
     """Size, mode and orientation of a JPEG from its header, and whether its end is there. Nothing is decoded.
 
-    BadImage says what is wrong and what to do. Damage in the middle of a file shows only in `decode_fully`.
+    BadImage says what is wrong and what to do. Damage behind the header shows only in `decode_fully`.
     """
     path = Path(path)
     try:
@@ -57,7 +57,11 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
 
 
 def decode_fully(path: str | os.PathLike) -> None:
-    """Decode the whole file. BadImage("truncated") where the data ends early or is damaged."""
+    """Decode the whole file. BadImage("truncated") where the decoder gives up.
+
+    Flipped bits that still decode, to blocks of wrong colour, are not found: libjpeg passes over them, and so do the
+    loaders.
+    """
     try:
         with Image.open(path, formats=("JPEG",)) as image:
             image.load()
@@ -71,9 +75,10 @@ def _read_header(file: BinaryIO) -> ImageInfo:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file, formats=("JPEG",))
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
-        reason = str(error) if not isinstance(error, UnidentifiedImageError) else "its header is damaged"
-        raise BadImage("truncated", f"cannot be read as a JPEG ({reason}); restore it") from None
+    except UnidentifiedImageError:
+        raise BadImage("truncated", "its header is damaged; restore it") from None
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error) as error:
+        raise BadImage("truncated", f"cannot be read as a JPEG ({error}); restore it") from None
     if image.mode not in ("RGB", "L"):
         raise BadImage("cmyk", f"colours are {image.mode}; convert it to RGB")
     return ImageInfo(*image.size, image.mode, orientation if orientation in range(1, 9) else 1)

@@ -19,7 +19,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
                        help="cat,dog or bus=6,car=7 (value in masks), or a file with one per line; "
                             "default: ROOT/classes.txt where it exists, else the 20 classes of VOC")
     group.add_argument("--masks", default="", metavar="DIR",
-                       help="folder of true masks, <id>.png; default: those the list names, else ROOT/SegmentationClass")
+                       help="folder of true masks, <id>.png; default: those the list names, else "
+                            "ROOT/SegmentationClass")
     group.add_argument("--skip-difficult", action="store_true",
                        help="leave out objects that the XML marks as difficult")
 

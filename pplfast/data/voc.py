@@ -34,7 +34,8 @@ def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
         source, title = Path(labels), Path(labels).stem
-        entries = [(row.line, ListEntry(image_id(row.image), _resolve(folder, row.image), None)) for row in read_csv(source)]
+        entries = [(row.line, ListEntry(image_id(row.image), _resolve(folder, row.image), None))
+                   for row in read_csv(source)]
     else:
         source, title = root, "all"
         entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
@@ -57,8 +58,8 @@ def _find_list(root: Path, name: str) -> Path:
 
 
 def _known_lists(root: Path) -> str:
-    names = [path.stem for kind in ("Segmentation", "Main") for path in sorted((root / "ImageSets" / kind).glob("*.txt"))]
-    return ", ".join(dict.fromkeys(names)) or "(ImageSets holds none)"
+    files = [path for kind in ("Segmentation", "Main") for path in sorted((root / "ImageSets" / kind).glob("*.txt"))]
+    return ", ".join(dict.fromkeys(path.stem for path in files)) or "(ImageSets holds none)"
 
 
 def _from_file(path: Path, root: Path, folder: Path) -> list[tuple[int, ListEntry]]:

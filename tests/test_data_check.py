@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+from data_sets import SIZE, make_voc, save_image, save_list, save_xml, spoil_huffman_table
+from PIL import Image
+
+from pplfast import cli
+from pplfast.data.check import KINDS, check_dataset, format_report
+from pplfast.data.dataset import DataConfig, open_dataset
+from pplfast.data.masks import write_mask
+
+ERRORS = ("missing", "empty", "not-jpeg", "truncated", "damaged", "cmyk", "no-labels", "bad-labels", "bad-mask",
+          "mask-size")  # fmt: skip
+WARNINGS = ("grey", "orientation", "no-class", "mask-ids")
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    """Two good images, and one image per kind of fault with the kind for its id; `damaged` shows when decoded."""
+    root = make_voc(tmp_path / "set", {id: ("cat",) for id in ("good", *ERRORS, *WARNINGS, "last")})
+    images, annotations, masks = root / "JPEGImages", root / "Annotations", root / "SegmentationClass"
+    whole = (images / "good.jpg").read_bytes()
+    (images / "missing.jpg").unlink()
+    (images / "empty.jpg").write_bytes(b"")
+    save_image(images / "not-jpeg.jpg", format="PNG")
+    (images / "truncated.jpg").write_bytes(whole[:-100])
+    (images / "damaged.jpg").write_bytes(spoil_huffman_table(whole))
+    save_image(images / "cmyk.jpg", "CMYK")
+    (annotations / "no-labels.xml").unlink()
+    (annotations / "bad-labels.xml").write_text("<annotation>")
+    (masks / "bad-mask.png").write_bytes(b"")
+    write_mask(masks / "mask-size.png", np.zeros(SIZE, np.uint8))  # height and width exchanged
+    save_image(images / "grey.jpg", "L")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    save_image(images / "orientation.jpg", exif=turned)
+    save_xml(annotations / "no-class.xml", "zebra")
+    write_mask(masks / "mask-ids.png", np.full(SIZE[::-1], 21, np.uint8))
+    return root
+
+
+def test_every_fault_is_named_and_none_stops_the_check(spoiled):
+    problems, seen = [], []
+    dataset = open_dataset(DataConfig(str(spoiled), "train"), problems)
+    report = check_dataset(dataset, problems, progress=lambda: seen.append(1))
+    found = {(problem.id, problem.kind, problem.severity) for problem in report.problems}
+    assert found == {
+        *((id, "truncated" if id == "damaged" else id, "error") for id in ERRORS),
+        *((id, id, "warning") for id in WARNINGS),
+    }
+    assert len(report.problems) == len(found)  # each once
+    assert {problem.kind for problem in report.problems} == set(KINDS)
+    assert (report.errors, report.warnings) == (len(ERRORS), len(WARNINGS)) and len(seen) == len(dataset)
+    assert report.counts["cat"] == len(dataset) - 3 and sum(report.counts.values()) == report.counts["cat"]
+    text = format_report(report)
+    for problem in report.problems:
+        assert f"{problem.id}: {problem.path}: {problem.message}" in text
+
+
+def test_result_does_not_depend_on_the_threads(spoiled):
+    problems = []
+    dataset = open_dataset(DataConfig(str(spoiled), "train"), problems)
+    assert check_dataset(dataset, problems, threads=1) == check_dataset(dataset, problems, threads=8)
+
+
+def check(capsys, *arguments):
+    code = cli.main(["data", "check", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_command_exits_with_2_on_errors(spoiled, tmp_path, capsys):
+    code, out, error = check(capsys, "--data", spoiled, "--list", "train", "--json", tmp_path / "out" / "report.json")
+    assert code == 2 and error == "" and f"{len(ERRORS)} errors, {len(WARNINGS)} warnings" in out
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {problem["id"] for problem in saved["problems"]} == {*ERRORS, *WARNINGS}
+    assert saved["images"] == saved["masks"] == 16 and saved["counts"]["cat"] == 13
+
+
+def test_command_exits_with_0_on_warnings_and_on_good_sets(spoiled, capsys):
+    save_list(spoiled, "odd", "good", *WARNINGS)
+    save_list(spoiled, "fine", "good", "last")
+    code, out, _ = check(capsys, "--data", spoiled, "--list", "odd")
+    assert code == 0 and "0 errors, 4 warnings" in out
+    code, out, _ = check(capsys, "--data", spoiled, "--list", "fine")
+    assert code == 0 and "0 errors, 0 warnings" in out
+    assert [line.split() for line in out.splitlines() if line.startswith("  cat ")] == [["cat", "2", "images"]]
+
+
+def test_without_labels_there_are_no_counts(spoiled, capsys):
+    save_list(spoiled, "fine", "good", "no-labels")
+    code, out, _ = check(capsys, "--data", spoiled, "--list", "fine", "--labels", "none")
+    assert code == 0 and "no image labels" in out
+
+
+@pytest.mark.parametrize("arguments, word", [
+    (["--list", "nolist"], "nolist"),
+    (["--list", "empty_list"], "names no image"),
+    (["--list", "train", "--classes", "zebra,gnu"], "gnu"),
+    (["--list", "train", "--classes", "cat=300"], "cat=300"),
+])  # fmt: skip
+def test_a_set_that_cannot_be_opened_is_one_line(spoiled, capsys, arguments, word):
+    save_list(spoiled, "empty_list")
+    if "gnu" in word:
+        (spoiled / "Annotations" / "no-class.xml").unlink()  # it holds the zebra
+    code, out, error = check(capsys, "--data", spoiled, *arguments)
+    assert code == 2 and out == ""
+    assert error.startswith("pplfast data: error: ") and error.count("\n") == 1 and word in error
+
+
+def test_real_voc_images_are_fine(voc_mini, capsys):
+    classes = "bus=6,car=7,cat=8,person=15,train=19"
+    code, out, _ = check(capsys, "--data", voc_mini, "--list", "val", "--classes", classes)
+    assert code == 0 and "VOC2012/val: 60 images, 60 with a mask" in out and "0 errors, 0 warnings" in out
