@@ -53,8 +53,7 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
                 maps = [model.maps(images.to(device), classes) for images in batch.images]
             _write_batch(folder, dataset, batch, maps, config.flip, npy)
             progress.advance(len(batch.indices))
-        folder.outcome.seconds = progress.seconds
-    return folder.outcome
+    return folder.finish(progress.seconds)
 
 
 def own_classes(labels: np.ndarray) -> Tensor:

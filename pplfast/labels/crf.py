@@ -61,6 +61,7 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, preset: str | CrfPre
     model = densecrf.DenseCRF2D(width, height, count)
     model.setUnaryEnergy(np.ascontiguousarray(unary))
     model.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
-    model.addPairwiseBilateral(sxy=settings.bilateral_sxy, srgb=settings.bilateral_srgb,
-                               rgbim=np.ascontiguousarray(image), compat=settings.bilateral_compat)
+    writable = np.require(image, requirements=["C", "W"])  # pydensecrf takes no read-only array
+    model.addPairwiseBilateral(sxy=settings.bilateral_sxy, srgb=settings.bilateral_srgb, rgbim=writable,
+                               compat=settings.bilateral_compat)
     return np.array(model.inference(settings.iterations), dtype=np.float32).reshape(count, height, width)

@@ -67,6 +67,15 @@ class OutputFolder:
         with open(self.path / BAD_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps({"id": image_id, "error": reason}) + "\n")
 
+    def finish(self, seconds: float) -> Outcome:
+        """The outcome of the pass. Raises UserError when every image failed: then it is not the images."""
+        self.outcome.seconds = seconds
+        bad = self.outcome.bad
+        if bad and not self.outcome.written and not self.outcome.skipped:
+            raise UserError(f"{self.path}: all {len(bad)} images failed (first: {bad[0][0]}: {bad[0][1]}); see "
+                            f"{self.path / BAD_FILE}")
+        return self.outcome
+
 
 def read_settings(folder: str | os.PathLike) -> Any:
     """The settings that a folder was filled with; None where it has no record of them."""

@@ -58,8 +58,7 @@ def generate_labels(cams: str | os.PathLike, dataset: Dataset, config: LabelConf
             else:
                 folder.outcome.written += 1
             progress.advance()
-        folder.outcome.seconds = progress.seconds
-    return folder.outcome
+    return folder.finish(progress.seconds)
 
 
 def label_image(task: LabelTask, classes: ClassList, config: LabelConfig) -> str:
@@ -69,8 +68,10 @@ def label_image(task: LabelTask, classes: ClassList, config: LabelConfig) -> str
     """
     try:
         labels = compute_labels(task, classes, config)
-    except Exception as error:
-        return str(error) or repr(error)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # whatever it is, the other images can still be done
+        return repr(error)
     write_mask(task.output, labels)
     return ""
 

@@ -1,0 +1,194 @@
+"""CAM files to label PNGs: values, palette, resume, bad images, and the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from labels_small import small_dataset, write_cams
+from PIL import Image
+
+from pplfast.cli import main
+from pplfast.data.masks import voc_palette
+from pplfast.errors import UserError
+from pplfast.labels.camfile import load_cam
+from pplfast.labels.crf import dense_crf
+from pplfast.labels.pseudo import generate_labels
+from pplfast.recipe import LabelConfig
+
+THRESHOLD = LabelConfig(background="threshold", value=0.4, crf="none")
+WITH_CRF = LabelConfig(background="alpha", value=4.0, crf="probabilities")
+
+
+@pytest.fixture
+def small(tmp_path):
+    dataset = small_dataset(tmp_path)
+    return dataset, write_cams(tmp_path / "cams", dataset), tmp_path / "labels"
+
+
+def read_all(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def test_pngs_hold_mask_ids_under_the_voc_palette(small):
+    dataset, cams, out = small
+    outcome = generate_labels(cams, dataset, THRESHOLD, out, jobs=1)
+    assert (outcome.written, outcome.skipped, outcome.bad) == (5, 0, [])
+    with Image.open(out / "im2.png") as image:
+        assert image.mode == "P" and bytes(image.getpalette())[:48] == voc_palette()[:48]
+        ids = np.array(image)
+    maps = load_cam(cams / "im2.npz").full()
+    expected = np.where(maps.max(0) > np.float32(0.4), np.array([6, 8, 15])[maps.argmax(0)], 0)
+    np.testing.assert_array_equal(ids, expected)
+    assert set(np.unique(np.array(Image.open(out / "im0.png")))) == {0, 6}
+
+
+def test_crf_result_is_the_argmax_of_its_marginals(small):
+    dataset, cams, out = small
+    generate_labels(cams, dataset, WITH_CRF, out, jobs=1)
+    maps = load_cam(cams / "im1.npz").full()
+    scores = np.concatenate([(1 - maps.max(0, keepdims=True)) ** 4, maps])
+    marginals = dense_crf(np.array(Image.open(dataset.images[1])), scores, "probabilities")
+    np.testing.assert_array_equal(np.array(Image.open(out / "im1.png")), np.array([0, 8, 15])[marginals.argmax(0)])
+
+
+def test_pool_equals_sequential_and_resume_keeps_what_is_there(small, tmp_path):
+    dataset, cams, out = small
+    generate_labels(cams, dataset, WITH_CRF, out, jobs=1)
+    generate_labels(cams, dataset, WITH_CRF, tmp_path / "pool", jobs=2)
+    assert read_all(out) == read_all(tmp_path / "pool") and len(read_all(out)) == 5
+    before = (out / "im0.png").stat().st_mtime_ns
+    (out / "im3.png").unlink()
+    outcome = generate_labels(cams, dataset, WITH_CRF, out, jobs=1)
+    assert (outcome.written, outcome.skipped) == (1, 4)
+    assert (out / "im0.png").stat().st_mtime_ns == before and read_all(out) == read_all(tmp_path / "pool")
+
+
+def test_a_bad_image_is_noted_and_the_rest_goes_on(small):
+    dataset, cams, out = small
+    dataset.images[1].write_bytes(b"no image")
+    (cams / "im2.npz").write_bytes(b"no cam")
+    Image.new("RGB", (9, 9)).save(dataset.images[4])
+    outcome = generate_labels(cams, dataset, WITH_CRF, out, jobs=2)
+    assert outcome.written == 2 and sorted(name for name, _ in outcome.bad) == ["im1", "im2", "im4"]
+    notes = {entry["id"]: entry["error"] for entry in map(json.loads, (out / "bad.jsonl").read_text().splitlines())}
+    assert "im1.jpg: cannot be read" in notes["im1"] and "im2.npz: not a readable CAM" in notes["im2"]
+    assert "is 9 x 9 pixels, but its CAM is for 29 x 37" in notes["im4"]
+    assert sorted(read_all(out)) == ["im0.png", "im3.png"]
+
+
+def test_when_all_images_fail_it_is_an_error(small):
+    dataset, cams, out = small
+    for image in dataset.images:
+        image.unlink()
+    with pytest.raises(UserError, match="all 5 images failed .first: im0: .*im0.jpg: cannot be read"):
+        generate_labels(cams, dataset, WITH_CRF, out, jobs=1)
+
+
+def test_an_output_that_cannot_be_written_stops_the_run(small, monkeypatch):
+    dataset, cams, out = small
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    generate_labels(cams, dataset.subset([1]), THRESHOLD, out, jobs=1)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="im0.png: the disk is full"):
+        generate_labels(cams, dataset, THRESHOLD, out, jobs=1)
+    assert not list(out.glob(".*partial"))
+
+
+def test_other_settings_and_missing_cams_are_refused(small):
+    dataset, cams, out = small
+    generate_labels(cams, dataset, THRESHOLD, out, jobs=1)
+    with pytest.raises(UserError, match="labels: was filled with background = 'threshold', not 'alpha'"):
+        generate_labels(cams, dataset, WITH_CRF, out, jobs=1)
+    (cams / "im1.npz").unlink()
+    with pytest.raises(UserError, match="1 of the list's 5 images have no .npz here .first: im1."):
+        generate_labels(cams, dataset, THRESHOLD, out, jobs=1)
+
+
+@pytest.fixture
+def voc_root(small):
+    """The same data as a VOC root with a list and a CSV of labels."""
+    dataset, cams, out = small
+    root = out.parent
+    (root / "images").rename(root / "JPEGImages")
+    (root / "masks").rename(root / "SegmentationClass")
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(dataset.ids))
+    rows = [f"{name},{';'.join(np.array(dataset.classes.names)[labels > 0])}"
+            for name, labels in zip(dataset.ids, dataset.labels, strict=True)]
+    (root / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    return ["--data", str(root), "--list", "val", "--labels", str(root / "labels.csv"), "--classes",
+            "bus=6,cat=8,person=15"], cams, out
+
+
+def test_commands_label_and_eval(voc_root, capsys):
+    data, cams, out = voc_root
+    assert main(["eval", *data, "--cams", str(cams), "--out", str(out.parent / "eval.json"), "--jobs", "1"]) == 0
+    sweep = json.loads((out.parent / "eval.json").read_text())
+    assert sweep["images"] == 5 and len(sweep["sweep"]) == 56 and "val, 5 of 5 images" in capsys.readouterr().out
+    assert main(["label", *data, "--cams", str(cams), "--out", str(out), "--crf", "none", "--jobs", "1"]) == 0
+    assert f"threshold {sweep['threshold']:g}: the best CAM mIoU" in capsys.readouterr().out
+    assert main(["eval", *data, "--pngs", str(out), "--out", str(out.parent / "label.json"), "--jobs", "1"]) == 0
+    assert json.loads((out.parent / "label.json").read_text())["miou"] == pytest.approx(sweep["miou"], abs=1e-9)
+
+
+@pytest.mark.parametrize("change,message", [
+    (["--cams", "nowhere"], "nowhere: no such folder; make it with `pplfast cam`"),
+    (["--value", "1.5"], "background threshold 1.5: must lie between 0 and 1"),
+    (["--background", "alpha"], "--background alpha needs --value"),
+    (["--masks", "nowhere"], "nowhere: no such folder of masks"),
+])
+def test_command_errors_are_one_line(voc_root, capsys, change, message):
+    data, cams, out = voc_root
+    assert main(["label", *data, "--cams", str(cams), "--out", str(out), "--jobs", "1", *change]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def wait_for_end_of_group(group, seconds):
+    """Names of the processes of the group that still run after that time (Python's resource tracker ends a bit later)."""
+    deadline = time.monotonic() + seconds
+    while True:
+        alive = []
+        for process in psutil.process_iter(["status", "name"]):
+            try:
+                if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    alive.append(process.info["name"])
+            except ProcessLookupError:
+                continue
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.05)
+
+
+def test_interrupt_ends_command_and_workers_and_resume_completes(voc_root, tmp_path):
+    data, cams, out = voc_root
+    names = [f"copy{number}" for number in range(60)]
+    root = data[1]
+    for name in names:
+        os.link(f"{root}/JPEGImages/im2.jpg", f"{root}/JPEGImages/{name}.jpg")
+        os.link(cams / "im2.npz", cams / f"{name}.npz")
+    (tmp_path / "many.txt").write_text("\n".join(names))
+    command = [sys.executable, "-m", "pplfast", "label", "--data", root, "--list", str(tmp_path / "many.txt"),
+               "--labels", "none", "--classes", "bus=6,cat=8,person=15", "--cams", str(cams), "--out", str(out),
+               "--value", "0.3", "--jobs", "2"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(read_all(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: parent and workers get it
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "interrupted" in error and "Traceback" not in error
+    assert 3 <= len(read_all(out)) < 60 and not list(out.glob(".*partial"))
+    assert wait_for_end_of_group(process.pid, seconds=10) == []
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert len(read_all(out)) == 60 and len(set(read_all(out).values())) == 1
