@@ -1,3 +1,4 @@
+import errno
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         make_demo(tmp_path / "set", SMALL, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, *args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match="set: the disk is full"):
+        make_demo(tmp_path / "set", SMALL)
     assert list(tmp_path.iterdir()) == []
 
 

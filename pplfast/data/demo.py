@@ -12,7 +12,7 @@ from PIL import Image
 
 from pplfast.data.demo_objects import KINDS
 from pplfast.data.demo_scene import Scene, render_scene
-from pplfast.data.masks import write_mask
+from pplfast.data.masks import mask_image
 from pplfast.errors import UserError
 from pplfast.files import explain_os_error, read_json, write_json
 
@@ -91,7 +91,7 @@ def _write(root: Path, config: DemoConfig, progress: Callable[[], None] | None) 
             # A generator per image: no image depends on how many there are before it.
             scene = render_scene(config.size, np.random.default_rng((config.seed, part, index)))
             Image.fromarray(scene.image).save(root / "JPEGImages" / f"{id}.jpg", quality=JPEG_QUALITY)
-            write_mask(root / "SegmentationClass" / f"{id}.png", scene.mask)
+            mask_image(scene.mask).save(root / "SegmentationClass" / f"{id}.png")
             (root / "Annotations" / f"{id}.xml").write_text(_annotation(id, scene), encoding="utf-8")
             if progress:
                 progress()

@@ -70,7 +70,7 @@ KINDS = (
     Kind("leaf", 0.40, lambda u, v: abs(v) + u**2, lambda x, y: _wave(x + abs(y)),
          _spiral, ((1.0, 0.0, 0.85), (1.0, 0.95, 0.55))),
     Kind("kite", 0.83, lambda u, v: abs(v) + np.where(u > 0.2, (u - 0.2) / 0.8, (0.2 - u) / 1.2),
-         lambda x, y: _wave(y), lambda x, y: np.arctan2(y, x) * 3 / np.pi % 1 > 0.5,
+         lambda x, y: _wave(y + 0.3 * _wave(x / 2)), lambda x, y: np.arctan2(y, x) * 3 / np.pi % 1 > 0.5,
          ((0.0, 0.65, 0.10), (1.0, 0.55, 0.0))),
 )  # fmt: skip
 

@@ -37,11 +37,17 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         raise UserError(f"{path}: not a readable PNG mask ({error}); restore it") from None
 
 
-def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
-    """Save class ids, uint8 (H, W), as a PNG with VOC's palette; readers never see half a file."""
+def mask_image(mask: np.ndarray) -> Image.Image:
+    """Class ids, uint8 (H, W), as a palette image in VOC's colours."""
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f"a mask must be uint8 (H, W), not {mask.dtype} {mask.shape}")
     image = Image.fromarray(mask)
     image.putpalette(voc_palette())
+    return image
+
+
+def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
+    """Save class ids, uint8 (H, W), as a PNG with VOC's palette; readers never see half a file."""
+    image = mask_image(mask)
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
