@@ -34,8 +34,12 @@ def run(args: argparse.Namespace) -> int:
     import torch  # after the arguments and the data set, so that their errors come at once
 
     from pplfast.labels.cam import generate_cams
-    from pplfast.train import load_classifier
+    from pplfast.train import load_classifier, read_info
 
+    trained = read_info(args.model).class_names
+    if trained != dataset.classes.names:
+        raise UserError(f"{args.model}: was trained for the classes {', '.join(trained)}, not "
+                        f"{', '.join(dataset.classes.names)}; give --classes as in training")
     model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     print(generate_cams(model, dataset, config, args.out, npy=args.npy).summary("CAMs", args.out))
     return 0

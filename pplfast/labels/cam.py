@@ -42,7 +42,7 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
     with Progress("CAMs", len(pending)) as progress, torch.inference_mode():
 
         def on_bad(index: int, reason: str) -> None:
-            folder.failed(dataset.ids[index], reason)
+            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
             progress.advance()
 
         batches = loader(dataset, config.scales, config.flip, model.backbone.mean, model.backbone.std, config.batch,

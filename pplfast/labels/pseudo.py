@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
@@ -88,10 +88,10 @@ def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> 
 
 
 def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, 3) RGB, turned as its EXIF says, as the loader does. UserError when it is not of this size."""
+    """uint8 (H, W, 3) RGB as stored: like the loader, it takes no notice of EXIF. UserError for another size."""
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            pixels = np.array(image.convert("RGB"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
     if pixels.shape[:2] != size:
