@@ -4,6 +4,7 @@ Images travel between the graphs as decoded uint8 arrays in host memory. So fres
 one batch, and the augmentation cannot tell them apart.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
@@ -170,14 +171,14 @@ def to_torch(batch) -> torch.Tensor:
 
 def ahead(submit: Callable[[Item], "Future[Result]"], items: Iterable[Item], count: int) -> Iterator[Result]:
     """Results in the order of `items`, with up to `count` submitted before they are asked for."""
-    waiting: list[Future[Result]] = []
+    waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
             waiting.append(submit(item))
             if len(waiting) > count:
-                yield waiting.pop(0).result()
+                yield waiting.popleft().result()
         while waiting:
-            yield waiting.pop(0).result()
+            yield waiting.popleft().result()
     finally:
         for future in waiting:
             future.cancel()

@@ -1,0 +1,64 @@
+"""Order, shares of the ranks, and the geometry of the augmentation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pplfast.data import sampling
+from pplfast.recipe import AugmentConfig
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 50), batch=st.integers(1, 6), world=st.integers(1, 5))
+def test_each_image_counts_once_per_epoch_over_all_ranks(count, batch, world):
+    order = sampling.epoch_order(seed=3, epoch=2, count=count)
+    counted = np.zeros(count)
+    for step in range(sampling.steps_per_epoch(count, batch, world)):
+        shards = [sampling.shard(order, step, batch, rank, world) for rank in range(world)]
+        assert len({len(shard.indices) for shard in shards}) == 1 and 1 <= len(shards[0].indices) <= batch
+        assert sum(shard.weights.sum() for shard in shards) == shards[0].total
+        for shard in shards:
+            np.add.at(counted, shard.indices, shard.weights)
+    assert (counted == 1).all()
+
+
+def test_ranks_together_see_the_step_of_one_rank_with_a_larger_batch():
+    order = sampling.epoch_order(seed=0, epoch=0, count=23)
+    for step in range(sampling.steps_per_epoch(23, 4, 2)):
+        parts = [sampling.shard(order, step, 4, rank, 2) for rank in range(2)]
+        whole = sampling.shard(order, step, 8, 0, 1)
+        assert np.concatenate([part.indices[part.weights > 0] for part in parts]).tolist() == whole.indices.tolist()
+
+
+def test_order_depends_on_seed_and_epoch():
+    orders = {tuple(sampling.epoch_order(seed, epoch, 30)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+    assert all(sorted(order) == list(range(30)) for order in orders)
+    assert (sampling.epoch_order(1, 2, 30) == sampling.epoch_order(1, 2, 30)).all()
+
+
+def test_random_numbers_of_an_image_do_not_depend_on_the_number_of_images():
+    assert (sampling.epoch_uniforms(1, 2, 10) == sampling.epoch_uniforms(1, 2, 40)[:10]).all()
+
+
+def test_geometry_stays_inside_and_covers_the_range():
+    augment = AugmentConfig(crop=64, resize_long=(40, 96), flip=0.25)
+    shapes = np.tile([[60, 80], [90, 70], [300, 20]], (2000, 1))
+    cut = sampling.geometry(shapes, sampling.epoch_uniforms(0, 0, len(shapes)), augment)
+    assert (cut.roi_start >= 0).all() and (cut.roi_end <= shapes + 1e-3).all() and (cut.roi_start < cut.roi_end).all()
+    assert cut.size.min() >= 1 and cut.size.max() == 64
+    assert cut.place.min() == 0 and cut.place.max() == 1
+    assert cut.flip.mean() == pytest.approx(0.25, abs=0.03)
+    # The whole of the long side is visible where it fits: its length is uniform over 40..64 there.
+    long = cut.size[:, 1][shapes[:, 1] == 80]
+    counts = np.bincount(long[long < 64].astype(int), minlength=64)[40:]
+    assert counts.min() > 0 and counts.max() < 3 * counts.mean()
+
+
+def test_jitter_factors_are_centred_on_one():
+    factors = sampling.jitter_factors(sampling.epoch_uniforms(0, 0, 5000), 0.3)
+    assert set(factors) == {"brightness", "contrast", "saturation"}
+    for values in factors.values():
+        assert 0.7 <= values.min() < 0.71 and 1.29 < values.max() <= 1.3
+        assert values.mean() == pytest.approx(1, abs=0.02)
