@@ -43,7 +43,7 @@ class Backbone(nn.Module):
     A subclass sets the class attributes, registers its modules, and gives `specs`, `block_modules` and `_block`.
     """
 
-    name: ClassVar[str]
+    name: str
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     frozen_default: ClassVar[int]  # how many early blocks this field usually freezes
@@ -135,7 +135,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None) -> None:
+    def initialise(self) -> None:
         """Random weights: Kaiming (fan in), identity BatchNorm.
 
         As a frozen BatchNorm normalises nothing, n residual branches would each add their variance: they are
@@ -143,7 +143,7 @@ class Backbone(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, Conv):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         ends = self._residual_ends()
         for conv in ends:
             conv.weight.mul_(len(ends) ** -0.5)

@@ -7,6 +7,8 @@ shift, exact up to rounding, with the gradient reaching w through the product.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +34,7 @@ class FrozenBatchNorm(nn.Module):
         """(scale, shift), each (C,), in the buffers' dtype; computed once for given buffers."""
         state = fingerprint(self.weight, self.bias, self.running_mean, self.running_var)
         if self._affine is None or self._affine[0] != state:
-            with torch.no_grad():
+            with _kept():
                 scale = self.weight * (self.running_var + self.eps).rsqrt()
                 self._affine = (state, scale, self.bias - self.running_mean * scale)
         return self._affine[1], self._affine[2]
@@ -120,7 +122,7 @@ class Conv(nn.Conv2d):
         scale_shift = () if bn is None else bn.affine()
         state = (dtype, fingerprint(self.weight, *scale_shift))
         if self._folded is None or self._folded[0] != state:
-            with torch.no_grad():
+            with _kept():
                 weight, bias = self._fold(bn)
                 self._folded = (state, weight.to(dtype), None if bias is None else bias.to(dtype))
         return self._folded[1], self._folded[2]
@@ -143,6 +145,13 @@ class Conv(nn.Conv2d):
     def _load_from_state_dict(self, *args, **kwargs):
         self._folded = None
         super()._load_from_state_dict(*args, **kwargs)
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """For tensors kept between calls: without gradient, and usable in training though made in inference mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:

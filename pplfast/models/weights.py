@@ -1,6 +1,5 @@
 """Weight files into a backbone: every tensor is accounted for, and a mismatch is refused by name."""
 
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pplfast.models.backbone import Backbone
 from pplfast.models.mxnet import is_mxnet_file, published_name, read_params
 
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the tensors
-CLASSIFIERS = ("fc.", "_fc.", "linear1000", "fc8.", "classifier.")
+CLASSIFIERS = ("fc.", "_fc.", "linear1000", "fc8.")
 BOOKKEEPING = "num_batches_tracked"  # BatchNorm's counter, meaningless with frozen statistics
 
 
@@ -94,7 +93,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can make the reader fail in nearly any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a readable weight file ({reason[:120]}); expected a PyTorch state dict (.pth, "
                         ".pt), .safetensors or MXNet .params file") from None
