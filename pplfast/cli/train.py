@@ -1,0 +1,103 @@
+"""`pplfast train`: a classifier from a recipe and a data set, alone or under the `deepspeed` launcher."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import tomllib
+from typing import Any
+
+from pplfast.data.options import add_data_arguments, dataset_from_arguments
+from pplfast.errors import UserError
+from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+
+VARIANTS = ("plain", "ppl", "explicit")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    add_recipe_arguments(parser)
+    parser.add_argument("--variant", default="ppl", choices=VARIANTS,
+                        help="plain: no patches; ppl: the recipe's stages one after the other; explicit: all positions "
+                             "at once (default: %(default)s)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out at its last checkpoint")
+    add_training_arguments(parser)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", required=True, metavar="NAME",
+                        help=f"a recipe file (TOML), or one of: {', '.join(preset_names())}")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="change a setting of the recipe, like optim.lr=0.02 or stages.0.epochs=2; repeatable")
+    parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's seed")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=0, metavar="N",
+                        help="per rank (default: the cores divided by the ranks of this machine)")
+    parser.add_argument("--cache-mb", type=float, default=4096, metavar="MB",
+                        help="memory for decoded images, per rank (default: %(default)s)")
+    parser.add_argument("--checkpoint-every", type=int, default=100, metavar="N",
+                        help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--log-every", type=int, default=10, metavar="N",
+                        help="optimizer steps (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("checkpoint_every", "log_every"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+    recipe = recipe_from_arguments(args)
+    dataset = dataset_from_arguments(args)
+
+    from pplfast.train import TrainOptions, train  # after the arguments, so that their errors come at once
+    from pplfast.train.ranks import OtherRankError, stop_ranks
+
+    options = TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_every=args.checkpoint_every,
+                           log_every=args.log_every, local_rank=args.local_rank)
+    try:
+        result = train(recipe, dataset, args.out, resume=args.resume, variant=args.variant, options=options)
+    except OtherRankError:
+        return 2  # another rank prints the message
+    finally:
+        stop_ranks()
+    if os.environ.get("RANK", "0") == "0":
+        done = "was finished before" if result.already_finished else "finished"
+        print(f"{result.folder}: {done}: {result.steps} steps, {result.seconds:.1f} s, loss {result.loss:.4f}",
+              file=sys.stderr)
+    return 0
+
+
+def recipe_from_arguments(args: argparse.Namespace) -> Recipe:
+    """The recipe of `add_recipe_arguments`, with its changes applied and checked."""
+    recipe = load_recipe(args.recipe)
+    if args.overrides:
+        table = recipe_to_dict(recipe)
+        for text in args.overrides:
+            _override(table, text)
+        recipe = recipe_from_dict(table, f"{args.recipe} with --set {' '.join(args.overrides)}")
+    return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    """Put the value of "optim.lr=0.02" into the nested table; an unknown last key is left to the recipe's own check."""
+    path, equals, value = text.partition("=")
+    *parents, last = path.strip().split(".")
+    target: Any = table
+    try:
+        for key in parents:
+            target = target[int(key)] if isinstance(target, list | tuple) else target[key]
+        if not equals or not isinstance(target, dict):
+            raise KeyError(path)
+        target[last] = _parse(value.strip())
+    except (KeyError, IndexError, ValueError, TypeError):
+        raise UserError(f"--set {text}: must be KEY=VALUE with a key of the recipe, like optim.lr=0.02") from None
+
+
+def _parse(value: str) -> Any:
+    """A TOML value; anything that is none is taken as text, so that quotes are optional."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value

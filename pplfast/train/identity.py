@@ -1,0 +1,83 @@
+"""What a training folder belongs to: the settings and the data that its weights depend on."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pplfast.data.dataset import Dataset
+from pplfast.errors import UserError
+from pplfast.files import read_json, write_json
+from pplfast.recipe import Recipe, recipe_to_dict
+from pplfast.train.model_file import DESCRIPTION, library_versions
+
+RECORD = "recipe.json"
+USED = ("seed", "model", "augment", "optim", "stages")  # parts of a recipe that training depends on
+
+
+def describe(recipe: Recipe, variant: str, dataset: Dataset) -> dict[str, Any]:
+    """The contents of recipe.json."""
+    return {
+        "variant": variant,
+        "recipe": recipe_to_dict(recipe),
+        "dataset": {
+            "name": dataset.name,
+            "images": len(dataset),
+            "classes": list(dataset.classes.names),
+            "content": _digest(dataset),
+        },
+        "versions": library_versions(),
+    }
+
+
+def claim_folder(folder: Path, record: dict[str, Any], resume: bool) -> str:
+    """Decide what to do with `folder`: "finished", "resume" or "start". Called by rank 0 alone.
+
+    Writes recipe.json into a fresh folder. Raises UserError if the folder belongs to another run, or to an unfinished
+    one and `resume` is off.
+    """
+    path = folder / RECORD
+    if path.is_file():
+        _refuse_other(folder, read_json(path), record)
+        if (folder / DESCRIPTION).is_file():
+            return "finished"
+        if resume:
+            return "resume"
+        if any((folder / "checkpoints").glob("stage*")):
+            raise UserError(f"{folder}: holds an unfinished run of these settings; add --resume to continue it, or "
+                            f"choose another --out")
+    elif (folder / DESCRIPTION).exists() or (folder / "checkpoints").exists():
+        raise UserError(f"{folder}: holds a training run without {RECORD}; choose another --out")
+    write_json(path, record)
+    return "start"
+
+
+def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -> None:
+    old, new = _flat(_essence(there)), _flat(_essence(record))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise UserError(f"{folder}: holds a run with {key} = {old.get(key)!r}, not {new.get(key)!r}; choose "
+                            f"another --out")
+
+
+def _essence(record: dict[str, Any]) -> dict[str, Any]:
+    recipe = record.get("recipe", {})
+    return {"variant": record.get("variant"), "dataset": record.get("dataset"),
+            **{key: recipe.get(key) for key in USED}}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict with dotted keys."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _digest(dataset: Dataset) -> str:
+    """Of the ids and the labels; the images themselves are taken on trust."""
+    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    digest.update(dataset.labels.tobytes())
+    return digest.hexdigest()[:16]

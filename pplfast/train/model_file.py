@@ -1,0 +1,105 @@
+"""The file of a trained classifier: weights in safetensors, and what they are in JSON beside them."""
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pplfast.errors import UserError
+from pplfast.files import atomic_path, read_json, write_json
+from pplfast.models import create
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import ModelConfig
+from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
+from pplfast.version import __version__
+
+WEIGHTS, DESCRIPTION = "classifier.safetensors", "classifier.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ClassifierInfo:
+    """What classifier.json says."""
+
+    variant: str  # plain, ppl or explicit
+    class_names: tuple[str, ...]
+    class_ids: tuple[int, ...]  # values in masks
+    stages: tuple[tuple[str, int], ...]  # (block name, grid) of the last stage; all of them for explicit
+    model: dict[str, Any]  # recipe.ModelConfig
+    recipe: dict[str, Any]
+    dataset: str
+    training: dict[str, Any]  # steps, images, seconds, images_per_s, loss
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def library_versions() -> dict[str, str]:
+    versions = {"pplfast": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for name in ("deepspeed", "triton"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def save_classifier(model: PatchClassifier, info: ClassifierInfo, folder: Path) -> None:
+    """Write classifier.safetensors, then classifier.json: where the second exists, both are whole."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # it reports the operating system's errors as its own
+            if "No space left" not in str(error):
+                raise
+            raise UserError(f"{folder / WEIGHTS}: the disk is full; make space, then run again with --resume") from None
+    write_json(folder / DESCRIPTION, asdict(info))
+
+
+def read_info(path: str | Path) -> ClassifierInfo:
+    """Of a training folder, its classifier.json or its classifier.safetensors. Raises UserError if it is none."""
+    folder = _folder(path)
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(f"{folder}: holds no {DESCRIPTION}; give the folder of a finished `pplfast train`")
+    table = read_json(folder / DESCRIPTION)
+    try:
+        if table["format"] != FORMAT:
+            raise UserError(f"{folder / DESCRIPTION}: format {table['format']}, this pplfast reads {FORMAT}; "
+                            f"train again, or use the pplfast that wrote it")
+        table["class_names"], table["class_ids"] = tuple(table["class_names"]), tuple(table["class_ids"])
+        table["stages"] = tuple((str(name), int(grid)) for name, grid in table["stages"])
+        return ClassifierInfo(**table)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / DESCRIPTION}: not a classifier description ({error!r}); train again") from None
+
+
+def load_classifier(path: str | Path) -> PatchClassifier:
+    """The classifier of a training folder (or of one of its two files), on the CPU, in eval mode, its stage set."""
+    info, folder = read_info(path), _folder(path)
+    try:
+        config = ModelConfig(**info.model)
+        backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
+        model = PatchClassifier(backbone, len(info.class_names), MODE_OF_VARIANT[info.variant], config.dropout,
+                                branches=len(info.stages))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.set_stage([patch_stage(backbone, name, grid) for name, grid in info.stages])
+    except FileNotFoundError:
+        raise UserError(f"{folder / WEIGHTS}: no such file; train again") from None
+    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder / WEIGHTS}: does not fit {DESCRIPTION} ({reason}); train again") from None
+    return model.eval()
+
+
+def _folder(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        return path
+    if path.name in (WEIGHTS, DESCRIPTION):
+        return path.parent
+    raise UserError(f"{path}: neither a training folder nor a {WEIGHTS}; give the --out folder of `pplfast train`")

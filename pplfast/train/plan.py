@@ -1,0 +1,73 @@
+"""What a recipe and a variant mean for one backbone: the kind of classifier, and its stages."""
+
+from dataclasses import dataclass
+
+from pplfast.errors import UserError
+from pplfast.models import Backbone, create
+from pplfast.patch.branches import PatchStage
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import Recipe, StageConfig
+
+MODE_OF_VARIANT = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of training: one DeepSpeed engine, one run of the learning rate from its start to zero."""
+
+    names: tuple[str, ...]  # of the blocks after which the patches are cut
+    patches: tuple[PatchStage, ...]
+    epochs: float
+    lr: float  # factor on optim.lr
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        return tuple(stage.grid for stage in self.patches)
+
+    def __str__(self) -> str:
+        parts = [f"{name} {grid}x{grid}" for name, grid in zip(self.names, self.grids, strict=True)]
+        return " + ".join(parts) or "no patches"
+
+
+def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassifier, tuple[StagePlan, ...]]:
+    """The classifier with its weights loaded and its early blocks frozen, and the stages to train.
+
+    Raises UserError for a backbone, weight file, position or grid that cannot be.
+    """
+    backbone, _ = create(recipe.model.backbone, weights=recipe.model.weights, output_stride=recipe.model.output_stride)
+    frozen = recipe.model.frozen_blocks
+    backbone.freeze(backbone.frozen_default if frozen < 0 else frozen)
+    stages = plan_stages(recipe, variant, backbone)
+    branches = len(stages[0].patches)
+    model = PatchClassifier(backbone, classes, MODE_OF_VARIANT[variant], recipe.model.dropout, branches)
+    return model, stages
+
+
+def plan_stages(recipe: Recipe, variant: str, backbone: Backbone) -> tuple[StagePlan, ...]:
+    """Plain and explicit have one stage of the recipe's total epochs; progressive has the recipe's stages."""
+    if variant == "plain":
+        return (StagePlan((), (), recipe.epochs, 1.0),)
+    if variant == "explicit":
+        found = {}  # the same cut twice is one branch
+        for stage in recipe.stages:
+            if stage.position:
+                found[patch_stage(backbone, stage.position, stage.grid)] = stage.position
+        if not found:
+            raise UserError("variant explicit: no stage of the recipe has a position; name one, or train plain")
+        return (StagePlan(tuple(found.values()), tuple(found), recipe.epochs, 1.0),)
+    return tuple(_progressive_stage(backbone, stage) for stage in recipe.stages)
+
+
+def patch_stage(backbone: Backbone, name: str, grid: int) -> PatchStage:
+    """The cut after the block called `name`. Raises UserError naming the blocks that can be cut after."""
+    position = backbone.position(name) + 1
+    if position == len(backbone.specs):
+        names = ", ".join(spec.name for spec in backbone.specs[:-1])
+        raise UserError(f"position '{name}': no block of {backbone.name} follows it; choose one of: {names}")
+    return PatchStage(position, grid)
+
+
+def _progressive_stage(backbone: Backbone, stage: StageConfig) -> StagePlan:
+    if not stage.position:
+        return StagePlan((), (), stage.epochs, stage.lr)
+    return StagePlan((stage.position,), (patch_stage(backbone, stage.position, stage.grid),), stage.epochs, stage.lr)

@@ -1,0 +1,25 @@
+"""Learning rates and lengths of stages, as plain numbers indexed by the iteration."""
+
+import math
+
+import numpy as np
+
+from pplfast.recipe import OptimConfig
+
+
+def steps_per_epoch(micro_batches: int, accumulation: int) -> int:
+    """Optimizer steps of an epoch; the last one may accumulate fewer micro-batches."""
+    return math.ceil(micro_batches / accumulation)
+
+
+def stage_iterations(epochs: float, steps: int) -> int:
+    return max(1, round(epochs * steps))
+
+
+def learning_rates(optim: OptimConfig, factor: float, iterations: int, warmup: int) -> np.ndarray:
+    """float64 (iterations,): lr * factor * (1 - t / iterations)^poly, times (t + 1) / warmup in the first `warmup`."""
+    t = np.arange(iterations)
+    rates = optim.lr * factor * (1 - t / iterations) ** optim.poly
+    if warmup:
+        rates *= np.minimum(1.0, (t + 1) / warmup)
+    return rates

@@ -1,0 +1,127 @@
+"""One optimizer step, and the watch over its loss."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pplfast.data.loader import Batch, TrainLoader
+from pplfast.errors import UserError
+from pplfast.train.checkpoint import CheckpointFolder
+from pplfast.train.loss import image_losses
+from pplfast.train.ranks import OtherRankError, Ranks, gather
+from pplfast.train.schedules import steps_per_epoch
+
+
+def step_batches(loader: TrainLoader, accumulation: int, step: int) -> Iterator[list[Batch]]:
+    """The micro-batches of step `step`, `step` + 1, ... counted over all epochs, without end.
+
+    A step never reaches into the next epoch, so that accumulation and one larger batch see the same images.
+    """
+    per_epoch = steps_per_epoch(loader.batches_per_epoch, accumulation)
+    epoch, start = divmod(step, per_epoch)
+    while True:
+        batches = iter(loader.epoch(epoch, start * accumulation))
+        for _ in range(start, per_epoch):
+            yield list(itertools.islice(batches, accumulation))
+        epoch, start = epoch + 1, 0
+
+
+def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
+    """Random numbers (dropout) as a function of the step: a resumed run draws the same without a saved state."""
+    state = np.random.SeedSequence([seed % 2**32, stage, iteration, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))
+
+
+def train_step(engine: Any, batches: Sequence[Batch], accumulation: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Forward, backward and update. Returns the mean loss over all images of all ranks (a scalar on the device), and
+    this rank's losses, one per row of the batches.
+
+    DeepSpeed averages gradients over ranks and accumulation steps. With unequal shares (the last step of an epoch)
+    that is not the mean over the images: each loss is scaled so that it is.
+    """
+    images = sum(batch.total for batch in batches)
+    losses = []
+    for k, batch in enumerate(batches):
+        engine.set_gradient_accumulation_boundary(k == len(batches) - 1)
+        batch_losses = image_losses(engine(batch.images), batch.labels, batch.weights)
+        engine.backward(batch_losses.sum() * (ranks.world * accumulation / images))
+        engine.step()
+        losses.append(batch_losses.detach())
+    own = torch.cat(losses)
+    mean = own.sum() / images
+    if ranks.world > 1:
+        dist.all_reduce(mean)
+    return mean, own
+
+
+@dataclass(frozen=True)
+class _Pending:
+    step: int
+    mean: Tensor  # on the CPU, complete once `ready` has happened
+    ready: "torch.cuda.Event | None"
+    losses: Tensor  # on the device
+    indices: Tensor
+
+
+class LossWatch:
+    """Reads each loss one step late, so that the device never waits for the host, and stops at one that is not finite.
+
+    All ranks watch the loss over all ranks, so they stop at the same step.
+    """
+
+    def __init__(self, ids: Sequence[str], ranks: Ranks, checkpoints: CheckpointFolder) -> None:
+        self._ids, self._ranks, self._checkpoints = ids, ranks, checkpoints
+        self._pending: _Pending | None = None
+        self._values: list[float] = []
+        self.last = float("nan")  # the last loss that was read
+
+    def add(self, step: int, mean: Tensor, losses: Tensor, batches: Sequence[Batch]) -> None:
+        """Raises UserError if the loss of the step before was not finite."""
+        self._read()
+        ready = None
+        if mean.device.type == "cuda":
+            host = torch.empty((), dtype=mean.dtype, pin_memory=True)
+            mean = host.copy_(mean, non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        self._pending = _Pending(step, mean, ready, losses, torch.cat([batch.indices for batch in batches]))
+
+    def interval_mean(self) -> float:
+        """The mean loss of the steps since the last call, this one included. Raises as `add` does."""
+        self._read()
+        values, self._values = self._values, []
+        return sum(values) / len(values)
+
+    def settle(self) -> None:
+        """Wait for the last step's loss. Raises as `add` does."""
+        self._read()
+
+    def _read(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        if pending.ready is not None:
+            pending.ready.synchronize()
+        self.last = float(pending.mean)
+        if not math.isfinite(self.last):
+            self._stop(pending)
+        self._values.append(self.last)
+
+    def _stop(self, pending: _Pending) -> None:
+        bad = ~torch.isfinite(pending.losses.cpu())
+        ids = [[self._ids[i] for i in indices.tolist()] for indices in (pending.indices[bad], pending.indices)]
+        shares = gather(self._ranks, ids)
+        bad_ids, all_ids = (list(dict.fromkeys(name for share in shares for name in share[k])) for k in (0, 1))
+        if not self._ranks.main:
+            raise OtherRankError("the loss is not finite")
+        rest = "" if len(bad_ids) == len(all_ids) else f" (of the batch {' '.join(all_ids)})"
+        raise UserError(
+            f"step {pending.step}: the loss is {self.last}; images: {' '.join(bad_ids)}{rest}; last good checkpoint: "
+            f"{self._checkpoints.last or 'none'}; check these images, or start another --out with a lower optim.lr")

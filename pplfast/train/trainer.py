@@ -1,0 +1,235 @@
+"""A training run from recipe and data set to classifier file, resumable at every step."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pplfast.data.dataset import Dataset
+from pplfast.data.loader import Batch, TrainLoader
+from pplfast.errors import UserError
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import Recipe
+from pplfast.train import engine as engines
+from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
+from pplfast.train.identity import claim_folder, describe
+from pplfast.train.log import TrainLog
+from pplfast.train.model_file import ClassifierInfo, library_versions, read_info, save_classifier
+from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
+from pplfast.train.ranks import Ranks, on_main, start_ranks, together
+from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
+from pplfast.train.step import LossWatch, seed_step, step_batches, train_step
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to run, as opposed to what: nothing here changes the result (but the order of float additions)."""
+
+    threads: int = 0  # of torch and of DALI, per rank; 0: the cores divided by the ranks of this machine
+    cache_mb: float = 4096  # of decoded images, per rank
+    checkpoint_every: int = 100  # optimizer steps
+    log_every: int = 10  # optimizer steps
+    local_rank: int | None = None  # from a launcher's command line
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    folder: Path
+    steps: int
+    seconds: float  # over all sessions
+    images_per_s: float  # of the session that finished; 0 where it had nothing left to train
+    loss: float  # mean of the last interval
+    already_finished: bool
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    dataset: Dataset
+    folder: Path
+    options: TrainOptions
+    ranks: Ranks
+    model: PatchClassifier
+    stages: tuple[StagePlan, ...]
+    loader: TrainLoader
+    checkpoints: CheckpointFolder
+    watch: LossWatch
+    log: TrainLog | None = None  # of rank 0
+    session_images: int = 0
+    session_seconds: float = 0.0
+    loss: float = float("nan")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(self.loader.batches_per_epoch, self.recipe.optim.accumulation)
+
+    @property
+    def iterations(self) -> list[int]:
+        """Optimizer steps of each stage."""
+        return [stage_iterations(stage.epochs, self.steps_per_epoch) for stage in self.stages]
+
+
+def train(recipe: Recipe, dataset: Dataset, out: str | os.PathLike, resume: bool = False, variant: str = "ppl",
+          options: TrainOptions = TrainOptions()) -> TrainResult:
+    """Train a classifier into the folder `out`: classifier.safetensors, classifier.json, logs and checkpoints.
+
+    variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
+    "explicit" (all positions at once, one stage of the total epochs).
+    Under a launcher every rank calls it alike. A folder whose run is finished is left as it is.
+    Raises UserError for settings or data that cannot be, an `out` that belongs to another run, an unfinished one
+    without `resume`, a full disk, and a loss that is not finite.
+    """
+    if variant not in MODE_OF_VARIANT:
+        raise UserError(f"--variant {variant}: choose one of: {', '.join(MODE_OF_VARIANT)}")
+    ranks = start_ranks(options.local_rank)
+    run = together(ranks, lambda: _prepare(recipe, dataset, Path(out), variant, options, ranks))
+    record = describe(recipe, variant, dataset)
+    state = on_main(ranks, lambda: claim_folder(run.folder, record, resume))
+    if state == "finished":
+        training = read_info(run.folder).training
+        return TrainResult(run.folder, already_finished=True, **training)
+    checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
+    if checkpoint:
+        run.checkpoints.check_fits(checkpoint)
+    progress = checkpoint.progress if checkpoint else Progress()
+    if ranks.main:
+        run.log = TrainLog(run.folder, progress.steps, sum(run.iterations))
+        _announce(run, variant, notes, checkpoint)
+    try:
+        progress = _train_stages(run, checkpoint, progress)
+    finally:
+        if run.log:
+            run.log.close()
+    result = _result(run, progress)
+    on_main(ranks, lambda: save_classifier(run.model, _info(run, variant, result), run.folder))
+    return result
+
+
+def _prepare(recipe: Recipe, dataset: Dataset, folder: Path, variant: str, options: TrainOptions, ranks: Ranks) -> _Run:
+    """Everything that can be wrong with the settings is found here, before anything is written."""
+    if len(dataset) == 0 or dataset.labels is None:
+        raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
+    engines.check_precision(recipe.optim, ranks.device)
+    micro_batch = engines.micro_batch(recipe.optim, ranks)
+    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // ranks.local_world)
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True  # every step of a stage has the same shapes
+    torch.manual_seed(recipe.seed)
+    model, stages = build_model(recipe, variant, len(dataset.classes))
+    loader = TrainLoader(
+        dataset, recipe.augment, model.backbone.mean, model.backbone.std, micro_batch, rank=ranks.rank,
+        world_size=ranks.world, seed=recipe.seed, cache_mb=options.cache_mb, threads=threads, device=ranks.device)
+    checkpoints = CheckpointFolder(folder / "checkpoints", ranks, recipe.optim.zero)
+    watch = LossWatch(dataset.ids, ranks, checkpoints)
+    return _Run(recipe, dataset, folder, options, ranks, model, stages, loader, checkpoints, watch)
+
+
+def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Progress:
+    batches = step_batches(run.loader, run.recipe.optim.accumulation, progress.steps)
+    if checkpoint and progress.stage_ended:
+        engines.load_weights_of_checkpoint(run.model, checkpoint.path)
+        checkpoint = None
+    first = progress.stage + 1 if progress.stage_ended else progress.stage
+    for index in range(first, len(run.stages)):
+        run.model.set_stage(run.stages[index].patches)
+        run.model.train()
+        engine = engines.start_engine(run.model, run.recipe.optim, run.ranks)
+        if checkpoint:
+            engines.load_engine(engine, checkpoint.path)
+            checkpoint = None
+        else:
+            progress = dataclasses.replace(progress, stage=index, iteration=0, stage_ended=False)
+        try:
+            progress = _run_stage(run, engine, batches, progress)
+        finally:
+            engine.destroy()
+    run.model.set_stage(run.stages[-1].patches)
+    return progress
+
+
+def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress) -> Progress:
+    recipe, options, stage = run.recipe, run.options, progress.stage
+    iterations = run.iterations[stage]
+    rates = learning_rates(recipe.optim, run.stages[stage].lr, iterations, recipe.optim.warmup if stage == 0 else 0)
+    start = time.monotonic()
+    interval_images, interval_start, spent = 0, start, progress.seconds
+    while progress.iteration < iterations:
+        step_inputs = next(batches)
+        seed_step(recipe.seed, stage, progress.iteration, run.ranks.rank)
+        engines.set_learning_rate(engine, rates[progress.iteration])
+        mean, losses = train_step(engine, step_inputs, recipe.optim.accumulation, run.ranks)
+
+        progress = dataclasses.replace(
+            progress, iteration=progress.iteration + 1, steps=progress.steps + 1,
+            stage_ended=progress.iteration + 1 == iterations, seconds=spent + time.monotonic() - start)
+        run.watch.add(progress.steps, mean, losses, step_inputs)
+        interval_images += sum(batch.total for batch in step_inputs)
+        if progress.stage_ended or progress.iteration % options.log_every == 0:
+            now = time.monotonic()
+            _log(run, progress, rates[progress.iteration - 1], interval_images, now - interval_start)
+            interval_images, interval_start = 0, now
+        if progress.stage_ended or progress.iteration % options.checkpoint_every == 0:
+            run.watch.settle()  # a checkpoint is good only if the loss of its last step was
+            run.checkpoints.save(engine, progress)
+    return progress
+
+
+def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float) -> None:
+    """Close an interval of steps."""
+    run.loss = run.watch.interval_mean()
+    run.session_images += images
+    run.session_seconds += seconds
+    if run.log is None:
+        return
+    plan, images_per_s = run.stages[progress.stage], images / max(seconds, 1e-9)
+    run.log.write({
+        "stage": progress.stage + 1,
+        "position": list(plan.names),
+        "grid": list(plan.grids),
+        "iteration": progress.steps,
+        "epoch": round(progress.steps / run.steps_per_epoch, 4),
+        "loss": run.loss,
+        "lr": float(rate),
+        "images_per_s": round(images_per_s, 2),
+    })
+    name = f"stage {progress.stage + 1}/{len(run.stages)} ({plan})"
+    run.log.show(progress.steps, name, run.loss, images_per_s)
+
+
+def _announce(run: _Run, variant: str, notes: list[str], checkpoint: Checkpoint | None) -> None:
+    optim, ranks = run.recipe.optim, run.ranks
+    stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
+    run.log.say(f"{variant} classifier, {run.recipe.model.backbone}, {len(run.dataset)} images of "
+                f"{len(run.dataset.classes)} classes: {stages}")
+    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}, batch "
+                f"{optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads")
+    for note in notes:
+        run.log.say(note)
+    if checkpoint:
+        run.log.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
+
+
+def _result(run: _Run, progress: Progress) -> TrainResult:
+    images_per_s = run.session_images / run.session_seconds if run.session_seconds else 0.0
+    return TrainResult(run.folder, progress.steps, round(progress.seconds, 3), round(images_per_s, 2), run.loss, False)
+
+
+def _info(run: _Run, variant: str, result: TrainResult) -> ClassifierInfo:
+    plan, recipe = run.stages[-1], dataclasses.asdict(run.recipe)
+    return ClassifierInfo(
+        variant=variant,
+        class_names=run.dataset.classes.names,
+        class_ids=run.dataset.classes.ids,
+        stages=tuple(zip(plan.names, plan.grids, strict=True)),
+        model=recipe["model"],
+        recipe=recipe,
+        dataset=run.dataset.name,
+        training={"steps": result.steps, "seconds": result.seconds, "images_per_s": result.images_per_s,
+                  "loss": result.loss},
+        versions=library_versions(),
+    )
