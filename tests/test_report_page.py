@@ -77,8 +77,8 @@ def make_run(folder: Path, config: DataConfig, dataset: Dataset, variants: dict[
         write_json(root / "eval_label.json", before.to_dict())
         write_json(root / "eval_label_crf.json", after.to_dict())
         (root / "train").mkdir()
-        log = [json.dumps({"step": step, "loss": 0.6 * math.exp(-step / 40) + 0.1}) for step in range(1, 121)]
-        (root / "train" / "log.jsonl").write_text("\n".join(log) + '\n{"step": 121, "lo')
+        log = [json.dumps({"iteration": step, "loss": 0.6 * math.exp(-step / 40) + 0.1}) for step in range(1, 121)]
+        (root / "train" / "log.jsonl").write_text("\n".join(log) + '\n{"iteration": 121, "lo')
         summary[name] = {"cam_miou": cams.miou, "cam_threshold": cams.threshold, "label_before_crf_miou": before.miou,
                          "label_miou": after.miou, "background": f"threshold {cams.threshold:g}",
                          "seconds": {"train": 63.0, "cams": 12.5, "labels_crf": 4000.0},

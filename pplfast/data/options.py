@@ -5,13 +5,16 @@ import argparse
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, with_list: bool = True) -> None:
+    """with_list: False for a command that names its lists itself."""
+    parser.set_defaults(list="")
     group = parser.add_argument_group("data set")
     group.add_argument("--data", required=True, metavar="ROOT",
                        help="a folder in VOC layout (JPEGImages, ImageSets, ...), or a plain folder of JPEG images")
-    group.add_argument("--list", default="", metavar="NAME",
-                       help="a list of ImageSets/Segmentation or ImageSets/Main by name, or a list file; "
-                            "a plain folder needs none")
+    if with_list:
+        group.add_argument("--list", default="", metavar="NAME",
+                           help="a list of ImageSets/Segmentation or ImageSets/Main by name, or a list file; "
+                                "a plain folder needs none")
     group.add_argument("--labels", default="auto", metavar="FILE",
                        help="image labels: xml (Annotations/*.xml), a cls_labels.npy, a CSV of image,label;label, or "
                             "none; auto (default) takes Annotations, else a cls_labels.npy beside")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.masks import voc_palette
@@ -20,7 +20,7 @@ def thumbnail(path: Path) -> np.ndarray:
     """The photograph, reduced; uint8 (H, W, 3)."""
     with Image.open(path) as image:
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # lets the JPEG decoder skip detail
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = image.convert("RGB")  # as stored, like the loader: CAMs and labels belong to these pixels
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         return np.asarray(image)
 

@@ -82,7 +82,7 @@ def _charts(view: RunView) -> str:
     losses, sweeps = [], []
     for variant in view.variants:
         values = smooth([entry["loss"] for entry in variant.log], max(len(variant.log) // 40, 1))
-        losses.append(Series(variant.title, f"s-{variant.key}", range(1, len(values) + 1), values))
+        losses.append(Series(variant.title, f"s-{variant.key}", [entry["iteration"] for entry in variant.log], values))
         if variant.cam_scores:
             points = variant.cam_scores["sweep"]
             sweeps.append(Series(variant.title, f"s-{variant.key}", [point["threshold"] for point in points],

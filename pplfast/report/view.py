@@ -67,6 +67,5 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if "loss" in entry:
-            entries.append(entry)
+        entries.append(entry)
     return entries

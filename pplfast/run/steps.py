@@ -15,7 +15,7 @@ from pplfast.files import read_json, write_json
 @dataclass(frozen=True)
 class StepResult:
     values: dict[str, Any]  # what the step returned, JSON-able
-    seconds: float  # of the pass that finished it
+    seconds: float  # of the pass that finished it, or over all passes where the step knows that
     stamp: str  # changes whenever the step is done anew; later steps hold it among their settings
     skipped: bool
 
@@ -52,7 +52,7 @@ class Steps:
         self.announce(name)
         start = time.monotonic()
         values = action()
-        seconds = round(time.monotonic() - start, 3)
+        seconds = round(max(time.monotonic() - start, values.pop("seconds", 0)), 3)
         stamp = f"{time.time():.6f}"
         write_json(record, {"settings": settings, "done": True, "values": values, "seconds": seconds, "stamp": stamp})
         return StepResult(values, seconds, stamp, skipped=False)

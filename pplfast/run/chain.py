@@ -1,0 +1,122 @@
+"""The whole chain: check the data, train each variant, CAMs, labels, scores, summary, report."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pplfast.data.check import check_dataset
+from pplfast.data.dataset import Dataset, open_dataset
+from pplfast.data.problems import ERROR, Problem
+from pplfast.doctor import hardware, versions
+from pplfast.errors import UserError
+from pplfast.files import write_json
+from pplfast.recipe import recipe_to_dict
+from pplfast.report import write_report
+from pplfast.run.config import RunConfig, absolute, fingerprint
+from pplfast.run.steps import Steps
+from pplfast.run.variant import VariantChain, step_names
+
+
+def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Do what is not done yet of a run in `config.out`; returns its summary, which is also in summary.json.
+
+    say: called with one line per step. Raises UserError for data, settings or outputs that cannot be used; the same
+    call continues after it, or after a kill, where it stopped.
+    """
+    train_set, val_set = open_dataset(config.train), open_dataset(config.val)
+    _check_usable(config, train_set, val_set)
+    announce = _Announcer(say, 2 + len(config.variants) * len(step_names(config, any(val_set.masks))))
+    (config.out / "summary.json").unlink(missing_ok=True)  # it never describes a run that has been changed since
+    write_json(config.out / "run.json", _record(config))
+    _check_data(config, train_set, val_set, announce)
+    if not any(val_set.masks):
+        announce.note(f"{val_set.name} has no masks: nothing is scored")
+    parts = {variant: VariantChain(config, variant, train_set, val_set, announce.of(variant)).run()
+             for variant in config.variants}
+    summary = _summary(config, train_set, val_set, parts)
+    write_json(config.out / "summary.json", summary)
+    announce("report")
+    write_report(config.out)
+    return summary
+
+
+class _Announcer:
+    """Counts the steps that begin, and says each with its place in the whole run."""
+
+    def __init__(self, say: Callable[[str], None], total: int) -> None:
+        self.say, self.total, self.begun, self.start = say, total, 0, time.monotonic()
+
+    def __call__(self, step: str) -> None:
+        self.begun += 1
+        elapsed = int(time.monotonic() - self.start)
+        self.say(f"[{self.begun:>2}/{self.total}, {elapsed // 60}:{elapsed % 60:02d}] {step}")
+
+    def note(self, text: str) -> None:
+        self.say(f"  {text}")
+
+    def of(self, variant: str) -> "_VariantAnnouncer":
+        return _VariantAnnouncer(self, variant)
+
+
+class _VariantAnnouncer:
+    def __init__(self, parent: _Announcer, variant: str) -> None:
+        self.parent, self.variant = parent, variant
+
+    def __call__(self, step: str) -> None:
+        self.parent(f"{self.variant}: {step}")
+
+    def note(self, text: str) -> None:
+        self.parent.note(f"{self.variant}: {text}")
+
+
+def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:
+    """What would otherwise be found only after training."""
+    for dataset in (train_set, val_set):
+        if dataset.labels is None:
+            raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")
+    if train_set.classes != val_set.classes:
+        raise UserError(f"{val_set.name}: has other classes than {train_set.name}; give both with --classes")
+    if not config.variants:
+        raise UserError("no variants to run; give --variants plain,ppl")
+
+
+def _check_data(config: RunConfig, train_set: Dataset, val_set: Dataset, announce: _Announcer) -> None:
+    def action() -> dict[str, Any]:
+        warnings = 0
+        for data, dataset in {config.train: train_set, config.val: val_set}.items():
+            problems: list[Problem] = []
+            open_dataset(data, problems)
+            report = check_dataset(dataset, problems)
+            first = next((problem for problem in report.problems if problem.severity == ERROR), None)
+            if first is not None:
+                raise UserError(f"{first.path}: {first.message} ({report.errors} such errors in {dataset.name}; "
+                                "`pplfast data check` lists them)")
+            warnings += report.warnings
+        if warnings:
+            announce.note(f"{warnings} warnings; `pplfast data check` lists them")
+        return {"warnings": warnings}
+
+    settings = {"train": fingerprint(train_set), "val": fingerprint(val_set),
+                "roots": [str(absolute(config.train).root), str(absolute(config.val).root)]}
+    Steps(config.out, announce).run("check data", settings, [], action)
+
+
+def _record(config: RunConfig) -> dict[str, Any]:
+    return {"command": config.command or shlex.join(sys.argv), "recipe": recipe_to_dict(config.recipe),
+            "variants": list(config.variants), "versions": versions(),
+            "data": {"train": vars(absolute(config.train)), "val": vars(absolute(config.val))}}
+
+
+def _summary(config: RunConfig, train_set: Dataset, val_set: Dataset, parts: dict[str, Any]) -> dict[str, Any]:
+    """Figures by variant; mIoU in percent, times in seconds, of the pass that finished each step."""
+    scored = sum(mask is not None for mask in val_set.masks)
+    return {
+        "recipe": config.recipe.name, "seed": config.recipe.seed,
+        "data": {"train": {"list": train_set.name, "images": len(train_set)},
+                 "val": {"list": val_set.name, "images": len(val_set), "scored": scored}},
+        **parts,
+        "seconds": round(sum(sum(part["seconds"].values()) for part in parts.values()), 1),
+        "versions": versions(), "hardware": hardware(),
+    }

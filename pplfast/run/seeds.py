@@ -1,0 +1,36 @@
+"""The same run with several seeds: one folder each, and their mean."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from pplfast.files import write_json
+from pplfast.run.chain import run
+from pplfast.run.config import RunConfig
+
+FIGURES = ("cam_miou", "label_before_crf_miou", "label_miou")
+
+
+def run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run `config` with each seed into `config.out/seed<N>`; returns what is written to `config.out/summary.json`.
+
+    {"seeds": [...], "mean": {variant: {figure: mean}}, "runs": {"seed0": summary, ...}}, mIoU in percent.
+    """
+    runs = {}
+    for seed in seeds:
+        say(f"seed {seed}:")
+        runs[f"seed{seed}"] = run(dataclasses.replace(config, out=config.out / f"seed{seed}",
+                                                      recipe=dataclasses.replace(config.recipe, seed=seed)), say)
+    result = {"recipe": config.recipe.name, "seeds": list(seeds), "mean": _means(config.variants, runs), "runs": runs}
+    write_json(config.out / "summary.json", result)
+    return result
+
+
+def _means(variants: Sequence[str], runs: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """None for a figure that has no value, which is so for all seeds alike: it depends on the masks only."""
+    means: dict[str, dict[str, float | None]] = {}
+    for variant in variants:
+        values = {figure: [summary[variant][figure] for summary in runs.values()] for figure in FIGURES}
+        means[variant] = {figure: None if None in some else round(fmean(some), 3) for figure, some in values.items()}
+    return means

@@ -1,0 +1,144 @@
+"""The chain of one variant: train, CAMs, threshold, labels, scores. Each part is a step that is done once."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pplfast.data.dataset import Dataset
+from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels
+from pplfast.files import write_json
+from pplfast.labels.crf import NONE
+from pplfast.labels.folder import Outcome
+from pplfast.labels.pseudo import generate_labels
+from pplfast.recipe import LabelConfig, recipe_to_dict
+from pplfast.run.config import RunConfig, fingerprint
+from pplfast.run.steps import StepResult, Steps
+
+# The background threshold where neither masks nor the recipe give one; published values are 0.15 to 0.30.
+DEFAULT_THRESHOLD = 0.25
+
+
+def step_names(config: RunConfig, scored: bool) -> list[str]:
+    """The steps of each variant, in order."""
+    names = ["train", "cams", "eval_cam", "labels", "labels_crf", "eval_label", "eval_label_crf"]
+    return [name for name in names
+            if (scored or not name.startswith("eval")) and (config.recipe.label.crf != NONE or not name.endswith("crf"))]
+
+
+class VariantChain:
+    """Runs the steps of one variant in `config.out/<variant>`; `summary()` is its part of summary.json."""
+
+    def __init__(self, config: RunConfig, variant: str, train_set: Dataset, val_set: Dataset,
+                 announce: Callable[[str], None]) -> None:
+        self.config, self.variant, self.train_set, self.val_set = config, variant, train_set, val_set
+        self.folder = config.out / variant
+        self.steps = Steps(self.folder, announce)
+        self.announce = announce
+        self.scored = any(val_set.masks)
+        self.results: dict[str, StepResult] = {}
+
+    def run(self) -> dict[str, Any]:
+        self._train()
+        self._cams()
+        if self.scored:
+            self._score("eval_cam", "cams", "cams", evaluate_cams)
+        label = self._label_config()
+        self._labels("labels", dataclasses.replace(label, crf=NONE))
+        if label.crf != NONE:
+            self._labels("labels_crf", label)
+        if self.scored:
+            self._score("eval_label", "labels", "labels", evaluate_labels)
+            if label.crf != NONE:
+                self._score("eval_label_crf", "labels_crf", "labels_crf", evaluate_labels)
+        return self.summary(label)
+
+    def summary(self, label: LabelConfig) -> dict[str, Any]:
+        """mIoU in percent, None where the list has no masks. label_miou is that of the final labels."""
+        def value(step: str, key: str) -> Any:
+            return self.results[step].values[key] if step in self.results else None
+
+        final = "eval_label_crf" if label.crf != NONE else "eval_label"
+        rates = {name: result.values["images_per_second"] for name, result in self.results.items()
+                 if result.values.get("images_per_second")}
+        return {
+            "cam_miou": value("eval_cam", "miou"), "cam_threshold": value("eval_cam", "threshold"),
+            "label_before_crf_miou": value("eval_label", "miou"), "label_miou": value(final, "miou"),
+            "background": f"{label.background} {label.value:g}", "crf": label.crf,
+            "failed_images": value("cams", "failed") + value("labels", "failed"),
+            "seconds": {name: result.seconds for name, result in self.results.items()},
+            "images_per_second": rates,
+        }
+
+    def _step(self, name: str, settings: dict[str, Any], outputs: list[Path],
+              action: Callable[[], dict[str, Any]]) -> None:
+        self.results[name] = self.steps.run(name, settings, outputs, action)
+
+    def _train(self) -> None:
+        from pplfast.train import train  # with torch and DeepSpeed; a run whose training is done needs neither
+
+        recipe, out = self.config.recipe, self.folder / "train"
+        table = recipe_to_dict(recipe)
+        settings = {"variant": self.variant, "data": fingerprint(self.train_set),
+                    **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")}}
+
+        def action() -> dict[str, Any]:
+            result = train(recipe, self.train_set, out, resume=True, variant=self.variant)
+            return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
+
+        self._step("train", settings, [out], action)
+
+    def _cams(self) -> None:
+        out = self.folder / "cams"
+        settings = {"train": self.results["train"].stamp, "data": fingerprint(self.val_set),
+                    "cam": dataclasses.asdict(self.config.recipe.cam)}
+
+        def action() -> dict[str, Any]:
+            import torch
+
+            from pplfast.labels.cam import generate_cams
+            from pplfast.train import load_classifier
+
+            model = load_classifier(self.folder / "train").to("cuda" if torch.cuda.is_available() else "cpu")
+            return self._outcome(generate_cams(model, self.val_set, self.config.recipe.cam, out), out)
+
+        self._step("cams", settings, [out], action)
+
+    def _labels(self, name: str, label: LabelConfig) -> None:
+        out = self.folder / name
+        settings = {"cams": self.results["cams"].stamp, "label": dataclasses.asdict(label)}
+        self._step(name, settings, [out], lambda: self._outcome(
+            generate_labels(self.folder / "cams", self.val_set, label, out, self.config.jobs), out))
+
+    def _score(self, name: str, source: str, folder: str, evaluate: Callable[..., Scores]) -> None:
+        out = self.folder / f"{name}.json"
+
+        def action() -> dict[str, Any]:
+            scores = evaluate(self.folder / folder, self.val_set, jobs=self.config.jobs)
+            write_json(out, scores.to_dict())
+            for warning in scores.warnings:
+                self.announce.note(f"warning: {warning}")
+            return {"miou": scores.miou, "threshold": getattr(scores, "threshold", None), "images": scores.images}
+
+        masks = [str(path) for path in self.val_set.masks if path is not None]
+        settings = {source: self.results[source].stamp, "masks": hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16]}
+        self._step(name, settings, [out], action)
+
+    def _label_config(self) -> LabelConfig:
+        """The recipe's; its threshold 0 stands for the best of the sweep."""
+        label = self.config.recipe.label
+        if label.background != "threshold" or label.value:
+            return label
+        if self.scored:
+            return dataclasses.replace(label, value=self.results["eval_cam"].values["threshold"])
+        self.announce.note(f"{self.val_set.name} has no masks to find a threshold on: background threshold "
+                      f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --threshold)")
+        return dataclasses.replace(label, value=DEFAULT_THRESHOLD)
+
+    def _outcome(self, outcome: Outcome, folder: Path) -> dict[str, Any]:
+        if outcome.bad:
+            self.announce.note(f"warning: {len(outcome.bad)} images failed, see {folder}/bad.jsonl "
+                          f"(first: {outcome.bad[0][0]}: {outcome.bad[0][1]})")
+        rate = round(outcome.written / outcome.seconds, 3) if outcome.written and outcome.seconds else None
+        return {"written": outcome.written, "failed": len(outcome.bad), "images_per_second": rate}
