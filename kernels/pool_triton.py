@@ -77,7 +77,7 @@ def pool_kernel(
         else:
             peak = tl.max(b_top, 0)
             value = tl.sum(b_sum * tl.exp(b_top - peak[None, :]), 0)
-            result = (peak + tl.log(tl.where(cells > 0, value / tl.maximum(cells, 1), 1.0))) / sharpness
+            result = (peak + tl.log(tl.where(value == 0, 1.0, value) / tl.maximum(cells, 1))) / sharpness
             new = tl.maximum(peak, top)
             total = total * tl.exp(top - new) + value * tl.exp(peak - new)
             top = new
@@ -88,7 +88,7 @@ def pool_kernel(
     elif MODE == "max":
         tl.store(arg + (image * (K2 + 1) + K2) * C + o_c, winner, mask=m_c)
     else:
-        top = (top + tl.log(total / (H * W))) / sharpness
+        top = (top + tl.log(tl.where(total == 0, 1.0, total) / (H * W))) / sharpness
     tl.store(pooled + image * C + o_c, top, mask=m_c)
 
 
