@@ -10,7 +10,7 @@ import torch
 from pplfast.data.dataset import Dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.images import BadImage, inspect_image
-from pplfast.data.pipelines import Decoder, Scaler, ahead
+from pplfast.data.pipelines import Decoder, Scaler, ahead, resolve_device
 from pplfast.errors import UserError
 
 BATCHES_AHEAD = 2  # one being made, one ready
@@ -44,7 +44,7 @@ class InferenceLoader:
                  indices: Sequence[int] | None = None, on_bad: Callable[[int, str], None] | None = None):
         self._dataset, self._batch_size, self._on_bad = dataset, batch_size, on_bad
         self._indices = [int(index) for index in (range(len(dataset)) if indices is None else indices)]
-        device = torch.device(device)
+        device = resolve_device(device)
         self._decoder = Decoder(batch_size, threads, device)
         self._scaler = Scaler(scales, flip, mean, std, batch_size, threads, device)
         self._readers = ThreadPoolExecutor(threads, "read")

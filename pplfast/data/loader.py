@@ -12,7 +12,7 @@ from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.images import BadImage
-from pplfast.data.pipelines import Augmenter, Decoder, ahead
+from pplfast.data.pipelines import Augmenter, Decoder, ahead, resolve_device
 from pplfast.errors import UserError
 from pplfast.recipe import AugmentConfig
 
@@ -52,7 +52,7 @@ class TrainLoader:
             raise ValueError(f"rank {rank} of {world_size}")
         self._dataset, self._augment, self._seed = dataset, augment, seed
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
-        self._device = torch.device(device)
+        self._device = resolve_device(device)
         self.cache = DecodedCache(cache_mb)
         self._inspected = np.zeros(len(dataset), bool)
         self._decoder = Decoder(batch_size, threads, self._device)

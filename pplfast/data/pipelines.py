@@ -25,15 +25,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def resolve_device(device: str | torch.device) -> torch.device:
+    """With the index filled in: the loaders' own threads do not inherit the current GPU of the caller's."""
+    device = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+
+
 def pipeline_options(batch_size: int, threads: int, device: torch.device) -> dict:
     """Arguments of every pipeline here.
 
     Each is run by a thread of ours (see `ahead`), one batch at a time, hence no queue inside. The dynamic executor
     gives every batch its own buffers: they stay valid as long as the arrays or tensors made from them.
     """
-    gpu = device.type == "cuda"
-    index = device.index if device.index is not None else torch.cuda.current_device() if gpu else None
-    return dict(batch_size=batch_size, num_threads=threads, device_id=index if gpu else None,
+    return dict(batch_size=batch_size, num_threads=threads, device_id=device.index if device.type == "cuda" else None,
                 prefetch_queue_depth=1, exec_dynamic=True)
 
 

@@ -44,7 +44,7 @@ def epoch_uniforms(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def _stream(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, stream))))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed % 2**64, epoch, stream))))
 
 
 def steps_per_epoch(count: int, batch_size: int, world_size: int) -> int:
