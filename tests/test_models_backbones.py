@@ -54,7 +54,8 @@ def test_wideresnet38_has_the_published_names_and_shapes():
     for p, inputs, out in (("b6.", 1024, 2048), ("b7.", 2048, 4096)):
         for bn, channels in (("2a", inputs), ("2b1", out // 4), ("2b2", out // 2)):
             expected |= {f"{p}bn_branch{bn}.{last}": (channels,) for last in NORM}
-        expected |= {f"{p}conv_branch2a.weight": (out // 4, inputs, 1, 1), f"{p}conv_branch1.weight": (out, inputs, 1, 1),
+        expected |= {f"{p}conv_branch1.weight": (out, inputs, 1, 1),
+                     f"{p}conv_branch2a.weight": (out // 4, inputs, 1, 1),
                      f"{p}conv_branch2b1.weight": (out // 2, out // 4, 3, 3),
                      f"{p}conv_branch2b2.weight": (out, out // 2, 1, 1)}
     assert shapes == expected
@@ -71,7 +72,8 @@ def test_resnets_have_torchvisions_names_and_sizes(name, units, parameters):
     for layer, count in enumerate(units, start=1):
         for unit in range(count):
             p = f"layer{layer}.{unit}."
-            expected |= {f"{p}conv{i}.weight" for i in (1, 2, 3)} | {f"{p}bn{i}.{last}" for i in (1, 2, 3) for last in NORM}
+            expected |= {f"{p}conv{i}.weight" for i in (1, 2, 3)}
+            expected |= {f"{p}bn{i}.{last}" for i in (1, 2, 3) for last in NORM}
             if unit == 0:
                 expected |= {f"{p}downsample.0.weight"} | {f"{p}downsample.1.{last}" for last in NORM}
     state = backbone.state_dict()
@@ -224,7 +226,7 @@ def test_positions_by_name():
     assert residual.specs[residual.position("layer2")].name == "layer2.3"
     assert wide.specs[wide.position("b4")].name == "b4"  # a block's own name, not the group
     for name in ("", "layer", "layer5", "Layer2", "group3"):
-        with pytest.raises(UserError, match=rf"position '{name}': resnet50 has no such block; choose one of: stem, lay"):
+        with pytest.raises(UserError, match=f"position '{name}': resnet50 has no such block; choose one of: stem, "):
             residual.position(name)
 
 
@@ -238,7 +240,7 @@ def test_random_weights_keep_features_of_the_order_of_one(name, monkeypatch):
 
 
 def test_unknown_names_and_strides_are_refused():
-    with pytest.raises(UserError, match="backbone 'vgg': no such backbone; choose one of: efficientnet_lite0, resnet50"):
+    with pytest.raises(UserError, match="backbone 'vgg': no such backbone; choose one of: efficientnet_lite0, "):
         create("vgg")
     for name in ("efficientnet_lite0", "resnet50"):
         with pytest.raises(UserError, match=f"output_stride = 4: {name} offers 16 and 32"):

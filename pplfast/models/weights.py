@@ -91,14 +91,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can make the reader fail in nearly any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a readable weight file ({reason[:120]}); expected a PyTorch state dict (.pth, "
-                        ".pt), .safetensors or MXNet .params file") from None
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can make the reader fail in nearly any way
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path}: not a readable weight file ({reason[:120]}); expected a PyTorch state dict "
+                            "(.pth, .pt), .safetensors or MXNet .params file") from None
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -1,0 +1,249 @@
+"""Weight files of every form into a backbone, and the message for each that does not fit."""
+
+import struct
+import warnings
+
+import models_reference as reference
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pplfast.errors import UserError
+from pplfast.models import create, load_weights
+from pplfast.models.mxnet import published_name, read_params
+from pplfast.models.resnet import ResNet
+from pplfast.models.wideresnet import WideResNet38
+
+MX_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
+MX_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1, np.dtype(np.float16): 2}
+
+
+def mxnet_name(name):
+    """The original's name of a published PyTorch tensor, with the prefix that MXNet's checkpoints carry."""
+    prefix = "aux:" if "running" in name else "arg:"
+    if name == "conv1a.weight":
+        return prefix + "conv1a_weight"
+    *block, layer, last = name.split(".")
+    if not block:
+        return f"{prefix}bn7_{MX_NORM[last]}"
+    group, _, unit = block[0][1:].partition("_")
+    kind, branch = layer.split("_")
+    where = f"{group}{'b' + unit if unit else 'a'}_{branch}"
+    return f"{prefix}res{where}_weight" if kind == "conv" else f"{prefix}bn{where}_{MX_NORM[last]}"
+
+
+def write_params(path, arrays, version="v2"):
+    """An MXNet list of named arrays: "oldest" (2016), "v1", "v2" or "v3"."""
+    magic = {"v1": 0xF993FAC8, "v2": 0xF993FAC9, "v3": 0xF993FACA}.get(version)
+    parts = [struct.pack("<QQQ", 0x112, 0, len(arrays))]
+    for array in arrays.values():
+        if magic is not None:
+            parts.append(struct.pack("<I", magic))
+        if version in ("v2", "v3"):
+            parts.append(struct.pack("<i", 0))
+        parts.append(struct.pack(f"<I{array.ndim}{'I' if version == 'oldest' else 'q'}", array.ndim, *array.shape))
+        parts += [struct.pack("<iii", 2, 0, MX_TYPES[array.dtype]), array.tobytes()]
+    parts.append(struct.pack("<Q", len(arrays)))
+    for name in arrays:
+        parts.append(struct.pack("<Q", len(name)) + name.encode())
+    path.write_bytes(b"".join(parts))
+
+
+def mxnet_arrays(backbone, dtype=np.float32):
+    arrays = {mxnet_name(name): tensor.numpy().astype(dtype) for name, tensor in backbone.state_dict().items()}
+    return arrays | {"arg:linear1000_weight": np.ones((5, 24), dtype), "arg:linear1000_bias": np.ones(5, dtype)}
+
+
+def equal(one, other):
+    state = other.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
+
+
+def test_mxnet_names_of_the_original():
+    for theirs, ours in (
+        ("arg:conv1a_weight", "conv1a.weight"),
+        ("arg:res2a_branch2a_weight", "b2.conv_branch2a.weight"),
+        ("arg:res2a_branch1_weight", "b2.conv_branch1.weight"),
+        ("arg:res4b5_branch2b1_weight", "b4_5.conv_branch2b1.weight"),
+        ("arg:bn2b1_branch2a_gamma", "b2_1.bn_branch2a.weight"),
+        ("arg:bn6a_branch2b2_beta", "b6.bn_branch2b2.bias"),
+        ("aux:bn7a_branch2b1_moving_mean", "b7.bn_branch2b1.running_mean"),
+        ("bn5b2_branch2a_moving_var", "b5_2.bn_branch2a.running_var"),
+        ("arg:bn7_gamma", "bn7.weight"),
+        ("arg:linear1000_weight", "linear1000_weight"),
+    ):
+        assert published_name(theirs) == ours
+
+
+@pytest.mark.parametrize("version", ("oldest", "v1", "v2", "v3"))
+def test_mxnet_params_into_wideresnet38(version, tmp_path, monkeypatch):
+    source = reference.tiny_wideresnet(monkeypatch)
+    write_params(tmp_path / "w.params", mxnet_arrays(source), version)
+    target = WideResNet38()
+    report = load_weights(target, tmp_path / "w.params")
+    assert equal(source, target)
+    assert set(report.loaded) == set(source.state_dict())
+    assert report.ignored == ("linear1000_weight", "linear1000_bias")
+    assert (report.missing, report.unexpected) == ((), ())
+    assert f"{len(report.loaded)} tensors loaded; 2 ignored (linear1000_weight, linear1000_bias)" in str(report)
+
+
+def test_mxnet_half_precision_is_converted(tmp_path, monkeypatch):
+    source = reference.tiny_wideresnet(monkeypatch)
+    write_params(tmp_path / "w.params", mxnet_arrays(source, np.float16))
+    target = WideResNet38()
+    load_weights(target, tmp_path / "w.params")
+    assert equal(source.half(), target.half())
+
+
+def save_as(path, tensors, form):
+    if form == "safetensors":
+        save_file(tensors, path)
+    elif form == "module":
+        torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, path)
+    elif form == "bare":
+        torch.save(tensors, path)
+    else:
+        torch.save({form: tensors, "epoch": 3}, path)
+
+
+@pytest.mark.parametrize("form", ("bare", "module", "state_dict", "model", "safetensors"))
+def test_torchvision_and_timm_files_into_resnet(form, tmp_path, monkeypatch):
+    source = reference.tiny_resnet(monkeypatch)
+    extra = {"fc.weight": torch.ones(10, 20), "fc.bias": torch.ones(10), "bn1.num_batches_tracked": torch.tensor(7)}
+    tensors = dict(source.state_dict()) | extra | {"projector.weight": torch.ones(2)}
+    path = tmp_path / ("r.safetensors" if form == "safetensors" else "r.pth")
+    save_as(path, tensors, form)
+    target = ResNet("resnet50")
+    target.eval()
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        target.run(x, 0, 17)  # keeps folded weights, which loading has to replace
+        report = load_weights(target, path)
+        assert torch.equal(target.run(x, 0, 17), source.run(x, 0, 17))
+    assert equal(source, target)
+    assert set(report.ignored) == set(extra)
+    assert report.unexpected == ("projector.weight",)
+
+
+def test_files_of_published_wideresnet38_classifiers(tmp_path, monkeypatch):
+    source = reference.tiny_wideresnet(monkeypatch)
+    torch.save(dict(source.state_dict()) | {"fc8.weight": torch.ones(20, 24, 1, 1)}, tmp_path / "psa.pth")
+    target = WideResNet38()
+    assert load_weights(target, tmp_path / "psa.pth").ignored == ("fc8.weight",)
+    assert equal(source, target)
+
+
+def refusal(backbone, path):
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    with pytest.raises(UserError) as raised:
+        load_weights(backbone, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    message = str(raised.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_mismatch_names_file_and_tensors(tmp_path, monkeypatch):
+    source = reference.tiny_resnet(monkeypatch)
+    path, good = tmp_path / "r.pth", dict(source.state_dict())
+
+    torch.save({name: tensor for name, tensor in good.items() if not name.startswith("layer4.2.")}, path)
+    message = refusal(source, path)
+    assert "not weights of resnet50: 15 tensors of the backbone are missing (layer4.2.conv1.weight, " in message
+    assert "layer4.2.bn1.bias, layer4.2.bn1.running_mean, ...)" in message
+
+    torch.save(good | {"layer1.0.conv1.weight": torch.ones(2, 6, 3, 3)}, path)
+    message = refusal(source, path)
+    assert "1 tensors have another shape (layer1.0.conv1.weight is [2, 6, 3, 3], not [2, 6, 1, 1])" in message
+
+    torch.save(dict(reference.tiny_resnet(monkeypatch, "resnet101").state_dict()), path)
+    assert "255 tensors have no place in the backbone (layer3.6.conv1.weight, " in refusal(source, path)
+
+    torch.save({"conv1a.weight": torch.ones(1)}, path)
+    assert "tensors of the backbone are missing (conv1.weight, " in refusal(source, path)
+
+
+def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
+    backbone = reference.tiny_resnet(monkeypatch)
+
+    def written(name, data):
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    torch.save(dict(backbone.state_dict()), tmp_path / "whole.pth")
+    save_file(dict(backbone.state_dict()), tmp_path / "whole.safetensors")
+    cut = (tmp_path / "whole.pth").stat().st_size // 2
+    for path in (
+        written("text.pth", b"404: not found\n"),
+        written("empty.pth", b""),
+        written("cut.pth", (tmp_path / "whole.pth").read_bytes()[:cut]),
+        written("picture.params", b"\x89PNG\r\n\x1a\n" + bytes(64)),
+    ):
+        assert "not a readable weight file (" in refusal(backbone, path)
+    assert "no such weight file" in refusal(backbone, tmp_path / "absent.pth")
+    assert "no such weight file" in refusal(backbone, tmp_path)
+    data = (tmp_path / "whole.safetensors").read_bytes()
+    for path in (written("cut.safetensors", data[:cut]), written("text.safetensors", b"hello"),
+                 written("empty.safetensors", b"")):
+        assert "not a readable safetensors file (" in refusal(backbone, path)
+    torch.save([1, 2, 3], tmp_path / "list.pth")
+    assert "holds no tensors by name" in refusal(backbone, tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "numbers.pth")
+    assert "holds no tensors by name" in refusal(backbone, tmp_path / "numbers.pth")
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch):
+    backbone = reference.tiny_resnet(monkeypatch)
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    assert "not a readable weight file (Weights only load failed" in refusal(backbone, tmp_path / "module.pth")
+
+
+def test_damaged_mxnet_files(tmp_path, monkeypatch):
+    backbone = reference.tiny_wideresnet(monkeypatch)
+    path = tmp_path / "w.params"
+    write_params(path, mxnet_arrays(backbone))
+    whole = path.read_bytes()
+    for length in (9, 30, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:length])
+        assert "not a readable MXNet .params file (" in refusal(backbone, path)
+    for offset, layout, value, reason in ((28, "<i", 1, "sparse arrays"), (32, "<i", 99, "an array of 99 dimensions"),
+                                          (36, "<q", -4, "an array of shape [-4, "),
+                                          (76, "<i", 77, "unknown element type 77")):
+        path.write_bytes(whole[:offset] + struct.pack(layout, value) + whole[offset + struct.calcsize(layout):])
+        assert reason in refusal(backbone, path)
+
+
+def test_params_of_another_network_are_refused_by_name(tmp_path, monkeypatch):
+    write_params(tmp_path / "vgg.params", {"arg:conv1_1_weight": np.ones((4, 3, 3, 3), np.float32)})
+    assert list(read_params(tmp_path / "vgg.params")) == ["arg:conv1_1_weight"]
+    message = refusal(reference.tiny_wideresnet(monkeypatch), tmp_path / "vgg.params")
+    assert "not weights of wrn38: 191 tensors of the backbone are missing (conv1a.weight, " in message
+
+
+def test_create_with_weights(tmp_path, monkeypatch):
+    source = reference.tiny_resnet(monkeypatch)
+    torch.save(dict(source.state_dict()), tmp_path / "r.pth")
+    backbone, report = create("resnet50", str(tmp_path / "r.pth"), 32)
+    assert equal(source, backbone)
+    assert report.path == str(tmp_path / "r.pth")
+    reference.tiny_wideresnet(monkeypatch)
+    for name, needed in (("resnet50", "torchvision's or timm's resnet50"), ("wrn38", "ilsvrc-cls_rna-a1_cls1000_ep-")):
+        with pytest.raises(UserError, match=rf"weights = 'auto': .*{needed}.*weights = 'none' to train from scratch"):
+            create(name, "auto")
+        torch.manual_seed(3)
+        first, report = create(name, "none")
+        torch.manual_seed(3)
+        assert equal(first, create(name)[0])
+        assert report is None
+
+
+def test_nothing_is_printed_while_loading(tmp_path, monkeypatch, capfd):
+    source = reference.tiny_wideresnet(monkeypatch)
+    write_params(tmp_path / "w.params", mxnet_arrays(source))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_weights(source, tmp_path / "w.params")
+    assert capfd.readouterr() == ("", "")
