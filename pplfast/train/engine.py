@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,10 +49,13 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 def load_engine(engine: Any, folder: Path) -> None:
     """Restore weights and momentum that this kind of engine saved; nothing but tensors and DeepSpeed's own records
     is unpickled, since `torch.load` is held to weights_only inside DeepSpeed too."""
-    with _weights_only():
-        path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    try:
+        with _weights_only():
+            path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    except pickle.UnpicklingError:
+        path = None
     if path is None:
-        raise UserError(f"{folder}: holds no DeepSpeed checkpoint; delete it and continue from the one before")
+        raise UserError(f"{folder}: holds no checkpoint of this DeepSpeed; delete it to continue from the one before")
 
 
 def load_weights_of_checkpoint(model: PatchClassifier, folder: Path) -> None:
@@ -89,6 +94,7 @@ def _import_deepspeed() -> Any:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's to mend
     # On CPUs DeepSpeed would compile a C++ extension for tensor-parallel inference at the first start: minutes, for
     # something that training does not call, and a run killed meanwhile leaves a lock that stalls all later ones.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -23,7 +23,7 @@ def describe(recipe: Recipe, variant: str, dataset: Dataset) -> dict[str, Any]:
             "name": dataset.name,
             "images": len(dataset),
             "classes": list(dataset.classes.names),
-            "content": _digest(dataset),
+            "list_and_labels": _digest(dataset),
         },
         "versions": library_versions(),
     }

@@ -155,7 +155,9 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
 def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress) -> Progress:
     recipe, options, stage = run.recipe, run.options, progress.stage
     iterations = run.iterations[stage]
-    rates = learning_rates(recipe.optim, run.stages[stage].lr, iterations, recipe.optim.warmup if stage == 0 else 0)
+    warmup = recipe.optim.warmup if stage == 0 else 0
+    # Python's floats: they end in the checkpoint, which is read back as tensors and plain values only.
+    rates = learning_rates(recipe.optim, run.stages[stage].lr, iterations, warmup).tolist()
     start = time.monotonic()
     interval_images, interval_start, spent = 0, start, progress.seconds
     while progress.iteration < iterations:
@@ -194,7 +196,7 @@ def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float
         "iteration": progress.steps,
         "epoch": round(progress.steps / run.steps_per_epoch, 4),
         "loss": run.loss,
-        "lr": float(rate),
+        "lr": rate,
         "images_per_s": round(images_per_s, 2),
     })
     name = f"stage {progress.stage + 1}/{len(run.stages)} ({plan})"

@@ -1,0 +1,222 @@
+"""Schedules, plans, checkpoints, logs and refusals, without training."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_images
+
+from pplfast.cli import main
+from pplfast.errors import UserError
+from pplfast.models import create
+from pplfast.patch.branches import PatchStage
+from pplfast.recipe import OptimConfig
+from pplfast.train.checkpoint import CheckpointFolder, Progress
+from pplfast.train.engine import check_precision, micro_batch
+from pplfast.train.identity import claim_folder, describe
+from pplfast.train.log import TrainLog
+from pplfast.train.model_file import load_classifier
+from pplfast.train.plan import plan_stages
+from pplfast.train.ranks import Ranks
+from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
+from pplfast.train.step import step_batches
+
+ONE_RANK = Ranks(rank=0, world=1, local_world=1, device=torch.device("cpu"))
+
+
+def test_learning_rates():
+    optim = OptimConfig(lr=0.1, poly=0.9)
+    rates = learning_rates(optim, factor=0.5, iterations=10, warmup=0)
+    np.testing.assert_allclose(rates, [0.05 * (1 - t / 10) ** 0.9 for t in range(10)])
+    np.testing.assert_allclose(learning_rates(optim, 0.5, 10, warmup=4)[:5] / rates[:5], [0.25, 0.5, 0.75, 1, 1])
+
+
+def test_lengths_of_stages():
+    assert steps_per_epoch(5, 2) == 3
+    assert [stage_iterations(epochs, 3) for epochs in (1, 0.5, 0.01, 2.4)] == [3, 2, 1, 7]
+
+
+class FakeLoader:
+    batches_per_epoch = 5
+
+    def epoch(self, number, start=0):
+        return iter([(number, k) for k in range(start, 5)])
+
+
+def test_steps_stay_inside_their_epoch_and_start_anywhere():
+    steps = step_batches(FakeLoader(), accumulation=2, step=0)
+    expected = [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)], [(1, 0), (1, 1)], [(1, 2), (1, 3)]]
+    assert [next(steps) for _ in range(5)] == expected
+    for start in range(4):
+        assert next(step_batches(FakeLoader(), 2, start)) == expected[start]
+
+
+def test_plans_of_the_variants():
+    backbone, _ = create("efficientnet_lite0")
+    stages = [{"position": "group5", "grid": 2, "epochs": 1}, {"position": "group3", "grid": 3, "epochs": 2, "lr": 0.5},
+              {"position": "group5", "grid": 2, "epochs": 1}, {"epochs": 1}]
+    recipe = make_recipe(stages=stages)
+    ppl = plan_stages(recipe, "ppl", backbone)
+    assert [(plan.patches, plan.epochs, plan.lr) for plan in ppl] == [
+        ((PatchStage(6, 2),), 1, 1), ((PatchStage(4, 3),), 2, 0.5), ((PatchStage(6, 2),), 1, 1), ((), 1, 1)]
+    [explicit] = plan_stages(recipe, "explicit", backbone)
+    assert explicit.patches == (PatchStage(6, 2), PatchStage(4, 3)) and explicit.epochs == 5
+    [plain] = plan_stages(recipe, "plain", backbone)
+    assert plain.patches == () and plain.epochs == 5
+    with pytest.raises(UserError, match="'head': no block .* follows it; choose one of: stem"):
+        plan_stages(make_recipe(stages=[{"position": "head", "grid": 2, "epochs": 1}]), "ppl", backbone)
+
+
+def test_batches_that_cannot_be_divided():
+    ranks = Ranks(0, 3, 3, torch.device("cpu"))
+    assert micro_batch(OptimConfig(batch=12, accumulation=2), ranks) == 2
+    with pytest.raises(UserError, match="optim.batch = 16.*multiple of 6"):
+        micro_batch(OptimConfig(batch=16, accumulation=2), ranks)
+    with pytest.raises(UserError, match="fp16.*needs a GPU"):
+        check_precision(OptimConfig(precision="fp16"), torch.device("cpu"))
+
+
+class FakeEngine:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
+        state = Path(folder) / tag
+        state.mkdir(parents=True)
+        (state / "weights.pt").write_bytes(b"0123456789")
+        if self.error:
+            raise self.error
+
+
+def save(checkpoints: CheckpointFolder, *places: tuple[int, int, bool], error: Exception | None = None) -> None:
+    for stage, iteration, ended in places:
+        checkpoints.save(FakeEngine(error), Progress(stage, iteration, 10 * stage + iteration, ended))
+
+
+def test_checkpoints_kept(tmp_path):
+    checkpoints = CheckpointFolder(tmp_path, ONE_RANK, zero=0)
+    save(checkpoints, (0, 2, False), (0, 4, False), (0, 6, False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage1-0000004", "stage1-0000006"]
+    save(checkpoints, (0, 7, True), (1, 2, False), (1, 4, False), (1, 6, False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage1-end", "stage2-0000004", "stage2-0000006"]
+    found, notes = CheckpointFolder(tmp_path, ONE_RANK, zero=0).latest()
+    assert found.progress == Progress(1, 6, 16, False) and notes == []
+
+
+@pytest.mark.parametrize("damage", ("truncated", "changed", "missing", "no manifest", "torn manifest"))
+def test_a_torn_checkpoint_is_passed_over(tmp_path, damage):
+    checkpoints = CheckpointFolder(tmp_path, ONE_RANK, zero=0)
+    save(checkpoints, (0, 9, False), (0, 10, False))
+    newest = tmp_path / "stage1-0000010"
+    file, manifest = newest / "state" / "weights.pt", newest / "manifest.json"
+    {
+        "truncated": lambda: file.write_bytes(b"012345"),
+        "changed": lambda: file.write_bytes(b"012345678X"),
+        "missing": file.unlink,
+        "no manifest": manifest.unlink,
+        "torn manifest": lambda: manifest.write_text(manifest.read_text()[:40]),
+    }[damage]()
+    (tmp_path / ".stage1-0000011.partial").mkdir()
+    found, notes = checkpoints.latest()
+    assert found.progress.iteration == 9 and checkpoints.last == tmp_path / "stage1-0000009"
+    assert len(notes) == 1 and str(newest) in notes[0]
+    assert not (tmp_path / ".stage1-0000011.partial").exists()
+    save(checkpoints, (0, 10, False))  # the resumed run replaces it
+    assert checkpoints.latest()[0].progress.iteration == 10
+
+
+@pytest.mark.parametrize("error", (
+    OSError(errno.ENOSPC, "No space left on device"),
+    RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/3"),
+))
+def test_full_disk_leaves_the_checkpoint_before(tmp_path, error):
+    checkpoints = CheckpointFolder(tmp_path, ONE_RANK, zero=0)
+    save(checkpoints, (0, 2, False))
+    with pytest.raises(UserError, match="disk is full"):
+        save(checkpoints, (0, 4, False), error=error)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage1-0000002"]
+    with pytest.raises(RuntimeError, match="something else"):
+        save(checkpoints, (0, 4, False), error=RuntimeError("something else"))
+
+
+def test_zero_checkpoints_need_the_same_ranks(tmp_path):
+    saved = CheckpointFolder(tmp_path, ONE_RANK, zero=1)
+    save(saved, (0, 2, False))
+    two = CheckpointFolder(tmp_path, Ranks(0, 2, 2, torch.device("cpu")), zero=1)
+    with pytest.raises(UserError, match="saved by 1 ranks"):
+        two.check_fits(saved.latest()[0])
+    save(saved, (0, 3, True))
+    two.check_fits(saved.latest()[0])  # at the end of a stage there is no momentum to carry over
+
+
+def test_log_of_a_resumed_run_continues_after_the_checkpoint(tmp_path, capsys):
+    lines = [json.dumps({"iteration": step, "loss": 1.0}) for step in (1, 2, 3, 4)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"iteration": 5, "lo', encoding="utf-8")
+    log = TrainLog(tmp_path, step=2, total=10)
+    log.write({"stage": 1, "iteration": 3, "loss": 0.5, "lr": 0.1, "images_per_s": 2.0})
+    log.show(10, "stage 1/1", 0.5, 2.0)
+    log.close()
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(entry["iteration"], entry["loss"]) for entry in entries] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+    assert "stage 1/1: step 10/10, loss 0.5000, 2.0 images/s" in capsys.readouterr().err
+    assert list((tmp_path / "tb").glob("events.*"))
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    dataset = open_images(write_images(tmp_path / "data"))
+    recipe, out = make_recipe(), tmp_path / "out"
+    record = describe(recipe, "ppl", dataset)
+    assert claim_folder(out, record, resume=False) == "start"
+    assert claim_folder(out, record, resume=True) == "resume"
+    (out / "checkpoints" / "stage1-0000002").mkdir(parents=True)
+    with pytest.raises(UserError, match="unfinished run.*--resume"):
+        claim_folder(out, record, resume=False)
+    other = describe(make_recipe(optim={"lr": 0.5}), "ppl", dataset)
+    with pytest.raises(UserError, match=r"optim.lr = 0.001, not 0.5.*another --out"):
+        claim_folder(out, other, resume=True)
+    with pytest.raises(UserError, match=r"dataset.images = 10, not 5"):
+        claim_folder(out, describe(recipe, "ppl", dataset.subset(range(5))), resume=True)
+    # What comes after training may change.
+    assert claim_folder(out, describe(make_recipe(label={"crf": "none"}), "ppl", dataset), resume=True) == "resume"
+
+
+def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
+    data = write_images(tmp_path / "data", 4)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE_FILE, encoding="utf-8")
+    weights = tmp_path / "bad.pth"
+    weights.write_bytes(b"not weights")
+    out = tmp_path / "out"
+    base = ["train", "--data", str(data), "--labels", str(data / "labels.csv"), "--classes", CLASSES,
+            "--recipe", str(recipe), "--out", str(out), "--threads", "1"]
+    for arguments, expected in (
+        (["--set", "optim.lrr=1"], "optim.lrr"),
+        (["--set", "nothing"], "--set nothing"),
+        (["--set", "stages.7.epochs=1"], "stages.7.epochs"),
+        (["--set", "stages.0.position=group9"], "position 'group9'"),
+        (["--set", "stages.0.position=head"], "position 'head'"),
+        (["--set", f"model.weights={weights}"], str(weights)),
+        (["--set", "model.weights=/nowhere.pth"], "/nowhere.pth"),
+        (["--set", "model.backbone=vgg"], "vgg"),
+        (["--set", "optim.batch=3", "--set", "optim.accumulation=2"], "optim.batch = 3"),
+        (["--set", "optim.precision=fp16"], "fp16") if not torch.cuda.is_available() else (["--labels", "x"], "x"),
+        (["--labels", "none"], "no image labels"),
+        (["--recipe", "no_such"], "no_such"),
+        (["--log-every", "0"], "--log-every 0"),
+    ):
+        assert main(base + arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert expected in error and error.count("\n") == 1 and "Traceback" not in error, error
+        assert not out.exists()
+
+
+def test_folders_without_a_classifier(tmp_path):
+    for path, expected in ((tmp_path, "holds no classifier.json"), (tmp_path / "nowhere", "neither")):
+        with pytest.raises(UserError, match=expected):
+            load_classifier(path)
+    (tmp_path / "classifier.json").write_text('{"format": 1}', encoding="utf-8")
+    with pytest.raises(UserError, match="not a classifier description"):
+        load_classifier(tmp_path)

@@ -1,0 +1,178 @@
+"""Whole training runs: one rank, two ranks under the launcher, killed and resumed, stopped by a bad loss."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_images
+
+from pplfast.errors import UserError
+from pplfast.models import create
+from pplfast.patch.branches import PatchStage
+from pplfast.train import TrainOptions, load_classifier, read_info, step, train
+
+EVERY_STEP = TrainOptions(threads=1, log_every=1, checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return open_images(write_images(tmp_path_factory.mktemp("images")))
+
+
+@pytest.fixture(scope="module")
+def reference(dataset, tmp_path_factory):
+    """One rank, batch 8 of 10 images: every second step has 2 images."""
+    out = tmp_path_factory.mktemp("runs") / "reference"
+    return train(make_recipe(), dataset, out, options=EVERY_STEP)
+
+
+def read_log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def assert_same_training(folder: Path, expected: Path) -> None:
+    """Equal up to the order of float32 additions."""
+    losses, others = ([line["loss"] for line in read_log(path)] for path in (folder, expected))
+    assert losses == pytest.approx(others, rel=2e-5)
+    weights, other = (load_file(path / "classifier.safetensors") for path in (folder, expected))
+    assert weights.keys() == other.keys()
+    for name in weights:
+        torch.testing.assert_close(weights[name], other[name], rtol=1e-4, atol=2e-6, msg=lambda text, n=name: n + text)
+
+
+def assert_identical_training(folder: Path, expected: Path) -> None:
+    losses, others = ([(line["iteration"], line["loss"]) for line in read_log(path)] for path in (folder, expected))
+    assert losses == others
+    weights, other = (load_file(path / "classifier.safetensors") for path in (folder, expected))
+    assert weights.keys() == other.keys() and all(torch.equal(weights[name], other[name]) for name in weights)
+
+
+def test_a_run_from_end_to_end(reference, dataset, capsys):
+    lines = read_log(reference.folder)
+    assert [(line["stage"], line["position"], line["grid"], line["iteration"], line["epoch"]) for line in lines] == [
+        (1, ["group3"], [2], 1, 0.5), (1, ["group3"], [2], 2, 1.0), (2, ["group5"], [2], 3, 1.5)]
+    assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3 * 0.5**0.9, 1e-3])
+    assert all(0 < line["loss"] < 10 and line["images_per_s"] > 0 for line in lines)
+    assert reference.steps == 3 and reference.loss == lines[-1]["loss"]
+    assert list((reference.folder / "tb").glob("events.*"))
+
+    info = read_info(reference.folder)
+    assert (info.class_names, info.class_ids) == (dataset.classes.names, dataset.classes.ids)
+    assert info.stages == (("group5", 2),) and info.variant == "ppl"
+    model = load_classifier(reference.folder / "classifier.safetensors")
+    assert model.stages == (PatchStage(6, 2),) and not model.training
+    maps = model.maps(torch.randn(1, 3, 40, 56))
+    assert maps.shape == (1, 3, 3, 4) and maps.min() >= 0
+
+    again = train(make_recipe(), dataset, reference.folder, options=EVERY_STEP)
+    assert again.already_finished and again.loss == reference.loss
+    with pytest.raises(UserError, match="optim.lr"):
+        train(make_recipe(optim={"lr": 0.5}), dataset, reference.folder, resume=True, options=EVERY_STEP)
+
+
+def test_frozen_parts_stay_and_others_move(reference):
+    published, _ = create("efficientnet_lite0", weights="auto")
+    trained = load_classifier(reference.folder).backbone
+    frozen = {id(tensor) for index in range(published.frozen_default) for module in published.block_modules(index)
+              for tensor in module.state_dict(keep_vars=True).values()}
+    norms = {id(tensor) for tensor in published.buffers()}
+    for name, tensor in published.state_dict(keep_vars=True).items():
+        same = torch.equal(tensor, trained.state_dict()[name])
+        assert same == (id(tensor) in frozen | norms), name
+
+
+def test_accumulation_equals_one_large_batch(reference, dataset, tmp_path):
+    train(make_recipe(optim={"accumulation": 2}), dataset, tmp_path / "out", options=EVERY_STEP)
+    assert_same_training(tmp_path / "out", reference.folder)
+
+
+def test_two_ranks_under_the_launcher_equal_one(reference, tmp_path):
+    """ZeRO 1 on two ranks with 4 images each; in the last step of an epoch one rank has none."""
+    data = write_images(tmp_path / "data")
+    (tmp_path / "tiny.toml").write_text(RECIPE_FILE, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = Path(sys.executable).parent / "deepspeed"
+    done = subprocess.run(
+        [sys.executable, launcher, "--num_accelerators", "2", "--master_port", str(port), "--module", "pplfast", "train",
+         "--data", data, "--labels", data / "labels.csv", "--classes", CLASSES, "--recipe", tmp_path / "tiny.toml",
+         "--set", "optim.zero=1", "--out", tmp_path / "out", "--threads", "1", "--log-every", "1"],
+        env=dict(os.environ, DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"),
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("finished: 3 steps") == 1 and "2 ranks on cpu" in done.stderr
+    assert_same_training(tmp_path / "out", reference.folder)
+
+
+def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path):
+    """kill -9 inside step 6, the checkpoint of step 4 torn as well, on three epochs of two stages with dropout."""
+    recipe = make_recipe(model={"dropout": 0.5}, optim={"batch": 4},
+                         stages=[{"position": "group3", "grid": 2, "epochs": 2},
+                                 {"position": "group5", "grid": 2, "epochs": 1}])
+    whole = train(recipe, dataset, tmp_path / "whole", options=EVERY_STEP)
+    assert whole.steps == 9
+
+    killed = subprocess.run(
+        [sys.executable, Path(__file__).with_name("train_until_killed.py"), dataset.images[0].parent, tmp_path / "out"],
+        env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert [line["iteration"] for line in read_log(tmp_path / "out")] == [1, 2, 3, 4, 5]
+    [state] = (tmp_path / "out" / "checkpoints" / "stage1-0000004" / "state").glob("*.pt")
+    os.truncate(state, state.stat().st_size // 2)
+
+    with pytest.raises(UserError, match="--resume"):
+        train(recipe, dataset, tmp_path / "out", options=EVERY_STEP)
+    resumed = train(recipe, dataset, tmp_path / "out", resume=True, options=EVERY_STEP)
+    assert resumed.steps == 9
+    assert_identical_training(tmp_path / "out", tmp_path / "whole")
+
+    # The same from the end of a stage: nothing after the first stage's end is there.
+    for path in (tmp_path / "out" / "checkpoints").glob("stage2-*"):
+        for file in path.rglob("*.pt"):
+            file.unlink()
+    (tmp_path / "out" / "classifier.json").unlink()
+    train(recipe, dataset, tmp_path / "out", resume=True, options=EVERY_STEP)
+    assert_identical_training(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
+    """One image of step 3 gives NaN: its id, the batch, the step and the last good checkpoint are named."""
+    calls = []
+
+    def poisoned(logits, labels, weights, plain=step.image_losses):
+        calls.append(1)
+        losses = plain(logits, labels, weights)
+        return losses * torch.tensor([1.0, float("nan")] + [1.0] * (len(losses) - 2)) if len(calls) == 3 else losses
+
+    monkeypatch.setattr(step, "image_losses", poisoned)
+    seen = []
+    monkeypatch.setattr("pplfast.train.trainer.train_step", lambda engine, batches, *rest: (
+        seen.append([dataset.ids[i] for batch in batches for i in batch.indices]),
+        step.train_step(engine, batches, *rest))[1])
+    recipe = make_recipe(optim={"batch": 4}, stages=[{"epochs": 2, "position": "group3", "grid": 2}])
+    with pytest.raises(UserError) as error:
+        train(recipe, dataset, tmp_path / "out", options=TrainOptions(threads=1, checkpoint_every=2))
+    message = str(error.value)
+    assert message.startswith("step 3: the loss is nan") and "\n" not in message
+    assert f"images: {seen[2][1]} (of the batch {' '.join(dict.fromkeys(seen[2]))})" in message
+    assert f"last good checkpoint: {tmp_path / 'out' / 'checkpoints' / 'stage1-0000002'}" in message
+    assert not (tmp_path / "out" / "classifier.json").exists()
+
+
+@pytest.mark.parametrize("variant, precision", (("plain", "fp32"), ("explicit", "bf16")))
+def test_other_variants(dataset, tmp_path, variant, precision):
+    stages = [{"position": "group3", "grid": 2, "epochs": 0.25}, {"position": "group5", "grid": 2, "epochs": 0.25}]
+    recipe = make_recipe(optim={"precision": precision, "zero": 2}, stages=stages)
+    result = train(recipe, dataset, tmp_path / "out", variant=variant, options=EVERY_STEP)
+    assert result.steps == 1 and 0 < result.loss < 10
+    model = load_classifier(tmp_path / "out")
+    assert model.classifier.weight.shape[1] == 1280 * {"plain": 1, "explicit": 3}[variant]
+    assert len(model.stages) == {"plain": 0, "explicit": 2}[variant]
