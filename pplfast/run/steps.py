@@ -57,6 +57,12 @@ class Steps:
         write_json(record, {"settings": settings, "done": True, "values": values, "seconds": seconds, "stamp": stamp})
         return StepResult(values, seconds, stamp, skipped=False)
 
+    def discard(self, name: str, outputs: Sequence[Path]) -> None:
+        """Remove what an earlier run made of a step that this run does not have."""
+        record = self.folder / "steps" / f"{name}.json"
+        if record.exists():
+            _delete([*outputs, record])
+
 
 def _refuse_foreign(outputs: Sequence[Path]) -> None:
     for path in outputs:

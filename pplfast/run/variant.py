@@ -20,10 +20,18 @@ from pplfast.run.steps import StepResult, Steps
 DEFAULT_THRESHOLD = 0.25
 
 
+# The steps of each variant in order, and the file or folder that each makes.
+OUTPUTS = {
+    "train": "train", "cams": "cams", "eval_cam": "eval_cam.json", "labels": "labels", "labels_crf": "labels_crf",
+    "eval_label": "eval_label.json", "eval_label_crf": "eval_label_crf.json",
+}
+
+EVALUATION = {"cams": "eval_cam", "labels": "eval_label", "labels_crf": "eval_label_crf"}
+
+
 def step_names(config: RunConfig, scored: bool) -> list[str]:
-    """The steps of each variant, in order."""
-    names = ["train", "cams", "eval_cam", "labels", "labels_crf", "eval_label", "eval_label_crf"]
-    return [name for name in names
+    """The steps that this run has."""
+    return [name for name in OUTPUTS
             if (scored or not name.startswith("eval")) and (config.recipe.label.crf != NONE or not name.endswith("crf"))]
 
 
@@ -40,18 +48,20 @@ class VariantChain:
         self.results: dict[str, StepResult] = {}
 
     def run(self) -> dict[str, Any]:
+        for name in OUTPUTS.keys() - set(step_names(self.config, self.scored)):
+            self.steps.discard(name, [self._output(name)])
         self._train()
         self._cams()
         if self.scored:
-            self._score("eval_cam", "cams", "cams", evaluate_cams)
+            self._score("cams", evaluate_cams)
         label = self._label_config()
         self._labels("labels", dataclasses.replace(label, crf=NONE))
         if label.crf != NONE:
             self._labels("labels_crf", label)
         if self.scored:
-            self._score("eval_label", "labels", "labels", evaluate_labels)
+            self._score("labels", evaluate_labels)
             if label.crf != NONE:
-                self._score("eval_label_crf", "labels_crf", "labels_crf", evaluate_labels)
+                self._score("labels_crf", evaluate_labels)
         return self.summary(label)
 
     def summary(self, label: LabelConfig) -> dict[str, Any]:
@@ -59,26 +69,28 @@ class VariantChain:
         def value(step: str, key: str) -> Any:
             return self.results[step].values[key] if step in self.results else None
 
-        final = "eval_label_crf" if label.crf != NONE else "eval_label"
+        final = "labels_crf" if label.crf != NONE else "labels"
         rates = {name: result.values["images_per_second"] for name, result in self.results.items()
                  if result.values.get("images_per_second")}
         return {
             "cam_miou": value("eval_cam", "miou"), "cam_threshold": value("eval_cam", "threshold"),
-            "label_before_crf_miou": value("eval_label", "miou"), "label_miou": value(final, "miou"),
+            "label_before_crf_miou": value("eval_label", "miou"), "label_miou": value(EVALUATION[final], "miou"),
             "background": f"{label.background} {label.value:g}", "crf": label.crf,
-            "failed_images": value("cams", "failed") + value("labels", "failed"),
+            "images_without_label": value(final, "missing"),
             "seconds": {name: result.seconds for name, result in self.results.items()},
             "images_per_second": rates,
         }
 
-    def _step(self, name: str, settings: dict[str, Any], outputs: list[Path],
-              action: Callable[[], dict[str, Any]]) -> None:
-        self.results[name] = self.steps.run(name, settings, outputs, action)
+    def _output(self, step: str) -> Path:
+        return self.folder / OUTPUTS[step]
+
+    def _step(self, name: str, settings: dict[str, Any], action: Callable[[], dict[str, Any]]) -> None:
+        self.results[name] = self.steps.run(name, settings, [self._output(name)], action)
 
     def _train(self) -> None:
         from pplfast.train import train  # with torch and DeepSpeed; a run whose training is done needs neither
 
-        recipe, out = self.config.recipe, self.folder / "train"
+        recipe, out = self.config.recipe, self._output("train")
         table = recipe_to_dict(recipe)
         settings = {"variant": self.variant, "data": fingerprint(self.train_set),
                     **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")}}
@@ -87,10 +99,10 @@ class VariantChain:
             result = train(recipe, self.train_set, out, resume=True, variant=self.variant)
             return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
 
-        self._step("train", settings, [out], action)
+        self._step("train", settings, action)
 
     def _cams(self) -> None:
-        out = self.folder / "cams"
+        out = self._output("cams")
         settings = {"train": self.results["train"].stamp, "data": fingerprint(self.val_set),
                     "cam": dataclasses.asdict(self.config.recipe.cam)}
 
@@ -100,30 +112,31 @@ class VariantChain:
             from pplfast.labels.cam import generate_cams
             from pplfast.train import load_classifier
 
-            model = load_classifier(self.folder / "train").to("cuda" if torch.cuda.is_available() else "cpu")
+            model = load_classifier(self._output("train")).to("cuda" if torch.cuda.is_available() else "cpu")
             return self._outcome(generate_cams(model, self.val_set, self.config.recipe.cam, out), out)
 
-        self._step("cams", settings, [out], action)
+        self._step("cams", settings, action)
 
     def _labels(self, name: str, label: LabelConfig) -> None:
-        out = self.folder / name
+        out = self._output(name)
         settings = {"cams": self.results["cams"].stamp, "label": dataclasses.asdict(label)}
-        self._step(name, settings, [out], lambda: self._outcome(
-            generate_labels(self.folder / "cams", self.val_set, label, out, self.config.jobs), out))
+        self._step(name, settings, lambda: self._outcome(
+            generate_labels(self._output("cams"), self.val_set, label, out, self.config.jobs), out))
 
-    def _score(self, name: str, source: str, folder: str, evaluate: Callable[..., Scores]) -> None:
-        out = self.folder / f"{name}.json"
+    def _score(self, source: str, evaluate: Callable[..., Scores]) -> None:
+        name = EVALUATION[source]
+        out = self._output(name)
 
         def action() -> dict[str, Any]:
-            scores = evaluate(self.folder / folder, self.val_set, jobs=self.config.jobs)
+            scores = evaluate(self._output(source), self.val_set, jobs=self.config.jobs)
             write_json(out, scores.to_dict())
             for warning in scores.warnings:
                 self.announce.note(f"warning: {warning}")
-            return {"miou": scores.miou, "threshold": getattr(scores, "threshold", None), "images": scores.images}
+            return {"miou": scores.miou, "threshold": getattr(scores, "threshold", None)}
 
         masks = [str(path) for path in self.val_set.masks if path is not None]
         settings = {source: self.results[source].stamp, "masks": hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16]}
-        self._step(name, settings, [out], action)
+        self._step(name, settings, action)
 
     def _label_config(self) -> LabelConfig:
         """The recipe's; its threshold 0 stands for the best of the sweep."""
@@ -141,4 +154,4 @@ class VariantChain:
             self.announce.note(f"warning: {len(outcome.bad)} images failed, see {folder}/bad.jsonl "
                           f"(first: {outcome.bad[0][0]}: {outcome.bad[0][1]})")
         rate = round(outcome.written / outcome.seconds, 3) if outcome.written and outcome.seconds else None
-        return {"written": outcome.written, "failed": len(outcome.bad), "images_per_second": rate}
+        return {"missing": len(self.val_set) - outcome.written - outcome.skipped, "images_per_second": rate}

@@ -1,0 +1,91 @@
+"""The command line's frame: help, unknown commands, and errors in one line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pplfast.cli import COMMANDS, main
+from pplfast.version import __version__
+
+DATA = ["--data", "/nowhere/at/all"]
+WRONG_PATHS = {
+    "data": ["data", "check", *DATA],
+    "train": ["train", *DATA, "--recipe", "demo", "--out", "OUT"],
+    "cam": ["cam", *DATA, "--model", "/nowhere", "--out", "OUT"],
+    "label": ["label", *DATA, "--cams", "/nowhere", "--out", "OUT"],
+    "eval": ["eval", *DATA, "--cams", "/nowhere"],
+    "run": ["run", *DATA, "--recipe", "demo", "--out", "OUT"],
+    "report": ["report", "/nowhere/at/all"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: pplfast {command}" in capsys.readouterr().out
+
+
+def test_help_lists_every_command_and_version_prints_it(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"    {command} " in text for command in COMMANDS)
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"pplfast {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], [], ["run"], ["--nothing"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: pplfast" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", WRONG_PATHS)
+def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
+    arguments = [str(tmp_path / "out") if word == "OUT" else word for word in WRONG_PATHS[command]]
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"pplfast {command}: error: /nowhere/at/all: ") and output.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--recipe", "nothing"], "nothing: neither a recipe file"),
+    (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
+    (["--recipe", "demo", "--variants", ","], "--variants is empty"),
+    (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers"),
+    (["--recipe", "demo", "--seeds", "1,1"], "--seeds 1,1: the same seed twice"),
+    (["--recipe", "demo", "--threshold", "1.5"], "background threshold 1.5: must lie between 0 and 1"),
+])
+def test_wrong_options_of_run_are_one_line(options, message, capsys, tmp_path):
+    assert main(["run", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_launchers_local_rank_before_the_command_is_accepted(capsys):
+    assert main(["--local_rank=0", "report", "/nowhere/at/all"]) == 2
+    assert "pplfast report: error:" in capsys.readouterr().err
+
+
+def test_run_refuses_to_be_started_on_several_ranks(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", *DATA, "--recipe", "demo", "--out", str(tmp_path / "out")]) == 2
+    assert "use `pplfast train`" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "pplfast", "report", str(tmp_path)], capture_output=True, text=True,
+                          env=os.environ)
+    assert done.returncode == 2
+    assert done.stderr.startswith("pplfast report: error: ") and "Traceback" not in done.stderr

@@ -1,0 +1,75 @@
+"""The public names, and the wheel: it has all that it needs outside the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pplfast
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", [name for name in pplfast.__all__ if name != "__version__"])
+def test_public_names_are_what_they_say(name):
+    value = getattr(pplfast, name)
+    module, attribute = pplfast._PUBLIC[name]
+    assert callable(value) and value is getattr(sys.modules[module], attribute)
+    assert value.__doc__
+
+
+def test_public_names_are_listed_once_and_others_are_refused():
+    assert set(pplfast.__all__) == {*pplfast._PUBLIC, "__version__"}
+    assert "run_chain" in dir(pplfast)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pplfast.nothing  # noqa: B018
+
+
+def test_importing_the_package_or_asking_for_help_does_not_import_torch():
+    code = "import sys, pplfast, pplfast.cli; print(sorted({'torch', 'numpy', 'deepspeed'} & set(sys.modules)))"
+    assert run(sys.executable, "-c", code, cwd=ROOT) == "[]"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, since building leaves folders behind in the sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(
+        ".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "results"))
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(folder), str(source),
+        cwd=folder)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_module_and_data_file(wheel):
+    expected = {f"pplfast/{path.relative_to(ROOT / 'pplfast')}" for path in (ROOT / "pplfast").rglob("*")
+                if path.suffix in (".py", ".toml", ".css")}
+    expected |= {f"pplfast/kernels/{path.relative_to(ROOT / 'kernels')}" for path in (ROOT / "kernels").rglob("*.py")}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert expected <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_runs_outside_the_checkout(wheel, tmp_path):
+    target = tmp_path / "installed"
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel),
+        cwd=tmp_path)
+    paths = {"PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
+    assert run(sys.executable, "-m", "pplfast", "--version", cwd=tmp_path, **paths) == f"pplfast {pplfast.__version__}"
+    code = ("import pplfast.kernels, pplfast.recipe as r; from importlib import resources as s;"
+            "assert s.files('pplfast.report').joinpath('style.css').is_file();"
+            "print(pplfast.kernels.__file__, r.load_recipe('demo').name)")
+    file, recipe = run(sys.executable, "-c", code, cwd=tmp_path, **paths).split()
+    assert file == str(target / "pplfast" / "kernels" / "__init__.py") and recipe == "demo"

@@ -1,0 +1,153 @@
+"""The whole chain on a few small images, and what a second call does."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pplfast.data.dataset import DataConfig
+from pplfast.data.demo import DemoConfig, make_demo
+from pplfast.errors import UserError
+from pplfast.recipe import AugmentConfig, CamConfig, LabelConfig, OptimConfig, Recipe, StageConfig
+from pplfast.run import RunConfig, run, run_seeds, seeds_table, summary_table, with_default_lists
+
+RECIPE = Recipe(
+    name="tiny", variants=("plain", "ppl"),
+    augment=AugmentConfig(crop=64, resize_long=(64, 80)),
+    optim=OptimConfig(batch=4, precision="fp32"),
+    stages=(StageConfig(epochs=1, position="group5", grid=2),),
+    cam=CamConfig(scales=(1.0,), flip=False, precision="fp32"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("demo")
+    make_demo(root, DemoConfig(train=8, val=4, size=96), lambda: None)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> tuple[RunConfig, dict]:
+    train, val = with_default_lists(DataConfig(str(data)), None, None)
+    config = RunConfig(train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1)
+    return config, run(config, lambda line: None)
+
+
+def again(config: RunConfig, **changes) -> tuple[dict, list[str]]:
+    """Run once more; the summary, and the names of the steps that were not skipped."""
+    lines: list[str] = []
+    summary = run(dataclasses.replace(config, **changes), lines.append)
+    return summary, [line.split("] ")[1] for line in lines if line.startswith("[") and "skipped" not in line]
+
+
+def test_everything_is_there(finished):
+    config, summary = finished
+    assert json.loads((config.out / "summary.json").read_text()) == summary
+    for variant in ("plain", "ppl"):
+        part = summary[variant]
+        assert 0 < part["cam_miou"] < 100 and 0 < part["label_miou"] < 100
+        assert part["label_before_crf_miou"] == pytest.approx(part["cam_miou"], abs=1e-9)  # the same threshold
+        assert set(part["seconds"]) == {"train", "cams", "eval_cam", "labels", "labels_crf", "eval_label",
+                                        "eval_label_crf"}
+        assert part["images_per_second"]["train"] > 0 and part["images_without_label"] == 0
+        for folder, count in (("cams/*.npz", 4), ("labels/*.png", 4), ("labels_crf/*.png", 4)):
+            assert len(list((config.out / variant).glob(folder))) == count
+    assert summary["data"]["val"] == {"list": summary["data"]["val"]["list"], "images": 4, "scored": 4}
+    assert summary["versions"]["torch"] == torch.__version__
+    assert "<figcaption>truth" in (config.out / "report.html").read_text()
+    table = summary_table(summary)
+    assert f"{summary['ppl']['cam_miou']:.1f}" in table and "4 of 4 images" in table
+
+
+def test_a_second_call_skips_every_step_and_changes_no_figure(finished):
+    config, summary = finished
+    second, done = again(config)
+    assert done == ["report"]
+    assert {key: second[key] for key in ("plain", "ppl")} == {key: summary[key] for key in ("plain", "ppl")}
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(finished):
+    config, _ = finished
+    label = LabelConfig(value=0.3, crf="deeplab")
+    _, done = again(config, variants=("ppl",), recipe=dataclasses.replace(RECIPE, label=label))
+    assert done == ["ppl: labels", "ppl: labels_crf", "ppl: eval_label", "ppl: eval_label_crf", "report"]
+    _, done = again(config, variants=("ppl",), recipe=dataclasses.replace(RECIPE, label=label, cam=CamConfig(
+        scales=(0.5,), flip=False, precision="fp32")))
+    assert done[0] == "ppl: cams" and "ppl: eval_label_crf" in done
+
+
+def test_without_masks_nothing_is_scored_and_the_threshold_is_said(finished, data, tmp_path):
+    config, _ = finished
+    shutil.copytree(config.out, tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    for path in data.iterdir():
+        if path.name != "SegmentationClass":
+            (tmp_path / "data" / path.name).symlink_to(path)
+    train, val = with_default_lists(DataConfig(str(tmp_path / "data")), None, None)
+    lines: list[str] = []
+    out = tmp_path / "run"
+    summary = run(dataclasses.replace(config, train=train, val=val, out=out, variants=("ppl",)), lines.append)
+    assert any("no masks: nothing is scored" in line for line in lines)
+    assert any("background threshold 0.25" in line for line in lines)
+    assert any("ppl: train: done before" in line for line in lines)  # the same images and labels, elsewhere
+    assert summary["ppl"]["cam_miou"] is None and summary["ppl"]["background"] == "threshold 0.25"
+    assert len(list((out / "ppl" / "labels_crf").glob("*.png"))) == 4
+    assert not list(out.glob("ppl/eval*"))  # the scores of the earlier run with masks are gone
+    assert "nothing scored" in summary_table(summary)
+    assert "no masks to score against" in (out / "report.html").read_text()
+
+
+def test_default_lists_follow_the_layout(data, tmp_path):
+    def lists(root, train=None, val=None):
+        return tuple(config.list for config in with_default_lists(DataConfig(str(root)), train, val))
+
+    assert lists(data) == ("train", "val")
+    assert lists(data, train="train_aug") == ("train_aug", "val")
+    assert lists(tmp_path) == ("", "")
+    assert lists(tmp_path, train="mine.txt") == ("mine.txt", "mine.txt")
+
+
+def test_an_unusable_image_stops_the_run_before_training(finished, data, tmp_path):
+    config, _ = finished
+    broken = tmp_path / "data"
+    (broken / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for name in ("JPEGImages", "Annotations", "SegmentationClass", "classes.txt"):
+        if (data / name).exists():
+            (broken / name).symlink_to(data / name)
+    for part in ("train", "val"):
+        source = data / "ImageSets" / "Segmentation" / f"{part}.txt"
+        (broken / "ImageSets" / "Segmentation" / f"{part}.txt").write_text(source.read_text() + "absent\n")
+    train, val = with_default_lists(DataConfig(str(broken)), None, None)
+    with pytest.raises(UserError, match="absent"):
+        run(dataclasses.replace(config, train=train, val=val, out=tmp_path / "run"), lambda line: None)
+    assert not (tmp_path / "run" / "plain").exists()
+
+
+def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
+    config, summary = finished
+    seen = []
+
+    def fake(one: RunConfig, say) -> dict:
+        seen.append((one.out.name, one.recipe.seed))
+        shift = float(one.recipe.seed)
+        return {"plain": {"cam_miou": 50 + shift, "label_before_crf_miou": 1.0, "label_miou": None}}
+
+    monkeypatch.setattr("pplfast.run.seeds.run", fake)
+    result = run_seeds(dataclasses.replace(config, out=tmp_path, variants=("plain",)), [0, 4], lambda line: None)
+    assert seen == [("seed0", 0), ("seed4", 4)]
+    assert result["mean"] == {"plain": {"cam_miou": 52.0, "label_before_crf_miou": 1.0, "label_miou": None}}
+    assert json.loads((tmp_path / "summary.json").read_text()) == result
+    table = seeds_table(result)
+    assert "54.0" in table and "52.0" in table and "mean" in table
