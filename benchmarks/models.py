@@ -25,6 +25,7 @@ class Case:
     stages: tuple[tuple[str, int], ...]
     explicit: bool = False
     output_stride: int = 16
+    weights: str = "none"  # as in recipes
 
     @property
     def mode(self) -> str:
@@ -32,9 +33,9 @@ class Case:
 
 
 def make_pplfast(case: Case, device: str = "cpu") -> PatchClassifier:
-    """With random weights, the same ones each time."""
+    """The same weights each time; the classifier's are random."""
     torch.manual_seed(SEED)
-    backbone, _ = create(case.backbone, None, case.output_stride)
+    backbone, _ = create(case.backbone, case.weights, case.output_stride)
     model = PatchClassifier(backbone, case.classes, case.mode, branches=max(len(case.stages), 1))
     model.set_stage([PatchStage(backbone.position(name) + 1, grid) for name, grid in case.stages])
     return model.to(device)
@@ -53,16 +54,17 @@ def make_reference(case: Case, source: PatchClassifier, device: str = "cpu") -> 
 
 def compiler_missing() -> str | None:
     """Why torch.compile cannot work here, or None."""
-    if torch.cuda.is_available() or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++"):
+    if torch.cuda.is_available() or any(map(shutil.which, ("c++", "g++", "clang++"))):
         return None
     return "torch.compile needs a C++ compiler on the CPU, and there is none"
 
 
-def tune(model: ReferenceClassifier) -> ReferenceClassifier:
+def tune(model: ReferenceClassifier, compiled: bool) -> ReferenceClassifier:
     """channels_last and torch.compile, in place; bf16 comes from `autocast` around the calls."""
     model.to(memory_format=torch.channels_last)
-    model.forward = torch.compile(model.forward, dynamic=False)
-    model.maps = torch.compile(model.maps, dynamic=False)
+    if compiled:
+        model.forward = torch.compile(model.forward)
+        model.maps = torch.compile(model.maps)
     return model
 
 
@@ -77,6 +79,11 @@ def no_dropout(model: nn.Module) -> None:
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
+
+
+def freeze(model: PatchClassifier | ReferenceClassifier, count: int) -> None:
+    """No training of the first `count` blocks nor of any BN."""
+    (model if isinstance(model, ReferenceClassifier) else model.backbone).freeze(count)
 
 
 def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, bf16: bool
@@ -96,6 +103,6 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Te
     return step
 
 
-def sgd(model: nn.Module, fused: bool) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=fused or None)
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """With torch's own choice of implementation, for every contestant."""
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9, weight_decay=5e-4)

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from pplfast.benchmarks import models
 from pplfast.benchmarks.harness import Spread, ratios
+from pplfast.errors import UserError
 
 SCHEMA = 1
 PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pydensecrf2", "numpy",
@@ -35,6 +37,7 @@ class Report:
 
     device: str
     quick: bool
+    compile: bool = True  # whether the tuned reference goes through torch.compile
     ceilings: dict[str, float] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -52,11 +55,20 @@ class Report:
         self.skipped.append(dict(bench=bench, what=what, why=why))
         print(f"  skipped {what}: {why}", flush=True)
 
+    def can_tune(self, bench: str) -> bool:
+        """Whether the tuned reference takes part; notes once per benchmark what it lacks."""
+        missing = models.compiler_missing() if self.compile else None
+        if missing or not self.compile:
+            what = "torch.compile of the tuned reference"
+            if not any((row["bench"], row["what"]) == (bench, what) for row in self.skipped):
+                self.skip(bench, what, missing or "--no-compile: it is measured with bf16 and channels_last alone")
+        return not missing
+
     def red(self, bench: str, case: str) -> bool:
         return any(not c["passed"] for c in self.checks if (c["bench"], c["case"]) == (bench, case))
 
     def add(self, bench: str, case: str, samples: dict[str, list[float]], pairs: list[Ratio], images: int = 0,
-            floor: float | dict[str, float] = 0.0, extra: dict[str, dict[str, float]] | None = None) -> None:
+            floor: float | dict[str, float] = 0.0, extra: dict[str, dict[str, Any]] | None = None) -> None:
         """Times (seconds per call) of a case's contestants, and the ratios asked for of those that took part.
 
         `images` per call gives images/s; `floor` is the shortest time that the measured ceilings allow, for all or
@@ -93,7 +105,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         return dict(schema=SCHEMA, date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                    commit=commit(), device=self.device, quick=self.quick, hardware=hardware(), versions=versions(),
+                    commit=commit(), device=self.device, quick=self.quick,
+                    compile=self.compile, hardware=hardware(), versions=versions(),
                     load_average=list(os.getloadavg()), ceilings=self.ceilings, checks=self.checks, rows=self.rows,
                     ratios=self.ratios, skipped=self.skipped)
 
@@ -108,9 +121,12 @@ def format_ratio(row: dict[str, Any]) -> str:
 
 def format_row(row: dict[str, Any]) -> str:
     seconds = row["seconds"]
-    text = f"{format_seconds(seconds['median'])} ({format_seconds(seconds['q20'])} to {format_seconds(seconds['q80'])})"
+    median, low, high = (format_seconds(seconds[key]) for key in ("median", "q20", "q80"))
+    text = f"{median} ({low} to {high})"
     if "images_per_second" in row:
         text += f", {row['images_per_second']:.1f} images/s"
+    if "bottleneck" in row:
+        text += f", bottleneck: {row['bottleneck']}"
     if "share_of_ceiling" in row:
         text += f", {100 * row['share_of_ceiling']:.0f}% of the ceiling"
     return text
@@ -123,10 +139,22 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
+def check_schema(value: Any, path: str) -> dict[str, Any]:
+    """The value of a results file, if it is one."""
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA or "ratios" not in value:
+        raise UserError(f"{path}: not a results file of `pplfast bench --out` (schema {SCHEMA})")
+    return value
+
+
 def commit() -> str:
-    """The checkout's commit, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    """The checkout's commit, with "-dirty" where files differ from it; "unknown" outside a checkout.
+
+    PPLFAST_COMMIT overrides it, for copies of a checkout without its history.
+    """
+    if os.environ.get("PPLFAST_COMMIT"):
+        return os.environ["PPLFAST_COMMIT"]
     try:
-        return subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], check=True, text=True,
+        return subprocess.run(["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"], check=True, text=True,
                               capture_output=True, cwd=Path(__file__).resolve().parent).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

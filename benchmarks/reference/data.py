@@ -45,6 +45,6 @@ class TrainImages(Dataset):
         return container
 
 
-def train_loader(dataset: TrainImages, batch_size: int, workers: int = 2) -> DataLoader:
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True,
+def train_loader(dataset: TrainImages, batch_size: int, workers: int = 2, drop_last: bool = True) -> DataLoader:
+    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, drop_last=drop_last,
                       pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)

@@ -1,0 +1,167 @@
+"""CAM generation over scales and flips: one image at a time (the reference) against batches of one shape."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pplfast.benchmarks import models
+from pplfast.benchmarks.harness import Effort, alternate
+from pplfast.benchmarks.images import dali_missing, open_images
+from pplfast.benchmarks.models import Case
+from pplfast.benchmarks.reference.cam import image_cam, load_scales
+from pplfast.benchmarks.results import Ratio, Report
+from pplfast.data.dataset import DataConfig, Dataset
+from pplfast.errors import UserError
+from pplfast.kernels import cam_fuse
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import CamConfig
+
+BENCH = "cam"
+FP32_LIMIT, BF16_LIMIT = 1e-4, 2e-2  # of CAMs in 0..1: largest difference, and mean difference for bf16
+POSITIONS = {"resnet50": "layer3", "efficientnet_lite0": "group5"}
+SCALES = (0.5, 1.0, 1.5, 2.0)
+PAIRS = [Ratio("reference", "pplfast", 1.5), Ratio("reference", "pplfast_bf16", 3.0), Ratio("tuned", "pplfast_bf16")]
+GPU_PAIRS = [Ratio("reference", "pplfast_bf16", 5.0), Ratio("reference", "pplfast"), Ratio("tuned", "pplfast_bf16")]
+
+
+@dataclass(frozen=True)
+class Images:
+    """One batch of images of one shape in memory."""
+
+    height: int
+    width: int
+    scaled: list[Tensor]  # per scale (2B, 3, h, w): plain images, then mirrored ones
+    classes: Tensor  # int64 (B, n)
+
+
+def run(report: Report, data: DataConfig | None = None, backbone: str = "resnet50", most: int = 6,
+        scales: tuple[float, ...] = SCALES) -> None:
+    """On a GPU, images in memory; on the CPU, files from the data set to maps on the disk."""
+    if report.device == "cuda":
+        _run_memory(report, backbone, scales)
+        return
+    missing = dali_missing()
+    if missing:
+        report.skip(BENCH, "files to maps", missing)
+        return
+    with open_images(data, min(most, 2) if report.quick else most) as dataset:
+        _run_files(report, dataset, backbone, scales)
+
+
+def pplfast_cams(model: PatchClassifier, images: Images, bf16: bool) -> Tensor:
+    """(B, n, height, width)."""
+    rows = images.classes.repeat(2, 1)
+    with torch.inference_mode(), models.autocast(images.scaled[0].device.type, bf16):
+        maps = [model.maps(scaled, rows) for scaled in images.scaled]
+        return cam_fuse(maps, images.height, images.width, True)
+
+
+def reference_cams(model: nn.Module, images: Images, bf16: bool) -> Tensor:
+    """The same, image by image."""
+    count, cams = len(images.classes), []
+    with models.autocast(images.scaled[0].device.type, bf16):
+        for i in range(count):
+            pairs = [scaled[[i, count + i]] for scaled in images.scaled]
+            cams.append(image_cam(model, pairs, images.height, images.width, images.classes[i].tolist()))
+    return torch.stack(cams)
+
+
+def same_maps(report: Report, bench: str, name: str, ours: PatchClassifier, reference: nn.Module, images: Images
+              ) -> bool:
+    truth = reference_cams(reference, images, False)
+    fp32, bf16 = (pplfast_cams(ours, images, half) - truth for half in (False, True))
+    return all([report.check(bench, name, "largest difference of the CAMs", float(fp32.abs().max()), FP32_LIMIT),
+                report.check(bench, name, "mean difference of the CAMs in bf16", float(bf16.abs().mean()),
+                             BF16_LIMIT)])
+
+
+def _models(backbone: str, classes: int, device: str) -> tuple[Case, PatchClassifier, nn.Module]:
+    case = Case(backbone, classes, ((POSITIONS[backbone], 2),))
+    ours = models.make_pplfast(case, device).eval()
+    return case, ours, models.make_reference(case, ours, device).eval()
+
+
+def _run_memory(report: Report, backbone: str, scales: tuple[float, ...], batch: int = 8,
+                size: tuple[int, int] = (375, 500)) -> None:
+    device = report.device
+    case, ours, reference = _models(backbone, 20, device)
+    generator = torch.Generator().manual_seed(0)
+    scaled = [torch.randn(2 * batch, 3, *(round(side * s) for side in size), generator=generator) for s in scales]
+    chosen = torch.stack([torch.randperm(20, generator=generator)[:2].sort().values for _ in range(batch)])
+    nchw = Images(*size, [x.to(device) for x in scaled], chosen.to(device))
+    last = Images(*size, [x.to(device, memory_format=torch.channels_last) for x in scaled], chosen.to(device))
+    name = f"{backbone} K=2 after {POSITIONS[backbone]}, {size[1]}x{size[0]} in memory, {len(scales)} scales and flips"
+    if not same_maps(report, BENCH, name, ours, reference, last):
+        return
+    runs: dict[str, Callable[[], object]] = {
+        "reference": lambda: reference_cams(reference, nchw, False),
+        "pplfast": lambda: pplfast_cams(ours, last, False),
+        "pplfast_bf16": lambda: pplfast_cams(ours, last, True),
+    }
+    if report.can_tune(BENCH):
+        tuned = models.tune(models.make_reference(case, ours, device).eval(), report.compile)
+        runs["tuned"] = lambda: reference_cams(tuned, last, True)
+    samples = alternate(runs, device, Effort(3, 0.0) if report.quick else Effort(5, 10.0))
+    report.add(BENCH, name, samples, GPU_PAIRS if device == "cuda" else PAIRS, images=batch)
+
+
+def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[float, ...]) -> None:
+    """pplfast's part is what `pplfast cam` calls; the reference reads, computes and saves image by image."""
+    from pplfast.data.inference import InferenceLoader
+    from pplfast.labels.cam import own_classes
+
+    case, ours, reference = _models(backbone, len(dataset.classes), report.device)
+    name = (f"{backbone} K=2 after {POSITIONS[backbone]}, {dataset.name}, {len(dataset)} images, "
+            f"{len(scales)} scales and flips")
+    mean, std = ours.backbone.mean, ours.backbone.std
+    first = next(iter(InferenceLoader(dataset, scales, True, mean, std, 1, indices=[0])))
+    images = Images(first.height, first.width, first.images, own_classes(dataset.labels[first.indices]))
+    if not same_maps(report, BENCH, name, ours, reference, images):
+        return
+    with tempfile.TemporaryDirectory(prefix="pplfast-bench-") as folder:
+        runs: dict[str, Callable[[], object]] = {
+            "reference": lambda: _reference_files(reference, dataset, scales, mean, std, Path(folder), False)}
+        for precision in ("fp32", "bf16"):
+            config = CamConfig(scales=scales, precision=precision)
+
+            def ours_files(config: CamConfig = config) -> None:
+                write_cams(ours, dataset, config, tempfile.mkdtemp(dir=folder))
+
+            runs["pplfast" if precision == "fp32" else "pplfast_bf16"] = ours_files
+        if report.can_tune(BENCH):
+            tuned = models.tune(models.make_reference(case, ours).eval(), report.compile)
+            runs["tuned"] = lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True)
+        samples = alternate(runs, report.device, Effort(2, 0.0) if report.quick else Effort(5, 60.0, most=9))
+    report.add(BENCH, name, samples, PAIRS, images=len(dataset))
+
+
+def _reference_files(model: nn.Module, dataset: Dataset, scales: tuple[float, ...], mean: tuple[float, ...],
+                     std: tuple[float, ...], out: Path, bf16: bool) -> None:
+    for i, path in enumerate(dataset.images):
+        pairs = load_scales(str(path), scales, mean, std)
+        if bf16:
+            pairs = [pair.contiguous(memory_format=torch.channels_last) for pair in pairs]
+        height, width = pairs[scales.index(1.0)].shape[2:]
+        classes = np.flatnonzero(dataset.labels[i])
+        with models.autocast("cpu", bf16):
+            cam = image_cam(model, pairs, height, width, classes.tolist())
+        value = {"keys": classes, "cam": cam[:, ::4, ::4].numpy(), "high_res": cam.numpy()}
+        np.save(out / f"{i}.npy", np.array(value, dtype=object), allow_pickle=True)
+
+
+def write_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, out: str) -> None:
+    """`pplfast cam` without its progress lines."""
+    from pplfast.labels.cam import generate_cams
+
+    with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
+        outcome = generate_cams(model, dataset, config, out)
+    if outcome.written != len(dataset):
+        raise UserError(f"{dataset.name}: {len(dataset) - outcome.written} of {len(dataset)} images cannot be used; "
+                        "`pplfast data check` names them")

@@ -1,0 +1,28 @@
+"""Operations of a training step, counted on the meta device: no memory, no time."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pplfast.benchmarks.models import Case
+from pplfast.benchmarks.reference import ReferenceClassifier, create_backbone
+
+
+def step_flops(case: Case, batch: int, size: int, frozen: int) -> int:
+    """Multiplications and additions of the convolutions and products in one forward and backward pass.
+
+    Model operations: those of the method itself, the same for every implementation; recomputation would not count.
+    """
+    with torch.device("meta"):
+        backbone = create_backbone(case.backbone, case.output_stride)
+        stages = [(_position(backbone.names, name), grid) for name, grid in case.stages]
+        model = ReferenceClassifier(backbone, case.classes, stages, case.explicit)
+        model.freeze(frozen)
+        images = torch.empty(batch, 3, size, size)
+        with FlopCounterMode(display=False) as counter:
+            model(images).sum().backward()
+    return counter.get_total_flops()
+
+
+def _position(names: list[str] | tuple[str, ...], name: str) -> int:
+    """Index of the block, or of the last block of the group of that name."""
+    return max(i for i, block in enumerate(names) if block == name or block.startswith(f"{name}."))

@@ -1,0 +1,75 @@
+"""Training images per second: DALI's loader, in its first epoch and from the cache, against PIL + DataLoader."""
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from pplfast.benchmarks.images import dali_missing, open_images
+from pplfast.benchmarks.reference.data import TrainImages, train_loader
+from pplfast.benchmarks.results import Ratio, Report
+from pplfast.data.dataset import DataConfig, Dataset
+from pplfast.recipe import AugmentConfig
+
+BENCH = "loader"
+AUGMENT = AugmentConfig(crop=448, resize_long=(320, 640))
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+BATCH, WORKERS = 16, 2
+PAIRS = [Ratio("reference", "pplfast_first_epoch", 1.6), Ratio("reference", "pplfast_cached", 2.5)]
+MEAN_LIMIT = 0.02  # of a normalised image's mean: the resizing filters round differently
+
+
+def run(report: Report, data: DataConfig | None = None, augment: AugmentConfig = AUGMENT, most: int = 512) -> None:
+    missing = dali_missing()
+    if missing:
+        report.skip(BENCH, "all of it", missing)
+        return
+    with open_images(data, min(most, 64) if report.quick else most) as dataset:
+        name = f"crop {augment.crop}, {dataset.name}, {len(dataset)} images"
+        if _same_images(report, dataset, name, augment):
+            samples = _measure(dataset, augment, 2 if report.quick else 5, report.device)
+            report.add(BENCH, name, samples, PAIRS, images=1)
+
+
+def _measure(dataset: Dataset, augment: AugmentConfig, rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds per image, one sample per round. Workers and pipelines are started before the clock."""
+    from pplfast.data.loader import TrainLoader
+
+    reference = train_loader(_reference_images(dataset, augment), BATCH, WORKERS, drop_last=False)
+    _seconds(reference)  # starts the workers, and brings the files into the system's cache for everybody
+    samples: dict[str, list[float]] = {"reference": [], "pplfast_first_epoch": [], "pplfast_cached": []}
+    for number in range(rounds):
+        loader = TrainLoader(dataset, augment, MEAN, STD, BATCH, seed=number, threads=WORKERS, device=device)
+        samples["reference"].append(_seconds(reference) / len(dataset))
+        samples["pplfast_first_epoch"].append(_seconds(loader.epoch(0)) / len(dataset))
+        samples["pplfast_cached"].append(_seconds(loader.epoch(1)) / len(dataset))
+    return samples
+
+
+def _reference_images(dataset: Dataset, augment: AugmentConfig) -> TrainImages:
+    return TrainImages([str(path) for path in dataset.images], dataset.labels, augment.crop, augment.resize_long,
+                       MEAN, STD, augment.flip)
+
+
+def _seconds(batches: Iterable) -> float:
+    start = time.perf_counter()
+    for _ in batches:
+        pass
+    return time.perf_counter() - start
+
+
+def _same_images(report: Report, dataset: Dataset, name: str, augment: AugmentConfig) -> bool:
+    """Every image once, and with the same mean as the reference's: resized to fit, so that no cell is cut off."""
+    from pplfast.data.loader import TrainLoader
+
+    part = dataset.subset(range(min(len(dataset), 2 * BATCH)))
+    whole = AugmentConfig(crop=augment.crop, resize_long=(augment.crop, augment.crop), flip=0.0)
+    means, seen = np.zeros(len(part)), np.zeros(len(part), int)
+    for batch in TrainLoader(part, whole, MEAN, STD, BATCH, threads=WORKERS).epoch(0):
+        means[batch.indices.numpy()] = batch.images.mean(dim=(1, 2, 3)).numpy()
+        np.add.at(seen, batch.indices.numpy(), 1)
+    reference = _reference_images(part, whole)
+    expected = np.array([reference[i][0].mean().item() for i in range(len(part))])
+    return all([report.check(BENCH, name, "images not seen exactly once", float((seen != 1).sum()), 0),
+                report.check(BENCH, name, "mean of an image against PIL", float(np.abs(means - expected).max()),
+                             MEAN_LIMIT)])

@@ -1,0 +1,218 @@
+"""The operations that patch learning adds: as eager code writes them, and as pplfast's kernels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pplfast import kernels
+from pplfast.benchmarks.reference import merge_patches, split_patches
+
+EPS = 1e-5  # BatchNorm's
+SCALES = (0.5, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The same operation twice. The reference stacks patches patch by patch, pplfast image by image: nothing has to be
+    moved for either, so each gets its own order, and only the comparison rearranges."""
+
+    name: str
+    eager: Callable[..., tuple[Tensor, ...]]
+    fast: Callable[..., tuple[Tensor, ...]]
+    eager_inputs: list[Tensor]
+    inputs: list[Tensor]  # of `fast`
+    read: int  # bytes that any implementation must read
+    written: int
+    flops: float = 0.0
+    goal: float | None = None  # times as fast as eager, on a GPU
+    backward: bool = False  # measure forward and backward
+    arrange: Callable[[Tensor], Tensor] = lambda y: y  # eager's outputs into the order of pplfast's
+    arrange_gradient: Callable[[Tensor], Tensor] = lambda y: y  # and eager's gradients of its inputs
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Feature maps: where patches are cut, and after the last block."""
+
+    name: str
+    batch: int
+    grid: int
+    cut: tuple[int, int, int, int]  # channels, height, width, stride of what follows
+    final: tuple[int, int, int]  # channels, height, width of the global map
+    classes: int
+    act: str
+    image: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A frozen BatchNorm with activation: as eager modules do it, and as scale and shift for the kernels."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    var: Tensor
+    act: str
+
+    @classmethod
+    def random(cls, channels: int, act: str, device: str) -> "_Norm":
+        values = torch.randn(3, channels, device=device)
+        return cls(*values.unbind(), torch.rand(channels, device=device) + 0.5, act)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = F.batch_norm(x, self.mean, self.var, self.weight, self.bias, eps=EPS)
+        return F.relu(y, inplace=True) if self.act == "relu" else F.relu6(y, inplace=True)
+
+    @property
+    def tail(self) -> tuple[Tensor, Tensor, str]:
+        scale = self.weight * (self.var + EPS).rsqrt()
+        return scale, self.bias - self.mean * scale, self.act
+
+
+def _random(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+
+
+def _by_image(patches: Tensor, grid: int) -> Tensor:
+    """From the reference's order on the batch axis to pplfast's."""
+    return patches.unflatten(0, (grid * grid, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def _by_patch(patches: Tensor, grid: int) -> Tensor:
+    """From pplfast's order on the batch axis to the reference's."""
+    patches = patches.unflatten(0, (-1, grid * grid)).transpose(0, 1).flatten(0, 1)
+    return patches.contiguous(memory_format=torch.channels_last)
+
+
+def splits(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
+    """P alone, and fused with the pre-activation of the block behind it."""
+    channels, height, width, stride = size.cut
+    x = _random(size.batch, channels, height, width, dtype=dtype, device=device)
+    norm = _Norm.random(channels, size.act, device)
+    tail = norm.tail
+    cut = kernels.PatchGrid(height, width, size.grid, stride)
+    n = x.numel() * x.element_size()
+    p = size.batch * cut.patches * channels * cut.patch_height * cut.patch_width * x.element_size()
+
+    def eager(x: Tensor) -> tuple[Tensor]:
+        return (split_patches(x, size.grid, stride),)
+
+    def eager_act(x: Tensor) -> tuple[Tensor, Tensor]:
+        patches = split_patches(x, size.grid, stride)
+        return patches, norm(patches)
+
+    def fast(x: Tensor) -> tuple[Tensor]:
+        return (kernels.patch_split(x, size.grid, stride),)
+
+    def fast_act(x: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.patch_split_act(x, size.grid, stride, *tail)
+
+    arrange = partial(_by_image, grid=size.grid)
+    return [
+        Operation("patch_split", eager, fast, [x], [x], n, p, arrange=arrange),
+        Operation("patch_split_act", eager_act, fast_act, [x], [x], n, 2 * p, arrange=arrange),
+        Operation("patch_split_act forward+backward", eager_act, fast_act, [x], [x], 2 * n + 2 * p, 2 * p + n,
+                  backward=True, arrange=arrange),
+    ]
+
+
+def _final(size: Sizes, dtype: torch.dtype, device: str) -> Tensor:
+    """The last block's output for the patches, in pplfast's order."""
+    channels, height, width = size.final
+    cut = kernels.PatchGrid(height, width, size.grid)
+    return _random(size.batch * cut.patches, channels, cut.patch_height, cut.patch_width, dtype=dtype, device=device)
+
+
+def pools(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
+    """The tail of the patched branch: BN, activation, pooling. Eager code merges the map and pools that."""
+    channels, height, width = size.final
+    patches = _final(size, dtype, device)
+    norm = _Norm.random(channels, size.act, device)
+    tail = norm.tail
+    n = patches.numel() * patches.element_size()
+
+    def eager(x: Tensor) -> tuple[Tensor]:
+        merged = merge_patches(norm(x), size.grid, height, width)
+        return (F.adaptive_avg_pool2d(merged, 1).flatten(1),)
+
+    def fast(x: Tensor) -> tuple[Tensor]:
+        return (kernels.patch_pool(x, size.grid, height, width, *tail)[1],)
+
+    both = [_by_patch(patches, size.grid)], [patches]
+    return [
+        Operation("patch_pool", eager, fast, *both, n, 0, goal=5.0),
+        Operation("patch_pool forward+backward", eager, fast, *both, 2 * n, n, goal=5.0, backward=True,
+                  arrange_gradient=partial(_by_image, grid=size.grid)),
+    ]
+
+
+def merges(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
+    """M after the tail, into its half of the concatenated tensor."""
+    channels, height, width = size.final
+    patches = _final(size, dtype, device)
+    norm = _Norm.random(channels, size.act, device)
+    tail = norm.tail
+    half = _random(size.batch, channels, height, width, dtype=dtype, device=device)
+    whole = _random(size.batch, 2 * channels, height, width, dtype=dtype, device=device)
+    n, m = patches.numel() * patches.element_size(), half.numel() * half.element_size()
+
+    def eager(x: Tensor) -> tuple[Tensor]:
+        merged = merge_patches(norm(x), size.grid, height, width)
+        return (torch.cat([merged, half.to(x.dtype)], dim=1)[:, :channels],)
+
+    def fast(x: Tensor) -> tuple[Tensor]:
+        return (kernels.patch_merge(x, size.grid, height, width, *tail, out=whole)[:, :channels],)
+
+    return [Operation("patch_merge", eager, fast, [_by_patch(patches, size.grid)], [patches], n, m)]
+
+
+def heads(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
+    """Classifier maps of [merged ; global]. Eager: tail on both, merge, concatenate, 1x1 convolution, ReLU."""
+    channels, height, width = size.final
+    patches = _final(size, dtype, device)
+    whole = _random(size.batch, channels, height, width, dtype=dtype, device=device)
+    norm = _Norm.random(channels, size.act, device)
+    tail = norm.tail
+    weight = torch.randn(size.classes, 2 * channels, device=device) * channels**-0.5
+    weight_4d = weight.to(dtype)[:, :, None, None]
+
+    def eager(x: Tensor, y: Tensor) -> tuple[Tensor]:
+        features = torch.cat([merge_patches(norm(x), size.grid, height, width), norm(y)], dim=1)
+        return (F.relu(F.conv2d(features, weight_4d.to(x.dtype))).float(),)
+
+    def fast(x: Tensor, y: Tensor) -> tuple[Tensor]:
+        return (kernels.cam_head([(x, size.grid)], y, weight, height, width, *tail),)
+
+    cells = size.batch * height * width
+    return [Operation("cam_head", eager, fast, [_by_patch(patches, size.grid), whole], [patches, whole],
+                      (patches.numel() + whole.numel()) * whole.element_size(), 4 * cells * size.classes,
+                      2.0 * cells * 2 * channels * size.classes, goal=4.0)]
+
+
+def fuses(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
+    """Maps of 4 scales and flips to the image's size. The maps are float32 whatever the network computes in."""
+    height, width = size.image
+    classes, stride = 3, 8  # classes of one image; the maps' stride
+    shapes = [(2 * size.batch, classes, round(height * s / stride), round(width * s / stride)) for s in SCALES]
+    maps = [torch.rand(shape, device=device) for shape in shapes]
+
+    def eager(*maps: Tensor) -> tuple[Tensor]:
+        total = 0
+        for scale_maps in maps:
+            plain, mirrored = torch.chunk(scale_maps, 2)
+            both = plain + mirrored.flip(3)
+            total = total + F.interpolate(both, (height, width), mode="bilinear", align_corners=False)
+        return (total / (F.adaptive_max_pool2d(total, 1) + 1e-5),)
+
+    def fast(*maps: Tensor) -> tuple[Tensor]:
+        return (kernels.cam_fuse(list(maps), height, width, True),)
+
+    return [Operation("cam_fuse", eager, fast, maps, maps, sum(4 * m.numel() for m in maps),
+                      4 * size.batch * classes * height * width)]
+
+
+OPERATIONS = (splits, pools, merges, heads, fuses)

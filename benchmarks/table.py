@@ -1,0 +1,134 @@
+"""The README's table from the results files: `python -m pplfast.benchmarks.table [--write README.md]`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pplfast.benchmarks.results import SCHEMA, format_seconds
+from pplfast.errors import UserError
+from pplfast.files import write_text
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PREDICTED = "predicted_h100.json"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+BENCHES = ("kernels", "train", "loader", "cam", "label")
+
+
+def load(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Measured results, newest first, and the computed ones."""
+    measured, predicted = [], None
+    for path in sorted(folder.glob("*.json")):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == PREDICTED:
+            predicted = value
+        elif value.get("schema") == SCHEMA and not value["quick"]:
+            measured.append(value | {"file": path.name})
+    return sorted(measured, key=lambda value: value["date"], reverse=True), predicted
+
+
+def table(folder: Path = RESULTS) -> str:
+    measured, predicted = load(folder)
+    lines = []
+    for device, title in (("cpu", "On a CPU"), ("cuda", "On a GPU")):
+        runs = _newest([run for run in measured if run["device"] == device])
+        lines += [f"**{title}**", ""]
+        for run, benches in runs:
+            lines += list(_run_lines(run, benches))
+        missing = [name for name in BENCHES if not any(name in benches for _, benches in runs)]
+        if missing:
+            lines += [f"Not measured {title[0].lower()}{title[1:]}: {', '.join(missing)}.", ""]
+    if predicted is not None:
+        lines += list(_predicted_lines(predicted, measured))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _newest(runs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
+    """Each benchmark from the newest file that has it."""
+    taken: set[str] = set()
+    chosen = []
+    for run in runs:
+        benches = [name for name in BENCHES if name not in taken and any(r["bench"] == name for r in run["rows"])]
+        taken.update(benches)
+        if benches:
+            chosen.append((run, benches))
+    return chosen
+
+
+def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
+    hardware, versions = run["hardware"], run["versions"]
+    machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
+    yield (f"{machine}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
+           f"(`benchmarks/results/{run['file']}`)")
+    yield ""
+    gpu = run["device"] == "cuda"
+    yield "| benchmark | case | ratio of times | median (20/80) | goal |" + (" time | of the ceiling |" if gpu else "")
+    yield "|---|---|---|---|---|" + ("---|---|" if gpu else "")
+    rows = {(row["bench"], row["case"], row["contestant"]): row for row in run["rows"]}
+    for row in run["ratios"]:
+        if row["bench"] not in benches:
+            continue
+        spread, goal = row["ratio"], row["goal"]
+        sign = "≥" if row["higher_is_better"] else "≤"
+        text = (f"| {row['bench']} | {row['case']} | {row['numerator']} / {row['denominator']} | "
+                f"**{spread['median']:.2f}** ({spread['q20']:.2f} to {spread['q80']:.2f}) | "
+                f"{'' if goal is None else f'{sign} {goal:g}'} |")
+        if gpu:
+            own = row["denominator"] if row["higher_is_better"] else row["numerator"]
+            timed = rows[row["bench"], row["case"], own]
+            share = timed.get("share_of_ceiling")
+            text += f" {format_seconds(timed['seconds']['median'])} | {'' if share is None else f'{share:.0%}'} |"
+        yield text
+    yield ""
+    skipped = [f"{row['what']} ({row['why']})" for row in run["skipped"] if row["bench"] in benches]
+    if skipped:
+        yield "Left out there: " + "; ".join(dict.fromkeys(skipped)) + "."
+        yield ""
+
+
+def _predicted_lines(predicted: dict[str, Any], measured: list[dict[str, Any]]) -> Iterator[str]:
+    machine = predicted["machine"]
+    yield (f"**Computed, not measured: {machine['name']}** at its data sheet's {machine['bytes_per_second'] / 1e12:g} "
+           f"TB/s and {machine['bf16_flops'] / 1e12:g} dense bf16 TFLOP/s: the shortest possible times")
+    yield ""
+    gpu_runs = [run for run in measured if run["device"] == "cuda"]
+    times = {(row["bench"], row["case"]): row["seconds"]["median"] for run in reversed(gpu_runs) for row in run["rows"]
+             if row["contestant"] in ("pplfast", "pplfast_bf16")}
+    name = gpu_runs[0]["hardware"]["gpu"] if gpu_runs else ""
+    yield "| benchmark | case | computed, H100 | measured" + (f", {name} |" if name else " |")
+    yield "|---|---|---|---|"
+    for row in predicted["rows"]:
+        seconds = times.get((row["bench"], row["case"]))
+        yield (f"| {row['bench']} | {row['case']} | {format_seconds(row['seconds'])} | "
+               f"{'not measured' if seconds is None else format_seconds(seconds)} |")
+    yield ""
+
+
+def replace_between_markers(text: str, content: str, path: str) -> str:
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise UserError(f"{path}: needs one line '{BEGIN}' and, after it, one line '{END}'")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{content}{END}{rest.split(END)[1]}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pplfast.benchmarks.table", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the two markers of this file")
+    args = parser.parse_args(arguments)
+    try:
+        content = table(args.results)
+        if args.write is None:
+            print(content, end="")
+        else:
+            write_text(args.write, replace_between_markers(args.write.read_text("utf-8"), content, str(args.write)))
+    except UserError as error:
+        print(f"table: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

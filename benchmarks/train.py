@@ -1,0 +1,128 @@
+"""Training steps: forward, backward, SGD; pplfast against the reference and against a plain classifier's step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from pplfast.benchmarks import models
+from pplfast.benchmarks.flops import step_flops
+from pplfast.benchmarks.harness import FULL, QUICK, alternate, difference
+from pplfast.benchmarks.models import Case
+from pplfast.benchmarks.results import Ratio, Report
+
+BENCH = "train"
+LOSS_LIMIT, GRADIENT_LIMIT, BF16_LIMIT = 1e-4, 1e-3, 2e-2
+
+
+@dataclass(frozen=True)
+class Work:
+    backbone: str
+    size: int
+    batch: int
+    classes: int
+    grid: int
+    positions: tuple[str, ...]
+    frozen: int
+    pairs: tuple[Ratio, ...]
+
+    def case(self, position: str) -> Case:
+        return Case(self.backbone, self.classes, ((position, self.grid),))
+
+    def name(self, position: str) -> str:
+        return f"{self.backbone} {self.size}x{self.size} batch {self.batch} K={self.grid} after {position}"
+
+
+CPU_WORK = Work("efficientnet_lite0", 256, 8, 20, 2, tuple(f"group{i}" for i in range(1, 8)), 3, (
+    Ratio("reference", "pplfast", 1.5), Ratio("pplfast", "plain", 1.8, higher_is_better=False),
+    Ratio("reference", "pplfast_bf16"), Ratio("tuned", "pplfast_bf16"),
+    Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False)))
+GPU_WORK = Work("wrn38", 448, 16, 20, 2, ("b3_2", "b4_5", "b5_2"), 4, (
+    Ratio("reference", "pplfast_bf16", 4.0), Ratio("tuned", "pplfast_bf16", 1.25),
+    Ratio("reference", "pplfast"), Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False)))
+
+
+def run(report: Report, work: Work | None = None) -> None:
+    """`work`: by default the one of the device; in a quick run at one position only."""
+    work = work or (CPU_WORK if report.device == "cpu" else GPU_WORK)
+    for position in work.positions[len(work.positions) // 2:][:1] if report.quick else work.positions:
+        _run_position(report, work, position)
+        torch.compiler.reset()
+        if report.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _run_position(report: Report, work: Work, position: str) -> None:
+    case, name, device = work.case(position), work.name(position), report.device
+    torch.manual_seed(0)
+    images = torch.randn(work.batch, 3, work.size, work.size, device=device)
+    labels = (torch.rand(work.batch, work.classes, device=device) < 0.1).float()
+    if not _same_training(report, work, case, name, images, labels):
+        report.skip(BENCH, name, "a check failed: no times")
+        return
+
+    # DALI delivers channels_last, a DataLoader NCHW: each contestant gets what it gets in its own training.
+    last = images.contiguous(memory_format=torch.channels_last)
+    steps = {}
+
+    def add(label: str, model: torch.nn.Module, batch: torch.Tensor, bf16: bool) -> None:
+        models.freeze(model, work.frozen)
+        model.train()
+        steps[label] = models.training_step(model, models.sgd(model), batch, labels, bf16)
+
+    ours = models.make_pplfast(case, device)
+    add("reference", models.make_reference(case, ours, device), images, False)
+    for bf16, suffix in ((False, ""), (True, "_bf16")):
+        add(f"pplfast{suffix}", models.make_pplfast(case, device), last, bf16)
+        add(f"plain{suffix}", models.make_pplfast(replace(case, stages=()), device), last, bf16)
+    if report.can_tune(BENCH):
+        add("tuned", models.tune(models.make_reference(case, ours, device), report.compile), last, True)
+
+    extra = {label: {"peak_gib": _peak_gib(step)} for label, step in steps.items()} if device == "cuda" else {}
+    samples = alternate(steps, device, QUICK if report.quick else FULL)
+    report.add(BENCH, name, samples, list(work.pairs), work.batch, _floors(report, work, case), extra)
+
+
+def _same_training(report: Report, work: Work, case: Case, name: str, images: torch.Tensor, labels: torch.Tensor
+                   ) -> bool:
+    """Loss and the classifier's gradient of two images, without dropout, against the reference."""
+    ours = models.make_pplfast(case, report.device)
+    reference = models.make_reference(case, ours, report.device)
+    losses, gradients = {}, {}
+    for label, model, bf16 in (("reference", reference, False), ("fp32", ours, False), ("bf16", ours, True)):
+        models.no_dropout(model)
+        models.freeze(model, work.frozen)
+        model.zero_grad()
+        with models.autocast(report.device, bf16):
+            logits = model(images[:2])
+        loss = torch.nn.functional.multilabel_soft_margin_loss(logits.float(), labels[:2])
+        loss.backward()
+        losses[label], gradients[label] = loss.detach(), model.classifier.weight.grad.clone()
+    checks = [
+        report.check(BENCH, name, "loss against the reference, relative",
+                     difference(losses["fp32"], losses["reference"]), LOSS_LIMIT),
+        report.check(BENCH, name, "gradient of the classifier, relative",
+                     difference(gradients["fp32"], gradients["reference"]), GRADIENT_LIMIT),
+        report.check(BENCH, name, "loss in bf16 against the reference, relative",
+                     difference(losses["bf16"], losses["reference"]), BF16_LIMIT),
+    ]
+    return all(checks)
+
+
+def _floors(report: Report, work: Work, case: Case) -> dict[str, float]:
+    """Seconds that the step's model operations take at the measured matrix-product rate."""
+    flops = step_flops(case, work.batch, work.size, work.frozen)
+    plain = step_flops(replace(case, stages=()), work.batch, work.size, work.frozen)
+    fp32, bf16 = report.ceilings["matmul_fp32"], report.ceilings["matmul_bf16"]
+    return {"reference": flops / fp32, "tuned": flops / bf16, "pplfast": flops / fp32, "pplfast_bf16": flops / bf16,
+            "plain": plain / fp32, "plain_bf16": plain / bf16}
+
+
+def _peak_gib(step: Callable[[], object]) -> float:
+    """Memory of one step beyond what the models themselves hold."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
