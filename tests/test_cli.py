@@ -63,8 +63,10 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
     (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
     (["--recipe", "demo", "--variants", ","], "--variants is empty"),
     (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers"),
+    (["--recipe", "demo", "--seeds", "1,2", "--seed", "1"], "--seed 1 and --seeds 1,2: give one"),
+    (["--recipe", "demo", "--checkpoint-every", "0"], "--checkpoint-every 0: must be 1 or more"),
     (["--recipe", "demo", "--seeds", "1,1"], "--seeds 1,1: the same seed twice"),
-    (["--recipe", "demo", "--threshold", "1.5"], "background threshold 1.5: must lie between 0 and 1"),
+    (["--recipe", "demo", "--set", "label.value=1.5"], "background threshold 1.5: must lie between 0 and 1"),
 ])
 def test_wrong_options_of_run_are_one_line(options, message, capsys, tmp_path):
     assert main(["run", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2

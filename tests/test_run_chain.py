@@ -13,6 +13,7 @@ from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.errors import UserError
 from pplfast.recipe import AugmentConfig, CamConfig, LabelConfig, OptimConfig, Recipe, StageConfig
 from pplfast.run import RunConfig, run, run_seeds, seeds_table, summary_table, with_default_lists
+from pplfast.train import TrainOptions
 
 RECIPE = Recipe(
     name="tiny", variants=("plain", "ppl"),
@@ -41,7 +42,8 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory) -> tuple[RunConfig, dict]:
     train, val = with_default_lists(DataConfig(str(data)), None, None)
-    config = RunConfig(train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1)
+    config = RunConfig(train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1,
+                       training=TrainOptions(threads=1))
     return config, run(config, lambda line: None)
 
 

@@ -5,11 +5,14 @@ import dataclasses
 import os
 import sys
 import tomllib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+
+if TYPE_CHECKING:
+    from pplfast.train import TrainOptions
 
 VARIANTS = ("plain", "ppl", "explicit")
 
@@ -45,17 +48,14 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("checkpoint_every", "log_every"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+    check_training_arguments(args)
     recipe = recipe_from_arguments(args)
     dataset = dataset_from_arguments(args)
 
-    from pplfast.train import TrainOptions, train  # after the arguments, so that their errors come at once
+    from pplfast.train import train  # after the arguments, so that their errors come at once
     from pplfast.train.ranks import OtherRankError, stop_ranks
 
-    options = TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_every=args.checkpoint_every,
-                           log_every=args.log_every, local_rank=args.local_rank)
+    options = options_from_arguments(args)
     try:
         result = train(recipe, dataset, args.out, resume=args.resume, variant=args.variant, options=options)
     except OtherRankError:
@@ -67,6 +67,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"{result.folder}: {done}: {result.steps} steps, {result.seconds:.1f} s, loss {result.loss:.4f}",
               file=sys.stderr)
     return 0
+
+
+def check_training_arguments(args: argparse.Namespace) -> None:
+    for name in ("checkpoint_every", "log_every"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+
+
+def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
+    """Imports torch: check the other arguments first."""
+    from pplfast.train import TrainOptions
+
+    return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_every=args.checkpoint_every,
+                        log_every=args.log_every, local_rank=args.local_rank)
 
 
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:

@@ -4,9 +4,13 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pplfast.data.dataset import DataConfig, Dataset
 from pplfast.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pplfast.train import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class RunConfig:
     variants: tuple[str, ...]
     out: Path
     jobs: int  # processes of the CRF and of the scoring
+    training: "TrainOptions | None" = None  # None: the defaults
     command: str = ""  # for the record
 
 

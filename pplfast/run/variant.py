@@ -88,15 +88,15 @@ class VariantChain:
         self.results[name] = self.steps.run(name, settings, [self._output(name)], action)
 
     def _train(self) -> None:
-        from pplfast.train import train  # with torch and DeepSpeed; a run whose training is done needs neither
+        from pplfast.train import TrainOptions, train
 
-        recipe, out = self.config.recipe, self._output("train")
+        recipe, out, options = self.config.recipe, self._output("train"), self.config.training or TrainOptions()
         table = recipe_to_dict(recipe)
         settings = {"variant": self.variant, "data": fingerprint(self.train_set),
                     **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")}}
 
         def action() -> dict[str, Any]:
-            result = train(recipe, self.train_set, out, resume=True, variant=self.variant)
+            result = train(recipe, self.train_set, out, resume=True, variant=self.variant, options=options)
             return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
 
         self._step("train", settings, action)
@@ -146,7 +146,7 @@ class VariantChain:
         if self.scored:
             return dataclasses.replace(label, value=self.results["eval_cam"].values["threshold"])
         self.announce.note(f"{self.val_set.name} has no masks to find a threshold on: background threshold "
-                      f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --threshold)")
+                      f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set label.value=X)")
         return dataclasses.replace(label, value=DEFAULT_THRESHOLD)
 
     def _outcome(self, outcome: Outcome, folder: Path) -> dict[str, Any]:
