@@ -1,0 +1,149 @@
+"""Spreads, the red gate, comparison of results files, the README's table, the prediction."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from pplfast.benchmarks import table
+from pplfast.benchmarks.compare import compare
+from pplfast.benchmarks.flops import step_flops
+from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios
+from pplfast.benchmarks.models import Case
+from pplfast.benchmarks.results import Ratio, Report
+from pplfast.cli import main
+from pplfast.errors import UserError
+
+
+def _report(device: str = "cpu", slow: float = 3.0) -> Report:
+    report = Report(device, quick=False)
+    report.check("train", "case", "loss", 1e-6, 1e-4)
+    samples = {"reference": [slow, slow + 0.1, slow + 0.2], "pplfast": [1.0, 1.01, 1.02]}
+    report.add("train", "case", samples, [Ratio("reference", "pplfast", 1.5), Ratio("tuned", "pplfast")], images=8,
+               floor={"pplfast": 0.5})
+    return report
+
+
+def test_spread_and_ratios():
+    spread = Spread.of([5.0, 1.0, 2.0, 4.0, 3.0])
+    assert (spread.median, spread.q20, spread.q80) == pytest.approx((3.0, 1.8, 4.2))
+    # Round by round: a machine that halves its speed in one round does not move the ratio.
+    assert ratios([2.0, 4.0, 2.0], [1.0, 2.0, 1.0]) == Spread(2.0, 2.0, 2.0)
+
+
+def test_contestants_alternate_and_each_gets_one_sample_a_round():
+    calls = []
+    runs = {name: lambda name=name: (calls.append(name), torch.ones(300, 300) @ torch.ones(300, 300)) for name in "ab"}
+    samples = alternate(runs, "cpu", Effort(4, 0.0))
+    assert [len(times) for times in samples.values()] == [4, 4]
+    assert all(seconds > 0 for times in samples.values() for seconds in times)
+    changes = sum(first != second for first, second in zip(calls, calls[1:]))
+    assert changes >= 4  # they take turns rather than running one after the other
+
+
+def test_difference_sees_nan_and_shape():
+    one = torch.ones(3)
+    assert difference(one * 1.1, one) == pytest.approx(0.1, rel=1e-5)
+    assert difference(one[:2], one) == float("inf")
+    assert difference(torch.tensor([1.0, float("nan"), 1.0]), one) == float("inf")
+
+
+def test_report_rows():
+    report = _report()
+    (ratio,) = report.ratios  # tuned took no part
+    assert ratio["ratio"]["median"] == pytest.approx(3.1 / 1.01)
+    by_name = {row["contestant"]: row for row in report.rows}
+    assert by_name["pplfast"]["images_per_second"] == pytest.approx(8 / 1.01)
+    assert by_name["pplfast"]["share_of_ceiling"] == pytest.approx(0.5 / 1.01)
+    assert "share_of_ceiling" not in by_name["reference"]
+    value = json.loads(json.dumps(report.to_dict()))
+    assert value["hardware"]["cores"] >= 1 and value["versions"]["torch"] == torch.__version__
+    assert value["commit"] and value["date"].startswith("20")
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan"), float("inf")])
+def test_a_failed_check_gets_no_times(value: float):
+    report = Report("cpu", quick=True)
+    assert not report.check("train", "case", "loss", value, 1e-4)
+    report.add("train", "case", {"reference": [2.0], "pplfast": [1.0]}, [Ratio("reference", "pplfast")])
+    assert report.rows == [] and report.ratios == []
+    assert "check failed" in report.skipped[0]["why"]
+
+
+def test_compare_flags_only_what_is_beyond_the_noise():
+    before, after = _report().to_dict(), _report(slow=2.0).to_dict()
+    regressions, _ = compare(before, after)
+    assert len(regressions) == 1 and "reference/pplfast" in regressions[0]
+    assert compare(after, before)[0] == []  # better is no regression
+    assert compare(before, _report(slow=2.95).to_dict())[0] == []  # below the margin
+    noisy = copy.deepcopy(after)
+    noisy["ratios"][0]["ratio"]["q80"] = 3.2
+    assert compare(before, noisy)[0] == []  # the ranges overlap
+    red = copy.deepcopy(before)
+    red["checks"][0]["passed"] = False
+    assert "check failed" in compare(before, red)[0][0]
+
+
+def test_compare_takes_times_only_from_the_same_gpu():
+    before, after = (_report("cuda").to_dict() for _ in range(2))
+    for row in after["rows"]:
+        row["seconds"] = {key: 2 * value for key, value in row["seconds"].items()}
+    assert compare(before, after)[0] == []
+    for results in (before, after):
+        results["hardware"]["gpu"] = "NVIDIA H100"
+    assert len(compare(before, after)[0]) == 2
+
+
+def test_compare_command(tmp_path, capsys):
+    a, b, other = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "other.json"
+    a.write_text(json.dumps(_report().to_dict()))
+    b.write_text(json.dumps(_report(slow=2.0).to_dict()))
+    other.write_text("[]")
+    assert main(["bench", "compare", str(a), str(a)]) == 0
+    assert main(["bench", "compare", str(a), str(b)]) == 1
+    assert "WORSE: train case reference/pplfast" in capsys.readouterr().out
+    assert main(["bench", "compare", str(a), str(other)]) == 2
+    assert main(["bench", "compare", str(a), str(tmp_path / "none.json")]) == 2
+    assert "none.json: no such file" in capsys.readouterr().err
+
+
+def test_table_keeps_machines_apart_and_says_what_was_not_measured(tmp_path):
+    cpu, gpu, quick = _report().to_dict(), _report("cuda", slow=9.0).to_dict(), _report(slow=50.0).to_dict()
+    gpu["hardware"]["gpu"] = "NVIDIA H100"
+    quick["quick"] = True
+    predicted = {"machine": {"name": "H100", "bytes_per_second": 3.35e12, "bf16_flops": 989e12},
+                 "rows": [dict(bench="train", case="case", seconds=0.004), dict(bench="cam", case="x", seconds=1.0)]}
+    for name, value in (("cpu", cpu), ("gpu", gpu), ("quick", quick)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    (tmp_path / table.PREDICTED).write_text(json.dumps(predicted))
+    text = table.table(tmp_path)
+    before_gpu, after_gpu = text.split("**On a GPU**")
+    assert "**3.07**" in before_gpu and "≥ 1.5" in before_gpu and "50" not in before_gpu
+    assert "Not measured on a CPU: kernels, loader, cam, label." in before_gpu
+    assert "NVIDIA H100" in after_gpu and "| 1.01 s | 50% |" in after_gpu
+    assert "| train | case | 4 ms | 1.01 s |" in after_gpu and "| cam | x | 1 s | not measured |" in after_gpu
+
+
+def test_table_writes_between_the_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"head\n{table.BEGIN}\nold\n{table.END}\ntail\n")
+    results = tmp_path / "results"
+    results.mkdir()
+    assert table.main(["--results", str(results), "--write", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"head\n{table.BEGIN}\n") and text.endswith(f"{table.END}\ntail\n") and "old" not in text
+    assert "Not measured on a GPU: kernels, train, loader, cam, label." in text
+    with pytest.raises(UserError, match="needs one line"):
+        table.replace_between_markers("no markers", "x", "README.md")
+
+
+def test_flops_of_a_known_network():
+    # Plain WideResNet-38: one image, all trained. Backward of a convolution costs twice its forward pass, but the
+    # first has no gradient of the image. The classifier's map adds 2 * 4096 * classes per cell.
+    flops = step_flops(Case("wrn38", 20, ()), 1, 64, 0)
+    forward_first = 2 * 64 * 64 * 64 * 27
+    assert (flops + forward_first) % 3 == 0
+    # Its 105.0 M parameters mostly act on 8 x 8 cells, and those before at larger maps.
+    assert 2 * 105.0e6 * 64 < (flops + forward_first) / 3 < 3 * 2 * 105.0e6 * 64
+    assert step_flops(Case("wrn38", 20, (("b4_5", 2),)), 1, 64, 0) > 1.5 * flops
