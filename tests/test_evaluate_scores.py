@@ -70,7 +70,8 @@ def test_sweep_equals_brute_force_at_every_threshold(small):
     dataset, cams, _ = small
     masks = [read_mask(mask) for mask in dataset.masks]
     # A score that occurs in the maps is the hardest threshold: such pixels are background.
-    thresholds = [0.1, 0.5, float(load_cam(cams / "im0.npz").full().max()), float(load_cam(cams / "im1.npz").full()[0, 5, 5])]
+    first, second = (load_cam(cams / f"{name}.npz").full() for name in ("im0", "im1"))
+    thresholds = [0.1, 0.5, float(first.max()), float(second[0, 5, 5])]
     scores = evaluate_cams(cams, dataset, thresholds, jobs=1)
     for threshold, miou in scores.sweep:
         predictions = []

@@ -95,9 +95,10 @@ def test_maps_equal_the_published_recipe(small, config):
         np.testing.assert_array_equal(follow_up["keys"], np.flatnonzero(LABELS[index]))
         height, width = SIZES[index]
         assert cam.size == (height, width)
-        stored = definition(model, index, -(-height // 4), -(-width // 4), config)
+        expected = definition(model, index, height, width, config)
+        np.testing.assert_allclose(follow_up["high_res"], expected, atol=1e-5)
+        stored = F.interpolate(torch.from_numpy(expected)[None], (-(-height // 4), -(-width // 4)), mode="bilinear")[0]
         np.testing.assert_allclose(cam.maps.astype(np.float32), stored, atol=6e-4)  # float16 near 1
-        np.testing.assert_allclose(follow_up["high_res"], definition(model, index, height, width, config), atol=1e-5)
         assert follow_up["high_res"].max() == pytest.approx(1, abs=1e-3) and follow_up["high_res"].min() >= 0
 
 
@@ -192,4 +193,5 @@ def test_with_the_real_loader(small):
     assert outcome.written == 4 and [name for name, _ in outcome.bad] == ["im0"]
     assert "im0.jpg" in outcome.bad[0][1]
     cam = load_cam(out / "im2.npz")
-    assert cam.size == SIZES[2] and cam.maps.shape == (3, 8, 11) and cam.maps.max() == pytest.approx(1, abs=1e-3)
+    assert cam.size == SIZES[2] and cam.maps.shape == (3, 8, 11)
+    assert (cam.maps.max((1, 2)) > 0.8).all() and cam.maps.max() <= 1

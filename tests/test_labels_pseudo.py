@@ -155,7 +155,7 @@ def test_command_errors_are_one_line(voc_root, capsys, change, message):
 
 
 def wait_for_end_of_group(group, seconds):
-    """Names of the processes of the group that still run after that time (Python's resource tracker ends a bit later)."""
+    """Names of the processes of the group that still run by then (Python's resource tracker ends a bit later)."""
     deadline = time.monotonic() + seconds
     while True:
         alive = []

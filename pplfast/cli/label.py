@@ -19,8 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--background", default=defaults.background, choices=background.KINDS,
                         help="threshold: a constant; alpha: (1 - max of the CAMs)^alpha (default: %(default)s)")
     parser.add_argument("--value", type=float, metavar="X",
-                        help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32); without it, the threshold "
-                             "with the best CAM mIoU, for a list that has masks")
+                        help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32); without it, the "
+                             "threshold with the best CAM mIoU, for a list that has masks")
     parser.add_argument("--crf", default=defaults.crf, choices=(*crf.PRESETS, crf.NONE),
                         help="preset of the dense CRF (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",

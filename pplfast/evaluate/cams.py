@@ -21,7 +21,7 @@ THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .
 
 def evaluate_cams(cams: str | os.PathLike, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS,
                   jobs: int | None = None) -> CamScores:
-    """Score `cams/<id>.npz` against the masks of the data set: a pixel gets its best class if that exceeds the threshold.
+    """Score `cams/<id>.npz` against the data set's masks: a pixel gets its best class if that exceeds the threshold.
 
     Exact for the given thresholds; equal to scoring the PNGs of the same threshold without CRF. The lowest of equally
     good thresholds is taken. Raises UserError for missing masks or CAMs and for sizes that differ, naming the file.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
+from pplfast.data.classes import BACKGROUND, ClassList
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,10 @@ class ClassIou:
 
 
 def index_table(classes: ClassList) -> np.ndarray:
-    """int64 (256,): mask value -> row of the confusion (0 background, c + 1 for class c), -1 for ignore and unlisted."""
+    """int64 (256,): mask value -> row of the confusion: 0 background, c + 1 for class c, -1 for ignore and unlisted."""
     table = np.full(256, -1, np.int64)
     table[BACKGROUND] = 0
     table[list(classes.ids)] = np.arange(1, len(classes) + 1)
-    table[IGNORE] = -1
     return table
 
 

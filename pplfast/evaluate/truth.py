@@ -25,7 +25,8 @@ class Pair:
     mask: Path
 
 
-def scored_pairs(folder: str | os.PathLike, dataset: Dataset, suffix: str, command: str) -> tuple[list[Pair], list[str]]:
+def scored_pairs(folder: str | os.PathLike, dataset: Dataset, suffix: str,
+                 command: str) -> tuple[list[Pair], list[str]]:
     """The images of the list that have a mask and a prediction, and warnings about the others and about the list.
 
     Raises UserError without any mask, and for predictions that are missing without a note of their failure.

@@ -1,4 +1,4 @@
-"""A classifier and images -> class activation maps: scales and flips, summed and normalised, for the image's classes."""
+"""A classifier and images -> class activation maps of each image's classes: scales and flips, summed, normalised."""
 
 import hashlib
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pplfast.data.dataset import Dataset
@@ -27,7 +28,7 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
     """Write `out/<id>.npz` for every image of the data set that has none yet; with `npy` also `<id>.npy`.
 
     model: in eval mode, with its stage set, on the device to use. threads: DALI's.
-    The npz maps are fused at stride 4 directly (see camfile.Cam); `high_res` of the npy at the image's own size.
+    Maps are fused and normalised at the image's own size (`high_res` of the npy), then sampled at stride 4.
     Images that cannot be decoded are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
     Raises UserError for images without labels, a model that does not fit the data set, a folder of other settings.
     """
@@ -79,8 +80,8 @@ def _write_batch(folder: OutputFolder, dataset: Dataset, batch: InferenceBatch, 
                  npy: bool) -> None:
     """maps: per scale float32 (B * F, n, h, w), of the classes of `own_classes`."""
     size = (batch.height, batch.width)
-    stored = cam_fuse(maps, *stored_size(*size), flip).cpu()
-    full = cam_fuse(maps, *size, flip).cpu() if npy else None
+    full = cam_fuse(maps, *size, flip)
+    stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False).cpu()
     for row, index in enumerate(batch.indices):
         name, classes = dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16)
         own = stored[row, :len(classes)].numpy()
@@ -88,8 +89,8 @@ def _write_batch(folder: OutputFolder, dataset: Dataset, batch: InferenceBatch, 
             folder.failed(name, "the maps hold values that are not finite")
             continue
         cam = Cam(classes, own.astype(np.float16), size)
-        if full is not None:
-            save_npy(_npy(folder, name), cam, full[row, :len(classes)].numpy())
+        if npy:
+            save_npy(_npy(folder, name), cam, full[row, :len(classes)].cpu().numpy())
         save_cam(folder.output(name), cam)
         folder.outcome.written += 1
 

@@ -22,7 +22,9 @@ class Cam:
     """The maps of one image's own classes.
 
     classes: int16 (k,), 0-based positions in the data set's class list (background is not among them).
-    maps: float16 (k, ceil(H/4), ceil(W/4)), normalised per class to a maximum of 1 on this grid.
+    maps: float16 (k, ceil(H/4), ceil(W/4)), sampled bilinearly from the maps at the image's size, where each class
+    has the maximum 1. Normalising on the coarse grid instead would raise all scores by about 1 %: measured on 60 VOC
+    images, that moves the mIoU by up to 0.3 at a given threshold; sampled like this, by less than 0.05.
     size: (H, W) of the image in pixels.
     """
 

@@ -1,7 +1,8 @@
 """Work on many images in worker processes: the CRF holds Python's lock, so threads would not help.
 
 Workers are spawned, not forked: a fork of a process with torch's or DALI's threads can hang. They import the module of
-the given function and no more, so keep torch out of it.
+the given function, so keep torch out of it. A script that calls this is imported by them too, as always with spawned
+processes: it needs `if __name__ == "__main__":`, and its own imports cost each worker their time and memory.
 """
 
 import os
