@@ -95,6 +95,7 @@ def wideresnet_features(state, x):
 
 def tiny_wideresnet(monkeypatch):
     """Every unit of WideResNet-38 with few channels."""
+    torch.manual_seed(0)
     monkeypatch.setattr(wideresnet, "UNITS", tuple(
         UnitRow(*row) for row in (("b2", 3, 6, 6, 2, 1, 1), ("b3", 3, 8, 8, 2, 1, 1), ("b4", 6, 10, 10, 2, 1, 1),
                                   ("b5", 3, 10, 12, 1, 1, 2))))
@@ -104,12 +105,14 @@ def tiny_wideresnet(monkeypatch):
 
 
 def tiny_resnet(monkeypatch, name="resnet50", output_stride=16):
+    torch.manual_seed(0)
     monkeypatch.setattr(resnet, "PLANES", (2, 3, 4, 5))
     monkeypatch.setattr(resnet, "STEM_CHANNELS", 6)
     return randomise(ResNet(name, output_stride))
 
 
 def tiny_efficientnet(monkeypatch, output_stride=16):
+    torch.manual_seed(0)
     channels = iter((4, 5, 6, 7, 8, 10, 12))
     monkeypatch.setattr(efficientnet, "GROUPS", tuple(
         (repeats, kernel, stride, min(expansion, 2), next(channels))
@@ -119,10 +122,8 @@ def tiny_efficientnet(monkeypatch, output_stride=16):
     return randomise(EfficientNetLite0(output_stride))
 
 
-def randomise(backbone, seed=0):
-    """Random weights, and a BatchNorm that is no identity."""
-    torch.manual_seed(seed)
-    backbone.initialise()
+def randomise(backbone):
+    """A BatchNorm that is no identity, on top of random weights."""
     for module in backbone.modules():
         if isinstance(module, FrozenBatchNorm):
             module.weight.uniform_(0.5, 1.5)

@@ -234,7 +234,6 @@ def test_positions_by_name():
 def test_random_weights_keep_features_of_the_order_of_one(name, monkeypatch):
     backbone, _ = small(name, monkeypatch)
     fresh = type(backbone)(name) if name == "resnet50" else type(backbone)()
-    fresh.initialise()
     features = fresh.eval().run(torch.randn(2, 3, 64, 64), 0, len(fresh.specs))
     assert 0.02 < features.std() < 20
 

@@ -135,15 +135,12 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def initialise(self) -> None:
-        """Random weights: Kaiming (fan in), identity BatchNorm.
+    def _scale_residual_branches(self) -> None:
+        """Called once all modules stand, on their random weights (Kaiming, fan in; identity BatchNorm).
 
         As a frozen BatchNorm normalises nothing, n residual branches would each add their variance: they are
         scaled by 1 / sqrt(n), so that the features of a deep network stay of the order of one.
         """
-        for module in self.modules():
-            if isinstance(module, Conv):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         ends = self._residual_ends()
         for conv in ends:
             conv.weight.mul_(len(ends) ** -0.5)

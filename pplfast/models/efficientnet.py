@@ -83,6 +83,7 @@ class EfficientNetLite0(Backbone):
         self._conv_head = Conv(inputs, HEAD_CHANNELS, 1)
         self._bn1 = FrozenBatchNorm(HEAD_CHANNELS, BN_EPS)
         self.specs = (*specs, BlockSpec("head", 1, HEAD_CHANNELS))
+        self._scale_residual_branches()
 
     def block_modules(self, index: int) -> list[nn.Module]:
         if index == 0:

@@ -87,6 +87,9 @@ class Conv(nn.Conv2d):
         self.same = same
         self._folded: tuple[tuple, Tensor, Tensor | None] | None = None
 
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+
     def forward(self, x: Tensor, bn: FrozenBatchNorm | None = None) -> Tensor:
         """x (B, C, H, W) -> bn(conv(x)), a new tensor that the caller may change in place."""
         device = x.device.type

@@ -25,7 +25,6 @@ def create(name: str, weights: str | None = None, output_stride: int | None = No
     """
     backbone = _build(name, output_stride)
     if weights in (None, "none"):
-        backbone.initialise()
         return backbone, None
     path = _package_file(name) if weights == "auto" else weights
     return backbone, load_weights(backbone, path)

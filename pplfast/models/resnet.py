@@ -67,6 +67,7 @@ class ResNet(Backbone):
                 specs.append(BlockSpec(f"layer{number}.{unit}", stride, inputs))
             self.add_module(f"layer{number}", layer)
         self.specs = tuple(specs)
+        self._scale_residual_branches()
 
     def block_modules(self, index: int) -> list[nn.Module]:
         return [self.conv1, self.bn1] if index == 0 else [self.get_submodule(self.specs[index].name)]

@@ -112,6 +112,7 @@ class WideResNet38(Backbone):
             inputs = outputs
         self.bn7 = FrozenBatchNorm(inputs)
         self.specs = tuple(specs)
+        self._scale_residual_branches()
 
     def block_modules(self, index: int) -> list[nn.Module]:
         return [self.get_submodule(self.specs[index].name)]
