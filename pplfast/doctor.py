@@ -107,8 +107,8 @@ def _probe_training() -> list[Finding]:
         environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         if _device() == "cpu":
             environment.setdefault("DS_ACCELERATOR", "cpu")
-        done = subprocess.run([sys.executable, "-c", _TRAINING, folder], env=environment, capture_output=True, text=True,
-                              timeout=300)
+        done = subprocess.run([sys.executable, "-c", _TRAINING, folder], env=environment, capture_output=True,
+                              text=True, timeout=300)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise RuntimeError(f"exit code {done.returncode}: {lines[-1]}")

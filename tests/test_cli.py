@@ -75,6 +75,19 @@ def test_wrong_options_of_run_are_one_line(options, message, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_folder_that_is_a_file_is_one_line(capsys, tmp_path):
+    (tmp_path / "data" / "JPEGImages").mkdir(parents=True)
+    (tmp_path / "labels.csv").write_text("a.jpg,one\n")
+    (tmp_path / "list.txt").write_text("a\n")
+    (tmp_path / "out").write_text("precious")
+    lists = ["--train-list", str(tmp_path / "list.txt"), "--val-list", str(tmp_path / "list.txt")]
+    assert main(["run", "--data", str(tmp_path / "data"), "--labels", str(tmp_path / "labels.csv"), "--classes", "one",
+                 *lists, "--recipe", "demo", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pplfast run: error: ") and str(tmp_path / "out") in error and error.count("\n") == 1
+    assert (tmp_path / "out").read_text() == "precious"
+
+
 def test_the_launchers_local_rank_before_the_command_is_accepted(capsys):
     assert main(["--local_rank=0", "report", "/nowhere/at/all"]) == 2
     assert "pplfast report: error:" in capsys.readouterr().err

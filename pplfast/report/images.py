@@ -37,7 +37,7 @@ def heat_over(photo: np.ndarray, cam: np.ndarray) -> np.ndarray:
     cam = Image.fromarray(cam.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     cam = np.clip(np.asarray(cam), 0, 1)
     grey = photo.astype(np.float32).mean(axis=2, keepdims=True)
-    strength = (0.30 + 0.40 * cam)[..., None]
+    strength = (0.15 + 0.55 * cam)[..., None]
     return ((1 - strength) * grey + strength * _HEAT[(cam * 255).astype(np.uint8)]).astype(np.uint8)
 
 

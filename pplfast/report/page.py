@@ -12,7 +12,8 @@ from pplfast.report.view import RunView, VariantView
 
 STEPS = {
     "train": "training", "cams": "CAMs", "eval_cam": "threshold sweep", "labels": "labels before the CRF",
-    "labels_crf": "labels through the CRF", "eval_label": "scoring labels", "eval_label_crf": "scoring labels after CRF",
+    "labels_crf": "labels through the CRF", "eval_label": "scoring labels",
+    "eval_label_crf": "scoring labels after the CRF",
 }
 
 
@@ -151,8 +152,8 @@ def _settings(view: RunView) -> str:
     rows = "".join(f'<tr><td>{html.escape(str(name))}</td><td style="text-align:left;white-space:normal">'
                    f"{html.escape(str(value))}</td></tr>" for name, value in facts.items())
     recipe = html.escape(json.dumps(view.run["recipe"], indent=2))
-    return (f'<h2>Settings</h2><div class="panels"><div class="panel"><h3>Versions and hardware</h3><table><tbody>{rows}'
-            f'</tbody></table></div><div class="panel"><h3>Command</h3><pre>{html.escape(view.run["command"])}</pre>'
+    return ('<h2>Settings</h2><div class="panels"><div class="panel"><h3>Versions and hardware</h3><table>'
+            f'<tbody>{rows}</tbody></table></div><div class="panel"><h3>Command</h3><pre>{html.escape(view.run["command"])}</pre>'
             f"<details><summary>Recipe</summary><pre>{recipe}</pre></details></div></div>")
 
 

@@ -28,8 +28,8 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     train_set, val_set = open_dataset(config.train), open_dataset(config.val)
     _check_usable(config, train_set, val_set)
     announce = _Announcer(say, 2 + len(config.variants) * len(step_names(config, any(val_set.masks))))
-    (config.out / "summary.json").unlink(missing_ok=True)  # it never describes a run that has been changed since
     write_json(config.out / "run.json", _record(config))
+    (config.out / "summary.json").unlink(missing_ok=True)  # it never describes a run that has been changed since
     _check_data(config, train_set, val_set, announce)
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")

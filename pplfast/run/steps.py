@@ -67,7 +67,8 @@ class Steps:
 def _refuse_foreign(outputs: Sequence[Path]) -> None:
     for path in outputs:
         if path.exists():
-            raise UserError(f"{path}: is in the way and was not made by `pplfast run`; move it, or choose another --out")
+            raise UserError(f"{path}: is in the way and was not made by `pplfast run`; move it, or choose another "
+                            "--out")
 
 
 def _delete(outputs: Sequence[Path]) -> None:

@@ -31,8 +31,9 @@ EVALUATION = {"cams": "eval_cam", "labels": "eval_label", "labels_crf": "eval_la
 
 def step_names(config: RunConfig, scored: bool) -> list[str]:
     """The steps that this run has."""
+    with_crf = config.recipe.label.crf != NONE
     return [name for name in OUTPUTS
-            if (scored or not name.startswith("eval")) and (config.recipe.label.crf != NONE or not name.endswith("crf"))]
+            if (scored or not name.startswith("eval")) and (with_crf or not name.endswith("crf"))]
 
 
 class VariantChain:
@@ -135,7 +136,8 @@ class VariantChain:
             return {"miou": scores.miou, "threshold": getattr(scores, "threshold", None)}
 
         masks = [str(path) for path in self.val_set.masks if path is not None]
-        settings = {source: self.results[source].stamp, "masks": hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16]}
+        digest = hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16]
+        settings = {source: self.results[source].stamp, "masks": digest}
         self._step(name, settings, action)
 
     def _label_config(self) -> LabelConfig:
