@@ -1,6 +1,7 @@
 """The four backbones: published names and sizes, blocks, values and gradients against plain PyTorch, freezing."""
 
 import math
+from unittest.mock import patch
 
 import models_reference as reference
 import numpy as np
@@ -18,7 +19,8 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def on_meta(name, output_stride=None):
-    with torch.device("meta"):
+    """Names and shapes without memory, and without drawing weights."""
+    with torch.device("meta"), patch.object(Conv, "reset_parameters"):
         return _build(name, output_stride)
 
 
