@@ -57,8 +57,8 @@ class CheckpointFolder:
         try:
             on_main(self.ranks, lambda: _remove_partial(self.folder))
             # A rank that fails in here leaves the others in DeepSpeed's barriers; its exit makes the launcher end them.
-            _guarded(temporary, lambda: engine.save_checkpoint(str(temporary), tag=TAG, save_latest=False))
-            on_main(self.ranks, lambda: _guarded(temporary, lambda: self._publish(temporary, final, progress)))
+            _guarded(final, lambda: engine.save_checkpoint(str(temporary), tag=TAG, save_latest=False))
+            on_main(self.ranks, lambda: _guarded(final, lambda: self._publish(temporary, final, progress)))
         except BaseException:
             if self.ranks.main:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -124,13 +124,14 @@ def _open(path: Path) -> Checkpoint:
 
 
 def _guarded(path: Path, action: Any) -> Any:
-    """Run `action`; a full disk becomes a UserError. torch.save reports it as a RuntimeError of its zip writer."""
+    """Run `action`; a full disk becomes a UserError. torch.save reports it as a RuntimeError of its zip writer, whose
+    only cause of failure is a write that did not go through."""
     try:
         return action()
     except OSError as error:
         raise explain_os_error(error, path) from error
     except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "file write failed" not in str(error):
+        if not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream error")):
             raise
         raise explain_os_error(OSError(errno.ENOSPC, "no space"), path) from error
 

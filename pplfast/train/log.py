@@ -52,8 +52,11 @@ class TrainLog:
 
     def close(self) -> None:
         self._display.close()
-        self._file.close()
-        self._writer.close()
+        try:
+            self._file.close()
+            self._writer.close()
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
 
 
 class _Bar:
