@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from pplfast.errors import UserError
 from pplfast.files import load_npy_dict
+from pplfast.labels import progress
 from pplfast.labels.camfile import Cam, load_cam, resize_bilinear, save_cam, save_npy, stored_size
 from pplfast.labels.folder import OutputFolder, find_outputs, read_settings
 
@@ -84,3 +85,16 @@ def test_find_outputs_tells_failed_from_missing(tmp_path):
     assert "b: truncated" in folder.outcome.summary("CAMs", tmp_path)
     OutputFolder(tmp_path, ".npz", {})  # a new pass tries the failed ones again
     assert not (tmp_path / "bad.jsonl").exists()
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.Progress("CAMs", 4) as bar:
+        bar.advance(1)
+        bar.advance(3)
+    with progress.Progress("nothing", 0):
+        pass
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and bar.seconds > 0
+    assert lines[0].startswith("CAMs: 1/4, ") and lines[0].endswith(" s left") and "images/s" in lines[0]
+    assert lines[1].startswith("CAMs: 4/4, ") and not lines[1].endswith("left")

@@ -15,7 +15,7 @@ class Progress:
     """Use as a context manager and call `advance` per image; shows images/s and the remaining time on stderr."""
 
     def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
+        self.title, self.total, self.done, self._shown = title, total, 0, -1
         console = Console(stderr=True)
         self._bar = None
         if console.is_terminal:
@@ -33,7 +33,7 @@ class Progress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.total:
+        elif self.total and self._shown != self.done:
             self._print_line()
 
     @property
@@ -51,7 +51,7 @@ class Progress:
         return self.done / max(self.seconds, 1e-9)
 
     def _print_line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._shown = time.monotonic(), self.done
         rate = self._rate()
         left = f", {(self.total - self.done) / rate:.0f} s left" if self.done and self.done < self.total else ""
         print(f"{self.title}: {self.done}/{self.total}, {rate:.1f} images/s{left}", file=sys.stderr, flush=True)
