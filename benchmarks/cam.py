@@ -45,7 +45,7 @@ def run(report: Report, data: DataConfig | None = None, backbone: str = "resnet5
         scales: tuple[float, ...] = SCALES) -> None:
     """On a GPU, images in memory; on the CPU, files from the data set to maps on the disk."""
     if report.device == "cuda":
-        _run_memory(report, backbone, scales)
+        run_memory(report, backbone, scales)
         return
     missing = dali_missing()
     if missing:
@@ -88,7 +88,7 @@ def _models(backbone: str, classes: int, device: str) -> tuple[Case, PatchClassi
     return case, ours, models.make_reference(case, ours, device).eval()
 
 
-def _run_memory(report: Report, backbone: str, scales: tuple[float, ...], batch: int = 8,
+def run_memory(report: Report, backbone: str, scales: tuple[float, ...], batch: int = 8,
                 size: tuple[int, int] = (375, 500)) -> None:
     device = report.device
     case, ours, reference = _models(backbone, 20, device)

