@@ -22,12 +22,12 @@ class Tail:
 
 
 class Affine(nn.Module):
-    """A frozen BatchNorm: an affine map per channel whose parameters are trainable here, so that they are compared."""
+    """A frozen BatchNorm: an affine map per channel, without gradient as in the real backbones."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.rand(channels) + 0.5)
-        self.shift = nn.Parameter(torch.randn(channels) * 0.5)
+        self.register_buffer("scale", torch.rand(channels) + 0.5)
+        self.register_buffer("shift", torch.randn(channels) * 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)

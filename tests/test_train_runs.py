@@ -103,8 +103,9 @@ def test_two_ranks_under_the_launcher_equal_one(reference, tmp_path):
     launcher = Path(sys.executable).parent / "deepspeed"
     done = subprocess.run(
         [sys.executable, launcher, "--num_accelerators", "2", "--master_port", str(port), "--module", "pplfast",
-         "train", "--data", data, "--labels", data / "labels.csv", "--classes", CLASSES, "--recipe", tmp_path / "tiny.toml",
-         "--set", "optim.zero=1", "--out", tmp_path / "out", "--threads", "1", "--log-every", "1"],
+         "train", "--data", data, "--labels", data / "labels.csv", "--classes", CLASSES,
+         "--recipe", tmp_path / "tiny.toml", "--set", "optim.zero=1", "--out", tmp_path / "out", "--threads", "1",
+         "--log-every", "1"],
         env=dict(os.environ, DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"),
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
