@@ -7,7 +7,7 @@ from torch import Tensor
 from .backend import tl, triton, use_triton
 
 EPSILON = 1e-5  # added to the maximum; the value that this field's code uses
-BLOCK, WARPS = 1024, 4
+BLOCK, WARPS = 256, 4  # two pixels a thread: with four, the taps of all scales no longer fit the registers
 
 
 def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool = True) -> Tensor:
@@ -50,14 +50,15 @@ def cam_fuse_kernel(
         x1 = tl.minimum(x0 + 1, w - 1)
         wy = y - y0
         wx = x - x0
-        p_0 = maps[s] + (plane * h + y0) * w
-        p_1 = maps[s] + (plane * h + y1) * w
-        left = (1 - wy) * _tap(p_0 + x0, m_p) + wy * _tap(p_1 + x0, m_p)
-        right = (1 - wy) * _tap(p_0 + x1, m_p) + wy * _tap(p_1 + x1, m_p)
+        p_map = maps[s] + plane * h * w  # scalar; offsets inside a plane fit int32
+        left = (1 - wy) * _tap(p_map, y0 * w + x0, m_p) + wy * _tap(p_map, y1 * w + x0, m_p)
+        right = (1 - wy) * _tap(p_map, y0 * w + x1, m_p) + wy * _tap(p_map, y1 * w + x1, m_p)
         if FLIP:
-            skip = (plane * 0 + PLANES) * h * w + (w - 1)  # int64; column x lies at w - 1 - x
-            left += (1 - wy) * _tap(p_0 + (skip - x0), m_p) + wy * _tap(p_1 + (skip - x0), m_p)
-            right += (1 - wy) * _tap(p_0 + (skip - x1), m_p) + wy * _tap(p_1 + (skip - x1), m_p)
+            p_map += (plane * 0 + PLANES) * h * w  # plane is int64, so is the sum; column x lies at w - 1 - x
+            x0 = w - 1 - x0
+            x1 = w - 1 - x1
+            left += (1 - wy) * _tap(p_map, y0 * w + x0, m_p) + wy * _tap(p_map, y1 * w + x0, m_p)
+            right += (1 - wy) * _tap(p_map, y0 * w + x1, m_p) + wy * _tap(p_map, y1 * w + x1, m_p)
         total += (1 - wx) * left + wx * right
     tl.store(out + plane * H * W + o_p, total, mask=m_p)
     if NORMALISE:
@@ -66,8 +67,8 @@ def cam_fuse_kernel(
 
 
 @triton.jit
-def _tap(pointers, m_p):
-    return tl.load(pointers, mask=m_p, other=0.0).to(tl.float32)
+def _tap(p_map, offsets, m_p):
+    return tl.load(p_map + offsets, mask=m_p, other=0.0).to(tl.float32)
 
 
 @triton.jit

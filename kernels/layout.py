@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .backend import tl, triton
 
-TILE = 4096  # elements of one program: 32 a thread with 4 warps, two to four 16-byte accesses in flight for each
+TILE_BYTES = 8192  # of each tensor that one program touches: with 4 warps, four 16-byte accesses in flight a thread
 WARPS = 4
 
 
@@ -19,8 +19,8 @@ def packed(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def empty_packed(like: Tensor, shape: tuple[int, int, int, int], dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
+def empty_packed(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def last(x: Tensor) -> Tensor:
@@ -28,15 +28,15 @@ def last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def tile_sizes(width: int, channels: int) -> tuple[int, int]:
+def tile_sizes(width: int, channels: int, dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, channels) of one program's tile over rows of `width` pixels."""
     block_c = min(triton.next_power_of_2(channels), 256)
-    return min(triton.next_power_of_2(width), TILE // block_c), block_c
+    return min(triton.next_power_of_2(width), TILE_BYTES // dtype.itemsize // block_c), block_c
 
 
-def row_launch(rows: int, width: int, channels: int) -> tuple[tuple[int, int, int], dict[str, int]]:
+def row_launch(rows: int, width: int, channels: int, dtype: torch.dtype) -> tuple[tuple[int, int, int], dict[str, int]]:
     """Launch grid and block sizes for a kernel over `rows` patch rows."""
-    block_p, block_c = tile_sizes(width, channels)
+    block_p, block_c = tile_sizes(width, channels, dtype)
     launch = (rows, triton.cdiv(width, block_p), triton.cdiv(channels, block_c))
     return launch, {"BP": block_p, "BC": block_c, "num_warps": WARPS}
 

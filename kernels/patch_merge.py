@@ -68,7 +68,7 @@ def launch_merge(
     """Write the merge into channels [offset, offset + C) of `out`; both are packed."""
     count, channels, h, w = patches.shape
     height, width = out.shape[2:]
-    launch, blocks = row_launch(count * h, w, channels)
+    launch, blocks = row_launch(count * h, w, channels, patches.dtype)
     _merge_kernel[launch](
         patches, out, scale, shift, grid, h, w, height, width, channels, out.shape[1], offset, ACT=act, **blocks
     )
@@ -117,7 +117,7 @@ def _patch_merge_backward(
     height, width = grad.shape[2:]
     grad, patches, out = packed(grad), packed(patches), empty_packed(patches, patches.shape)
     if use_triton(patches):
-        launch, blocks = row_launch(patches.shape[0] * h, w, channels)
+        launch, blocks = row_launch(patches.shape[0] * h, w, channels, patches.dtype)
         _merge_backward_kernel[launch](
             grad, patches, out, scale, shift, grid, h, w, height, width, channels, ACT=act, **blocks
         )

@@ -191,7 +191,7 @@ def _patch_pool_backward(
     size = _Geometry(x, grid, height, width, from_map)
     if use_triton(x):
         grads = [None if grad is None else grad.contiguous() for grad in (grad_patch, grad_pooled)]
-        launch, blocks = row_launch(size.batch * grid * grid * size.h, size.w, size.channels)
+        launch, blocks = row_launch(size.batch * grid * grid * size.h, size.w, size.channels, x.dtype)
         pool_backward_kernel[launch](
             *grads, x, grad_x, scale, shift, per_patch, pooled, arg, grid, size.h, size.w, height, width,
             size.channels, sharpness, ACT=act, MODE=mode, FROM_MAP=from_map, **blocks,

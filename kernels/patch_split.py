@@ -7,7 +7,6 @@ from torch import Tensor
 from .backend import tl, triton, use_triton
 from .geometry import PatchGrid, valid_extents
 from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
-from .patch_merge import merge_into
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_last
 
 
@@ -93,7 +92,7 @@ def _patch_shape(x: Tensor, cut: PatchGrid) -> tuple[int, int, int, int]:
 def _launch_split(x: Tensor, cut: PatchGrid, raw: Tensor, activated: Tensor | None, scale: Tensor | None,
                   shift: Tensor | None, act: str) -> None:  # fmt: skip
     count, channels, h, w = raw.shape
-    launch, blocks = row_launch(count * h, w, channels)
+    launch, blocks = row_launch(count * h, w, channels, x.dtype)
     _split_kernel[launch](
         x, raw, activated, scale, shift, cut.grid, h, w, cut.height, cut.width, channels, ACT=act, **blocks
     )
@@ -158,17 +157,22 @@ def _patch_split_act_backward(
     grad_raw = None if grad_raw is None else packed(grad_raw)
     grad_x = empty_packed(x, x.shape)
     if use_triton(x):
-        launch, blocks = row_launch(grad_activated.shape[0] * h, w, channels)
+        launch, blocks = row_launch(grad_activated.shape[0] * h, w, channels, x.dtype)
         _split_act_backward_kernel[launch](
             grad_raw, grad_activated, x, grad_x, scale, shift, grid, h, w, height, width, channels, ACT=act, **blocks
         )
         return grad_x
-    merge_into(grad_activated, grid, grad_x)
-    grad = slope_last(last(x), scale, shift, act, last(grad_x).to(torch.promote_types(x.dtype, torch.float32)))
-    if grad_raw is not None:
-        merge_into(grad_raw, grid, grad_x)
-        grad = grad + last(grad_x)
-    last(grad_x).copy_(grad)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    shape = (x.shape[0], grid, grid, h, w, channels)
+    for ky, rows in enumerate(valid_extents(h, grid, height)):
+        for kx, columns in enumerate(valid_extents(w, grid, width)):
+            here = (slice(None), slice(ky * h, ky * h + rows), slice(kx * w, kx * w + columns))
+            inside = (slice(None), ky, kx, slice(rows), slice(columns))
+            grad = last(grad_activated).view(shape)[inside].to(wide)
+            grad = slope_last(last(x)[here], scale, shift, act, grad)
+            if grad_raw is not None:
+                grad = grad + last(grad_raw).view(shape)[inside]
+            last(grad_x)[here] = grad
     return grad_x
 
 
