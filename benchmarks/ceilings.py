@@ -3,6 +3,7 @@
 import torch
 
 from pplfast.benchmarks.harness import Effort, Spread, alternate
+from pplfast.kernels.model import Cost
 
 CPU_COPY_BYTES, GPU_COPY_BYTES = 256 << 20, 2 << 30
 CPU_MATRIX, GPU_MATRIX = 2048, 8192
@@ -32,8 +33,11 @@ def measure_ceilings(device: str, quick: bool) -> dict[str, float]:
     return {name: work[name] / Spread.of(times).q20 for name, times in samples.items()}
 
 
-def floor_seconds(ceilings: dict[str, float], read: int = 0, written: int = 0, flops: float = 0.0,
-                  precision: str = "bf16") -> float:
-    """The shortest time that moving these bytes and doing these operations can take on this machine."""
-    memory = (read + written) / (ceilings["copy"] if written else ceilings["read"])
-    return max(memory, flops / ceilings[f"matmul_{precision}"])
+def floor_seconds(ceilings: dict[str, float], cost: Cost, precision: str) -> float:
+    """The shortest time in which this machine moves the bytes and does the operations.
+
+    Bytes read beyond those written go at the rate of a read, the others at that of a copy.
+    """
+    only_read = max(cost.read - cost.written, 0)
+    memory = (cost.bytes - only_read) / ceilings["copy"] + only_read / ceilings["read"]
+    return max(memory, cost.flops / ceilings[f"matmul_{precision}"])

@@ -47,10 +47,10 @@ def _measure(report: Report, operation: Operation, size: Sizes, dtype: torch.dty
         runs["tuned"] = _call(torch.compile(operation.eager, dynamic=False), operation.eager_inputs,
                               operation.backward)
     samples = alternate(runs, report.device, QUICK if report.quick else FULL)
-    floor = floor_seconds(report.ceilings, operation.read, operation.written, operation.flops,
-                          "fp32" if dtype == torch.float32 else "bf16")
-    goal = operation.goal if report.device == "cuda" else None
-    report.add(BENCH, name, samples, [Ratio("reference", "pplfast", goal), Ratio("tuned", "pplfast")], floor=floor)
+    floor = floor_seconds(report.ceilings, operation.cost, "fp32" if dtype == torch.float32 else "bf16")
+    goal, share = (operation.goal, operation.goal_share) if report.device == "cuda" else (None, None)
+    report.add(BENCH, name, samples, [Ratio("reference", "pplfast", goal), Ratio("tuned", "pplfast")], floor=floor,
+               extra={} if share is None else {"pplfast": {"goal_share": share}})
 
 
 def _same_values(report: Report, operation: Operation, name: str, dtype: torch.dtype) -> bool:

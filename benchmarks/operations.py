@@ -10,8 +10,10 @@ from torch import Tensor
 
 from pplfast import kernels
 from pplfast.benchmarks.reference import merge_patches, split_patches
+from pplfast.kernels import model
 
 EPS = 1e-5  # BatchNorm's
+BANDWIDTH = 0.85  # goal: share of the bandwidth measured in the same run
 SCALES = (0.5, 1.0, 1.5, 2.0)
 
 
@@ -25,10 +27,9 @@ class Operation:
     fast: Callable[..., tuple[Tensor, ...]]
     eager_inputs: list[Tensor]
     inputs: list[Tensor]  # of `fast`
-    read: int  # bytes that any implementation must read
-    written: int
-    flops: float = 0.0
+    cost: model.Cost  # what any implementation has to move and compute
     goal: float | None = None  # times as fast as eager, on a GPU
+    goal_share: float | None = None  # of what the measured ceilings allow, on a GPU
     backward: bool = False  # measure forward and backward
     arrange: Callable[[Tensor], Tensor] = lambda y: y  # eager's outputs into the order of pplfast's
     arrange_gradient: Callable[[Tensor], Tensor] = lambda y: y  # and eager's gradients of its inputs
@@ -95,8 +96,7 @@ def splits(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     norm = _Norm.random(channels, size.act, device)
     tail = norm.tail
     cut = kernels.PatchGrid(height, width, size.grid, stride)
-    n = x.numel() * x.element_size()
-    p = size.batch * cut.patches * channels * cut.patch_height * cut.patch_width * x.element_size()
+    shape = (size.batch, channels, cut, dtype.itemsize)
 
     def eager(x: Tensor) -> tuple[Tensor]:
         return (split_patches(x, size.grid, stride),)
@@ -113,10 +113,12 @@ def splits(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
 
     arrange = partial(_by_image, grid=size.grid)
     return [
-        Operation("patch_split", eager, fast, [x], [x], n, p, arrange=arrange),
-        Operation("patch_split_act", eager_act, fast_act, [x], [x], n, 2 * p, arrange=arrange),
-        Operation("patch_split_act forward+backward", eager_act, fast_act, [x], [x], 2 * n + 2 * p, 2 * p + n,
-                  backward=True, arrange=arrange),
+        Operation("patch_split", eager, fast, [x], [x], model.patch_split(*shape), goal_share=BANDWIDTH, arrange=arrange),
+        Operation("patch_split_act", eager_act, fast_act, [x], [x], model.patch_split_act(*shape), goal_share=BANDWIDTH,
+                  arrange=arrange),
+        Operation("patch_split_act forward+backward", eager_act, fast_act, [x], [x],
+                  model.patch_split_act(*shape) + model.patch_split_act(*shape, backward=True), backward=True,
+                  arrange=arrange),
     ]
 
 
@@ -133,7 +135,7 @@ def pools(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     patches = _final(size, dtype, device)
     norm = _Norm.random(channels, size.act, device)
     tail = norm.tail
-    n = patches.numel() * patches.element_size()
+    shape = (size.batch, channels, kernels.PatchGrid(height, width, size.grid), dtype.itemsize)
 
     def eager(x: Tensor) -> tuple[Tensor]:
         merged = merge_patches(norm(x), size.grid, height, width)
@@ -144,8 +146,9 @@ def pools(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
 
     both = [_by_patch(patches, size.grid)], [patches]
     return [
-        Operation("patch_pool", eager, fast, *both, n, 0, goal=5.0),
-        Operation("patch_pool forward+backward", eager, fast, *both, 2 * n, n, goal=5.0, backward=True,
+        Operation("patch_pool", eager, fast, *both, model.patch_pool(*shape), goal=5.0, goal_share=BANDWIDTH),
+        Operation("patch_pool forward+backward", eager, fast, *both,
+                  model.patch_pool(*shape) + model.patch_pool(*shape, backward=True), goal=5.0, backward=True,
                   arrange_gradient=partial(_by_image, grid=size.grid)),
     ]
 
@@ -158,7 +161,7 @@ def merges(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     tail = norm.tail
     half = _random(size.batch, channels, height, width, dtype=dtype, device=device)
     whole = _random(size.batch, 2 * channels, height, width, dtype=dtype, device=device)
-    n, m = patches.numel() * patches.element_size(), half.numel() * half.element_size()
+    cost = model.patch_merge(size.batch, channels, kernels.PatchGrid(height, width, size.grid), dtype.itemsize)
 
     def eager(x: Tensor) -> tuple[Tensor]:
         merged = merge_patches(norm(x), size.grid, height, width)
@@ -167,7 +170,7 @@ def merges(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     def fast(x: Tensor) -> tuple[Tensor]:
         return (kernels.patch_merge(x, size.grid, height, width, *tail, out=whole)[:, :channels],)
 
-    return [Operation("patch_merge", eager, fast, [_by_patch(patches, size.grid)], [patches], n, m)]
+    return [Operation("patch_merge", eager, fast, [_by_patch(patches, size.grid)], [patches], cost)]
 
 
 def heads(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
@@ -187,10 +190,8 @@ def heads(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     def fast(x: Tensor, y: Tensor) -> tuple[Tensor]:
         return (kernels.cam_head([(x, size.grid)], y, weight, height, width, *tail),)
 
-    cells = size.batch * height * width
-    return [Operation("cam_head", eager, fast, [_by_patch(patches, size.grid), whole], [patches, whole],
-                      (patches.numel() + whole.numel()) * whole.element_size(), 4 * cells * size.classes,
-                      2.0 * cells * 2 * channels * size.classes, goal=4.0)]
+    cost = model.cam_head(size.batch, channels, height, width, 1, size.classes, dtype.itemsize)
+    return [Operation("cam_head", eager, fast, [_by_patch(patches, size.grid), whole], [patches, whole], cost, 4.0)]
 
 
 def fuses(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
@@ -211,8 +212,8 @@ def fuses(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     def fast(*maps: Tensor) -> tuple[Tensor]:
         return (kernels.cam_fuse(list(maps), height, width, True),)
 
-    return [Operation("cam_fuse", eager, fast, maps, maps, sum(4 * m.numel() for m in maps),
-                      4 * size.batch * classes * height * width)]
+    cost = model.cam_fuse(size.batch, classes, height, width, [shape[2:] for shape in shapes], flip=True)
+    return [Operation("cam_fuse", eager, fast, maps, maps, cost)]
 
 
 OPERATIONS = (splits, pools, merges, heads, fuses)

@@ -14,25 +14,22 @@ from pplfast.benchmarks.flops import step_flops
 from pplfast.benchmarks.operations import OPERATIONS
 from pplfast.benchmarks.table import PREDICTED, RESULTS
 from pplfast.files import write_json
-
-# NVIDIA H100 SXM5 data sheet: HBM3 bandwidth, and bf16 tensor cores without sparsity.
-MACHINE = {"name": "NVIDIA H100 SXM", "bytes_per_second": 3.35e12, "bf16_flops": 989e12}
-GOAL_SHARE = 0.45  # of the matrix-product ceiling, for a training step
-
+from pplfast.kernels.model import H100
 
 def predict() -> dict[str, Any]:
-    return {"kind": "computed", "machine": MACHINE, "rows": [*_kernel_rows(), *_train_rows()]}
+    machine = {"name": H100.name, "bytes_per_second": H100.bandwidth, "bf16_flops": H100.matrix_rate}
+    return {"kind": "computed", "machine": machine, "rows": [*_kernel_rows(), *_train_rows()]}
 
 
 def _kernel_rows() -> list[dict[str, Any]]:
     rows = []
     for make in OPERATIONS:
         for operation in make(kernels.WRN38, torch.bfloat16, "meta"):
-            memory = (operation.read + operation.written) / MACHINE["bytes_per_second"]
-            compute = operation.flops / MACHINE["bf16_flops"]
+            cost = operation.cost
+            seconds = cost.seconds(H100.bandwidth, H100.matrix_rate)
             rows.append(dict(bench=kernels.BENCH, case=kernels.case_name(operation, kernels.WRN38, torch.bfloat16),
-                             bytes_read=operation.read, bytes_written=operation.written, flops=operation.flops,
-                             seconds=max(memory, compute), bound="memory" if memory >= compute else "compute"))
+                             bytes_read=cost.read, bytes_written=cost.written, flops=cost.flops, seconds=seconds,
+                             bound="memory" if cost.bytes / H100.bandwidth == seconds else "compute"))
     return rows
 
 
@@ -40,9 +37,9 @@ def _train_rows() -> list[dict[str, Any]]:
     work, rows = train.GPU_WORK, []
     for position in work.positions:
         flops = step_flops(work.case(position), work.batch, work.size, work.frozen)
-        seconds = flops / MACHINE["bf16_flops"]
+        seconds = flops / H100.matrix_rate
         rows.append(dict(bench=train.BENCH, case=work.name(position), flops=flops, seconds=seconds, bound="compute",
-                         seconds_at_goal=seconds / GOAL_SHARE, images_per_second_at_goal=work.batch * GOAL_SHARE
+                         seconds_at_goal=seconds / train.GPU_SHARE, images_per_second_at_goal=work.batch * train.GPU_SHARE
                          / seconds))
     return rows
 

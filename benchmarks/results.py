@@ -128,8 +128,13 @@ def format_row(row: dict[str, Any]) -> str:
     if "bottleneck" in row:
         text += f", bottleneck: {row['bottleneck']}"
     if "share_of_ceiling" in row:
-        text += f", {100 * row['share_of_ceiling']:.0f}% of the ceiling"
+        text += f", {format_share(row)} of the ceiling"
     return text
+
+
+def format_share(row: dict[str, Any]) -> str:
+    goal = row.get("goal_share")
+    return f"{row['share_of_ceiling']:.0%}" + ("" if goal is None else f" (goal {goal:.0%})")
 
 
 def format_seconds(seconds: float) -> str:

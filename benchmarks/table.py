@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pplfast.benchmarks.results import SCHEMA, format_seconds
+from pplfast.benchmarks.results import SCHEMA, format_seconds, format_share
 from pplfast.errors import UserError
 from pplfast.files import write_text
 
@@ -78,8 +78,8 @@ def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
         if gpu:
             own = row["denominator"] if row["higher_is_better"] else row["numerator"]
             timed = rows[row["bench"], row["case"], own]
-            share = timed.get("share_of_ceiling")
-            text += f" {format_seconds(timed['seconds']['median'])} | {'' if share is None else f'{share:.0%}'} |"
+            share = format_share(timed) if "share_of_ceiling" in timed else ""
+            text += f" {format_seconds(timed['seconds']['median'])} | {share} |"
         yield text
     yield ""
     skipped = [f"{row['what']} ({row['why']})" for row in run["skipped"] if row["bench"] in benches]

@@ -12,6 +12,7 @@ from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
 
 BENCH = "train"
+GPU_SHARE = 0.45  # goal: model operations against the measured bf16 matrix product
 LOSS_LIMIT, GRADIENT_LIMIT, BF16_LIMIT = 1e-4, 1e-3, 2e-2
 
 
@@ -78,7 +79,10 @@ def _run_position(report: Report, work: Work, position: str) -> None:
     if report.can_tune(BENCH):
         add("tuned", models.tune(models.make_reference(case, ours, device), report.compile), last, True)
 
-    extra = {label: {"peak_gib": _peak_gib(step)} for label, step in steps.items()} if device == "cuda" else {}
+    extra = {}
+    if device == "cuda":
+        extra = {label: {"peak_gib": _peak_gib(step)} for label, step in steps.items()}
+        extra["pplfast_bf16"]["goal_share"] = GPU_SHARE
     samples = alternate(steps, device, QUICK if report.quick else FULL)
     report.add(BENCH, name, samples, list(work.pairs), work.batch, _floors(report, work, case), extra)
 

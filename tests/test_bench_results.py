@@ -6,14 +6,17 @@ import json
 import pytest
 import torch
 
-from pplfast.benchmarks import table
+from pplfast.benchmarks import table, train
+from pplfast.benchmarks.ceilings import floor_seconds
 from pplfast.benchmarks.compare import compare
 from pplfast.benchmarks.flops import step_flops
 from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios
 from pplfast.benchmarks.models import Case
+from pplfast.benchmarks.predict import predict
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.cli import main
 from pplfast.errors import UserError
+from pplfast.kernels.model import Cost
 
 
 def _report(device: str = "cpu", slow: float = 3.0) -> Report:
@@ -136,6 +139,25 @@ def test_table_writes_between_the_markers(tmp_path):
     assert "Not measured on a GPU: kernels, train, loader, cam, label." in text
     with pytest.raises(UserError, match="needs one line"):
         table.replace_between_markers("no markers", "x", "README.md")
+
+
+def test_floor_separates_reads_from_copies():
+    ceilings = {"copy": 10.0, "read": 5.0, "matmul_fp32": 100.0, "matmul_bf16": 1000.0}
+    assert floor_seconds(ceilings, Cost(30, 10), "fp32") == pytest.approx(20 / 10 + 20 / 5)
+    assert floor_seconds(ceilings, Cost(10, 30), "fp32") == pytest.approx(40 / 10)
+    assert floor_seconds(ceilings, Cost(1, 1, 700), "fp32") == pytest.approx(7.0)
+    assert floor_seconds(ceilings, Cost(1, 1, 700), "bf16") == pytest.approx(0.7)
+
+
+def test_prediction_names_the_measured_cases():
+    prediction = predict()
+    assert prediction["kind"] == "computed"
+    by_case = {row["case"]: row for row in prediction["rows"]}
+    pool = by_case[next(case for case in by_case if case.startswith("patch_pool wrn38"))]
+    assert pool["bytes_read"] == 16 * 4096 * 56 * 56 * 2 and pool["bound"] == "memory"
+    step = by_case[train.GPU_WORK.name("b4_5")]
+    assert step["seconds"] == pytest.approx(step["flops"] / 989e12)
+    assert 40e12 < step["flops"] < 80e12
 
 
 def test_flops_of_a_known_network():
