@@ -22,7 +22,7 @@ from .cam_head import cam_head_kernel, head_blocks
 from .layout import WARPS as ROW_WARPS
 from .layout import tile_sizes
 from .patch_merge import _merge_backward_kernel, _merge_kernel
-from .patch_pool import MODES, POOL_TILE, POOL_WARPS
+from .patch_pool import MODES, POOL_WARPS, pool_tile
 from .patch_split import _split_act_backward_kernel, _split_kernel
 from .pool_triton import pool_backward_kernel, pool_kernel
 
@@ -60,10 +60,11 @@ def cases(dtype: str) -> list[Case]:
         Case("patch_merge", _merge_kernel, {"ACT": "relu6", **rows}, ROW_WARPS),
         Case("patch_merge backward", _merge_backward_kernel, {"ACT": "relu6", **rows}, ROW_WARPS),
     ]  # fmt: skip
+    cells, channels = pool_tile(16, 4096, DTYPES[dtype])
     for mode in MODES:
         constants = {"ACT": "relu6", "MODE": mode, "FROM_MAP": False}
         found += [
-            Case(f"patch_pool {mode}", pool_kernel, {**constants, "BP": POOL_TILE // 64, "BC": 64}, POOL_WARPS),
+            Case(f"patch_pool {mode}", pool_kernel, {**constants, "BP": cells, "BC": channels}, POOL_WARPS),
             Case(f"patch_pool {mode} backward", pool_backward_kernel, {**constants, **rows}, ROW_WARPS),
         ]
     blocks = head_blocks(DTYPES[dtype], 20, 512)

@@ -147,15 +147,14 @@ def _outputs(x: Tensor, grid: int, from_map: bool, mode: str) -> tuple[Tensor, T
     )
 
 
-POOL_TILE, POOL_WARPS = 4096, 8
+POOL_TILE_BYTES, POOL_WARPS = 8192, 8  # two 16-byte loads in flight a thread
 
 
-def pool_channels(batch: int, channels: int) -> int:
-    """Channels of one program: wide rows where that leaves enough programs to fill a large GPU, else 32."""
-    for block in (128, 64):
-        if block <= channels and batch * triton.cdiv(channels, block) >= 512:
-            return block
-    return 32
+def pool_tile(batch: int, channels: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(cells, channels) of one step: wide rows where that leaves enough programs to fill a large GPU, else 32."""
+    fitting = (block for block in (128, 64) if block <= channels and batch * triton.cdiv(channels, block) >= 512)
+    block_c = next(fitting, 32)
+    return POOL_TILE_BYTES // dtype.itemsize // block_c, block_c
 
 
 @torch.library.custom_op("pplfast::patch_pool", mutates_args=())
@@ -166,10 +165,10 @@ def _patch_pool(
     x, outputs = packed(x), _outputs(x, grid, from_map, mode)
     size = _Geometry(x, grid, height, width, from_map)
     if use_triton(x):
-        block_c = pool_channels(size.batch, size.channels)
+        block_p, block_c = pool_tile(size.batch, size.channels, x.dtype)
         pool_kernel[(size.batch, triton.cdiv(size.channels, block_c))](
             x, scale, shift, *outputs, grid, size.h, size.w, height, width, size.channels, sharpness,
-            ACT=act, MODE=mode, FROM_MAP=from_map, BP=POOL_TILE // block_c, BC=block_c, num_warps=POOL_WARPS,
+            ACT=act, MODE=mode, FROM_MAP=from_map, BP=block_p, BC=block_c, num_warps=POOL_WARPS,
         )  # fmt: skip
     else:
         _forward(x, size, scale, shift, act, mode, sharpness, *outputs)

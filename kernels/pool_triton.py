@@ -53,7 +53,7 @@ def pool_kernel(
                 b_sum += tl.where(m_x, b_z, 0.0)
             elif MODE == "max":
                 better = m_x & ((b_z > b_top) | (b_z != b_z))  # NaN wins and stays, as in torch.max
-                b_arg = tl.where(better, (y * w + column)[:, None], b_arg)
+                b_arg = tl.where(better, o_cell[:, None], b_arg)
                 b_top = tl.where(better, b_z, b_top)
             else:
                 b_u = tl.where(m_x, b_z * sharpness, LOW)
@@ -69,7 +69,10 @@ def pool_kernel(
         elif MODE == "max":
             result = tl.max(b_top, 0)
             first_here = tl.where(b_top == result[None, :], b_arg, 2147483647)  # of equal maxima, the first cell
-            tl.store(arg + (image * (K2 + 1) + p) * C + o_c, tl.min(first_here, 0), mask=m_c)
+            first_here = tl.min(first_here, 0)
+            columns = tl.maximum(columns, 1)
+            place = first_here // columns * w + first_here % columns  # with the patch's own pitch
+            tl.store(arg + (image * (K2 + 1) + p) * C + o_c, place, mask=m_c)
             result = tl.where(tl.max((b_top != b_top).to(tl.int32), 0) > 0, float("nan"), result)
             wins = (cells > 0) & ((result > top) | (result != result))
             winner = tl.where(wins, p, winner)
