@@ -16,7 +16,7 @@ from pplfast.data.masks import mask_image
 from pplfast.errors import UserError
 from pplfast.files import explain_os_error, read_json, write_json
 
-RENDERER = 1  # raise it with every change of the pixels: a set of another renderer is another set
+RENDERER = 2  # raise it with every change of the pixels: a set of another renderer is another set
 MARKER = "demo.json"
 JPEG_QUALITY = 92
 

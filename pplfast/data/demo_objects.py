@@ -1,8 +1,10 @@
 """The five objects of the demo data set: a small loud badge on a large plain body.
 
-A plain classifier needs no more than the badge, so its activation maps show only that. The body tells the class
-less clearly, through its shape, texture and hue, each of which is now and then that of another class. The constants
-below set how clearly; lengths are relative unless they say pixels.
+A plain classifier needs little more than the badge, so its activation maps show little else. The body tells the
+class everywhere, but faintly: through a texture of low contrast that a patch of it shows as well as the whole, and
+through its shape, which is now and then that of another class. Its hue tells nothing. The badge sits at one end of a
+long body, so that a blob around it is no good outline of the object. Lengths below are relative unless they say
+pixels.
 """
 
 import colorsys
@@ -12,20 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 
 # The body
-ASPECT = (0.62, 0.85)  # width / length
+ASPECT = (0.52, 0.68)  # width / length
 SHAPE_FIDELITY = 0.8  # probability of the shape of its own class
-TEXTURE_FIDELITY = 0.85  # probability of the texture of its own class
-TEXTURE_CONTRAST = (0.10, 0.18)  # change of lightness
-TEXTURE_PERIOD = (9.0, 14.0)  # pixels
-HUE_SPREAD = 0.06  # standard deviation around the hue of the class, in turns
+TEXTURE_CONTRAST = (0.06, 0.11)  # change of lightness; at twice this, plain classifiers see the bodies as well
+TEXTURE_PERIOD = (8.0, 12.0)  # pixels
 SATURATION = (0.25, 0.50)
 LIGHTNESS = (0.50, 0.80)
 WOBBLE = 0.05  # amplitude of the irregular outline
 SHADING = 0.22  # darker towards the rim and away from the light
 
 # The badge
-BADGE_SIZE = (0.21, 0.27)  # diameter / length of the body
-BADGE_PLACE = (0.40, 0.62)  # distance from the centre along the body / half its length
+BADGE_SIZE = (0.20, 0.25)  # diameter / length of the body
+BADGE_PLACE = (0.65, 0.80)  # distance from the centre along the body / half its length
 
 SUPERSAMPLE = 2
 
@@ -38,7 +38,6 @@ class Kind:
     `pattern`: over the unit disc, true for the first of the two badge colours."""
 
     name: str
-    hue: float
     shape: Level
     texture: Level
     pattern: Level
@@ -61,30 +60,29 @@ def _spiral(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 KINDS = (
-    Kind("pebble", 0.58, np.hypot, lambda x, y: _wave(x) * _wave(y),
+    Kind("pebble", np.hypot, lambda x, y: _wave(x) * _wave(y),
          lambda x, y: np.hypot(x, y) * 2.5 % 1 > 0.5, ((0.95, 0.05, 0.10), (1.0, 1.0, 0.95))),
-    Kind("crate", 0.09, lambda u, v: (u**6 + v**6) ** (1 / 6), lambda x, y: _wave(x),
+    Kind("crate", lambda u, v: (u**6 + v**6) ** (1 / 6), lambda x, y: _wave(x),
          lambda x, y: np.minimum(abs(x), abs(y)) < 0.28, ((1.0, 0.90, 0.0), (0.10, 0.05, 0.60))),
-    Kind("pear", 0.25, lambda u, v: np.hypot(u, v / (0.78 - 0.3 * u)), lambda x, y: _wave(np.hypot(x, y)),
+    Kind("pear", lambda u, v: np.hypot(u, v / (0.78 - 0.3 * u)), lambda x, y: _wave(np.hypot(x, y)),
          lambda x, y: (x * 2.2 % 1 > 0.5) ^ (y * 2.2 % 1 > 0.5), ((0.0, 0.0, 0.05), (0.0, 0.95, 0.95))),
-    Kind("leaf", 0.40, lambda u, v: abs(v) + u**2, lambda x, y: _wave(x + abs(y)),
+    Kind("leaf", lambda u, v: abs(v) + u**2, lambda x, y: _wave(x + abs(y)),
          _spiral, ((1.0, 0.0, 0.85), (1.0, 0.95, 0.55))),
-    Kind("kite", 0.83, lambda u, v: abs(v) + np.where(u > 0.2, (u - 0.2) / 0.8, (0.2 - u) / 1.2),
+    Kind("kite", lambda u, v: abs(v) + np.where(u > 0.2, (u - 0.2) / 0.8, (0.2 - u) / 1.2),
          lambda x, y: _wave(y + 0.3 * _wave(x / 2)), lambda x, y: np.arctan2(y, x) * 3 / np.pi % 1 > 0.5,
          ((0.0, 0.65, 0.10), (1.0, 0.55, 0.0))),
 )  # fmt: skip
 
 
-def body_colour(hue: float, rng: np.random.Generator) -> np.ndarray:
+def body_colour(rng: np.random.Generator) -> np.ndarray:
     """RGB, float32 (3,), of a body or a distractor: of any hue, never as saturated as a badge."""
-    return np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(*SATURATION), rng.uniform(*LIGHTNESS)), np.float32)
+    return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*SATURATION), rng.uniform(*LIGHTNESS)), np.float32)
 
 
 def render_object(kind: int, length: float, angle: float, rng: np.random.Generator) -> Sprite:
     """One object of class KINDS[kind], `length` pixels long, turned by `angle` radians."""
     own = KINDS[kind]
     shape = own if rng.random() < SHAPE_FIDELITY else KINDS[rng.integers(len(KINDS))]
-    texture = own if rng.random() < TEXTURE_FIDELITY else KINDS[rng.integers(len(KINDS))]
     half = np.array([length, length * rng.uniform(*ASPECT)]) / 2
 
     side = int(np.ceil(length * (1 + 2 * WOBBLE))) + 4
@@ -95,10 +93,10 @@ def render_object(kind: int, length: float, angle: float, rng: np.random.Generat
 
     level = shape.shape(x / half[0], y / half[1])
     level = level * (1 + WOBBLE * np.sin(rng.integers(3, 7) * np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)))
-    pattern = texture.texture(x / rng.uniform(*TEXTURE_PERIOD) + rng.random(), y / rng.uniform(*TEXTURE_PERIOD))
+    pattern = own.texture(x / rng.uniform(*TEXTURE_PERIOD) + rng.random(), y / rng.uniform(*TEXTURE_PERIOD))
     light = 1 - SHADING * (0.5 * np.minimum(level, 1) ** 4 + 0.5 * (across + down) / length)
     light = light * (1 + rng.uniform(*TEXTURE_CONTRAST) * pattern)
-    colour = body_colour(own.hue + rng.normal(0, HUE_SPREAD), rng) * light[..., None]
+    colour = body_colour(rng) * light[..., None]
 
     radius = length * rng.uniform(*BADGE_SIZE) / 2
     badge_x, badge_y = (x - half[0] * rng.uniform(*BADGE_PLACE)) / radius, y / radius

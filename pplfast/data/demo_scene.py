@@ -18,7 +18,7 @@ from pplfast.data.demo_objects import (
 
 # Objects. Lengths are fractions of the image's long side.
 COUNT = (0.45, 0.35, 0.20)  # probabilities of one, two, three objects
-LENGTH = ((0.48, 0.67), (0.42, 0.58), (0.36, 0.48))  # of the bodies, by the number of objects
+LENGTH = ((0.60, 0.85), (0.52, 0.70), (0.42, 0.55))  # of the bodies, by the number of objects
 MIN_VISIBLE = 0.6  # of an object's area, after occlusion and the image's edge
 MIN_BADGE = 0.9  # of its badge
 ATTEMPTS = 60  # at placing an object, before it is left out
@@ -27,7 +27,7 @@ ATTEMPTS = 60  # at placing an object, before it is left out
 SHORT_SIDE = (0.75, 1.0)  # of the long side
 DISTRACTORS = (10, 18)
 DISTRACTOR_SIZE = (0.08, 0.42)
-DISTRACTOR_TEXTURE = 0.5  # probability of a body texture on a distractor
+DISTRACTOR_TEXTURE = 0.5  # probability of blotches on a distractor, as coarse as the textures of the bodies
 CLOUD_CELLS = (3, 7, 40)  # cells of smooth noise along an image, coarse to fine
 CLOUD_CONTRAST = (0.30, 0.20, 0.12)
 GRAIN = 0.02  # standard deviation of the pixel noise
@@ -93,13 +93,18 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
 def _clouds(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     light = np.ones((height, width), np.float32)
     for cells, contrast in zip(CLOUD_CELLS, CLOUD_CONTRAST, strict=True):
-        coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
-        light += contrast * np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
-    return (body_colour(rng.random(), rng) * light[..., None]).astype(np.float32)
+        light += contrast * _noise(cells, height, width, rng)
+    return (body_colour(rng) * light[..., None]).astype(np.float32)
+
+
+def _noise(cells: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth noise, float32 (height, width), about -1 to 1, of `cells` cells along each side."""
+    coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _distractor(length: float, rng: np.random.Generator) -> Sprite:
-    """A polygon or an ellipse in the colours of the bodies, often with one of their textures."""
+    """A polygon or an ellipse in the colours of the bodies, often with a texture, never with one of theirs."""
     side = int(np.ceil(length)) + 2
     axis = ((np.arange(side * SUPERSAMPLE) + 0.5) / SUPERSAMPLE - side / 2).astype(np.float32)
     across, down = np.meshgrid(axis, axis)
@@ -114,10 +119,9 @@ def _distractor(length: float, rng: np.random.Generator) -> Sprite:
         inside = np.hypot(x, y) < length / 2
     light = 1 - 0.2 * (across + down) / length
     if rng.random() < DISTRACTOR_TEXTURE:
-        texture = KINDS[rng.integers(len(KINDS))].texture
-        period = rng.uniform(*TEXTURE_PERIOD)
-        light = light * (1 + rng.uniform(*TEXTURE_CONTRAST) * texture(x / period, y * aspect / period))
-    colour = body_colour(rng.random(), rng) * light[..., None]
+        cells = max(2, round(2 * length / rng.uniform(*TEXTURE_PERIOD)))
+        light = light * (1 + 2 * rng.uniform(*TEXTURE_CONTRAST) * _noise(cells, *light.shape, rng))
+    colour = body_colour(rng) * light[..., None]
     return shrink(np.clip(colour, 0, 1), inside, np.zeros_like(inside))
 
 
