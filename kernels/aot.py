@@ -19,70 +19,77 @@ import torch
 from .backend import INTERPRETED, triton
 from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel
 from .cam_head import cam_head_kernel, head_blocks
-from .layout import WARPS as ROW_WARPS
-from .layout import tile_sizes
+from .layout import ROW_OPTIONS, tile_sizes
 from .patch_merge import _merge_backward_kernel, _merge_kernel
-from .patch_pool import MODES, POOL_WARPS, pool_tile
+from .patch_pool import MODES, POOL_OPTIONS, pool_tile
 from .patch_split import _split_act_backward_kernel, _split_kernel
 from .pool_triton import pool_backward_kernel, pool_kernel
 
 ARCHITECTURES = (80, 90, 100)  # A100; H100 and H200; B200
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Registers a thread. 65,536 of them: 64 leave 8 blocks of 4 warps on a multiprocessor, enough loads in flight to
-# fill the memory bus; the head needs its accumulator and staged tiles and is served by 2.
-POINTWISE_BUDGET, HEAD_BUDGET = 128, 255
+# Registers a thread, of 65,536: 128 leave 16 warps on a multiprocessor, enough loads in flight to fill the memory bus;
+# the head, with its accumulator and operands in registers, has twice the bytes in flight and needs 8 warps.
+POINTWISE_BUDGET, HEAD_BUDGET = 128, 192
 
-FLOAT32 = {"scale", "shift", "per_patch", "pooled", "grad_patch", "grad_pooled", "peaks", "weight"}
-TYPES = {"arg": "*i32", "classes": "*i64", "sharpness": "fp32"}
+FLOAT32 = ("scale", "shift", "per_patch", "pooled", "grad_patch", "grad_pooled", "peaks", "weight")
+TYPES = {"arg": "*i32", "classes": "*i64", "sharpness": "fp32", **dict.fromkeys(FLOAT32, "*fp32")}
+MAPS = ("x", "raw", "activated", "patches", "out", "grad", "grad_raw", "grad_activated", "grad_x", "grad_patches")
+DIVISIBLE = ("C", "out_channels", "offset")  # by 16 in every real network: allows 16-byte accesses
 
 
 @dataclass(frozen=True)
 class Case:
-    """One compilation: the kernel as a launch would specialise it for 16-divisible channel counts."""
+    """One compilation of a kernel, as a launch on a real network's sizes would specialise it."""
 
     name: str
     kernel: Any
     constants: dict[str, Any]
-    warps: int
+    options: dict[str, int]
     budget: int = POINTWISE_BUDGET
-    stages: int = 3
-    tuples: dict[str, int] = field(default_factory=dict)  # argument -> length, for those that are tuples
-    fixed_types: dict[str, str] = field(default_factory=dict)
+    types: dict[str, Any] = field(default_factory=dict)  # other than by name; a tuple for an argument that is one
 
 
 def cases(dtype: str) -> list[Case]:
     rows = dict(zip(("BP", "BC"), tile_sizes(28, 512, DTYPES[dtype]), strict=True))
-    found = [
-        Case("patch_split", _split_kernel, {"activated": None, "scale": None, "shift": None, "ACT": "none", **rows},
-             ROW_WARPS),
-        Case("patch_split_act", _split_kernel, {"ACT": "relu6", **rows}, ROW_WARPS),
-        Case("patch_split_act backward", _split_act_backward_kernel, {"ACT": "relu6", **rows}, ROW_WARPS),
-        Case("patch_merge", _merge_kernel, {"ACT": "relu6", **rows}, ROW_WARPS),
-        Case("patch_merge backward", _merge_backward_kernel, {"ACT": "relu6", **rows}, ROW_WARPS),
-    ]  # fmt: skip
-    cells, channels = pool_tile(16, 4096, DTYPES[dtype])
-    for mode in MODES:
-        constants = {"ACT": "relu6", "MODE": mode, "FROM_MAP": False}
-        found += [
-            Case(f"patch_pool {mode}", pool_kernel, {**constants, "BP": cells, "BC": channels}, POOL_WARPS),
-            Case(f"patch_pool {mode} backward", pool_backward_kernel, {**constants, **rows}, ROW_WARPS),
-        ]
-    blocks = head_blocks(DTYPES[dtype], 20, 512)
-    warps, stages = blocks.pop("num_warps"), blocks.pop("num_stages")
-    found.append(Case("cam_head", cam_head_kernel, {"SOURCES": 2, "ACT": "relu6", **blocks}, warps, HEAD_BUDGET, stages,
-                      {"sources": 2, "grids": 2, "hs": 2, "ws": 2}))  # fmt: skip
-    if dtype == "fp32":
-        constants = {"SCALES": 4, "FLIP": True, "NORMALISE": True, "BLOCK": BLOCK}
-        found += [
-            Case("cam_fuse", cam_fuse_kernel, constants, WARPS, tuples={"maps": 4, "hs": 4, "ws": 4}),
-            Case("cam_fuse normalise", normalise_kernel, {"EPS": EPSILON, "BLOCK": BLOCK}, WARPS),
-        ]
-        found = [
-            Case(**{**vars(case), "fixed_types": {"out": "*fp32"}}) if "cam" in case.name else case for case in found
-        ]
-    else:
-        found[-1] = Case(**{**vars(found[-1]), "fixed_types": {"out": "*fp32"}})
-    return found
+    plain = {"activated": None, "scale": None, "shift": None, "ACT": "none"}
+    tail = {"ACT": "relu6"}
+    return [
+        Case("patch_split", _split_kernel, {**plain, **rows}, ROW_OPTIONS),
+        Case("patch_split_act", _split_kernel, {**tail, **rows}, ROW_OPTIONS),
+        Case("patch_split_act backward", _split_act_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
+        Case("patch_merge", _merge_kernel, {**tail, **rows}, ROW_OPTIONS),
+        Case("patch_merge backward", _merge_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
+        *(case for mode in MODES for case in _pool_cases(mode, dtype, rows)),
+        _head_case("cam_head", dtype, tiles=512),
+        _head_case("cam_head few pixels", dtype, tiles=1),
+        *(_fuse_cases() if dtype == "fp32" else ()),  # the head's maps are float32 whatever it reads
+    ]
+
+
+def _pool_cases(mode: str, dtype: str, rows: dict[str, int]) -> list[Case]:
+    step = dict(zip(("BP", "BC"), pool_tile(16, 4096, DTYPES[dtype]), strict=True))
+    constants = {"ACT": "relu6", "MODE": mode, "FROM_MAP": False}
+    return [
+        Case(f"patch_pool {mode}", pool_kernel, {**constants, **step}, POOL_OPTIONS),
+        Case(f"patch_pool {mode} backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS),
+    ]
+
+
+def _head_case(name: str, dtype: str, tiles: int) -> Case:
+    """One patch branch and the global map, whose grid of 1 a launch turns into a constant."""
+    blocks = head_blocks(DTYPES[dtype], 20, tiles)
+    options = {key: blocks.pop(key) for key in ("num_warps", "num_stages", "maxnreg")}
+    types = {"out": "*fp32", "sources": (f"*{dtype}",) * 2, "grids": ("i32", 1), "hs": ("i32",) * 2, "ws": ("i32",) * 2}
+    return Case(name, cam_head_kernel, {"SOURCES": 2, "ACT": "relu6", **blocks}, options, HEAD_BUDGET, types)
+
+
+def _fuse_cases() -> list[Case]:
+    types = {"maps": ("*fp32",) * 4, "hs": ("i32",) * 4, "ws": ("i32",) * 4}
+    constants, options = {"SCALES": 4, "FLIP": True, "NORMALISE": True, "BLOCK": BLOCK}, {"num_warps": WARPS}
+    return [
+        Case("cam_fuse", cam_fuse_kernel, constants, options, types=types),
+        Case("cam_fuse normalise", normalise_kernel, {"EPS": EPSILON, "BLOCK": BLOCK}, options),
+    ]
 
 
 def compile_case(case: Case, architecture: int, dtype: str) -> tuple[int, int, int]:
@@ -91,34 +98,27 @@ def compile_case(case: Case, architecture: int, dtype: str) -> tuple[int, int, i
     from triton.compiler import ASTSource
 
     signature, constants, attributes = {}, {}, {}
+
+    def declare(path: tuple[int, ...], name: str, kind: str | int) -> str:
+        if isinstance(kind, int):
+            constants[path] = kind
+            return "constexpr"
+        if kind.startswith("*") or name in DIVISIBLE:
+            attributes[path] = [["tt.divisibility", 16]]
+        return kind
+
     for index, name in enumerate(case.kernel.arg_names):
+        kind = case.types.get(name) or TYPES.get(name) or (f"*{dtype}" if name in MAPS else "i32")
         if name in case.constants:
             signature[name], constants[(index,)] = "constexpr", case.constants[name]
-            continue
-        kind = case.fixed_types.get(name) or _type(name, dtype)
-        paths = [(index,)]
-        if name in case.tuples:
-            paths = [(index, i) for i in range(case.tuples[name])]
-            signature[name] = (kind,) * case.tuples[name]
+        elif isinstance(kind, tuple):
+            signature[name] = tuple(declare((index, i), name, item) for i, item in enumerate(kind))
         else:
-            signature[name] = kind
-        if kind.startswith("*") or name in ("C", "out_channels", "offset"):
-            attributes.update({path: [["tt.divisibility", 16]] for path in paths})
+            signature[name] = declare((index,), name, kind)
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": case.warps, "num_stages": case.stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=case.options)
     registers, stack, local = _resources(compiled.asm["cubin"])
     return registers, stack + local, compiled.metadata.shared
-
-
-def _type(name: str, dtype: str) -> str:
-    if name in TYPES:
-        return TYPES[name]
-    if name in FLOAT32:
-        return "*fp32"
-    pointers = ("x", "raw", "activated", "patches", "out", "grad", "grad_raw", "grad_activated", "grad_x",
-                "grad_patches", "sources", "maps")  # fmt: skip
-    return f"*{dtype}" if name in pointers else "i32"
 
 
 def _resources(cubin: bytes) -> tuple[int, int, int]:

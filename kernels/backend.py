@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,12 @@ def use_triton(x: Tensor) -> bool:
             raise RuntimeError("the triton backend is forced on a CPU tensor: start with TRITON_INTERPRET=1")
         return True
     return x.is_cuda and available() and x.dtype in DTYPES
+
+
+def run(kernel: Any, launch: tuple[int, ...], x: Tensor, *arguments: Any, **options: Any) -> None:
+    """Launch a kernel on the device of `x`, which need not be the current one."""
+    with torch.cuda.device_of(x):
+        kernel[launch](*arguments, **options)
 
 
 def describe() -> list[tuple[str, str, str]]:

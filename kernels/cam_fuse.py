@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import tl, triton, use_triton
+from .backend import run, tl, triton, use_triton
 
 EPSILON = 1e-5  # added to the maximum; the value that this field's code uses
 BLOCK, WARPS = 256, 4  # two pixels a thread: with four, the taps of all scales no longer fit the registers
@@ -84,12 +84,13 @@ def _launch(maps: list[Tensor], flip: bool, normalise: bool, out: Tensor) -> Non
     planes, (height, width) = out.shape[0] * out.shape[1], out.shape[2:]
     peaks = torch.zeros(planes, dtype=torch.float32, device=out.device)
     launch = (planes, triton.cdiv(height * width, BLOCK))
-    cam_fuse_kernel[launch](
+    run(
+        cam_fuse_kernel, launch, out,
         tuple(maps), tuple(m.shape[2] for m in maps), tuple(m.shape[3] for m in maps), out, peaks,
         height, width, planes, SCALES=len(maps), FLIP=flip, NORMALISE=normalise, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     if normalise:
-        normalise_kernel[launch](out, peaks, height * width, EPS=EPSILON, BLOCK=BLOCK, num_warps=WARPS)
+        run(normalise_kernel, launch, out, out, peaks, height * width, EPS=EPSILON, BLOCK=BLOCK, num_warps=WARPS)
 
 
 def _plain(maps: list[Tensor], flip: bool, normalise: bool, out: Tensor) -> None:
@@ -113,8 +114,8 @@ def _output(maps: list[Tensor], height: int, width: int, flip: bool) -> Tensor:
 @torch.library.custom_op("pplfast::cam_fuse", mutates_args=())
 def _cam_fuse(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool) -> Tensor:
     out = _output(maps, height, width, flip)
-    run = _launch if use_triton(maps[0]) else _plain
-    run([m.contiguous() for m in maps], flip, normalise, out)
+    compute = _launch if use_triton(maps[0]) else _plain
+    compute([m.contiguous() for m in maps], flip, normalise, out)
     return out
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import tl, triton, use_triton
+from .backend import run, tl, triton, use_triton
 from .layout import last, packed
 from .patch_merge import merge_into, patch_merge_plain
 from .tail import act_value, check_tail, load_channels, tail_last, widen
@@ -80,6 +80,7 @@ def head_blocks(dtype: torch.dtype, classes: int, tiles: int) -> dict[str, int |
         "PRECISION": "tf32x3" if wide else "ieee",
         "num_warps": 4,
         "num_stages": 3,
+        "maxnreg": 192,  # stated, or ptxas stops at 168 in some variants and spills 8 bytes for it
     }
 
 
@@ -88,7 +89,8 @@ def _launch(sources: list[Tensor], grids: list[int], weight: Tensor, scale: Tens
     batch, n, height, width = out.shape
     blocks = head_blocks(sources[0].dtype, n, batch * triton.cdiv(height * width, 64))
     launch = (batch, triton.cdiv(height * width, blocks["BP"]), triton.cdiv(n, blocks["BN"]))
-    cam_head_kernel[launch](
+    run(
+        cam_head_kernel, launch, out,
         tuple(sources), tuple(grids), tuple(s.shape[2] for s in sources), tuple(s.shape[3] for s in sources),
         weight, scale, shift, classes, out, height, width, sources[0].shape[1], n,
         SOURCES=len(sources), ACT=act, **blocks,
@@ -133,8 +135,8 @@ def _cam_head(
     shift: Tensor | None, act: str, classes: Tensor | None,
 ) -> Tensor:  # fmt: skip
     out = _output(sources, grids, weight, height, width, classes)
-    run = _launch if use_triton(sources[0]) else _plain
-    run([packed(source) for source in sources], grids, weight.contiguous(), scale, shift, act,
+    compute = _launch if use_triton(sources[0]) else _plain
+    compute([packed(source) for source in sources], grids, weight.contiguous(), scale, shift, act,
         None if classes is None else classes.contiguous(), out)  # fmt: skip
     return out
 

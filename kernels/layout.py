@@ -11,7 +11,7 @@ from torch import Tensor
 from .backend import tl, triton
 
 TILE_BYTES = 8192  # of each tensor that one program touches: with 4 warps, four 16-byte accesses in flight a thread
-WARPS = 4
+ROW_OPTIONS = {"num_warps": 4}
 
 
 def packed(x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def row_launch(rows: int, width: int, channels: int, dtype: torch.dtype) -> tupl
     """Launch grid and block sizes for a kernel over `rows` patch rows."""
     block_p, block_c = tile_sizes(width, channels, dtype)
     launch = (rows, triton.cdiv(width, block_p), triton.cdiv(channels, block_c))
-    return launch, {"BP": block_p, "BC": block_c, "num_warps": WARPS}
+    return launch, {"BP": block_p, "BC": block_c, **ROW_OPTIONS}
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .backend import tl, triton, use_triton
+from .backend import run, tl, triton, use_triton
 from .geometry import valid_extents
 from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_last
@@ -69,9 +69,10 @@ def launch_merge(
     count, channels, h, w = patches.shape
     height, width = out.shape[2:]
     launch, blocks = row_launch(count * h, w, channels, patches.dtype)
-    _merge_kernel[launch](
-        patches, out, scale, shift, grid, h, w, height, width, channels, out.shape[1], offset, ACT=act, **blocks
-    )
+    run(
+        _merge_kernel, launch, patches, patches, out, scale, shift, grid, h, w, height, width, channels, out.shape[1],
+        offset, ACT=act, **blocks,
+    )  # fmt: skip
 
 
 def merge_into(patches: Tensor, grid: int, out: Tensor, scale: Tensor | None = None, shift: Tensor | None = None,
@@ -118,9 +119,10 @@ def _patch_merge_backward(
     grad, patches, out = packed(grad), packed(patches), empty_packed(patches, patches.shape)
     if use_triton(patches):
         launch, blocks = row_launch(patches.shape[0] * h, w, channels, patches.dtype)
-        _merge_backward_kernel[launch](
-            grad, patches, out, scale, shift, grid, h, w, height, width, channels, ACT=act, **blocks
-        )
+        run(
+            _merge_backward_kernel, launch, patches, grad, patches, out, scale, shift, grid, h, w, height, width,
+            channels, ACT=act, **blocks,
+        )  # fmt: skip
         return out
     shape = (grad.shape[0], grid, grid, h, w, channels)
     source, cells, target = last(grad), last(patches).view(shape), last(out).view(shape)
@@ -172,9 +174,9 @@ def patch_merge(
 ) -> Tensor:  # fmt: skip
     """Stitch patches (B*K*K, C, h, w), crop to height x width, apply act(x * scale + shift): (B, C, height, width).
 
-    The result has the patches' dtype and is channels_last. With `out` (B, C', height, width), channels_last, it is written into the
-    channels [offset, offset + C) of it and `out` is returned. Differentiable with respect to `patches`; under
-    autograd the write into `out` costs a copy. Raises ValueError for sizes that do not fit.
+    The result has the patches' dtype and is channels_last. With `out` (B, C', height, width), channels_last, it is
+    written into the channels [offset, offset + C) of it and `out` is returned. Differentiable with respect to
+    `patches`; under autograd the write into `out` costs a copy. Raises ValueError for sizes that do not fit.
     """
     count, channels, h, w = patches.shape
     check_tail(channels, scale, shift, act)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .backend import tl, triton, use_triton
+from .backend import run, triton, use_triton
 from .geometry import ceil_div, valid_extents
 from .layout import empty_packed, last, packed, row_launch
 from .patch_split import patch_split_plain
@@ -113,7 +113,8 @@ def _forward(x: Tensor, size: _Geometry, scale, shift, act: str, mode: str, r: f
 
 
 def _backward(grad_patch: Tensor | None, grad_pooled: Tensor | None, x: Tensor, size: _Geometry, scale, shift,
-              act: str, mode: str, r: float, per_patch: Tensor, pooled: Tensor, arg: Tensor, grad_x: Tensor) -> None:  # fmt: skip
+              act: str, mode: str, r: float, per_patch: Tensor, pooled: Tensor, arg: Tensor,
+              grad_x: Tensor) -> None:  # fmt: skip
     """Plain version on a packed x; fills the packed grad_x."""
     if not size.from_map:
         grad_x.zero_()
@@ -147,7 +148,9 @@ def _outputs(x: Tensor, grid: int, from_map: bool, mode: str) -> tuple[Tensor, T
     )
 
 
-POOL_TILE_BYTES, POOL_WARPS = 8192, 8  # two 16-byte loads in flight a thread
+POOL_TILE_BYTES = 8192  # two 16-byte loads in flight a thread
+# Without a stated limit ptxas stops at 48 or 64 registers in some variants and spills 8 bytes for it.
+POOL_OPTIONS = {"num_warps": 8, "maxnreg": 128}
 
 
 def pool_tile(batch: int, channels: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -166,9 +169,10 @@ def _patch_pool(
     size = _Geometry(x, grid, height, width, from_map)
     if use_triton(x):
         block_p, block_c = pool_tile(size.batch, size.channels, x.dtype)
-        pool_kernel[(size.batch, triton.cdiv(size.channels, block_c))](
-            x, scale, shift, *outputs, grid, size.h, size.w, height, width, size.channels, sharpness,
-            ACT=act, MODE=mode, FROM_MAP=from_map, BP=block_p, BC=block_c, num_warps=POOL_WARPS,
+        launch = (size.batch, triton.cdiv(size.channels, block_c))
+        run(
+            pool_kernel, launch, x, x, scale, shift, *outputs, grid, size.h, size.w, height, width, size.channels,
+            sharpness, ACT=act, MODE=mode, FROM_MAP=from_map, BP=block_p, BC=block_c, **POOL_OPTIONS,
         )  # fmt: skip
     else:
         _forward(x, size, scale, shift, act, mode, sharpness, *outputs)
@@ -191,9 +195,9 @@ def _patch_pool_backward(
     if use_triton(x):
         grads = [None if grad is None else grad.contiguous() for grad in (grad_patch, grad_pooled)]
         launch, blocks = row_launch(size.batch * grid * grid * size.h, size.w, size.channels, x.dtype)
-        pool_backward_kernel[launch](
-            *grads, x, grad_x, scale, shift, per_patch, pooled, arg, grid, size.h, size.w, height, width,
-            size.channels, sharpness, ACT=act, MODE=mode, FROM_MAP=from_map, **blocks,
+        run(
+            pool_backward_kernel, launch, x, *grads, x, grad_x, scale, shift, per_patch, pooled, arg, grid, size.h,
+            size.w, height, width, size.channels, sharpness, ACT=act, MODE=mode, FROM_MAP=from_map, **blocks,
         )  # fmt: skip
     else:
         _backward(grad_patch, grad_pooled, x, size, scale, shift, act, mode, sharpness, per_patch, pooled, arg, grad_x)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import tl, triton, use_triton
+from .backend import run, tl, triton, use_triton
 from .geometry import PatchGrid, valid_extents
 from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_last
@@ -93,9 +93,10 @@ def _launch_split(x: Tensor, cut: PatchGrid, raw: Tensor, activated: Tensor | No
                   shift: Tensor | None, act: str) -> None:  # fmt: skip
     count, channels, h, w = raw.shape
     launch, blocks = row_launch(count * h, w, channels, x.dtype)
-    _split_kernel[launch](
-        x, raw, activated, scale, shift, cut.grid, h, w, cut.height, cut.width, channels, ACT=act, **blocks
-    )
+    run(
+        _split_kernel, launch, x, x, raw, activated, scale, shift, cut.grid, h, w, cut.height, cut.width, channels,
+        ACT=act, **blocks,
+    )  # fmt: skip
 
 
 @torch.library.custom_op("pplfast::patch_split", mutates_args=())
@@ -158,9 +159,10 @@ def _patch_split_act_backward(
     grad_x = empty_packed(x, x.shape)
     if use_triton(x):
         launch, blocks = row_launch(grad_activated.shape[0] * h, w, channels, x.dtype)
-        _split_act_backward_kernel[launch](
-            grad_raw, grad_activated, x, grad_x, scale, shift, grid, h, w, height, width, channels, ACT=act, **blocks
-        )
+        run(
+            _split_act_backward_kernel, launch, x, grad_raw, grad_activated, x, grad_x, scale, shift, grid, h, w,
+            height, width, channels, ACT=act, **blocks,
+        )  # fmt: skip
         return grad_x
     wide = torch.promote_types(x.dtype, torch.float32)
     shape = (x.shape[0], grid, grid, h, w, channels)

@@ -16,8 +16,8 @@ def check_tail(channels: int, scale: Tensor | None, shift: Tensor | None, act: s
     if act not in ACTS:
         raise ValueError(f"act is {act!r}; known: {', '.join(ACTS)}")
     for name, value in (("scale", scale), ("shift", shift)):
-        if value is not None and value.shape != (channels,):
-            raise ValueError(f"{name} has shape {tuple(value.shape)}; the map has {channels} channels")
+        if value is not None and (value.shape != (channels,) or not value.is_contiguous()):
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; must be contiguous, ({channels},)")
 
 
 def widen(x: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def test_head_takes_a_convolution_weight_and_a_list_of_classes():
     patches, x, weight, *rest = head_inputs(Problem(2, 6, 4, 4, 2, 1, "relu", True, True, 5), 1, 3)
     found = cam_head(patches, x, weight[:, :, None, None], *rest, [[2, -1], [0, 1]])
     every = cam_head_plain(patches, x, weight, *rest)
-    torch.testing.assert_close(found, torch.stack([every[0, 2], 0 * every[0, 0], every[1, 0], every[1, 1]]).view_as(found))
+    wanted = torch.stack([every[0, 2], 0 * every[0, 0], every[1, 0], every[1, 1]])
+    torch.testing.assert_close(found, wanted.view_as(found))
 
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))

@@ -56,11 +56,13 @@ def functions(problem, scale, shift):
         table[f"pool {mode}"] = (
             lambda p, m=mode: patch_pool(p, grid, *size, *tail, m),
             lambda p, m=mode: patch_pool_plain(p, grid, *size, *tail, m),
-            lambda p, m=mode: patch_pool_plain(eager_tail(p, *tail), grid, *size, None, None, "none", m), True)  # fmt: skip
+            lambda p, m=mode: patch_pool_plain(eager_tail(p, *tail), grid, *size, None, None, "none", m),
+            True)  # fmt: skip
         table[f"pool map {mode}"] = (
             lambda x, m=mode: patch_pool_map(x, grid, *tail, m),
             lambda x, m=mode: patch_pool_map_plain(x, grid, *tail, m),
-            lambda x, m=mode: patch_pool_map_plain(eager_tail(x, *tail), grid, None, None, "none", m), False)  # fmt: skip
+            lambda x, m=mode: patch_pool_map_plain(eager_tail(x, *tail), grid, None, None, "none", m),
+            False)  # fmt: skip
     return table
 
 

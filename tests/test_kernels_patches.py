@@ -33,8 +33,9 @@ def test_split_and_merge(name, problem):
     compare(name, lambda x: patch_split_act(x, grid, stride, scale, shift, act),
             lambda x: patch_split_act_plain(x, grid, stride, scale, shift, act), x)  # fmt: skip
     size = (problem.height, problem.width)
+    patches = patch_split_plain(x, grid, stride)
     compare(name, lambda p: patch_merge(p, grid, *size, scale, shift, act),
-            lambda p: patch_merge_plain(p, grid, *size, scale, shift, act), patch_split_plain(x, grid, stride))  # fmt: skip
+            lambda p: patch_merge_plain(p, grid, *size, scale, shift, act), patches)  # fmt: skip
 
 
 @needs_interpreter
