@@ -66,10 +66,10 @@ def functions(problem, scale, shift):
     return table
 
 
-def assert_three_way(found, exact, eager, dtype):
-    """The error against float64 is at most twice that of plain PyTorch in the same dtype (plus one rounding)."""
+def assert_three_way(found, exact, eager, dtype, roundings=1):
+    """The error against float64 is at most twice that of plain PyTorch in the same dtype, plus some roundings."""
     assert torch.isfinite(found).all()
-    rounding = torch.finfo(dtype).eps * exact.abs().max()
+    rounding = roundings * torch.finfo(dtype).eps * exact.abs().max()
     own, others = ((y.double() - exact).abs().max() for y in (found, eager))
     assert own <= 2 * others + rounding, (own.item(), others.item(), rounding.item())
 
@@ -84,7 +84,8 @@ def test_values_and_gradients(problem, dtype):
         for triple in zip([*found[0], found[1]], [*exact[0], exact[1]], [*plain[0], plain[1]], strict=True):
             if "max" in name and triple[0] is found[1] and dtype != torch.float32:
                 continue  # equal maxima after rounding: which one gets the gradient is not defined
-            assert_three_way(*triple, dtype)
+            # exp(5 z), z up to about 20: one rounding of z is 100 of the result
+            assert_three_way(*triple, dtype, roundings=100 if "lse" in name and dtype == torch.float32 else 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
