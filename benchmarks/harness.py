@@ -46,16 +46,19 @@ class Effort:
 
 
 QUICK, FULL = Effort(3, 0.0, sample=0.002), Effort(7, 10.0)
+SHORT = Effort(20, 1.0)  # for calls of less than a millisecond, on a GPU
+WARM_UPS = 3  # the first call compiles, the next ones fill caches
 
 
 def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort) -> dict[str, list[float]]:
-    """Seconds per call of each contestant, one sample per round. Each is called once before, to warm up.
+    """Seconds per call of each contestant, one sample per round. Each is called before, to warm up.
 
     On a GPU the caches are flushed before each call and the time is that between two events of the stream.
     """
     repeats = {}
     for name, run in contestants.items():
-        run()
+        for _ in range(WARM_UPS - 1 if device == "cuda" else 1):
+            run()
         first = _time(run, device, 1)
         repeats[name] = 1 if device == "cuda" else max(1, min(200, int(effort.sample / max(first, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in contestants}
@@ -99,5 +102,5 @@ def difference(result: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest absolute difference relative to the largest expected value; infinite where shapes or NaNs differ."""
     if result.shape != expected.shape or not torch.isfinite(result).all():
         return float("inf")
-    result, expected = result.detach().double().cpu(), expected.detach().double().cpu()
+    result, expected = result.detach().double(), expected.detach().to(result.device).double()
     return float((result - expected).abs().max() / expected.abs().max().clamp(min=1e-30))

@@ -113,9 +113,10 @@ def splits(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
 
     arrange = partial(_by_image, grid=size.grid)
     return [
-        Operation("patch_split", eager, fast, [x], [x], model.patch_split(*shape), goal_share=BANDWIDTH, arrange=arrange),
-        Operation("patch_split_act", eager_act, fast_act, [x], [x], model.patch_split_act(*shape), goal_share=BANDWIDTH,
+        Operation("patch_split", eager, fast, [x], [x], model.patch_split(*shape), goal_share=BANDWIDTH,
                   arrange=arrange),
+        Operation("patch_split_act", eager_act, fast_act, [x], [x], model.patch_split_act(*shape),
+                  goal_share=BANDWIDTH, arrange=arrange),
         Operation("patch_split_act forward+backward", eager_act, fast_act, [x], [x],
                   model.patch_split_act(*shape) + model.patch_split_act(*shape, backward=True), backward=True,
                   arrange=arrange),

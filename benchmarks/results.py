@@ -159,8 +159,9 @@ def commit() -> str:
     if os.environ.get("PPLFAST_COMMIT"):
         return os.environ["PPLFAST_COMMIT"]
     try:
-        return subprocess.run(["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"], check=True, text=True,
-                              capture_output=True, cwd=Path(__file__).resolve().parent).stdout.strip()
+        command = ["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, check=True, text=True, capture_output=True,
+                              cwd=Path(__file__).resolve().parent).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -22,7 +22,13 @@ export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1 P
 export PPLFAST_COMMIT="${PPLFAST_COMMIT:-$(git -C "$root" describe --always --exclude='*' --dirty --abbrev=12 2>/dev/null)}"
 cd "$site" || exit 2
 
-"$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device: use pplfast bench"; print(torch.__version__, torch.cuda.get_device_name())' || exit 2
+"$python" - <<'EOF' || exit 2
+import sys
+import torch
+if not torch.cuda.is_available():
+    sys.exit("run_gpu.sh: torch finds no CUDA device; on a CPU use `pplfast bench all`")
+print(torch.__version__, torch.cuda.get_device_name())
+EOF
 for module in nvidia.dali deepspeed pydensecrf.densecrf; do
     "$python" -c "import $module" 2>/dev/null || echo "skipped: what needs $module (not installed)"
 done
@@ -34,8 +40,8 @@ step() { # seconds, name, command...: a step that fails or runs over its time do
     echo "== $name"
     timeout "$limit" "$@" || { echo "FAILED: $name (exit code $?)"; failed=1; }
 }
-step 110 "tests of the kernels" "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" "$root/tests/test_kernels_gpu.py"
-step 110 "kernels" "$python" -m pplfast bench kernels $quick --out "$out/gpu_kernels.json"
-step 160 "training steps" "$python" -m pplfast bench train $quick --out "$out/gpu_train.json"
-step 100 "CAMs" "$python" -m pplfast bench cam $quick --out "$out/gpu_cam.json"
+step 90 "tests of the kernels" "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" "$root/tests/test_kernels_gpu.py"
+step 120 "kernels" "$python" -m pplfast bench kernels $quick --out "$out/gpu_kernels.json"
+step 170 "training steps" "$python" -m pplfast bench train $quick --out "$out/gpu_train.json"
+step 95 "CAMs" "$python" -m pplfast bench cam $quick --out "$out/gpu_cam.json"
 exit $failed
