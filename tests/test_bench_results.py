@@ -169,3 +169,13 @@ def test_flops_of_a_known_network():
     # Its 105.0 M parameters mostly act on 8 x 8 cells, and those before at larger maps.
     assert 2 * 105.0e6 * 64 < (flops + forward_first) / 3 < 3 * 2 * 105.0e6 * 64
     assert step_flops(Case("wrn38", 20, (("b4_5", 2),)), 1, 64, 0) > 1.5 * flops
+
+
+def test_flops_of_depthwise_convolutions():
+    forward = step_flops(Case("efficientnet_lite0", 20, (), output_stride=32), 1, 224, 9)  # all frozen: no backward
+    head = 2 * 20 * 1280 * 49
+    # Published: 407 M multiply-adds at 224 pixels, of which the 1000-class layer takes 1.3 M. The frozen backbone
+    # leaves the weight gradient of the classifier's map.
+    assert (forward - 2 * head) / 2 == pytest.approx(407e6 - 1.3e6, rel=0.06)
+    trained = step_flops(Case("efficientnet_lite0", 20, (), output_stride=32), 1, 224, 0)
+    assert 2.8 < trained / forward < 3.0

@@ -67,8 +67,10 @@ class EfficientNetLite0(nn.Module):
 
     def frozen_modules(self, count: int) -> list[nn.Module]:
         """The modules of the first `count` blocks."""
-        last = 0 if count <= 1 else self.ranges[count - 2][1]
-        return [self._conv_stem, self._bn0, *self._blocks[:last]] if count > 0 else []
+        modules: list[nn.Module] = [self._conv_stem, self._bn0] if count > 0 else []
+        for start, stop in self.ranges[:max(count - 1, 0)]:
+            modules += self._blocks[start:stop]
+        return modules + ([self._conv_head] if count == len(self.names) else [])
 
     def run(self, x: Tensor, first: int, last: int) -> Tensor:
         """Blocks first..last-1 (positions in `names`)."""
