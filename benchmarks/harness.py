@@ -47,7 +47,7 @@ class Effort:
 
 QUICK, FULL = Effort(3, 0.0, sample=0.002), Effort(7, 10.0)
 SHORT = Effort(20, 1.0)  # for calls of less than a millisecond, on a GPU
-WARM_UPS = 3  # the first call compiles, the next ones fill caches
+WARM_UPS, LONG = 3, 10.0  # calls before the first round; a single one of a contestant that takes LONG seconds
 
 
 def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort) -> dict[str, list[float]]:
@@ -57,9 +57,9 @@ def alternate(contestants: dict[str, Callable[[], object]], device: str, effort:
     """
     repeats = {}
     for name, run in contestants.items():
-        for _ in range(WARM_UPS - 1 if device == "cuda" else 1):
-            run()
         first = _time(run, device, 1)
+        for _ in range(WARM_UPS - 1 if first < LONG else 0):
+            first = _time(run, device, 1)
         repeats[name] = 1 if device == "cuda" else max(1, min(200, int(effort.sample / max(first, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)

@@ -26,16 +26,16 @@ BENCH = "label"
 STAGES = ("load", "maps", "crf")
 MEAN, STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)  # EfficientNet-Lite0's
 THRESHOLD = 0.25
-DIFFERENT_LIMIT = 0.02  # share of pixels with another label than the reference's: its CAMs are kept at full size
+DIFFERENT_LIMIT = 0.03  # share of pixels with another label than the reference's, whose CAMs stay at full size
 
 
-def run(report: Report, data: DataConfig | None = None, most: int = 24, cams: CamConfig | None = None) -> None:
+def run(report: Report, data: DataConfig | None = None, most: int = 12, cams: CamConfig | None = None) -> None:
     """EfficientNet-Lite0 with its ImageNet weights; `load`, `maps` and `crf` alone, then `pplfast` end to end."""
     missing = dali_missing() or crf_missing()
     if missing:
         report.skip(BENCH, "all of it", missing)
         return
-    cams = cams or CamConfig(precision="fp32" if report.device == "cpu" else "auto")
+    cams = cams or CamConfig()
     with open_images(data, min(most, 4) if report.quick else most) as dataset:
         case = Case("efficientnet_lite0", len(dataset.classes), (("group5", 2),), weights="auto")
         ours = models.make_pplfast(case, report.device).eval()
