@@ -22,3 +22,12 @@ def voc_mini() -> Path:
     if not VOC_MINI.is_dir():
         pytest.skip(f"{VOC_MINI} is absent: the real VOC images are not part of the project")
     return VOC_MINI
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny tensors: a second thread costs more than it brings, and sums in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -28,12 +28,7 @@ def _name(case: models.Case) -> str:
     return f"{case.backbone}-{case.mode}"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _pair(case: models.Case, dtype: torch.dtype):
