@@ -16,7 +16,7 @@ from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_ima
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
-from pplfast.train import TrainOptions, load_classifier, read_info, step, train
+from pplfast.train import TrainOptions, load_classifier, loss, read_info, step, train
 
 EVERY_STEP = TrainOptions(threads=1, log_every=1, checkpoint_every=2)
 
@@ -148,12 +148,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch)
     """One image of step 3 gives NaN: its id, the batch, the step and the last good checkpoint are named."""
     calls = []
 
-    def poisoned(logits, labels, weights, plain=step.image_losses):
+    def poisoned(logits, labels, weights, plain=loss.image_losses):
         calls.append(1)
         losses = plain(logits, labels, weights)
         return losses * torch.tensor([1.0, float("nan")] + [1.0] * (len(losses) - 2)) if len(calls) == 3 else losses
 
-    monkeypatch.setattr(step, "image_losses", poisoned)
+    monkeypatch.setattr(loss, "image_losses", poisoned)
     seen = []
     monkeypatch.setattr("pplfast.train.trainer.train_step", lambda engine, batches, *rest: (
         seen.append([dataset.ids[i] for batch in batches for i in batch.indices]),

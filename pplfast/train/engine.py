@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pplfast.errors import UserError
-from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import OptimConfig
 from pplfast.train.ranks import Ranks
 
@@ -34,7 +34,7 @@ def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
     return optim.batch // parts
 
 
-def start_engine(model: PatchClassifier, optim: OptimConfig, ranks: Ranks) -> Any:
+def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> Any:
     """A new engine on the model's current weights, its momentum at zero."""
     deepspeed = _import_deepspeed()
     engine, *_ = deepspeed.initialize(model=model, optimizer=_optimizer(model, optim), config=_config(optim, ranks))
@@ -58,17 +58,19 @@ def load_engine(engine: Any, folder: Path) -> None:
         raise UserError(f"{folder}: holds no checkpoint of this DeepSpeed; delete it to continue from the one before")
 
 
-def load_weights_of_checkpoint(model: PatchClassifier, folder: Path) -> None:
+def load_weights_of_checkpoint(model: nn.Module, folder: Path) -> None:
     """Only the weights, before an engine is started on them."""
     state = torch.load(folder / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["module"])
 
 
-def _optimizer(model: PatchClassifier, optim: OptimConfig) -> torch.optim.SGD:
-    backbone = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+def _optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
+    """The parameters of `model.backbone` at the learning rate, all others (the head) at `head_factor` times it."""
+    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": backbone, "factor": 1.0},
-        {"params": list(model.classifier.parameters()), "factor": optim.head_factor},
+        {"params": [parameter for parameter in trained if id(parameter) in backbone], "factor": 1.0},
+        {"params": [parameter for parameter in trained if id(parameter) not in backbone], "factor": optim.head_factor},
     ]
     used = [group for group in groups if group["params"]]
     return torch.optim.SGD(used, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)

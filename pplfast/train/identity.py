@@ -29,23 +29,25 @@ def describe(recipe: Recipe, variant: str, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def claim_folder(folder: Path, record: dict[str, Any], resume: bool) -> str:
+def claim_folder(folder: Path, record: dict[str, Any], resume: bool, result: str = DESCRIPTION) -> str:
     """Decide what to do with `folder`: "finished", "resume" or "start". Called by rank 0 alone.
 
+    record: what the run is; all of it but `versions` and the parts of `recipe` that training does not use has to
+    agree with the folder's. result: the file that a finished run has.
     Writes recipe.json into a fresh folder. Raises UserError if the folder belongs to another run, or to an unfinished
     one and `resume` is off.
     """
     path = folder / RECORD
     if path.is_file():
         _refuse_other(folder, read_json(path), record)
-        if (folder / DESCRIPTION).is_file():
+        if (folder / result).is_file():
             return "finished"
         if resume:
             return "resume"
         if any((folder / "checkpoints").glob("stage*")):
             raise UserError(f"{folder}: holds an unfinished run of these settings; add --resume to continue it, or "
                             f"choose another --out")
-    elif (folder / DESCRIPTION).exists() or (folder / "checkpoints").exists():
+    elif (folder / result).exists() or (folder / "checkpoints").exists():
         raise UserError(f"{folder}: holds a training run without {RECORD}; choose another --out")
     write_json(path, record)
     return "start"
@@ -61,8 +63,8 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:
     recipe = record.get("recipe", {})
-    return {"variant": record.get("variant"), "dataset": record.get("dataset"),
-            **{key: recipe.get(key) for key in USED}}
+    rest = {key: value for key, value in record.items() if key not in ("recipe", "versions")}
+    return {**rest, **{key: recipe.get(key) for key in USED}}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ class StagePlan:
     patches: tuple[PatchStage, ...]
     epochs: float
     lr: float  # factor on optim.lr
+    title: str = "no patches"  # of a stage without patches, in logs
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -26,7 +27,7 @@ class StagePlan:
 
     def __str__(self) -> str:
         parts = [f"{name} {grid}x{grid}" for name, grid in zip(self.names, self.grids, strict=True)]
-        return " + ".join(parts) or "no patches"
+        return " + ".join(parts) or self.title
 
 
 def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassifier, tuple[StagePlan, ...]]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
 from pplfast.train.checkpoint import CheckpointFolder
-from pplfast.train.loss import image_losses
 from pplfast.train.ranks import OtherRankError, Ranks, gather
 from pplfast.train.schedules import steps_per_epoch
 
@@ -39,8 +38,9 @@ def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
     torch.manual_seed(int(state[0]))
 
 
-def train_step(engine: Any, batches: Sequence[Batch], accumulation: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Forward, backward and update. Returns the mean loss over all images of all ranks (a scalar on the device), and
+def train_step(engine: Any, batches: Sequence[Batch], image_losses: Callable[[Tensor, Batch], Tensor],
+               accumulation: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Forward, backward and update. image_losses: the network's outputs and the batch -> weighted losses (B,). Returns the mean loss over all images of all ranks (a scalar on the device), and
     this rank's losses, one per row of the batches.
 
     DeepSpeed averages gradients over ranks and accumulation steps. With unequal shares (the last step of an epoch)
@@ -50,7 +50,7 @@ def train_step(engine: Any, batches: Sequence[Batch], accumulation: int, ranks: 
     losses = []
     for k, batch in enumerate(batches):
         engine.set_gradient_accumulation_boundary(k == len(batches) - 1)
-        batch_losses = image_losses(engine(batch.images), batch.labels, batch.weights)
+        batch_losses = image_losses(engine(batch.images), batch)
         engine.backward(batch_losses.sum() * (ranks.world * accumulation / images))
         engine.step()
         losses.append(batch_losses.detach())

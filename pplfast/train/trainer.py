@@ -1,4 +1,4 @@
-"""A training run from recipe and data set to classifier file, resumable at every step."""
+"""A training run from task to finished network, resumable at every step; the same loop for every kind of network."""
 
 import dataclasses
 import os
@@ -10,20 +10,18 @@ from typing import Any
 
 import torch
 
-from pplfast.data.dataset import Dataset
+from torch import nn
+
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.errors import UserError
-from pplfast.patch.classifier import PatchClassifier
-from pplfast.recipe import Recipe
 from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
-from pplfast.train.identity import claim_folder, describe
+from pplfast.train.identity import claim_folder
 from pplfast.train.log import TrainLog
-from pplfast.train.model_file import ClassifierInfo, library_versions, read_info, save_classifier
-from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
+from pplfast.train.plan import StagePlan
 from pplfast.train.ranks import Ranks, on_main, start_ranks, together
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
 from pplfast.train.step import LossWatch, seed_step, step_batches, train_step
+from pplfast.train.task import Task
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,11 @@ class TrainResult:
 
 @dataclass
 class _Run:
-    recipe: Recipe
-    dataset: Dataset
+    task: Task
     folder: Path
     options: TrainOptions
     ranks: Ranks
-    model: PatchClassifier
+    model: nn.Module
     stages: tuple[StagePlan, ...]
     loader: TrainLoader
     checkpoints: CheckpointFolder
@@ -66,7 +63,7 @@ class _Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.loader.batches_per_epoch, self.recipe.optim.accumulation)
+        return steps_per_epoch(self.loader.batches_per_epoch, self.task.optim.accumulation)
 
     @property
     def iterations(self) -> list[int]:
@@ -74,71 +71,66 @@ class _Run:
         return [stage_iterations(stage.epochs, self.steps_per_epoch) for stage in self.stages]
 
 
-def train(recipe: Recipe, dataset: Dataset, out: str | os.PathLike, resume: bool = False, variant: str = "ppl",
-          options: TrainOptions = TrainOptions()) -> TrainResult:
-    """Train a classifier into the folder `out`: classifier.safetensors, classifier.json, logs and checkpoints.
+def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
+             options: TrainOptions = TrainOptions()) -> TrainResult:
+    """Train what `task` describes into the folder `out`: its network, logs and checkpoints.
 
-    variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
-    "explicit" (all positions at once, one stage of the total epochs).
     Under a launcher every rank calls it alike. A folder whose run is finished is left as it is.
     Raises UserError for settings or data that cannot be, an `out` that belongs to another run, an unfinished one
     without `resume`, a full disk, and a loss that is not finite.
     """
-    if variant not in MODE_OF_VARIANT:
-        raise UserError(f"--variant {variant}: choose one of: {', '.join(MODE_OF_VARIANT)}")
     ranks = start_ranks(options.local_rank)
-    run = together(ranks, lambda: _prepare(recipe, dataset, Path(out), variant, options, ranks))
-    record = describe(recipe, variant, dataset)
-    state = on_main(ranks, lambda: claim_folder(run.folder, record, resume))
+    run = together(ranks, lambda: _prepare(task, Path(out), options, ranks))
+    record = task.record()
+    state = on_main(ranks, lambda: claim_folder(run.folder, record, resume, task.result_file))
     if state == "finished":
-        training = read_info(run.folder).training
-        return TrainResult(run.folder, already_finished=True, **training)
+        return TrainResult(run.folder, already_finished=True, **task.read_training(run.folder))
     checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
     if checkpoint:
         run.checkpoints.check_fits(checkpoint)
     progress = checkpoint.progress if checkpoint else Progress()
     if ranks.main:
         run.log = TrainLog(run.folder, progress.steps, sum(run.iterations))
-        _announce(run, variant, notes, checkpoint)
+        _announce(run, notes, checkpoint)
     try:
         progress = _train_stages(run, checkpoint, progress)
     finally:
         if run.log:
             run.log.close()
     result = _result(run, progress)
-    on_main(ranks, lambda: save_classifier(run.model, _info(run, variant, result), run.folder))
+    training = {"steps": result.steps, "seconds": result.seconds, "images_per_s": result.images_per_s,
+                "loss": result.loss}
+    on_main(ranks, lambda: task.save(run.model, run.stages[-1], training, run.folder))
     return result
 
 
-def _prepare(recipe: Recipe, dataset: Dataset, folder: Path, variant: str, options: TrainOptions, ranks: Ranks) -> _Run:
+def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks) -> _Run:
     """Everything that can be wrong with the settings is found here, before anything is written."""
-    if len(dataset) == 0 or dataset.labels is None:
-        raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
-    engines.check_precision(recipe.optim, ranks.device)
-    micro_batch = engines.micro_batch(recipe.optim, ranks)
+    task.check()
+    engines.check_precision(task.optim, ranks.device)
+    micro_batch = engines.micro_batch(task.optim, ranks)
     threads = options.threads or max(1, len(os.sched_getaffinity(0)) // ranks.local_world)
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True  # every step of a stage has the same shapes
-    torch.manual_seed(recipe.seed)
-    model, stages = build_model(recipe, variant, len(dataset.classes))
-    loader = TrainLoader(
-        dataset, recipe.augment, model.backbone.mean, model.backbone.std, micro_batch, rank=ranks.rank,
-        world_size=ranks.world, seed=recipe.seed, cache_mb=options.cache_mb, threads=threads, device=ranks.device)
-    checkpoints = CheckpointFolder(folder / "checkpoints", ranks, recipe.optim.zero)
-    watch = LossWatch(dataset.ids, ranks, checkpoints)
-    return _Run(recipe, dataset, folder, options, ranks, model, stages, loader, checkpoints, watch)
+    torch.manual_seed(task.seed)
+    model, stages = task.build()
+    loader = task.load(model, batch_size=micro_batch, rank=ranks.rank, world_size=ranks.world, seed=task.seed,
+                       cache_mb=options.cache_mb, threads=threads, device=ranks.device)
+    checkpoints = CheckpointFolder(folder / "checkpoints", ranks, task.optim.zero)
+    watch = LossWatch(task.dataset.ids, ranks, checkpoints)
+    return _Run(task, folder, options, ranks, model, stages, loader, checkpoints, watch)
 
 
 def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Progress:
-    batches = step_batches(run.loader, run.recipe.optim.accumulation, progress.steps)
+    batches = step_batches(run.loader, run.task.optim.accumulation, progress.steps)
     if checkpoint and progress.stage_ended:
         engines.load_weights_of_checkpoint(run.model, checkpoint.path)
         checkpoint = None
     first = progress.stage + 1 if progress.stage_ended else progress.stage
     for index in range(first, len(run.stages)):
-        run.model.set_stage(run.stages[index].patches)
+        run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
-        engine = engines.start_engine(run.model, run.recipe.optim, run.ranks)
+        engine = engines.start_engine(run.model, run.task.optim, run.ranks)
         if checkpoint:
             engines.load_engine(engine, checkpoint.path)
             checkpoint = None
@@ -148,23 +140,23 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
             progress = _run_stage(run, engine, batches, progress)
         finally:
             engine.destroy()
-    run.model.set_stage(run.stages[-1].patches)
+    run.task.begin_stage(run.model, run.stages[-1])  # as it is saved, also where nothing was left to train
     return progress
 
 
 def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress) -> Progress:
-    recipe, options, stage = run.recipe, run.options, progress.stage
+    task, options, stage = run.task, run.options, progress.stage
     iterations = run.iterations[stage]
-    warmup = recipe.optim.warmup if stage == 0 else 0
+    warmup = task.optim.warmup if stage == 0 else 0
     # Python's floats: they end in the checkpoint, which is read back as tensors and plain values only.
-    rates = learning_rates(recipe.optim, run.stages[stage].lr, iterations, warmup).tolist()
+    rates = learning_rates(task.optim, run.stages[stage].lr, iterations, warmup).tolist()
     start = time.monotonic()
     interval_images, interval_start, spent = 0, start, progress.seconds
     while progress.iteration < iterations:
         step_inputs = next(batches)
-        seed_step(recipe.seed, stage, progress.iteration, run.ranks.rank)
+        seed_step(task.seed, stage, progress.iteration, run.ranks.rank)
         engines.set_learning_rate(engine, rates[progress.iteration])
-        mean, losses = train_step(engine, step_inputs, recipe.optim.accumulation, run.ranks)
+        mean, losses = train_step(engine, step_inputs, task.losses, task.optim.accumulation, run.ranks)
 
         progress = dataclasses.replace(
             progress, iteration=progress.iteration + 1, steps=progress.steps + 1,
@@ -203,11 +195,10 @@ def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float
     run.log.show(progress.steps, name, run.loss, images_per_s)
 
 
-def _announce(run: _Run, variant: str, notes: list[str], checkpoint: Checkpoint | None) -> None:
-    optim, ranks = run.recipe.optim, run.ranks
+def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> None:
+    optim, ranks, dataset = run.task.optim, run.ranks, run.task.dataset
     stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
-    run.log.say(f"{variant} classifier, {run.recipe.model.backbone}, {len(run.dataset)} images of "
-                f"{len(run.dataset.classes)} classes: {stages}")
+    run.log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
     run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}, batch "
                 f"{optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads")
     for note in notes:
@@ -219,19 +210,3 @@ def _announce(run: _Run, variant: str, notes: list[str], checkpoint: Checkpoint 
 def _result(run: _Run, progress: Progress) -> TrainResult:
     images_per_s = run.session_images / run.session_seconds if run.session_seconds else 0.0
     return TrainResult(run.folder, progress.steps, round(progress.seconds, 3), round(images_per_s, 2), run.loss, False)
-
-
-def _info(run: _Run, variant: str, result: TrainResult) -> ClassifierInfo:
-    plan, recipe = run.stages[-1], dataclasses.asdict(run.recipe)
-    return ClassifierInfo(
-        variant=variant,
-        class_names=run.dataset.classes.names,
-        class_ids=run.dataset.classes.ids,
-        stages=tuple(zip(plan.names, plan.grids, strict=True)),
-        model=recipe["model"],
-        recipe=recipe,
-        dataset=run.dataset.name,
-        training={"steps": result.steps, "seconds": result.seconds, "images_per_s": result.images_per_s,
-                  "loss": result.loss},
-        versions=library_versions(),
-    )

@@ -1,0 +1,72 @@
+"""Training the classifier: plain, progressive or explicit patch learning on image labels."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pplfast.data.dataset import Dataset
+from pplfast.data.loader import Batch, TrainLoader
+from pplfast.errors import UserError
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import Recipe
+from pplfast.train import loss
+from pplfast.train.identity import describe
+from pplfast.train.model_file import DESCRIPTION, ClassifierInfo, library_versions, read_info, save_classifier
+from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
+from pplfast.train.task import Task
+from pplfast.train.trainer import TrainOptions, TrainResult, run_task
+
+
+def train(recipe: Recipe, dataset: Dataset, out: str | os.PathLike, resume: bool = False, variant: str = "ppl",
+          options: TrainOptions = TrainOptions()) -> TrainResult:
+    """Train a classifier into the folder `out`: classifier.safetensors, classifier.json, logs and checkpoints.
+
+    variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
+    "explicit" (all positions at once, one stage of the total epochs).
+    For launchers, `resume` and errors see `trainer.run_task`.
+    """
+    if variant not in MODE_OF_VARIANT:
+        raise UserError(f"--variant {variant}: choose one of: {', '.join(MODE_OF_VARIANT)}")
+    return run_task(ClassifierTask(recipe, variant, dataset), out, resume, options)
+
+
+class ClassifierTask(Task):
+    result_file = DESCRIPTION
+
+    def __init__(self, recipe: Recipe, variant: str, dataset: Dataset) -> None:
+        self.recipe, self.variant, self.dataset = recipe, variant, dataset
+        self.seed, self.optim = recipe.seed, recipe.optim
+        self.title = f"{variant} classifier, {recipe.model.backbone}"
+
+    def check(self) -> None:
+        dataset = self.dataset
+        if len(dataset) == 0 or dataset.labels is None:
+            raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
+
+    def record(self) -> dict[str, Any]:
+        return describe(self.recipe, self.variant, self.dataset)
+
+    def build(self) -> tuple[PatchClassifier, tuple[StagePlan, ...]]:
+        return build_model(self.recipe, self.variant, len(self.dataset.classes))
+
+    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+        return TrainLoader(self.dataset, self.recipe.augment, model.backbone.mean, model.backbone.std, **options)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return loss.image_losses(outputs, batch.labels, batch.weights)
+
+    def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:
+        model.set_stage(stage.patches)
+
+    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+        recipe = dataclasses.asdict(self.recipe)
+        save_classifier(model, ClassifierInfo(
+            variant=self.variant, class_names=self.dataset.classes.names, class_ids=self.dataset.classes.ids,
+            stages=tuple(zip(stage.names, stage.grids, strict=True)), model=recipe["model"], recipe=recipe,
+            dataset=self.dataset.name, training=training, versions=library_versions()), folder)
+
+    def read_training(self, folder: Path) -> dict[str, Any]:
+        return read_info(folder).training
