@@ -46,7 +46,8 @@ def run(report: Report, data: DataConfig | None = None, most: int = 12, cams: Ca
 def _measure(report: Report, dataset: Dataset, ours: PatchClassifier, reference: ReferenceClassifier, cams: CamConfig
              ) -> None:
     from pplfast.data.inference import InferenceLoader
-    from pplfast.labels.cam import own_classes, resolve_precision
+    from pplfast.labels.cam import own_classes
+    from pplfast.precision import resolve_precision
 
     name = f"efficientnet_lite0, {dataset.name}, {len(dataset)} images, {len(cams.scales)} scales and flips"
     bf16 = resolve_precision(cams.precision, torch.device(report.device)) == "bf16"

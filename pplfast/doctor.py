@@ -152,10 +152,10 @@ def _probe_crf() -> list[Finding]:
     return [Finding("dense CRF", "pydensecrf", "one process per core")]
 
 
-def _probe_cam_precision() -> list[Finding]:
+def _probe_precision() -> list[Finding]:
     import torch
 
-    from pplfast.labels.cam import resolve_precision
+    from pplfast.precision import resolve_precision
 
     device = torch.device(_device())
     precision = resolve_precision("auto", device)
@@ -163,13 +163,16 @@ def _probe_cam_precision() -> list[Finding]:
         value = torch.nn.functional.conv2d(torch.ones(1, 8, 4, 4, device=device), torch.ones(8, 8, 1, 1, device=device))
     if value.float().unique().tolist() != [8.0]:
         raise RuntimeError(f"a {precision} convolution gives wrong values")
-    native = "computes bf16 natively" if precision == "bf16" else "has no native bf16 (AVX512-BF16 or AMX)"
-    return [Finding("CAM precision", precision, f"{'the GPU' if device.type == 'cuda' else 'this CPU'} {native}")]
+    if device.type == "cuda":
+        why = "native on this GPU" if precision == "bf16" else "this GPU has no native bf16"
+    else:
+        why = f"this CPU multiplies bf16 matrices {'faster' if precision == 'bf16' else 'no faster'} than float32 ones"
+    return [Finding("precision auto", precision, why)]
 
 
 PROBES: dict[str, Callable[[], list[Finding]]] = {
     "kernels": _probe_kernels, "loader": _probe_loader, "training": _probe_training, "dense CRF": _probe_crf,
-    "CAM precision": _probe_cam_precision,
+    "precision auto": _probe_precision,
 }
 
 

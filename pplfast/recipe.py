@@ -44,7 +44,7 @@ class OptimConfig:
     warmup: int = 0  # iterations of linear warm-up at the start of the first stage
     batch: int = 16  # images per optimizer step, over all ranks and accumulation steps
     accumulation: int = 1
-    precision: str = "bf16"  # "fp32" | "bf16" | "fp16" (GPU only)
+    precision: str = "auto"  # "auto": bf16 where it is fast, else fp32; or "fp32", "bf16", "fp16" (GPU only)
     zero: int = 0  # DeepSpeed ZeRO stage, 0 to 2
     clip: float = 0.0  # gradient norm; 0: none
 
@@ -178,8 +178,8 @@ def _check(recipe: Recipe, source: str) -> None:
     need(0 <= recipe.optim.momentum < 1, "optim.momentum", recipe.optim.momentum, "in [0, 1)")
     need(recipe.optim.batch >= 1, "optim.batch", recipe.optim.batch, "1 or more")
     need(recipe.optim.accumulation >= 1, "optim.accumulation", recipe.optim.accumulation, "1 or more")
-    need(recipe.optim.precision in ("fp32", "bf16", "fp16"), "optim.precision", recipe.optim.precision,
-         "fp32, bf16 or fp16")
+    need(recipe.optim.precision in ("auto", "fp32", "bf16", "fp16"), "optim.precision", recipe.optim.precision,
+         "auto, fp32, bf16 or fp16")
     need(recipe.optim.zero in (0, 1, 2), "optim.zero", recipe.optim.zero, "0, 1 or 2")
     need(0 <= recipe.model.dropout < 1, "model.dropout", recipe.model.dropout, "in [0, 1)")
     need(bool(recipe.cam.scales) and min(recipe.cam.scales) > 0, "cam.scales", recipe.cam.scales, "sizes above 0")

@@ -17,7 +17,7 @@ def test_every_part_works_here(findings):
     assert [finding for finding in findings if not finding.ok] == []
     engines = {finding.engine for finding in findings}
     assert {"kernel patch_split", "kernel patch_pool", "kernel cam_fuse", "loader", "training", "dense CRF",
-            "CAM precision"} <= engines
+            "precision auto"} <= engines
     assert all(finding.backend and finding.why for finding in findings)
 
 
@@ -25,7 +25,7 @@ def test_a_part_that_fails_is_named_and_the_others_are_still_examined(monkeypatc
     def broken():
         raise OSError("libpart.so: cannot open shared object file\nsecond line")
 
-    monkeypatch.setattr(doctor, "PROBES", {"part": broken, "CAM precision": doctor._probe_cam_precision})
+    monkeypatch.setattr(doctor, "PROBES", {"part": broken, "precision auto": doctor._probe_precision})
     assert main(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert not report["ok"]

@@ -13,8 +13,9 @@ from torch import nn
 from pplfast.data.inference import InferenceBatch
 from pplfast.errors import UserError
 from pplfast.files import load_npy_dict
-from pplfast.labels.cam import generate_cams, own_classes, resolve_precision
+from pplfast.labels.cam import generate_cams, own_classes
 from pplfast.labels.camfile import load_cam
+from pplfast.precision import resolve_precision
 from pplfast.recipe import CamConfig
 
 CONFIG = CamConfig(scales=(0.5, 1.0), flip=True, batch=2, precision="fp32")

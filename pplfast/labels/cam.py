@@ -19,6 +19,7 @@ from pplfast.labels.camfile import SUFFIX, Cam, save_cam, save_npy, stored_size
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.progress import Progress
 from pplfast.patch.classifier import PatchClassifier
+from pplfast.precision import resolve_precision
 from pplfast.recipe import CamConfig
 
 
@@ -64,16 +65,6 @@ def own_classes(labels: np.ndarray) -> Tensor:
     """
     most = int(labels.sum(axis=1).max())
     return torch.from_numpy(np.argsort(labels == 0, axis=1, kind="stable")[:, :most])
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """"auto" -> "bf16" where the device computes it natively (CUDA, AVX512-BF16, AMX), else "fp32"."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
 def _write_batch(folder: OutputFolder, dataset: Dataset, batch: InferenceBatch, maps: list[Tensor], flip: bool,

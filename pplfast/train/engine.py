@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from pplfast.errors import UserError
+from pplfast.precision import resolve_precision
 from pplfast.recipe import OptimConfig
-from pplfast.train.ranks import Ranks
+from pplfast.train.ranks import Ranks, on_main
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 TAG = "state"  # the folder that DeepSpeed makes inside a checkpoint
@@ -85,10 +86,11 @@ def _config(optim: OptimConfig, ranks: Ranks) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for plain SGD
         "steps_per_print": 10**9,
     }
-    if optim.precision in AUTOCAST:
+    precision = on_main(ranks, lambda: resolve_precision(optim.precision, ranks.device))  # ranks must not differ
+    if precision in AUTOCAST:
         # An empty list keeps the gradients in float32 on their way between ranks, as at ZeRO stage 0.
         config["torch_autocast"] = {
-            "enabled": True, "dtype": AUTOCAST[optim.precision], "lower_precision_safe_modules": []}
+            "enabled": True, "dtype": AUTOCAST[precision], "lower_precision_safe_modules": []}
     return config
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.precision import resolve_precision
 from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pplfast.train.identity import claim_folder
@@ -197,9 +198,10 @@ def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float
 
 def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> None:
     optim, ranks, dataset = run.task.optim, run.ranks, run.task.dataset
+    precision = resolve_precision(optim.precision, ranks.device)
     stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
     run.log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
-    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}, batch "
+    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {precision}, batch "
                 f"{optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads")
     for note in notes:
         run.log.say(note)
