@@ -10,13 +10,13 @@ from pplfast.recipe import AugmentConfig
 
 
 @settings(max_examples=60, deadline=None)
-@given(count=st.integers(1, 50), batch=st.integers(1, 6), world=st.integers(1, 5))
-def test_each_image_counts_once_per_epoch_over_all_ranks(count, batch, world):
+@given(count=st.integers(1, 50), group=st.integers(1, 16), world=st.integers(1, 5))
+def test_each_image_counts_once_per_epoch_over_all_ranks(count, group, world):
     order = sampling.epoch_order(seed=3, epoch=2, count=count)
     counted = np.zeros(count)
-    for step in range(sampling.steps_per_epoch(count, batch, world)):
-        shards = [sampling.shard(order, step, batch, rank, world) for rank in range(world)]
-        assert len({len(shard.indices) for shard in shards}) == 1 and 1 <= len(shards[0].indices) <= batch
+    for step in range(sampling.steps_per_epoch(count, group)):
+        shards = [sampling.shard(order, step, group, rank, world) for rank in range(world)]
+        assert len({len(shard.indices) for shard in shards}) == 1 and 1 <= len(shards[0].indices) <= -(-group // world)
         assert sum(shard.weights.sum() for shard in shards) == shards[0].total
         for shard in shards:
             np.add.at(counted, shard.indices, shard.weights)
@@ -25,8 +25,8 @@ def test_each_image_counts_once_per_epoch_over_all_ranks(count, batch, world):
 
 def test_ranks_together_see_the_step_of_one_rank_with_a_larger_batch():
     order = sampling.epoch_order(seed=0, epoch=0, count=23)
-    for step in range(sampling.steps_per_epoch(23, 4, 2)):
-        parts = [sampling.shard(order, step, 4, rank, 2) for rank in range(2)]
+    for step in range(sampling.steps_per_epoch(23, 8)):
+        parts = [sampling.shard(order, step, 8, rank, 3) for rank in range(3)]
         whole = sampling.shard(order, step, 8, 0, 1)
         assert np.concatenate([part.indices[part.weights > 0] for part in parts]).tolist() == whole.indices.tolist()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from restored_state import restore_and_compare
 from safetensors.torch import load_file
 from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_images
 
@@ -17,6 +19,7 @@ from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
 from pplfast.train import TrainOptions, load_classifier, loss, read_info, step, train
+from pplfast.train.checkpoint import CheckpointFolder
 
 EVERY_STEP = TrainOptions(threads=1, log_every=1, checkpoint_every=2)
 
@@ -31,6 +34,12 @@ def reference(dataset, tmp_path_factory):
     """One rank, batch 8 of 10 images: every second step has 2 images."""
     out = tmp_path_factory.mktemp("runs") / "reference"
     return train(make_recipe(), dataset, out, options=EVERY_STEP)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -93,24 +102,47 @@ def test_accumulation_equals_one_large_batch(reference, dataset, tmp_path):
     assert_same_training(tmp_path / "out", reference.folder)
 
 
-def test_two_ranks_under_the_launcher_equal_one(reference, tmp_path):
-    """ZeRO 1 on two ranks with 4 images each; in the last step of an epoch one rank has none."""
-    data = write_images(tmp_path / "data")
+def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
+    """ZeRO 1, a checkpoint in mid-stage before each change; in the last step of an epoch one of two ranks has no image
+    of its own. The ranks run under the launcher; what is restored is what was saved, bit by bit."""
+    stages = [{"position": "group3", "grid": 2, "epochs": 1}, {"position": "group5", "grid": 2, "epochs": 1}]
+    recipe = make_recipe(optim={"zero": 1}, stages=stages)
+    options = TrainOptions(threads=1, log_every=1, checkpoint_every=1)
+    train(make_recipe(stages=stages), dataset, tmp_path / "reference", options=options)
+
+    def interrupt(*_, plain=CheckpointFolder.save):
+        plain(*_)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CheckpointFolder, "save", interrupt)
+        train(recipe, dataset, tmp_path / "out", options=options)
+
     (tmp_path / "tiny.toml").write_text(RECIPE_FILE, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = Path(sys.executable).parent / "deepspeed"
+    data = dataset.images[0].parent
     done = subprocess.run(
-        [sys.executable, launcher, "--num_accelerators", "2", "--master_port", str(port), "--module", "pplfast",
-         "train", "--data", data, "--labels", data / "labels.csv", "--classes", CLASSES,
-         "--recipe", tmp_path / "tiny.toml", "--set", "optim.zero=1", "--out", tmp_path / "out", "--threads", "1",
-         "--log-every", "1"],
+        [sys.executable, Path(sys.executable).parent / "deepspeed", "--num_accelerators", "2", "--master_port",
+         str(free_port()), Path(__file__).with_name("recorded_train.py"), tmp_path / "record", "none", "train",
+         "--data", data, "--labels", data / "labels.csv", "--classes", CLASSES, "--recipe", tmp_path / "tiny.toml",
+         "--set", "optim.zero=1", "--set", "stages.1.epochs=1", "--out", tmp_path / "out", "--resume",
+         "--threads", "1", "--log-every", "1", "--checkpoint-every", "1"],
         env=dict(os.environ, DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"),
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("finished: 3 steps") == 1 and "2 ranks on cpu" in done.stderr
-    assert_same_training(tmp_path / "out", reference.folder)
+    assert done.stderr.count("finished: 4 steps") == 1 and "2 ranks on cpu" in done.stderr
+    [restored] = [json.loads(line) for line in (tmp_path / "record" / "restored.jsonl").read_text().splitlines()]
+    assert restored["world"] == 2 and restored["zero"] == 1 and restored["momentum"] > 40
+    assert restored["identical"] == restored["tensors"] and restored["same_names"]
+    assert_same_training(tmp_path / "out", tmp_path / "reference")
+
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "stage2-end")
+    (tmp_path / "out" / "classifier.json").unlink()
+    found = []
+    monkeypatch.setattr("pplfast.train.trainer.restore_optimizer",
+                        lambda *arguments: found.append(restore_and_compare(*arguments)))
+    resumed = train(recipe, dataset, tmp_path / "out", resume=True, options=options)
+    assert resumed.steps == 4 and found == [{**restored, "world": 1}]
+    assert_same_training(tmp_path / "out", tmp_path / "reference")
 
 
 def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path):
@@ -126,7 +158,7 @@ def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path):
         env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert [line["iteration"] for line in read_log(tmp_path / "out")] == [1, 2, 3, 4, 5]
-    [state] = (tmp_path / "out" / "checkpoints" / "stage1-0000004" / "state").glob("*.pt")
+    state = tmp_path / "out" / "checkpoints" / "stage1-0000004" / "state.safetensors"
     os.truncate(state, state.stat().st_size // 2)
 
     with pytest.raises(UserError, match="--resume"):
@@ -137,8 +169,7 @@ def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path):
 
     # The same from the end of a stage: nothing after the first stage's end is there.
     for path in (tmp_path / "out" / "checkpoints").glob("stage2-*"):
-        for file in path.rglob("*.pt"):
-            file.unlink()
+        (path / "state.safetensors").unlink()
     (tmp_path / "out" / "classifier.json").unlink()
     train(recipe, dataset, tmp_path / "out", resume=True, options=EVERY_STEP)
     assert_identical_training(tmp_path / "out", tmp_path / "whole")

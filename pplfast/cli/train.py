@@ -43,6 +43,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                         help="memory for decoded images, per rank (default: %(default)s)")
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="N",
                         help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--keep", type=int, default=3, metavar="N",
+                        help="how many of the latest checkpoints stay; those that end a stage stay as well "
+                             "(default: %(default)s)")
     parser.add_argument("--log-every", type=int, default=10, metavar="N",
                         help="optimizer steps (default: %(default)s)")
 
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:
-    for name in ("checkpoint_every", "log_every"):
+    for name in ("checkpoint_every", "keep", "log_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
 
@@ -80,7 +83,7 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
     from pplfast.train import TrainOptions
 
     return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_every=args.checkpoint_every,
-                        log_every=args.log_every, local_rank=args.local_rank)
+                        keep=args.keep, log_every=args.log_every, local_rank=args.local_rank)
 
 
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:

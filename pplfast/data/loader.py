@@ -38,12 +38,13 @@ class TrainLoader:
     each epoch, one of W ranks finds about 1/W of its images in the cache in the second epoch, and more in each later
     one.
 
-    mean, std: 3 values in units of 0..255. rank: the global rank. threads: per DALI pipeline.
+    mean, std: 3 values in units of 0..255. batch_size: the most images that a rank has in a step. group: images of a
+    step over all ranks, where it is not batch_size for each. rank: the global rank. threads: per DALI pipeline.
     """
 
     def __init__(self, dataset: Dataset, augment: AugmentConfig, mean: Sequence[float], std: Sequence[float],
                  batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0, cache_mb: float = 4096,
-                 threads: int = 2, device: str | torch.device = "cpu"):
+                 threads: int = 2, device: str | torch.device = "cpu", group: int | None = None):
         if len(dataset) == 0:
             raise UserError(f"{dataset.name}: no images; check --list")
         if dataset.labels is None:
@@ -51,7 +52,10 @@ class TrainLoader:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}")
         self._dataset, self._augment, self._seed = dataset, augment, seed
-        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._rank, self._world_size = rank, world_size
+        self._group = batch_size * world_size if group is None else group
+        if self._group > batch_size * world_size:
+            raise ValueError(f"{self._group} images do not fit {world_size} ranks of {batch_size}")
         self._device = resolve_device(device)
         self.cache = DecodedCache(cache_mb)
         self._inspected = np.zeros(len(dataset), bool)
@@ -65,13 +69,13 @@ class TrainLoader:
     @property
     def batches_per_epoch(self) -> int:
         """The same on every rank."""
-        return sampling.steps_per_epoch(len(self._dataset), self._batch_size, self._world_size)
+        return sampling.steps_per_epoch(len(self._dataset), self._group)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches `start`, `start` + 1, ... of epoch `number`. UserError names an image that cannot be used."""
         order = sampling.epoch_order(self._seed, number, len(self._dataset))
         uniforms = sampling.epoch_uniforms(self._seed, number, len(self._dataset))
-        shards = (sampling.shard(order, step, self._batch_size, self._rank, self._world_size)
+        shards = (sampling.shard(order, step, self._group, self._rank, self._world_size)
                   for step in range(start, self.batches_per_epoch))
         return ahead(lambda shard: self._submit(shard, uniforms[shard.indices]), shards, BATCHES_AHEAD)
 

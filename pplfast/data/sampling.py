@@ -47,17 +47,16 @@ def _stream(seed: int, epoch: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed % 2**64, epoch, stream))))
 
 
-def steps_per_epoch(count: int, batch_size: int, world_size: int) -> int:
-    return -(-count // (batch_size * world_size))
+def steps_per_epoch(count: int, group: int) -> int:
+    return -(-count // group)
 
 
-def shard(order: np.ndarray, step: int, batch_size: int, rank: int, world_size: int) -> Shard:
-    """Rank `rank`'s contiguous part of step `step`.
+def shard(order: np.ndarray, step: int, group: int, rank: int, world_size: int) -> Shard:
+    """Rank `rank`'s contiguous part of step `step`; a step has `group` images over all ranks, the last one fewer.
 
-    All parts of a step have equal length. In the last, ragged step they are shorter than `batch_size`, and ranks that
-    would have an image less repeat one with weight 0: each image counts once per epoch over all ranks.
+    All parts of a step have equal length. Ranks that would have an image less repeat one with weight 0: each image
+    counts once per epoch over all ranks, and the steps are the same whatever their number.
     """
-    group = batch_size * world_size
     images = order[step * group : (step + 1) * group]
     own = np.array_split(images, world_size)[rank]
     rows = -(-len(images) // world_size)

@@ -1,27 +1,31 @@
-"""Checkpoints: DeepSpeed's files, made complete and visible in one step, and found again only if they are whole.
+"""Checkpoints: complete and visible in one step, checked byte by byte before they are used again.
 
-    checkpoints/stage1-0000100/   manifest.json: where in the run, and the size and SHA-256 of every file
-                                  state/...:     what engine.save_checkpoint wrote
+    checkpoints/stage1-0000100/   state.safetensors   weights and momentum, independent of the number of ranks
+                                  manifest.json       where in the run, who wrote it, fp16's loss scale
+                                  SHA256SUMS          of both; `sha256sum -c SHA256SUMS` checks it as well
 
-A checkpoint is written under a temporary name and renamed when everything is on the disk. The latest `KEEP` and
-those that end a stage are kept.
+A checkpoint is written under a temporary name and renamed when everything is on the disk. The last `keep` are kept,
+and those that end a stage (without momentum: half the size).
 """
 
 import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from pplfast.errors import UserError
 from pplfast.files import TEMPORARY_SUFFIX, explain_os_error, read_json, write_json
-from pplfast.train.engine import TAG
 from pplfast.train.ranks import Ranks, on_main
+from pplfast.train.state import TrainState
 
-KEEP = 2
-MANIFEST = "manifest.json"
+STATE, MANIFEST, SUMS = "state.safetensors", "manifest.json", "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -40,29 +44,21 @@ class Progress:
 class Checkpoint:
     path: Path
     progress: Progress
-    world: int
-    zero: int
+    loss_scale: dict[str, float]
 
 
 class CheckpointFolder:
-    def __init__(self, folder: Path, ranks: Ranks, zero: int) -> None:
-        self.folder, self.ranks, self.zero = folder, ranks, zero
+    """keep: how many of the latest to hold on to, 1 or more. Only rank 0 touches the folder."""
+
+    def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
+        self.folder, self.ranks, self.keep = folder, ranks, keep
         self.last: Path | None = None  # the last good one
 
-    def save(self, engine: Any, progress: Progress) -> None:
+    def save(self, state: TrainState, progress: Progress) -> None:
         """Called by all ranks. Raises UserError if the disk is full; what was there before stays."""
         end = "end" if progress.stage_ended else f"{progress.iteration:07d}"
         final = self.folder / f"stage{progress.stage + 1}-{end}"
-        temporary = final.with_name(f".{final.name}{TEMPORARY_SUFFIX}")
-        try:
-            on_main(self.ranks, lambda: _remove_partial(self.folder))
-            # A rank that fails in here leaves the others in DeepSpeed's barriers; its exit makes the launcher end them.
-            _guarded(final, lambda: engine.save_checkpoint(str(temporary), tag=TAG, save_latest=False))
-            on_main(self.ranks, lambda: _guarded(final, lambda: self._publish(temporary, final, progress)))
-        except BaseException:
-            if self.ranks.main:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        on_main(self.ranks, lambda: _guarded(final, lambda: self._write(final, state, progress)))
         self.last = final
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -71,37 +67,40 @@ class CheckpointFolder:
         self.last = found.path if found else None
         return found, notes
 
-    def check_fits(self, checkpoint: Checkpoint) -> None:
-        """ZeRO 1 and 2 split the momentum among the ranks: raises UserError if their number has changed."""
-        if self.zero and not checkpoint.progress.stage_ended and checkpoint.world != self.ranks.world:
-            raise UserError(f"{checkpoint.path}: was saved by {checkpoint.world} ranks at optim.zero = {self.zero}; "
-                            f"continue with {checkpoint.world} ranks, not {self.ranks.world}")
+    def read(self, checkpoint: Checkpoint) -> TrainState:
+        """Called by all ranks; the tensors come on rank 0."""
+        tensors = load_file(checkpoint.path / STATE) if self.ranks.main else {}
+        return TrainState(tensors, checkpoint.loss_scale)
 
-    def _publish(self, temporary: Path, final: Path, progress: Progress) -> None:
-        files = {}
-        for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            files[path.relative_to(temporary).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        write_json(temporary / MANIFEST, {
-            "progress": asdict(progress), "world": self.ranks.world, "zero": self.zero, "files": files})
-        shutil.rmtree(final, ignore_errors=True)  # a torn one that a resumed run passed over
-        os.rename(temporary, final)
-        _fsync_folder(self.folder)
-        for old in self._superseded():
+    def _write(self, final: Path, state: TrainState, progress: Progress) -> None:
+        _remove_partial(self.folder)
+        temporary = final.with_name(f".{final.name}{TEMPORARY_SUFFIX}")
+        try:
+            temporary.mkdir(parents=True)
+            save_file(state.tensors, temporary / STATE)
+            write_json(temporary / MANIFEST, {"progress": asdict(progress), "world": self.ranks.world,
+                                              "loss_scale": state.loss_scale})
+            sums = "".join(_sum_line(temporary / name) for name in (STATE, MANIFEST))
+            (temporary / SUMS).write_text(sums, encoding="ascii")
+            for path in (*temporary.iterdir(), temporary):
+                _fsync(path)
+            shutil.rmtree(final, ignore_errors=True)  # a damaged one that a resumed run passed over
+            os.rename(temporary, final)
+            _fsync(self.folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for old in self._superseded(final):
             shutil.rmtree(old)
 
-    def _superseded(self) -> list[Path]:
-        unended = [path for path in self._newest_first() if not path.name.endswith("-end")]
-        newest = self._newest_first()[:KEEP]
-        return [path for path in unended if path not in newest]
+    def _superseded(self, newest: Path) -> list[Path]:
+        """Old ones, and those that lie ahead of the newest: damaged, passed over, and not to count among the kept."""
+        ahead = [path for path in self._newest_first() if _order(path) > _order(newest)]
+        rest = [path for path in self._newest_first() if path not in ahead]
+        return ahead + [path for path in rest[self.keep :] if not path.name.endswith("-end")]
 
     def _newest_first(self) -> list[Path]:
-        def order(path: Path) -> tuple[int, float]:
-            stage, _, iteration = path.name.removeprefix("stage").partition("-")
-            return int(stage), float("inf") if iteration == "end" else int(iteration)
-
-        return sorted((path for path in self.folder.glob("stage*-*") if path.is_dir()), key=order, reverse=True)
+        return sorted((path for path in self.folder.glob("stage*-*") if path.is_dir()), key=_order, reverse=True)
 
     def _find_latest(self) -> tuple[Checkpoint | None, list[str]]:
         notes: list[str] = []
@@ -109,29 +108,38 @@ class CheckpointFolder:
         for path in self._newest_first():
             try:
                 return _open(path), notes
-            except (UserError, KeyError, TypeError) as error:
+            except (UserError, OSError, KeyError, TypeError, ValueError) as error:
                 notes.append(f"{path}: passed over, not whole ({error})")
         return None, notes
 
 
 def _open(path: Path) -> Checkpoint:
+    """Raises UserError unless every byte is as it was written."""
+    expected = (path / SUMS).read_bytes()
+    for name in (STATE, MANIFEST):
+        if not (path / name).is_file():
+            raise UserError(f"{name} is missing")
+    found = [_sum_line(path / name).encode() for name in (STATE, MANIFEST)]
+    if expected != b"".join(found):
+        damaged = [name for name, line in zip((STATE, MANIFEST), found, strict=True) if line not in expected]
+        raise UserError(f"{' and '.join(damaged) or SUMS} changed since it was written")
     manifest = read_json(path / MANIFEST)
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
-            raise UserError(f"{name} is damaged")
-    return Checkpoint(path, Progress(**manifest["progress"]), manifest["world"], manifest["zero"])
+    return Checkpoint(path, Progress(**manifest["progress"]), manifest["loss_scale"])
 
 
-def _guarded(path: Path, action: Any) -> Any:
-    """Run `action`; a full disk becomes a UserError. torch.save reports it as a RuntimeError of its zip writer, whose
-    only cause of failure is a write that did not go through."""
+def _order(path: Path) -> tuple[int, float]:
+    stage, _, iteration = path.name.removeprefix("stage").partition("-")
+    return int(stage), float("inf") if iteration == "end" else int(iteration)
+
+
+def _guarded(path: Path, action: Callable[[], Any]) -> Any:
+    """Run `action`; a full disk becomes a UserError. safetensors reports the operating system's errors as its own."""
     try:
         return action()
     except OSError as error:
         raise explain_os_error(error, path) from error
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream error")):
+    except SafetensorError as error:
+        if "No space left" not in str(error):
             raise
         raise explain_os_error(OSError(errno.ENOSPC, "no space"), path) from error
 
@@ -141,13 +149,13 @@ def _remove_partial(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
+def _sum_line(path: Path) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n"
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

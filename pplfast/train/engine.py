@@ -1,12 +1,7 @@
 """The DeepSpeed engine of one stage."""
 
 import logging
-import os
-import pickle
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +13,6 @@ from pplfast.recipe import OptimConfig
 from pplfast.train.ranks import Ranks, on_main
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
-TAG = "state"  # the folder that DeepSpeed makes inside a checkpoint
 
 
 def check_precision(optim: OptimConfig, device: torch.device) -> None:
@@ -27,12 +21,16 @@ def check_precision(optim: OptimConfig, device: torch.device) -> None:
 
 
 def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
-    """Images of one rank and one accumulation step. Raises UserError if the batch cannot be divided evenly."""
-    parts = ranks.world * optim.accumulation
-    if optim.batch % parts:
-        raise UserError(f"optim.batch = {optim.batch}: is not a multiple of {ranks.world} ranks x "
-                        f"optim.accumulation {optim.accumulation}; choose a multiple of {parts}")
-    return optim.batch // parts
+    """The most images that one rank has in one accumulation step; ranks that do not divide the batch share it almost
+    evenly, so that a run continues on whatever is left of its ranks. Raises UserError if some would have none."""
+    if optim.batch % optim.accumulation:
+        raise UserError(f"optim.batch = {optim.batch}: is not a multiple of optim.accumulation {optim.accumulation}; "
+                        f"choose one that is")
+    group = optim.batch // optim.accumulation
+    if group < ranks.world:
+        raise UserError(f"optim.batch = {optim.batch} in optim.accumulation = {optim.accumulation} parts: is less than "
+                        f"an image for each of {ranks.world} ranks; use fewer ranks, or a larger batch")
+    return -(-group // ranks.world)
 
 
 def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> Any:
@@ -45,24 +43,6 @@ def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> Any:
 def set_learning_rate(engine: Any, rate: float) -> None:
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-
-
-def load_engine(engine: Any, folder: Path) -> None:
-    """Restore weights and momentum that this kind of engine saved; nothing but tensors and DeepSpeed's own records
-    is unpickled, since `torch.load` is held to weights_only inside DeepSpeed too."""
-    try:
-        with _weights_only():
-            path, _ = engine.load_checkpoint(str(folder), tag=TAG)
-    except pickle.UnpicklingError:
-        path = None
-    if path is None:
-        raise UserError(f"{folder}: holds no checkpoint of this DeepSpeed; delete it to continue from the one before")
-
-
-def load_weights_of_checkpoint(model: nn.Module, folder: Path) -> None:
-    """Only the weights, before an engine is started on them."""
-    state = torch.load(folder / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(state["module"])
 
 
 def _optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
@@ -105,22 +85,3 @@ def _import_deepspeed() -> Any:
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed()  # adopts the process group of start_ranks()
     return deepspeed
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
-            yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -21,6 +21,7 @@ from pplfast.train.log import TrainLog
 from pplfast.train.plan import StagePlan
 from pplfast.train.ranks import Ranks, on_main, start_ranks, together
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
+from pplfast.train.state import collect_state, restore_optimizer, restore_weights
 from pplfast.train.step import LossWatch, seed_step, step_batches, train_step
 from pplfast.train.task import Task
 
@@ -32,6 +33,7 @@ class TrainOptions:
     threads: int = 0  # of torch and of DALI, per rank; 0: the cores divided by the ranks of this machine
     cache_mb: float = 4096  # of decoded images, per rank
     checkpoint_every: int = 100  # optimizer steps
+    keep: int = 3  # of the latest checkpoints; those that end a stage stay as well
     log_every: int = 10  # optimizer steps
     local_rank: int | None = None  # from a launcher's command line
 
@@ -87,8 +89,6 @@ def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
     if state == "finished":
         return TrainResult(run.folder, already_finished=True, **task.read_training(run.folder))
     checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
-    if checkpoint:
-        run.checkpoints.check_fits(checkpoint)
     progress = checkpoint.progress if checkpoint else Progress()
     if ranks.main:
         run.log = TrainLog(run.folder, progress.steps, sum(run.iterations))
@@ -116,27 +116,28 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks) -> _
     torch.manual_seed(task.seed)
     model, stages = task.build()
     loader = task.load(model, batch_size=micro_batch, rank=ranks.rank, world_size=ranks.world, seed=task.seed,
-                       cache_mb=options.cache_mb, threads=threads, device=ranks.device)
-    checkpoints = CheckpointFolder(folder / "checkpoints", ranks, task.optim.zero)
+                       cache_mb=options.cache_mb, threads=threads, device=ranks.device,
+                       group=task.optim.batch // task.optim.accumulation)
+    checkpoints = CheckpointFolder(folder / "checkpoints", ranks, options.keep)
     watch = LossWatch(task.dataset.ids, ranks, checkpoints)
     return _Run(task, folder, options, ranks, model, stages, loader, checkpoints, watch)
 
 
 def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Progress:
     batches = step_batches(run.loader, run.task.optim.accumulation, progress.steps)
-    if checkpoint and progress.stage_ended:
-        engines.load_weights_of_checkpoint(run.model, checkpoint.path)
-        checkpoint = None
+    state = run.checkpoints.read(checkpoint) if checkpoint else None
+    if state:
+        restore_weights(run.model, state, run.ranks)
     first = progress.stage + 1 if progress.stage_ended else progress.stage
     for index in range(first, len(run.stages)):
         run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
         engine = engines.start_engine(run.model, run.task.optim, run.ranks)
-        if checkpoint:
-            engines.load_engine(engine, checkpoint.path)
-            checkpoint = None
+        if state and not progress.stage_ended:
+            restore_optimizer(engine, state, run.ranks)
         else:
             progress = dataclasses.replace(progress, stage=index, iteration=0, stage_ended=False)
+        state = None
         try:
             progress = _run_stage(run, engine, batches, progress)
         finally:
@@ -170,7 +171,8 @@ def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress:
             interval_images, interval_start = 0, now
         if progress.stage_ended or progress.iteration % options.checkpoint_every == 0:
             run.watch.settle()  # a checkpoint is good only if the loss of its last step was
-            run.checkpoints.save(engine, progress)
+            state = collect_state(engine, run.ranks, momentum=not progress.stage_ended)
+            run.checkpoints.save(state, progress)
     return progress
 
 

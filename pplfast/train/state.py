@@ -1,0 +1,130 @@
+"""The state of a run in a form that does not know how many ranks there were: weights, momentum, fp16's loss scale.
+
+DeepSpeed's own ZeRO checkpoints split the momentum among the ranks that saved them. Here it is gathered parameter by
+parameter on rank 0, which alone writes and reads files; what it reads goes to the other ranks over the process group.
+So a run continues at another world size and on hosts that share no folder with rank 0's.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pplfast.errors import UserError
+from pplfast.train.ranks import Ranks, on_main
+
+MODEL, MOMENTUM = "model.", "momentum."  # prefixes of the tensors' names
+BUFFER = "momentum_buffer"  # torch.optim.SGD's name
+
+
+@dataclass(frozen=True)
+class TrainState:
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # on the CPU; empty on all ranks but 0
+    loss_scale: dict[str, float] = field(default_factory=dict)  # torch's GradScaler; empty unless fp16
+
+
+def collect_state(engine: Any, ranks: Ranks, momentum: bool) -> TrainState:
+    """Called by all ranks. momentum: off at the end of a stage, as the next one starts without."""
+    module = engine.module
+    tensors = {MODEL + name: tensor for name, tensor in module.state_dict().items()} if ranks.main else {}
+    if momentum and _has_momentum(engine):
+        _link_momentum(engine)
+        for name, parameter in _trained(module):
+            value = _momentum(engine, parameter)
+            if ranks.main:
+                tensors[MOMENTUM + name] = value.cpu()  # one by one: the device holds no second copy of them all
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    scaler = loss_scaler(engine)
+    return TrainState(tensors, scaler.state_dict() if scaler else {})
+
+
+def restore_weights(model: nn.Module, state: TrainState, ranks: Ranks) -> None:
+    """Parameters and buffers, on all ranks, before an engine is started on them. UserError if they do not fit."""
+    own = model.state_dict()
+    on_main(ranks, lambda: _check_fit(own, state))
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(_from_main(state.tensors.get(MODEL + name), tensor, ranks))
+
+
+def restore_optimizer(engine: Any, state: TrainState, ranks: Ranks) -> None:
+    """Momentum and loss scale, into an engine that has taken no step."""
+    names = set(on_main(ranks, lambda: [name for name in state.tensors if name.startswith(MOMENTUM)]))
+    if names:
+        _allocate_momentum(engine)
+        for name, parameter in _trained(engine.module):
+            value = _from_main(state.tensors.get(MOMENTUM + name), parameter, ranks)
+            if engine.zero_optimization():
+                from deepspeed.utils import safe_set_full_optimizer_state
+
+                safe_set_full_optimizer_state(parameter, value, BUFFER)
+            else:
+                engine.optimizer.state[parameter][BUFFER] = value.clone(memory_format=torch.preserve_format)
+    scale = on_main(ranks, lambda: state.loss_scale)
+    scaler = loss_scaler(engine)
+    if scaler and scale:
+        scaler.load_state_dict(scale)
+
+
+def loss_scaler(engine: Any) -> torch.amp.GradScaler | None:
+    """DeepSpeed keeps it in the engine at ZeRO 0 and in the optimizer above; None unless the precision is fp16."""
+    if engine.zero_optimization():
+        return engine.optimizer.torch_autocast_gradscaler
+    return engine.torch_autocast_z0_gradscaler
+
+
+def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def _has_momentum(engine: Any) -> bool:
+    optimizer = engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+    return any(BUFFER in state for state in optimizer.state.values())
+
+
+def _momentum(engine: Any, parameter: nn.Parameter) -> Tensor:
+    """The whole momentum of one parameter; a collective under ZeRO."""
+    if not engine.zero_optimization():
+        return engine.optimizer.state[parameter][BUFFER]
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    return safe_get_full_optimizer_state(parameter, BUFFER)
+
+
+def _allocate_momentum(engine: Any) -> None:
+    """As the optimizer does in its first step."""
+    if engine.zero_optimization():
+        zero = engine.optimizer
+        for partition in zero.single_partition_of_fp32_groups:
+            zero.optimizer.state[partition][BUFFER] = torch.zeros_like(partition, requires_grad=False)
+        _link_momentum(engine)
+
+
+def _link_momentum(engine: Any) -> None:
+    """Let DeepSpeed's mapping from parameters to the flat partitions see their momentum. DeepSpeed does so once, when
+    the first parameter group has taken its first step: the others have no momentum yet then, and would have none."""
+    if engine.zero_optimization():
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _check_fit(own: dict[str, Tensor], state: TrainState) -> None:
+    for name, tensor in own.items():
+        saved = state.tensors.get(MODEL + name)
+        if saved is None or saved.shape != tensor.shape:
+            shape = "nothing" if saved is None else tuple(saved.shape)
+            raise UserError(f"checkpoint: holds {shape} for {name}, the model needs {tuple(tensor.shape)}; "
+                            f"choose another --out")
+
+
+def _from_main(value: Tensor | None, like: Tensor, ranks: Ranks) -> Tensor:
+    """Rank 0's value on all ranks, on the device of the process group, in `like`'s shape and type."""
+    if ranks.main:
+        value = value.to(ranks.device, like.dtype).contiguous()
+    else:
+        value = torch.empty(like.shape, dtype=like.dtype, device=ranks.device)
+    if ranks.world > 1:
+        dist.broadcast(value, src=0)
+    return value
