@@ -7,3 +7,5 @@ class UserError(Exception):
     The message is one line and names the file, the value and the remedy. The command line prints it without a
     traceback and exits with code 2; library callers catch it like any exception.
     """
+
+    exit_code = 2

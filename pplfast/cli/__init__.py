@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     local_rank = _take_local_rank(arguments)
+    # When a rank is lost, the others' connections to it fail: libtorch would print pages of C++ frames about each.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parser = argparse.ArgumentParser(prog="pplfast", description="Pixel labels from image labels.")
     parser.add_argument("--version", action="version", version=f"pplfast {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return importlib.import_module(f"pplfast.cli.{args.command}").run(args)
     except UserError as error:
         print(f"pplfast {args.command}: error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"\npplfast {args.command}: interrupted", file=sys.stderr)
         return 130

@@ -46,6 +46,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=int, default=3, metavar="N",
                         help="how many of the latest checkpoints stay; those that end a stage stay as well "
                              "(default: %(default)s)")
+    parser.add_argument("--lost-after", type=float, default=60, metavar="SECONDS",
+                        help="with several ranks: end the run everywhere once a rank has given no sign of life for so "
+                             "long (default: %(default)s)")
+    parser.add_argument("--stuck-after", type=float, default=900, metavar="SECONDS",
+                        help="with several ranks: the same once one has made no progress; longer than the longest step, "
+                             "checkpoint or start (default: %(default)s)")
     parser.add_argument("--log-every", type=int, default=10, metavar="N",
                         help="optimizer steps (default: %(default)s)")
 
@@ -76,6 +82,9 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     for name in ("checkpoint_every", "keep", "log_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+    for name in ("lost_after", "stuck_after"):
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")
 
 
 def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
@@ -83,7 +92,8 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
     from pplfast.train import TrainOptions
 
     return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_every=args.checkpoint_every,
-                        keep=args.keep, log_every=args.log_every, local_rank=args.local_rank)
+                        keep=args.keep, log_every=args.log_every, lost_after=args.lost_after,
+                        stuck_after=args.stuck_after, local_rank=args.local_rank)
 
 
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:

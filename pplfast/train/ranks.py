@@ -1,8 +1,11 @@
 """The processes of a run: who they are, and how they fail together instead of waiting for each other."""
 
 import os
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,9 +15,23 @@ from pplfast.errors import UserError
 
 T = TypeVar("T")
 
+EXIT_LOST = 75  # exit code of a run that lost a rank or a host (EX_TEMPFAIL): starting again may help
+JOIN = 300.0  # seconds that a rank waits for the others to come, at most: they start at the same time
+JOIN_POLL = 0.1  # seconds
+
+
+class EveryRankError(UserError):
+    """A user error that all ranks raise at the same place; this one prints it."""
+
 
 class OtherRankError(UserError):
     """A user error that another rank raises, and prints, as well."""
+
+
+class LostRankError(UserError):
+    """A rank or a host is not there."""
+
+    exit_code = EXIT_LOST
 
 
 @dataclass(frozen=True)
@@ -29,10 +46,11 @@ class Ranks:
         return self.rank == 0
 
 
-def start_ranks(local_rank: int | None = None) -> Ranks:
+def start_ranks(local_rank: int | None = None, timeout: float = 900.0) -> Ranks:
     """Join the process group of the launcher (RANK, WORLD_SIZE, ... in the environment), or make one of a single rank.
 
-    local_rank: from the launcher's command line, where the environment does not have it.
+    local_rank: from the launcher's command line, where the environment does not have it. timeout: seconds to wait for
+    the other ranks, and for their part in each collective. Raises LostRankError naming the ranks that did not come.
     """
     os.environ.setdefault("LOCAL_RANK", str(local_rank or 0))
     local = int(os.environ["LOCAL_RANK"])
@@ -45,12 +63,51 @@ def start_ranks(local_rank: int | None = None) -> Ranks:
     if not dist.is_initialized():
         backend = "nccl" if cuda else "gloo"
         if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
-            dist.init_process_group(backend)
+            store = _join(min(timeout, JOIN))
+            # The watchdog speaks first: a collective's own time-out does not know whom it waited for.
+            dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]),
+                                    world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=2 * timeout))
         else:  # without a launcher: no port to find, nothing to collide with
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     world = dist.get_world_size()
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world)
     return Ranks(dist.get_rank(), world, local_world, device)
+
+
+def connect_store(timeout: float = 30.0) -> dist.Store:
+    """A connection of its own to the launcher's store, below this program's prefix. RuntimeError if it is gone."""
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store itself
+    main = os.environ["RANK"] == "0" and not served
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=main, multi_tenant=True,
+        wait_for_workers=False, timeout=timedelta(seconds=timeout))
+    return dist.PrefixStore(f"pplfast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def joined(rank: int) -> str:
+    """The key of the launcher's store under which a rank leaves the name of its host."""
+    return f"joined/{rank}"
+
+
+def _join(timeout: float) -> dist.Store:
+    """Wait until every rank has come to the store."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    keys = [joined(other) for other in range(world)]
+    deadline = time.monotonic() + timeout
+    try:
+        store = connect_store(timeout)
+        store.set(keys[rank], socket.gethostname())
+        while not store.check(keys):
+            if time.monotonic() > deadline:
+                missing = [other for other in range(world) if not store.check([keys[other]])]
+                raise LostRankError(f"rank {', '.join(map(str, missing[:8]))} of {world} did not come within "
+                                    f"{timeout:.0f} s; check that its host is up and reaches {address}")
+            time.sleep(JOIN_POLL)
+    except RuntimeError as error:
+        raise LostRankError(f"rank {rank} on {socket.gethostname()}: no answer from rank 0 at {address} "
+                            f"({str(error).splitlines()[0]}); check that its host is up and the port is open") from None
+    return store
 
 
 def stop_ranks() -> None:
@@ -67,9 +124,9 @@ def together(ranks: Ranks, action: Callable[[], T]) -> T:
         dist.all_gather_object(messages, message)
         first = next((rank for rank, text in enumerate(messages) if text is not None), None)
         if first is not None:
-            raise (UserError if first == ranks.rank else OtherRankError)(messages[first])
+            raise (EveryRankError if first == ranks.rank else OtherRankError)(messages[first])
     elif message is not None:
-        raise UserError(message)
+        raise EveryRankError(message)
     return result
 
 
@@ -80,7 +137,7 @@ def on_main(ranks: Ranks, action: Callable[[], T]) -> T:
         dist.broadcast_object_list(outcome, src=0)
     result, message = outcome[0]
     if message is not None:
-        raise (UserError if ranks.main else OtherRankError)(message)
+        raise (EveryRankError if ranks.main else OtherRankError)(message)
     return result
 
 

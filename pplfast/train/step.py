@@ -12,9 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.errors import UserError
 from pplfast.train.checkpoint import CheckpointFolder
-from pplfast.train.ranks import OtherRankError, Ranks, gather
+from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks, gather
 from pplfast.train.schedules import steps_per_epoch
 
 
@@ -39,9 +38,11 @@ def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
 
 
 def train_step(engine: Any, batches: Sequence[Batch], image_losses: Callable[[Tensor, Batch], Tensor],
-               accumulation: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Forward, backward and update. image_losses: the network's outputs and the batch -> weighted losses (B,). Returns the mean loss over all images of all ranks (a scalar on the device), and
+               accumulation: int, mark: Callable[[str], None], ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Forward, backward and update. Returns the mean loss over all images of all ranks (a scalar on the device), and
     this rank's losses, one per row of the batches.
+
+    image_losses: the network's outputs and the batch -> weighted losses (B,). mark: told what is about to be done.
 
     DeepSpeed averages gradients over ranks and accumulation steps. With unequal shares (the last step of an epoch)
     that is not the mean over the images: each loss is scaled so that it is.
@@ -50,7 +51,9 @@ def train_step(engine: Any, batches: Sequence[Batch], image_losses: Callable[[Te
     losses = []
     for k, batch in enumerate(batches):
         engine.set_gradient_accumulation_boundary(k == len(batches) - 1)
+        mark("forward")
         batch_losses = image_losses(engine(batch.images), batch)
+        mark("backward")
         engine.backward(batch_losses.sum() * (ranks.world * accumulation / images))
         engine.step()
         losses.append(batch_losses.detach())
@@ -122,6 +125,6 @@ class LossWatch:
         if not self._ranks.main:
             raise OtherRankError("the loss is not finite")
         rest = "" if len(bad_ids) == len(all_ids) else f" (of the batch {' '.join(all_ids)})"
-        raise UserError(
+        raise EveryRankError(
             f"step {pending.step}: the loss is {self.last}; images: {' '.join(bad_ids)}{rest}; last good checkpoint: "
             f"{self._checkpoints.last or 'none'}; check these images, or start another --out with a lower optim.lr")

@@ -24,6 +24,7 @@ from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_
 from pplfast.train.state import collect_state, restore_optimizer, restore_weights
 from pplfast.train.step import LossWatch, seed_step, step_batches, train_step
 from pplfast.train.task import Task
+from pplfast.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class TrainOptions:
     checkpoint_every: int = 100  # optimizer steps
     keep: int = 3  # of the latest checkpoints; those that end a stage stay as well
     log_every: int = 10  # optimizer steps
+    lost_after: float = 60.0  # seconds without a sign of life until a rank counts as lost; the run then ends everywhere
+    stuck_after: float = 900.0  # seconds without progress until a rank counts as hanging
     local_rank: int | None = None  # from a launcher's command line
 
 
@@ -59,6 +62,7 @@ class _Run:
     loader: TrainLoader
     checkpoints: CheckpointFolder
     watch: LossWatch
+    watchdog: Watchdog
     log: TrainLog | None = None  # of rank 0
     session_images: int = 0
     session_seconds: float = 0.0
@@ -82,8 +86,14 @@ def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
     Raises UserError for settings or data that cannot be, an `out` that belongs to another run, an unfinished one
     without `resume`, a full disk, and a loss that is not finite.
     """
-    ranks = start_ranks(options.local_rank)
-    run = together(ranks, lambda: _prepare(task, Path(out), options, ranks))
+    ranks = start_ranks(options.local_rank, options.stuck_after)
+    with Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog:
+        return _run_task(task, Path(out), resume, options, ranks, watchdog)
+
+
+def _run_task(task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks,
+              watchdog: Watchdog) -> TrainResult:
+    run = together(ranks, lambda: _prepare(task, out, options, ranks, watchdog))
     record = task.record()
     state = on_main(ranks, lambda: claim_folder(run.folder, record, resume, task.result_file))
     if state == "finished":
@@ -105,7 +115,7 @@ def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
     return result
 
 
-def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks) -> _Run:
+def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watchdog: Watchdog) -> _Run:
     """Everything that can be wrong with the settings is found here, before anything is written."""
     task.check()
     engines.check_precision(task.optim, ranks.device)
@@ -120,7 +130,7 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks) -> _
                        group=task.optim.batch // task.optim.accumulation)
     checkpoints = CheckpointFolder(folder / "checkpoints", ranks, options.keep)
     watch = LossWatch(task.dataset.ids, ranks, checkpoints)
-    return _Run(task, folder, options, ranks, model, stages, loader, checkpoints, watch)
+    return _Run(task, folder, options, ranks, model, stages, loader, checkpoints, watch, watchdog)
 
 
 def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Progress:
@@ -132,6 +142,7 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
     for index in range(first, len(run.stages)):
         run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
+        run.watchdog.mark(f"stage {index + 1}, starting its engine")
         engine = engines.start_engine(run.model, run.task.optim, run.ranks)
         if state and not progress.stage_ended:
             restore_optimizer(engine, state, run.ranks)
@@ -155,10 +166,14 @@ def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress:
     start = time.monotonic()
     interval_images, interval_start, spent = 0, start, progress.seconds
     while progress.iteration < iterations:
+        at = f"stage {stage + 1} step {progress.iteration + 1}"
+        run.watchdog.mark(f"{at}, waiting for images")
         step_inputs = next(batches)
         seed_step(task.seed, stage, progress.iteration, run.ranks.rank)
         engines.set_learning_rate(engine, rates[progress.iteration])
-        mean, losses = train_step(engine, step_inputs, task.losses, task.optim.accumulation, run.ranks)
+        mean, losses = train_step(engine, step_inputs, task.losses, task.optim.accumulation,
+                                  lambda what, at=at: run.watchdog.mark(f"{at}, {what}"), run.ranks)
+        run.watchdog.mark(f"{at}, after it")
 
         progress = dataclasses.replace(
             progress, iteration=progress.iteration + 1, steps=progress.steps + 1,

@@ -1,0 +1,236 @@
+"""Ends a run on all hosts when a rank is lost, fails or hangs, and says which rank, on which host, doing what.
+
+Every rank beats into the launcher's store: a counter, and how far its training has come. Rank 0 reads all beats,
+judges, and writes its own beat and its verdict; the others read these alone. Whoever hears nothing from the other
+side for `lost_after` seconds ends itself, so that nothing is left waiting on a host that was cut off.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from pplfast.errors import UserError
+from pplfast.train.ranks import EXIT_LOST, EveryRankError, OtherRankError, Ranks, connect_store, joined
+
+BOARD = "board"  # the key that rank 0 writes and the others read
+LAUNCHER_GRACE = 15.0  # seconds that a rank waits for the verdict once its launcher ends it (it kills after 30)
+# What a collective raises when the other side is gone: gloo's and NCCL's errors, and those of the store.
+GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "connection refused", "timed out")
+
+
+class Watchdog:
+    """A context around training; `mark` tells it of progress. With one rank it does nothing.
+
+    lost_after: seconds without a sign of life until a rank counts as lost. stuck_after: seconds without progress, while
+    alive, until a rank counts as hanging: longer than the longest step, checkpoint or start.
+    """
+
+    def __init__(self, ranks: Ranks, lost_after: float, stuck_after: float,
+                 end: Callable[[int], Any] = os._exit) -> None:
+        self._ranks, self.lost_after, self.stuck_after, self._end = ranks, lost_after, stuck_after, end
+        self._interval = min(1.0, lost_after / 10)
+        self._marks, self._doing, self._failure = 0, "starting", None
+        self._heard = time.monotonic()  # when rank 0's board was last new
+        self._terminated: float | None = None  # when the launcher told this rank to end
+        self._closing = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def mark(self, doing: str) -> None:
+        """Progress: called by all ranks at the same places."""
+        self._marks += 1
+        self._doing = doing
+
+    def __enter__(self) -> "Watchdog":
+        if self._ranks.world == 1:
+            return self
+        self._store = connect_store()
+        self._main_host = self._store.get(joined(0)).decode()
+        self._main_thread = threading.main_thread().ident
+        self._listen_for_launcher()
+        work = self._preside if self._ranks.main else self._follow
+        self._threads = [threading.Thread(target=target, daemon=True, name=f"watchdog {target.__name__}")
+                         for target in (work, self._keep_time)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._threads:
+            return
+        together = (EveryRankError, OtherRankError, KeyboardInterrupt, SystemExit)
+        if error is not None and not isinstance(error, together):
+            if any(word in str(error).lower() for word in GONE):
+                # The other end of a connection is gone: the verdict, in a moment, says whose.
+                time.sleep(self.lost_after + 5 * self._interval)
+            else:
+                self._failure = _describe(error)
+                time.sleep(3 * self._interval)  # long enough for rank 0 to read it
+        self._closing.set()
+        faulthandler.cancel_dump_traceback_later()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, self._previous_handler)
+        for thread in self._threads:
+            thread.join(2 * self._interval)
+
+    # Rank 0
+
+    def _preside(self) -> None:
+        """Collect the beats and judge. The store lives on this host, or with the launcher's agent."""
+        start = time.monotonic()
+        hosts = [self._store.get(joined(rank)).decode() for rank in range(self._ranks.world)]
+        beats: dict[int, dict[str, Any]] = {
+            rank: {"n": 0, "marks": 0, "doing": "starting", "host": host} for rank, host in enumerate(hosts)}
+        seen, moved = dict.fromkeys(beats, start), dict.fromkeys(beats, start)
+        count = 0
+        while not self._closing.wait(self._interval):
+            count += 1
+            for rank in beats:
+                beat = self._beat(count) if rank == 0 else self._read(f"beat/{rank}")
+                now = time.monotonic()
+                if beat is not None and beat["n"] != beats[rank]["n"]:
+                    if beat["marks"] != beats[rank]["marks"]:
+                        moved[rank] = now
+                    beats[rank], seen[rank] = beat, now
+            self._heard = time.monotonic()
+            verdict = self._judge(beats, seen, moved)
+            self._try_set(BOARD, {**beats[0], "verdict": verdict})
+            if verdict:
+                time.sleep(3 * self._interval)  # until the others have read it
+                self._stop(verdict)
+            if all(beat.get("terminated") for beat in beats.values()):
+                self._end(128 + signal.SIGTERM)  # by someone who wants the whole run to end
+
+    def _judge(self, beats: dict[int, dict[str, Any]], seen: dict[int, float],
+               moved: dict[int, float]) -> dict[str, Any] | None:
+        now = time.monotonic()
+        failed = [rank for rank, beat in beats.items() if beat.get("failure")]
+        if failed:
+            failure = beats[failed[0]]["failure"]
+            return {**self._sentence(failed[:1], beats, f"failed: {failure['text']}"), "exit": failure["exit"]}
+        # A rank that its launcher has ended is silent for a reason: another one on its host.
+        ended = {rank for rank, beat in beats.items() if beat.get("terminated")}
+        lost = [rank for rank in beats if rank not in ended and now - seen[rank] > self._patience]
+        if lost:
+            longest = max(now - seen[rank] for rank in lost)
+            return self._sentence(lost, beats, f"gave no sign of life for {longest:.0f} s: killed, or the host is down "
+                                               f"or cut off", doing=True)
+        if ended - {0} and all(now - seen[rank] > self.lost_after for rank in ended - {0}):
+            return self._sentence(sorted(ended - {0}), beats, "was ended by its launcher")
+        behind = min(beats, key=lambda rank: beats[rank]["marks"])
+        if now - moved[behind] > self.stuck_after:
+            stuck = [rank for rank in beats if beats[rank]["marks"] == beats[behind]["marks"]]
+            return self._sentence(stuck, beats, f"has made no progress for {now - moved[behind]:.0f} s", doing=True,
+                                  stuck=True)
+        return None
+
+    def _sentence(self, ranks: list[int], beats: dict[int, dict[str, Any]], what: str, doing: bool = False,
+                  stuck: bool = False) -> dict[str, Any]:
+        names = [f"rank {rank} on {beats[rank]['host']}" for rank in ranks]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        last = f" (last seen: {beats[ranks[0]]['doing']})" if doing else ""
+        return {"ranks": ranks, "stuck": stuck, "exit": EXIT_LOST, "text": f"{shown} {what}{last}"}
+
+    # The other ranks
+
+    def _follow(self) -> None:
+        """Beat and read rank 0's board. May block for ever in the network: `_keep_time` does not."""
+        count, last = 0, None
+        while not self._closing.wait(self._interval):
+            count += 1
+            self._try_set(f"beat/{self._ranks.rank}", self._beat(count))
+            board = self._read(BOARD)
+            if board is None or board["n"] == last:
+                continue
+            last, self._heard = board["n"], time.monotonic()
+            if board["verdict"]:
+                self._stop(board["verdict"])
+            if board["terminated"] and self._terminated is not None:
+                self._end(128 + signal.SIGTERM)
+
+    # All ranks
+
+    def _keep_time(self) -> None:
+        """Does no input or output, so that it cannot block."""
+        while not self._closing.wait(self._interval):
+            # Should the interpreter itself stand still, this ends the process from outside of it.
+            faulthandler.dump_traceback_later(2 * self.lost_after + 10, exit=True)
+            silence = time.monotonic() - self._heard
+            if silence > self._patience and not self._ranks.main:
+                self._stop({"ranks": [0], "stuck": False, "exit": EXIT_LOST, "text": f"rank 0 on {self._main_host} gave no sign of life "
+                            f"for {silence:.0f} s to rank {self._ranks.rank} on {socket.gethostname()}: killed, or a "
+                            f"host is down or cut off"})
+            self._hear_launcher()
+            if self._terminated is not None and time.monotonic() - self._terminated > LAUNCHER_GRACE:
+                self._end(128 + signal.SIGTERM)
+
+    @property
+    def _patience(self) -> float:
+        """Once the launcher ends this rank, something has happened on this host: who is silent now is the cause."""
+        return self.lost_after if self._terminated is None else min(self.lost_after, 4 * self._interval)
+
+    def _stop(self, verdict: dict[str, Any]) -> None:
+        if self._failure is not None:
+            return  # the main thread is about to end with the error itself
+        if verdict["stuck"] and self._ranks.rank in verdict["ranks"]:
+            frame = sys._current_frames().get(self._main_thread)
+            stack = "".join(traceback.format_stack(frame)[-12:]) if frame else ""
+            print(f"rank {self._ranks.rank} on {socket.gethostname()} stands here:\n{stack}", file=sys.stderr)
+        local = 1 if verdict["ranks"] == [0] and self._ranks.rank == 1 else 0  # rank 0 is in no state to speak
+        if self._ranks.main or os.environ.get("LOCAL_RANK") == str(local):  # once per host
+            print(f"pplfast: error: {verdict['text']}; this run ends on all hosts; start it again with --resume to "
+                  f"continue from the last checkpoint", file=sys.stderr)
+        sys.stderr.flush()
+        self._end(verdict["exit"])
+
+    def _beat(self, count: int) -> dict[str, Any]:
+        return {"n": count, "marks": self._marks, "doing": self._doing, "host": socket.gethostname(),
+                "failure": self._failure, "terminated": self._terminated is not None}
+
+    def _try_set(self, key: str, value: dict[str, Any]) -> None:
+        if self._store is not None:
+            try:
+                self._store.set(key, json.dumps(value))
+            except RuntimeError:
+                self._store = None  # gone with rank 0, which silence will show
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        if self._store is not None:
+            try:
+                return json.loads(self._store.get(key)) if self._store.check([key]) else None
+            except RuntimeError:
+                self._store = None
+        return None
+
+    def _listen_for_launcher(self) -> None:
+        """A rank that waits in a collective cannot run a signal handler of Python; but its number arrives here."""
+        self._ear, mouth = socket.socketpair()
+        self._ear.setblocking(False)
+        mouth.setblocking(False)
+        self._mouth = mouth
+        self._previous_handler = signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+
+    def _hear_launcher(self) -> None:
+        try:
+            numbers = self._ear.recv(64)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in numbers and self._terminated is None:
+            self._terminated = time.monotonic()
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """A bad image or setting stays bad: its exit code says that starting again does not help."""
+    if isinstance(error, UserError):
+        return {"text": str(error), "exit": error.exit_code}
+    lines = str(error).splitlines() or [""]
+    return {"text": f"{type(error).__name__}: {lines[0]}", "exit": 1}

@@ -1,0 +1,35 @@
+"""One rank of two under the watchdog, without a network to train. Argument: what befalls rank 1 in step 3."""
+
+import os
+import signal
+import sys
+import time
+
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+
+from pplfast.errors import UserError  # noqa: E402
+from pplfast.train.ranks import LostRankError, start_ranks, stop_ranks  # noqa: E402
+from pplfast.train.watchdog import Watchdog  # noqa: E402
+
+fate = sys.argv[1]
+try:
+    ranks = start_ranks(timeout=4.0 if fate == "absent" else 60.0)
+except LostRankError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+with Watchdog(ranks, lost_after=2.0, stuck_after=4.0) as watchdog:
+    for step in range(5):
+        watchdog.mark(f"step {step}, forward")
+        if step == 3 and ranks.rank == 1:
+            if fate == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif fate == "hangs":
+                time.sleep(3600)
+            elif fate == "bad input":
+                raise UserError("photo7.jpg: damaged; replace it")
+        watchdog.mark(f"step {step}, all_reduce")
+        dist.all_reduce(torch.ones(1))
+stop_ranks()
