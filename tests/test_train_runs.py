@@ -129,7 +129,8 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
         env=dict(os.environ, DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"),
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "error" not in done.stderr.lower() and done.stderr.count("finished: 4 steps") == 1 and "2 ranks on cpu" in done.stderr
+    assert "error" not in done.stderr.lower() and "2 ranks on cpu" in done.stderr
+    assert done.stderr.count("finished: 4 steps") == 1
     [restored] = [json.loads(line) for line in (tmp_path / "record" / "restored.jsonl").read_text().splitlines()]
     assert restored["world"] == 2 and restored["zero"] == 1 and restored["momentum"] > 40
     assert restored["identical"] == restored["tensors"] and restored["same_names"]
