@@ -6,6 +6,7 @@ or "relu6"; sums are in float32. Patches are stacked on the batch axis, row-majo
 
 from .cam_fuse import cam_fuse
 from .cam_head import cam_head
+from .depthwise import depthwise_act
 from .geometry import PatchGrid
 from .patch_merge import patch_merge
 from .patch_pool import patch_pool, patch_pool_map
@@ -15,6 +16,7 @@ __all__ = [
     "PatchGrid",
     "cam_fuse",
     "cam_head",
+    "depthwise_act",
     "patch_merge",
     "patch_pool",
     "patch_pool_map",

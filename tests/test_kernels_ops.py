@@ -85,7 +85,9 @@ def test_outputs_are_channels_last():
 def test_backend_is_automatic_and_can_be_forced():
     x = torch.zeros(1)
     assert not backend.use_triton(x)
-    assert {row[1] for row in backend.describe()} == {"triton" if torch.cuda.is_available() else "plain"}
+    *rows, depthwise = backend.describe()
+    assert {row[1] for row in rows} == {"triton" if torch.cuda.is_available() else "plain"}
+    assert depthwise[0] == "depthwise_act" and depthwise[1] in ("plain", "C++")
     with backend.force("plain"):
         assert backend.describe()[0][1:] == ("plain", "forced")
         with pytest.raises(ValueError, match="known: plain, triton"), backend.force("cuda"):

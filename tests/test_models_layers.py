@@ -1,11 +1,14 @@
 """Folded convolutions, their cache, the fused pre-activation, and TensorFlow's padding."""
 
+import contextlib
 import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from pplfast.kernels import backend
+from pplfast.kernels.native import library
 from pplfast.models.layers import Conv, FrozenBatchNorm, same_padding
 
 
@@ -99,14 +102,21 @@ def test_inference_mode_does_not_spoil_later_training():
     assert conv.weight.grad is not None
 
 
-def test_autocast_keeps_depthwise_convolutions_in_float32_on_cpus():
+@pytest.mark.parametrize("choice", (None, "plain"))
+def test_autocast_on_cpus(choice):
+    """Dense convolutions run in bf16; depthwise ones in bf16 only where the C++ kernel takes them."""
     x, bn = torch.randn(1, 8, 6, 6), random_norm(8)
     dense, depthwise = Conv(8, 8, 3), Conv(8, 8, 3, groups=8)
+    compiled = choice is None and library().functions is not None
+    expected = unfused(depthwise, bn, x.relu()).relu()
     for grad in (True, False):
-        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
-            for module in (dense.eval(), depthwise.eval()):
-                assert module(x.bfloat16(), bn).dtype == (torch.float32 if module is depthwise else torch.bfloat16)
-                torch.testing.assert_close(module(x, bn).float(), unfused(module, bn, x).float(), rtol=0.03, atol=0.06)
+        forced = backend.force(choice) if choice else contextlib.nullcontext()
+        with forced, torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+            assert dense.eval()(x, bn).dtype == torch.bfloat16
+            torch.testing.assert_close(dense(x, bn).float(), unfused(dense, bn, x).float(), rtol=0.03, atol=0.06)
+            y = depthwise.eval().depthwise(x.bfloat16(), bn, "relu", "relu")
+            assert y.dtype == (torch.bfloat16 if compiled else torch.float32)
+            torch.testing.assert_close(y.float(), expected, rtol=0.03, atol=0.06)
 
 
 def test_fused_activation_has_the_gradient_of_batch_norm_and_relu():

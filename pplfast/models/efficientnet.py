@@ -39,10 +39,10 @@ class MBConv(nn.Module):
         self._bn2 = FrozenBatchNorm(outputs, BN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
+        y, before = x, "none"
         if self._expand_conv is not None:
-            y = F.relu6(self._expand_conv(y, self._bn0), inplace=True)
-        y = F.relu6(self._depthwise_conv(y, self._bn1), inplace=True)
+            y, before = self._expand_conv(x, self._bn0), "relu6"
+        y = self._depthwise_conv.depthwise(y, self._bn1, before, "relu6")
         y = self._project_conv(y, self._bn2)
         return y.add_(x) if self.residual else y
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pplfast.kernels.depthwise import depthwise_act, is_native
+
 
 class FrozenBatchNorm(nn.Module):
     """BatchNorm2d with inference statistics for ever. All four tensors are buffers: no optimizer can move them.
@@ -95,23 +97,38 @@ class Conv(nn.Conv2d):
         device = x.device.type
         if not torch.is_autocast_enabled(device):
             return self._convolve(x, *self._operands(bn, self.weight.dtype))
-        if device == "cpu" and self.groups > 1:
-            # On CPUs the backward pass of a depthwise convolution is about twice as slow in bfloat16 as in float32.
-            with torch.autocast(device, enabled=False):
-                return self._convolve(x.to(self.weight.dtype), *self._operands(bn, self.weight.dtype))
         return self._convolve(x, *self._operands(bn, torch.get_autocast_dtype(device)))
 
+    def depthwise(self, x: Tensor, bn: FrozenBatchNorm, before: str, after: str) -> Tensor:
+        """after(bn(conv(before(x)))) of a depthwise convolution, in one pass on CPUs; x may be changed in place.
+
+        before, after: "none", "relu" or "relu6".
+        """
+        (top, bottom), (left, right) = self._paddings(x)
+        padding, stride = (left, right, top, bottom), self.stride[0]
+        device, dtype = x.device.type, self.weight.dtype
+        if device != "cpu" and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        if not is_native(x, self.weight, stride):  # which takes maps in bf16 beside weights in float32
+            # On CPUs PyTorch's backward pass of a depthwise convolution is twice as slow in bf16 as in float32.
+            x = x.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return depthwise_act(x, *self._operands(bn, dtype), stride, padding, before, after)
+
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
-        if self.same:
-            (top, bottom), (left, right) = (
-                same_padding(size, self.kernel_size[i], self.stride[i], self.dilation[i])
-                for i, size in enumerate(x.shape[2:]))
-            if top == bottom and left == right:
-                padding = (top, left)
-            else:
-                x = F.pad(x, (left, right, top, bottom))
+        (top, bottom), (left, right) = self._paddings(x)
+        padding = (top, left)
+        if top != bottom or left != right:
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _paddings(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(top, bottom), (left, right)."""
+        if not self.same:
+            return (self.padding[0],) * 2, (self.padding[1],) * 2
+        height, width = (same_padding(size, self.kernel_size[i], self.stride[i], self.dilation[i])
+                         for i, size in enumerate(x.shape[2:]))
+        return height, width
 
     def _operands(self, bn: FrozenBatchNorm | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of conv + BN. Kept between calls where no gradient has to reach the weight.

@@ -1,0 +1,119 @@
+"""The depthwise convolution between two activations: C++ against its definition, and what PyTorch expects of it."""
+
+import pytest
+import torch
+
+from pplfast.kernels import backend, native
+from pplfast.kernels.depthwise import depthwise_act, depthwise_act_plain, is_native
+
+compiled = pytest.mark.skipif(native.library().functions is None, reason=native.library().reason)
+CASES = [  # batch, channels, height, width, kernel, stride, padding, before, after
+    (2, 35, 9, 14, 3, 1, (1, 1, 1, 1), "relu6", "relu6"),
+    (1, 16, 13, 8, 5, 1, (2, 2, 2, 2), "none", "relu6"),
+    (3, 20, 11, 6, 3, 2, (0, 1, 1, 1), "relu", "none"),
+    (2, 48, 12, 17, 5, 2, (2, 2, 1, 2), "relu6", "relu"),
+    (1, 3, 1, 2, 5, 2, (1, 2, 2, 2), "relu6", "relu6"),
+    (2, 1, 4, 4, 3, 1, (0, 0, 0, 0), "none", "none"),
+]
+
+
+def inputs(case, dtype=torch.float32, seed=0):
+    batch, channels, height, width, kernel, *_ = case
+    generator = torch.Generator().manual_seed(seed)
+    x = 3 * torch.randn(batch, channels, height, width, generator=generator)
+    weight = torch.randn(channels, 1, kernel, kernel, generator=generator)
+    return x.to(dtype), weight, torch.randn(channels, generator=generator)
+
+
+def run(function, case, tensors, grad=None):
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    y = function(leaves[0] * 1, *leaves[1:], case[5], list(case[6]), *case[7:])
+    grad = torch.ones_like(y) if grad is None else grad.to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+
+
+@compiled
+@pytest.mark.parametrize("threads", (1, 2))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients(case, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tensors = inputs(case)
+        assert is_native(tensors[0], tensors[1], case[5])
+        expected = run(depthwise_act_plain, case, [tensor.double() for tensor in tensors])
+        grad = torch.randn(expected[0].shape)
+        expected = run(depthwise_act_plain, case, [tensor.double() for tensor in tensors], grad)
+        for result, truth in zip(run(depthwise_act, case, tensors, grad), expected, strict=True):
+            torch.testing.assert_close(result.double(), truth, rtol=1e-5, atol=2e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@compiled
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bf16_errs_no_more_than_plain_bf16(case):
+    """Maps in bf16, weights and sums in float32: at most twice the error of PyTorch with everything in bf16."""
+    tensors = inputs(case, torch.bfloat16)
+    half = [tensor.bfloat16() for tensor in tensors]
+    truth = run(depthwise_act_plain, case, [tensor.double() for tensor in half])
+    ours = run(depthwise_act, case, [half[0], *(tensor.float() for tensor in half[1:])])
+    theirs = run(depthwise_act_plain, case, half)
+    for own, their, exact in zip(ours, theirs, truth, strict=True):
+        limit = 2 * (their - exact).abs().max() + 0.02 * exact.abs().max()
+        assert (own - exact).abs().max() <= limit
+
+
+@compiled
+def test_nan_and_infinity_pass():
+    x = torch.zeros(1, 16, 5, 5)
+    x[0, 3, 2, 2] = float("nan")
+    for dtype in (torch.float32, torch.bfloat16):
+        y = depthwise_act(x.to(dtype), torch.ones(16, 1, 3, 3), None, 1, (1, 1, 1, 1), "relu6", "relu6")
+        assert y[0, 3, 1:4, 1:4].isnan().all() and y.isnan().sum() == 9
+
+
+@compiled
+def test_the_gradient_of_x_alone_or_of_the_weight_alone():
+    case = CASES[0]
+    x, weight, bias = inputs(case)
+    _, grad_x, grad_weight, _ = run(depthwise_act, case, (x, weight, bias))
+    for wanted, expected in ((0, grad_x), (1, grad_weight)):
+        leaves = [x, weight]
+        leaves[wanted] = leaves[wanted].clone().requires_grad_()
+        y = depthwise_act(leaves[0] * 1, leaves[1], bias, *case[5:])
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), leaves[wanted])[0], expected)
+
+
+@compiled
+def test_opcheck():
+    x, weight, bias = inputs(CASES[2])
+    options = (2, list(CASES[2][6]), "relu6", "relu6")
+    torch.library.opcheck(torch.ops.pplfast.depthwise_act.default,
+                          (x.requires_grad_(), weight.requires_grad_(), bias, *options))
+    y = depthwise_act_plain(x, weight, bias, *options).detach()
+    torch.library.opcheck(torch.ops.pplfast.depthwise_act_backward.default,
+                          (torch.randn_like(y), x.detach(), y, weight.detach(), *options, True))
+
+
+def test_without_the_compiled_kernel(monkeypatch):
+    case = CASES[3]
+    expected = run(depthwise_act_plain, case, inputs(case))
+    with backend.force("plain"):
+        assert not is_native(*inputs(case)[:2], 2)
+        for result, truth in zip(run(depthwise_act, case, inputs(case)), expected, strict=True):
+            torch.testing.assert_close(result, truth)
+    monkeypatch.setattr(backend, "library", lambda: native.Library(None, "no C++ compiler"))
+    if not torch.cuda.is_available():
+        assert backend.describe()[-1] == ("depthwise_act", "plain", "no C++ compiler")
+    with pytest.raises(ValueError, match="'gelu'"):
+        depthwise_act(*inputs(case), 2, case[6], "gelu", "none")
+
+
+def test_a_missing_or_failing_compiler_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for compiler, text in (("no-such-compiler", "no C++ compiler"), ("false", "false failed")):
+        monkeypatch.setenv("CXX", compiler)
+        found = native.library.__wrapped__()
+        assert found.functions is None and text in found.reason
+    assert not list(tmp_path.rglob("*.so")) and not list(tmp_path.rglob("*.tmp"))
