@@ -14,7 +14,7 @@ from pplfast.files import write_text
 RESULTS = Path(__file__).resolve().parent / "results"
 PREDICTED = "predicted_h100.json"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-BENCHES = ("kernels", "train", "loader", "cam", "label")
+BENCHES = ("kernels", "train", "loader", "cam", "label", "walk")
 
 
 def load(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

@@ -11,6 +11,7 @@ from .geometry import PatchGrid
 from .patch_merge import patch_merge
 from .patch_pool import patch_pool, patch_pool_map
 from .patch_split import patch_split, patch_split_act
+from .random_walk import random_walk
 
 __all__ = [
     "PatchGrid",
@@ -22,4 +23,5 @@ __all__ = [
     "patch_pool_map",
     "patch_split",
     "patch_split_act",
+    "random_walk",
 ]

@@ -24,6 +24,9 @@ from .patch_merge import _merge_backward_kernel, _merge_kernel
 from .patch_pool import MODES, POOL_OPTIONS, pool_tile
 from .patch_split import _split_act_backward_kernel, _split_kernel
 from .pool_triton import pool_backward_kernel, pool_kernel
+from .random_walk import BLOCK as WALK_BLOCK
+from .random_walk import MAPS_PER_PROGRAM, walk_step_kernel, walk_weights_kernel
+from .random_walk import WARPS as WALK_WARPS
 
 ARCHITECTURES = (80, 90, 100)  # A100; H100 and H200; B200
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -63,6 +66,7 @@ def cases(dtype: str) -> list[Case]:
         _head_case("cam_head", dtype, tiles=512),
         _head_case("cam_head few pixels", dtype, tiles=1),
         *(_fuse_cases() if dtype == "fp32" else ()),  # the head's maps are float32 whatever it reads
+        *(_walk_cases() if dtype == "fp32" else ()),
     ]
 
 
@@ -89,6 +93,16 @@ def _fuse_cases() -> list[Case]:
     return [
         Case("cam_fuse", cam_fuse_kernel, constants, options, types=types),
         Case("cam_fuse normalise", normalise_kernel, {"EPS": EPSILON, "BLOCK": BLOCK}, options),
+    ]
+
+
+def _walk_cases() -> list[Case]:
+    types = {"edge": "*fp32", "weights": "*fp32", "offsets": "*i32", "starts": "*i32", "cells": "*i32", "beta": "fp32"}
+    constants, options = {"BLOCK": WALK_BLOCK}, {"num_warps": WALK_WARPS}
+    step = {**constants, "BC": MAPS_PER_PROGRAM}
+    return [
+        Case("random_walk weights", walk_weights_kernel, constants, options, types=types),
+        Case("random_walk step", walk_step_kernel, step, options, types=types),
     ]
 
 

@@ -88,3 +88,11 @@ def cam_fuse(
     flops = pixels * len(scales) * (8 * views + 4)  # weights and taps of each bilinear sample
     once_more = 4 * pixels if normalise else 0
     return Cost(maps + once_more, 4 * pixels + once_more, flops)
+
+
+def random_walk(batch: int, maps: int, height: int, width: int, steps: int, pairs: int = 34) -> Cost:
+    """`pairs`: of neighbours, 34 at radius 5. Each step reads the weights once, and reads and writes the maps."""
+    pixels = batch * height * width
+    step = Cost(4 * pixels * (pairs + maps), 4 * pixels * maps, pixels * (2 * maps * 2 * pairs + 2 * pairs + maps))
+    weights = Cost(4 * pixels, 4 * pixels * pairs)
+    return Cost(weights.read + steps * step.read, weights.written + steps * step.written, steps * step.flops)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pplfast.benchmarks import cam, kernels, label, loader, suite, train
+from pplfast.benchmarks import cam, kernels, label, loader, suite, train, walk
 from pplfast.benchmarks.operations import Sizes
 from pplfast.benchmarks.plots import plot
 from pplfast.benchmarks.results import Report
@@ -99,6 +99,16 @@ def test_label(report: Report, demo: DataConfig):
     rows = {row["contestant"]: row for row in report.rows}
     assert set(rows) == {"reference", "pplfast", *label.STAGES}
     assert rows["pplfast"]["bottleneck"] in label.STAGES
+
+
+def test_walk(report: Report, demo: DataConfig, monkeypatch):
+    monkeypatch.setattr(walk, "_peaks", lambda shape: ((1, 2), (200, 201)))  # two more processes that import torch
+    walk.run(report, demo, small=(9, 12), image=(82, 120), large=(64, 64))
+    assert ("dense", "pplfast") in _ratios(report)
+    assert sum("argmax" in check["what"] for check in report.checks) == 3
+    rows = {row["contestant"]: row for row in report.rows}
+    assert rows["dense"]["peak_bytes"] == 200 and rows["pplfast"]["peak_bytes"] == 1
+    assert any("bytes beyond" in check["what"] for check in report.checks) or report.skipped
 
 
 def test_missing_engines_are_skipped_by_name(report: Report, demo: DataConfig, monkeypatch):

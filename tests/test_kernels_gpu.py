@@ -10,6 +10,7 @@ from pplfast.kernels.cam_head import cam_head_plain
 from pplfast.kernels.patch_merge import patch_merge_plain
 from pplfast.kernels.patch_pool import MODES, patch_pool_map_plain, patch_pool_plain
 from pplfast.kernels.patch_split import patch_split_act_plain, patch_split_plain
+from pplfast.kernels.random_walk import random_walk, random_walk_plain
 from pplfast.kernels.tail import affine_act
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -113,6 +114,14 @@ def test_cam_fuse():
     for flip in (False, True):
         found, wanted = cam_fuse(maps, 211, 299, flip), cam_fuse_plain(maps, 211, 299, flip)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_random_walk():
+    """Launch by launch, and enough steps for recorded graphs of launches."""
+    x, edge = torch.rand(3, 5, 47, 61, device="cuda"), torch.rand(3, 47, 61, device="cuda") * 0.6
+    for steps in (0, 1, 6, 256, 257):
+        found, wanted = random_walk(x, edge, steps), random_walk_plain(x, edge, steps)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

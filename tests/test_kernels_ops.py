@@ -32,6 +32,7 @@ def operators():
                                 torch.zeros(1, 5, 3, dtype=torch.int32), 2, 5, 4, *tail, "max", 1.0, False),
         "cam_head": ([patches.detach(), x.detach()], [2, 1], torch.randn(4, 6), 5, 4, *tail, torch.tensor([[1, -1]])),
         "cam_fuse": ([torch.rand(2, 3, 4, 4), torch.rand(2, 3, 2, 5)], 6, 7, True, True),
+        "random_walk": (torch.rand(1, 2, 5, 6), torch.rand(1, 5, 6), 2, 10.0, 3),
     }  # fmt: skip
 
 
