@@ -97,7 +97,9 @@ def _fuse_cases() -> list[Case]:
 
 
 def _walk_cases() -> list[Case]:
-    types = {"edge": "*fp32", "weights": "*fp32", "offsets": "*i32", "starts": "*i32", "cells": "*i32", "beta": "fp32"}
+    types = {"edge": "*fp32", "weights": "*fp32", "offsets": "*i32", "starts": "*i32", "cells": "*i32",
+             **dict.fromkeys(("last", "before", "sums"), "*fp32"),
+             **dict.fromkeys(("beta", "factor", "coefficient"), "fp32")}
     constants, options = {"BLOCK": WALK_BLOCK}, {"num_warps": WALK_WARPS}
     step = {**constants, "BC": MAPS_PER_PROGRAM}
     return [

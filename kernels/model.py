@@ -90,9 +90,11 @@ def cam_fuse(
     return Cost(maps + once_more, 4 * pixels + once_more, flops)
 
 
-def random_walk(batch: int, maps: int, height: int, width: int, steps: int, pairs: int = 34) -> Cost:
-    """`pairs`: of neighbours, 34 at radius 5. Each step reads the weights once, and reads and writes the maps."""
+def random_walk(batch: int, maps: int, height: int, width: int, applications: int, pairs: int = 34) -> Cost:
+    """`applications` of the operator, fewer than the walk's steps (len(power_weights(steps)) - 1); `pairs` of
+    neighbours: 34 at radius 5. Each application reads the weights once, three maps and writes two."""
     pixels = batch * height * width
-    step = Cost(4 * pixels * (pairs + maps), 4 * pixels * maps, pixels * (2 * maps * 2 * pairs + 2 * pairs + maps))
+    step = Cost(4 * pixels * (pairs + 3 * maps), 8 * pixels * maps, pixels * (2 * maps * 2 * pairs + 2 * pairs + 5 * maps))
     weights = Cost(4 * pixels, 4 * pixels * pairs)
-    return Cost(weights.read + steps * step.read, weights.written + steps * step.written, steps * step.flops)
+    return Cost(weights.read + applications * step.read, weights.written + applications * step.written,
+                applications * step.flops)

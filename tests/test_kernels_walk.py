@@ -9,7 +9,7 @@ from kernel_helpers import BACKENDS, needs_interpreter, tiny
 
 from pplfast.benchmarks.reference.walk import dense_walk, line_cells
 from pplfast.kernels import backend, random_walk
-from pplfast.kernels.random_walk import neighbours, random_walk_plain, straight_path
+from pplfast.kernels.random_walk import neighbours, power_weights, random_walk_plain, straight_path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,6 +30,16 @@ def test_neighbours_and_paths():
         assert sorted(straight_path(*pair)) == sorted(line_cells(*pair))
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 64, 256, 1024])
+def test_powers_as_chebyshev_series(steps):
+    weights = power_weights(steps)
+    z = np.linspace(-1, 1, 999)
+    assert np.abs(np.polynomial.chebyshev.chebval(z, weights) - z**steps).max() < 2e-8
+    assert sum(weights) == pytest.approx(1, abs=1e-12)
+    assert steps < 64 or len(weights) - 1 <= np.sqrt(2 * steps * np.log(2 / 1e-8))
+    assert steps != 256 or len(weights) - 1 == 90
+
+
 @needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
@@ -40,6 +50,7 @@ def test_backends_equal_the_definition(name, batch, count, height, width, steps,
     with backend.force(name):
         found = random_walk(x, edge, steps, *options)
     torch.testing.assert_close(found, random_walk_plain(x, edge, steps, *options), rtol=1e-4, atol=1e-6)
+    assert found.min() >= 0
 
 
 @needs_interpreter
