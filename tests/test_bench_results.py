@@ -136,7 +136,7 @@ def test_table_writes_between_the_markers(tmp_path):
     assert table.main(["--results", str(results), "--write", str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith(f"head\n{table.BEGIN}\n") and text.endswith(f"{table.END}\ntail\n") and "old" not in text
-    assert "Not measured on a GPU: kernels, train, loader, cam, label." in text
+    assert "Not measured on a GPU: kernels, train, loader, cam, label, walk." in text
     with pytest.raises(UserError, match="needs one line"):
         table.replace_between_markers("no markers", "x", "README.md")
 
