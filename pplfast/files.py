@@ -17,10 +17,11 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it becomes `path`, on any error it is removed.
 
-    The name carries the process id, so that two processes writing the same file do not share a temporary.
+    sync: put the content on the disk before the name. Without, a loss of power (not a kill) may leave a file of the
+    wrong size: for callers that write many files, record their sizes and synchronise them together. The name carries the process id, so that two processes writing the same file do not share a temporary.
     A full disk becomes a UserError that names the file.
     """
     path = Path(path)
@@ -28,8 +29,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         _discard(temporary)

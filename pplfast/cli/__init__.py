@@ -15,7 +15,7 @@ COMMANDS = {
     "data": "make a demo data set, or check one",
     "train": "train a classifier: plain, progressive or explicit patch learning",
     "cam": "class activation maps of a trained classifier",
-    "label": "pseudo labels (PNG) from CAMs, through the dense CRF",
+    "label": "pseudo labels of a data set, from a classifier or from CAM files",
     "eval": "mIoU of CAMs (threshold sweep) or of label PNGs",
     "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
     "report": "one self-contained HTML file of a run",

@@ -2,47 +2,64 @@
 
 import argparse
 
+from pplfast.data.dataset import Dataset
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.recipe import CamConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    defaults = CamConfig()
     add_data_arguments(parser)
     parser.add_argument("--model", required=True, metavar="PATH",
                         help="the train folder of a run, or its classifier.safetensors")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
-    parser.add_argument("--scales", default=",".join(f"{scale:g}" for scale in defaults.scales), metavar="S,S",
-                        help="image sizes relative to the original (default: %(default)s)")
-    parser.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
-    parser.add_argument("--batch", type=int, default=defaults.batch, metavar="N",
-                        help="images of one shape at a time (default: %(default)s)")
+    add_cam_arguments(parser)
     parser.add_argument("--npy", action="store_true",
                         help="also write <id>.npy, the dict (keys, cam, high_res) that follow-up code reads")
-    parser.add_argument("--precision", default=defaults.precision, choices=("auto", "fp32", "bf16"),
-                        help="auto: bf16 where the device computes it natively, else fp32 (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    config = CamConfig(scales=parse_scales(args.scales), flip=not args.no_flip, batch=args.batch,
-                       precision=args.precision)
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: must be 1 or more")
+    config = cam_config(args)
     dataset = dataset_from_arguments(args)
 
     import torch  # after the arguments and the data set, so that their errors come at once
 
     from pplfast.labels.cam import generate_cams
-    from pplfast.train import load_classifier, read_info
+    from pplfast.train import load_classifier
 
-    trained = read_info(args.model).class_names
-    if trained != dataset.classes.names:
-        raise UserError(f"{args.model}: was trained for the classes {', '.join(trained)}, not "
-                        f"{', '.join(dataset.classes.names)}; give --classes as in training")
+    check_classes(args.model, dataset)
     model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     print(generate_cams(model, dataset, config, args.out, npy=args.npy).summary("CAMs", args.out))
     return 0
+
+
+def add_cam_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the maps are made: the options of `cam_config`."""
+    defaults = CamConfig()
+    parser.add_argument("--scales", default=",".join(f"{scale:g}" for scale in defaults.scales), metavar="S,S",
+                        help="image sizes relative to the original (default: %(default)s)")
+    parser.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
+    parser.add_argument("--batch", type=int, default=defaults.batch, metavar="N",
+                        help="images of one shape at a time (default: %(default)s)")
+    parser.add_argument("--precision", default=defaults.precision, choices=("auto", "fp32", "bf16"),
+                        help="auto: bf16 where the device computes it natively, else fp32 (default: %(default)s)")
+
+
+def cam_config(args: argparse.Namespace) -> CamConfig:
+    if args.batch < 1:
+        raise UserError(f"--batch {args.batch}: must be 1 or more")
+    return CamConfig(scales=parse_scales(args.scales), flip=not args.no_flip, batch=args.batch,
+                     precision=args.precision)
+
+
+def check_classes(model: str, dataset: Dataset) -> None:
+    """UserError where the data set's classes are not those that the classifier was trained for."""
+    from pplfast.train import read_info
+
+    trained = read_info(model).class_names
+    if trained != dataset.classes.names:
+        raise UserError(f"{model}: was trained for the classes {', '.join(trained)}, not "
+                        f"{', '.join(dataset.classes.names)}; give --classes as in training")
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

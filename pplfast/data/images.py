@@ -26,7 +26,8 @@ class ImageInfo:
 
 
 class BadImage(Exception):
-    """A file that cannot be used as an image. `kind` is one of missing, empty, not-jpeg, cmyk, truncated."""
+    """A file that cannot be used as an image. `kind` is one of missing, empty, not-jpeg, cmyk, truncated,
+    too-large."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -77,7 +78,9 @@ def _read_header(file: BinaryIO) -> ImageInfo:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except UnidentifiedImageError:
         raise BadImage("truncated", "its header is damaged; restore it") from None
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error) as error:
+    except Image.DecompressionBombError as error:
+        raise BadImage("too-large", f"{error}; make it smaller") from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise BadImage("truncated", f"cannot be read as a JPEG ({error}); restore it") from None
     if image.mode not in ("RGB", "L"):
         raise BadImage("cmyk", f"colours are {image.mode}; convert it to RGB")

@@ -163,6 +163,23 @@ class Scaler:
         return [torch.cat(list(islice(outputs, 1 + self._flip))).permute(0, 3, 1, 2) for _ in self._scales]
 
 
+class Resizer:
+    """Decoded images of one shape -> one normalised batch at one scale: Scaler for images of any size, a scale at a
+    time, so that no more than the scale in work has to be in memory."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], batch_size: int, threads: int,
+                 device: torch.device):
+        self._pipeline = scale_graph(
+            scales=1, flip=False, mean=[float(value) for value in mean], std=[float(value) for value in std],
+            gpu=device.type == "cuda", **pipeline_options(batch_size, threads, device))
+
+    def __call__(self, images: Sequence[np.ndarray], scale: float) -> torch.Tensor:
+        """float32 (B, 3, h, w), channels_last."""
+        size = scaled_size(*images[0].shape[:2], scale)
+        (batch,) = self._pipeline.run(images=list(images), size0=np.full((len(images), 2), size, np.float32))
+        return to_torch(batch).permute(0, 3, 1, 2)
+
+
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """Pixels at a scale: rounded half to even, at least 1."""
     return max(1, round(height * scale)), max(1, round(width * scale))

@@ -5,6 +5,7 @@ import numpy as np
 from pplfast.errors import UserError
 
 KINDS = ("threshold", "alpha")
+DEFAULT_THRESHOLD = 0.25  # where neither a recipe nor masks say which
 
 
 def check_background(kind: str, value: float) -> None:

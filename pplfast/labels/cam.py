@@ -33,7 +33,7 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
     Images that cannot be decoded are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
     Raises UserError for images without labels, a model that does not fit the data set, a folder of other settings.
     """
-    _check_fits(model, dataset)
+    check_fits(model, dataset)
     device = next(model.parameters()).device
     precision = resolve_precision(config.precision, device)
     folder = OutputFolder(out, SUFFIX, _settings(model, config, precision))
@@ -90,7 +90,8 @@ def _npy(folder: OutputFolder, name: str) -> Path:
     return folder.path / f"{name}.npy"
 
 
-def _check_fits(model: PatchClassifier, dataset: Dataset) -> None:
+def check_fits(model: PatchClassifier, dataset: Dataset) -> None:
+    """Raises UserError for images without labels, and for a classifier of other classes."""
     if dataset.labels is None:
         raise UserError(f"{dataset.name}: has no image labels, and CAMs are made of an image's own classes; "
                         "give --labels")
@@ -105,7 +106,12 @@ def _check_fits(model: PatchClassifier, dataset: Dataset) -> None:
 
 
 def _settings(model: PatchClassifier, config: CamConfig, precision: str) -> dict[str, Any]:
-    """What decides the maps. The classifier is named by its last layer: training never leaves that unchanged."""
+    """What decides the maps."""
+    return {"classifier": classifier_hash(model), "scales": list(config.scales), "flip": config.flip,
+            "precision": precision}
+
+
+def classifier_hash(model: PatchClassifier) -> str:
+    """Names a classifier by its last layer: training never leaves that unchanged."""
     weight = model.classifier.weight.detach().float().cpu().contiguous().numpy()
-    return {"classifier": hashlib.sha256(weight.tobytes()).hexdigest()[:16], "scales": list(config.scales),
-            "flip": config.flip, "precision": precision}
+    return hashlib.sha256(weight.tobytes()).hexdigest()[:16]

@@ -7,6 +7,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -65,10 +66,14 @@ def load_cam(path: str | os.PathLike) -> Cam:
 
 def save_npy(path: str | os.PathLike, cam: Cam, high_res: np.ndarray) -> None:
     """The dict that follow-up code reads: keys (0-based classes), cam (stride 4), high_res (k, H, W); float32."""
-    value = {"keys": cam.classes.astype(np.int64), "cam": cam.maps.astype(np.float32),
-             "high_res": high_res.astype(np.float32)}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, np.array(value, dtype=object), allow_pickle=True)
+        write_npy_dict(file, cam.classes, cam.maps, high_res)
+
+
+def write_npy_dict(file: BinaryIO, classes: np.ndarray, maps: np.ndarray, high_res: np.ndarray) -> None:
+    value = {"keys": classes.astype(np.int64), "cam": maps.astype(np.float32),
+             "high_res": high_res.astype(np.float32)}
+    np.save(file, np.array(value, dtype=object), allow_pickle=True)
 
 
 def resize_bilinear(maps: np.ndarray, height: int, width: int) -> np.ndarray:

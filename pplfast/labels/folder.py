@@ -41,14 +41,7 @@ class OutputFolder:
 
     def __init__(self, path: str | os.PathLike, suffix: str, settings: dict[str, Any]) -> None:
         self.path, self.suffix = Path(path), suffix
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{path}: is a file; give a folder for the outputs")
-        settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
-        record = self.path / SETTINGS_FILE
-        if record.exists():
-            _refuse_other_settings(record, read_json(record), settings)
-        else:
-            write_json(record, settings)
+        claim_folder(self.path, settings)
         (self.path / BAD_FILE).unlink(missing_ok=True)  # those images are tried again now
         self.outcome = Outcome()
 
@@ -75,6 +68,18 @@ class OutputFolder:
             raise UserError(f"{self.path}: all {len(bad)} images failed (first: {bad[0][0]}: {bad[0][1]}); see "
                             f"{self.path / BAD_FILE}")
         return self.outcome
+
+
+def claim_folder(path: Path, settings: dict[str, Any]) -> None:
+    """Write the settings into the folder. UserError for a file, or a folder that was filled with other settings."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file; give a folder for the outputs")
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    record = path / SETTINGS_FILE
+    if record.exists():
+        _refuse_other_settings(record, read_json(record), settings)
+    else:
+        write_json(record, settings)
 
 
 def read_settings(folder: str | os.PathLike) -> Any:

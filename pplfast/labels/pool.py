@@ -39,7 +39,7 @@ def map_unordered(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: in
         for task in tasks:
             yield task, function(task)
         return
-    executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _start_worker)
+    executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), start_worker)
     waiting = iter(tasks)
     running: dict[Future, Any] = {}
     try:
@@ -57,9 +57,11 @@ def map_unordered(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: in
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    # Ctrl-C reaches the whole process group: the parent alone decides what to stop.
+def start_worker() -> None:
+    """First call of a worker process: its life is its parent's."""
+    # Ctrl-C reaches the whole process group, and a launcher's SIGTERM all processes: the parent alone decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A killed parent cannot tell its workers to end, and they would wait for work for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

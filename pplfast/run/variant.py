@@ -9,6 +9,7 @@ from typing import Any
 from pplfast.data.dataset import Dataset
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels
 from pplfast.files import write_json
+from pplfast.labels.background import DEFAULT_THRESHOLD
 from pplfast.labels.crf import NONE
 from pplfast.labels.folder import Outcome
 from pplfast.labels.pseudo import generate_labels
@@ -17,7 +18,6 @@ from pplfast.run.config import RunConfig, fingerprint
 from pplfast.run.steps import StepResult, Steps
 
 # The background threshold where neither masks nor the recipe give one; published values are 0.15 to 0.30.
-DEFAULT_THRESHOLD = 0.25
 
 
 # The steps of each variant in order, and the file or folder that each makes.

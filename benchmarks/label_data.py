@@ -1,0 +1,57 @@
+"""A data set of many small images and a classifier with random weights: for what is about files, not about labels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pplfast.models import create
+from pplfast.patch.branches import PatchStage
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import ModelConfig
+from pplfast.train.model_file import ClassifierInfo, library_versions, save_classifier
+
+CLASSES = ("bus", "cat", "person")
+SIZES = ((48, 32), (32, 48), (40, 40))  # width, height
+DIFFERENT = 256  # images that are drawn; the others are copies, since what is drawn does not matter
+
+
+def make_images(root: Path, count: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Path:
+    """`root/images/NN/NNNNNN.jpg` with 1 or 2 classes each in `root/labels.csv`, and `root/model`. Returns root."""
+    rng = np.random.default_rng(0)
+    rows, drawn = ["image,labels"], []
+    for number in range(count):
+        image_id = f"{number // 1000:02d}/{number:06d}"
+        path = root / "images" / f"{image_id}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number < DIFFERENT:
+            width, height = sizes[number % len(sizes)]
+            coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((width, height), Image.BICUBIC).save(path, quality=90)
+            drawn.append(path.read_bytes())
+        else:
+            path.write_bytes(drawn[number % DIFFERENT])
+        picked = rng.permutation(len(CLASSES))[:1 + number % 2]
+        rows.append(f"{image_id}.jpg,{';'.join(CLASSES[i] for i in sorted(picked))}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    make_model(root / "model")
+    return root
+
+
+def make_model(folder: Path, backbone: str = "efficientnet_lite0", classes: tuple[str, ...] = CLASSES,
+               position: str = "group5", weights: str = "none") -> None:
+    torch.manual_seed(0)
+    net, _ = create(backbone, weights=weights, output_stride=16)
+    model = PatchClassifier(net, len(classes), "progressive")
+    model.set_stage([PatchStage(net.position(position) + 1, 2)])
+    info = ClassifierInfo("ppl", classes, tuple(range(1, len(classes) + 1)), ((position, 2),),
+                          vars(ModelConfig(backbone=backbone)), {}, "none", {}, library_versions())
+    save_classifier(model, info, folder)
+
+
+def label_arguments(root: Path, out: Path, *more: str) -> list[str]:
+    """Of `pplfast label`, for the data set that `make_images` made: one scale, since the labels do not matter."""
+    return ["label", "--data", str(root / "images"), "--labels", str(root / "labels.csv"), "--classes",
+            ",".join(CLASSES), "--model", str(root / "model"), "--out", str(out), "--scales", "1", "--no-flip",
+            "--value", "0.4", "--precision", "fp32", *more]

@@ -1,0 +1,93 @@
+"""Memory: what a pixel costs in each part of the pipeline, and how many may be under way at once.
+
+All of a rank's memory that grows with the images stays within one number of bytes. Half of it is for the network's
+activations, half for images between decoding and their label on the disk, with the CRF's lattices as the largest part.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+PROBE = 256  # pixels on a side of the image whose activations are counted
+MARGIN = 1.5  # on the count, for what the operators take for themselves
+# Measured with pydensecrf: 286 bytes a pixel for 3 labels, 368 for 6. The rest: decoded image, scores, marginals and
+# their copies on the way to a worker.
+CRF_PIXEL, CRF_LABEL = 230, 60
+SCALED_PIXEL = 3 * 4 * 2  # one scale in float32, and the next one being made
+
+
+def label_bytes(pixels: int, classes: int, largest_scale: float) -> int:
+    """What one image holds from its decoding to its label on the disk."""
+    return int(pixels * (CRF_PIXEL + CRF_LABEL * (classes + 1) + SCALED_PIXEL * largest_scale ** 2))
+
+
+def most_pixels(budget: int, classes: int, largest_scale: float) -> int:
+    """The largest image that half the budget has room for."""
+    return budget // 2 // label_bytes(1, classes, largest_scale)
+
+
+def activation_bytes(run: Callable[[torch.Tensor], object], device: torch.device) -> float:
+    """Peak bytes of the tensors alive at once in `run(image (1, 3, h, w))`, per pixel of its input, with a margin."""
+    counter = _PeakBytes()
+    image = torch.zeros(1, 3, PROBE, PROBE, device=device).to(memory_format=torch.channels_last)
+    with torch.inference_mode(False), torch.no_grad():  # inference tensors pass modes by
+        run(image)  # folds and keeps the weights: not of the activations
+        with counter:
+            run(image)
+    return MARGIN * counter.peak / PROBE ** 2
+
+
+class _PeakBytes(TorchDispatchMode):
+    """Adds up the storages that operators return, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, storage.nbytes())
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class Room:
+    """Bytes that may be taken at once. A single taker larger than all of it is let in when nobody else is there."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.taken = size, 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until there is room; False when `stop` says that it is no longer wanted."""
+        with self._changed:
+            while self.taken and self.taken + size > self.size:
+                if stop():
+                    return False
+                self._changed.wait(0.2)
+            self.taken += size
+            return True
+
+    def give(self, size: int) -> None:
+        with self._changed:
+            self.taken -= size
+            self._changed.notify_all()

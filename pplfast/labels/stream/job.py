@@ -1,0 +1,234 @@
+"""A labelling job: its settings, and one rank's part in it from the plan to the exit code."""
+
+import os
+import sys
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pplfast.data.dataset import Dataset
+from pplfast.errors import UserError
+from pplfast.labels import crf
+from pplfast.labels.background import check_background
+from pplfast.labels.cam import check_fits, classifier_hash, resolve_precision
+from pplfast.labels.folder import claim_folder
+from pplfast.labels.pool import default_jobs
+from pplfast.labels.stream import status as state
+from pplfast.labels.stream.budget import Room, most_pixels
+from pplfast.labels.stream.manifest import BAD, ManifestWriter, at_work, merge, rank_file, read_manifest
+from pplfast.labels.stream.maps import MapMaker
+from pplfast.labels.stream.meter import Meter
+from pplfast.labels.stream.pipeline import Pipeline, Stages
+from pplfast.labels.stream.plan import Plan, make_plan
+from pplfast.labels.stream.refine import RefineConfig
+from pplfast.labels.stream.screen import screen
+from pplfast.labels.stream.shards import ShardWriter
+from pplfast.labels.stream.stopping import Stopping
+from pplfast.labels.stream.workers import Workers
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import CamConfig, LabelConfig
+
+OUTPUTS = ("png", "npy", "shards")
+ENGINES = ("pydensecrf", "device")
+DEFAULT_MEMORY = 4.0  # GiB
+EXIT_BAD = 3  # finished, but some images are bad
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """unsure: (low, high) thresholds, between which a pixel becomes 255; None: no pixel does.
+
+    memory: GiB that a rank and its workers may use for what grows with the images (not for the programs themselves).
+    jobs: CRF processes of this rank, None: its share of the cores. rotated: label images that EXIF turns, as stored.
+    verify: compare the checksums of all labels that are there. strict: a bad image ends the job.
+    """
+
+    out: Path
+    cam: CamConfig = field(default_factory=CamConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    engine: str = "pydensecrf"
+    outputs: tuple[str, ...] = ("png",)
+    unsure: tuple[float, float] | None = None
+    memory: float = DEFAULT_MEMORY
+    jobs: int | None = None
+    threads: int = 2  # DALI's
+    shard_size: int = 1000
+    rotated: bool = False
+    verify: bool = False
+    strict: bool = False
+    prometheus: Path | None = None
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """Of the whole job, on rank 0; of its own part on the others. exit_code: 0, 3 (some images are bad), 128 + signal.
+    bad: (id, reason) of all images of the list that have no label."""
+
+    done: int
+    earlier: int
+    bad: list[tuple[str, str]]
+    seconds: float
+    unfinished: list[int]  # ranks that stopped, failed or were killed
+    bottleneck: str
+    exit_code: int
+
+    def summary(self, out: Path) -> str:
+        rate = self.done / max(self.seconds, 1e-9)
+        lines = [f"{self.done} labels written to {out} in {self.seconds:.0f} s ({rate:.1f} images/s), {self.earlier} "
+                 f"were there already; busiest stage: {self.bottleneck}"]
+        if self.bad:
+            lines.append(f"{len(self.bad)} bad images (see {out / 'manifest.jsonl'}):")
+            lines += [f"  {image_id}: {reason}" for image_id, reason in self.bad[:20]]
+            if len(self.bad) > 20:
+                lines.append(f"  ... and {len(self.bad) - 20} more")
+        return "\n".join(lines)
+
+
+def check_config(config: JobConfig) -> None:
+    """Raises UserError for a value out of range."""
+    crf.check_crf(config.label.crf)
+    if config.unsure is None:
+        check_background(config.label.background, config.label.value)
+    elif not 0 < config.unsure[0] < config.unsure[1] < 1:
+        raise UserError(f"--unsure {config.unsure[0]:g},{config.unsure[1]:g}: must be two thresholds, "
+                        "0 < LOW < HIGH < 1 (usual: 0.05,0.30)")
+    unknown = [name for name in config.outputs if name not in OUTPUTS]
+    if unknown or not config.outputs:
+        raise UserError(f"--outputs {','.join(config.outputs)}: must be of {', '.join(OUTPUTS)}")
+    if config.memory < 0.25:
+        raise UserError(f"--memory {config.memory:g}: must be 0.25 GiB or more")
+    for name, value in (("jobs", config.jobs), ("shard-size", config.shard_size), ("batch", config.cam.batch)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be 1 or more")
+
+
+def label_dataset(model: PatchClassifier, dataset: Dataset, config: JobConfig, local_rank: int | None = None
+                  ) -> JobResult:
+    """This rank's part: labels for all images of the data set that have none yet, alone or under a launcher.
+
+    model: in eval mode, its stage set, on the CPU; moved to this rank's device here. Raises UserError for values and
+    data that do not fit, a folder of other settings, a full disk. A signal ends it in order: see the exit code.
+    """
+    from pplfast.train.ranks import on_main, start_ranks, stop_ranks, together
+
+    check_config(config)
+    check_fits(model, dataset)
+    ranks = start_ranks(local_rank)
+    try:
+        precision = resolve_precision(config.cam.precision, ranks.device)
+
+        def begin() -> Plan:
+            claim_folder(config.out, _settings(model, config, precision, dataset))
+            return make_plan(dataset, config.out, config.verify)
+
+        plan = on_main(ranks, begin)
+        mine = plan.share(ranks.rank, ranks.world)
+        # All manifests are held locked before anyone goes on, so that a free one means a dead rank from here on.
+        manifest = together(ranks, lambda: ManifestWriter(config.out, ranks.rank))
+    finally:
+        # From here on the ranks need nothing of each other but the file system: a killed one holds nobody up.
+        stop_ranks()
+    return _work(model.to(ranks.device), dataset, config, precision, ranks, plan, mine, manifest)
+
+
+def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, ranks: Any, plan: Plan,
+          mine: Any, manifest: ManifestWriter) -> JobResult:
+    out, world = config.out, ranks.world
+    jobs = config.jobs or max(1, default_jobs() // max(1, ranks.local_world))
+    meter = Meter({"crf": jobs if config.engine == "pydensecrf" else 1, "encode": jobs})
+    heartbeat = state.Heartbeat(out, plan.token, ranks.rank, len(mine), meter)
+    display = state.Display(out, plan.token, world, len(plan.pending), plan.done + plan.bad, config.prometheus
+                            ) if ranks.main else None
+
+    def abandon() -> None:
+        manifest.sync()
+        if ranks.main:
+            _say_how_to_continue(meter.done, len(mine), "gave up what was in flight")
+
+    stopping = Stopping(ranks.main, abandon)
+    failure: BaseException | None = None
+    unfinished: list[int] = []
+    with stopping:
+        try:
+            if len(mine):
+                _pipeline(model, dataset, config, precision, ranks.rank, mine, manifest, meter, stopping, jobs)
+        except BaseException as error:
+            failure = error
+        with suppress(UserError) if failure else nullcontext():  # a disk that is full stays full
+            heartbeat.end(state.FAILED if failure else state.STOPPED if stopping.signal else state.DONE)
+            manifest.close()
+        if display is not None and failure is None:
+            unfinished = state.wait_for_ranks(
+                display.statuses, world, lambda rank: at_work(rank_file(out, rank)), stopping.stopped)
+    if display is not None:
+        statuses = display.statuses()
+        display.end()
+    if failure is not None:
+        raise failure
+    exit_code = stopping.exit_code if stopping.signal else 0
+    if display is None:
+        return JobResult(meter.done, 0, [], meter.seconds, [], "", exit_code)
+    total = state.Total.of(statuses)
+    bad: list[tuple[str, str]] = []
+    if unfinished:
+        _say_how_to_continue(total.done, len(plan.pending), "stopped" if exit_code else f"ranks {unfinished} ended early")
+        exit_code = exit_code or 1
+    else:
+        bad = _merge_in_order(dataset, out)
+        exit_code = EXIT_BAD if bad else 0
+    return JobResult(total.done, plan.done, bad, meter.seconds, unfinished, state.slowest(statuses), exit_code)
+
+
+def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, rank: int, mine: Any,
+              manifest: ManifestWriter, meter: Meter, stopping: Stopping, jobs: int) -> None:
+    budget, largest = int(config.memory * 2 ** 30), max(config.cam.scales)
+    refine = RefineConfig(config.out, tuple(dataset.classes.ids), config.label, config.unsure, config.outputs)
+    workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
+    maps = MapMaker(model, config.cam, precision, budget // 2, config.cam.batch, config.threads)
+    labeller = None
+    if config.engine == "device" and config.label.crf != crf.NONE:
+        from pplfast.labels.device_crf import DeviceLabeller
+
+        labeller = DeviceLabeller(config.label, config.unsure, maps.device)
+    shards = ShardWriter(config.out, rank, config.shard_size) if "shards" in config.outputs else None
+    stages = Stages(maps, labeller, workers, manifest, shards, "npy" in config.outputs)
+    limit = most_pixels(budget, int(dataset.labels.sum(axis=1).max()), largest)
+    pipeline = Pipeline(dataset, mine, stages, meter, stopping, Room(budget // 2), largest, rank, config.strict)
+    pipeline.run(lambda path: screen(path, config.rotated, limit), config.cam.batch, config.threads)
+
+
+def _merge_in_order(dataset: Dataset, out: Path) -> list[tuple[str, str]]:
+    """One line per image in the list's order (then those of other lists); the bad ones of this list."""
+    records = read_manifest(out)
+    order = {image_id: position for position, image_id in enumerate(dataset.ids)}
+    merge(out, sorted(records.values(), key=lambda record: order.get(record["id"], len(order))))
+    state.remove_statuses(out)
+    return [(image_id, records[image_id]["reason"]) for image_id in dataset.ids
+            if records.get(image_id, {}).get("state") == BAD]
+
+
+def _say_how_to_continue(done: int, total: int, what: str) -> None:
+    print(f"pplfast label: {what}: {done} of {total} images done; run the same command again to continue",
+          file=sys.stderr, flush=True)
+
+
+def _settings(model: PatchClassifier, config: JobConfig, precision: str, dataset: Dataset) -> dict[str, Any]:
+    """What decides the labels."""
+    label = asdict(config.label) if config.unsure is None else {"crf": config.label.crf}
+    return {"classifier": classifier_hash(model), "scales": list(config.cam.scales), "flip": config.cam.flip,
+            "precision": precision, **label, "unsure": config.unsure, "crf_engine": config.engine,
+            "classes": list(dataset.classes.ids), "outputs": list(config.outputs)}
+
+
+def local_ranks() -> int:
+    """Ranks on this machine, as the launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+
+
+def share_threads() -> None:
+    """Ranks on the CPU divide its cores among them; torch would give each of them all."""
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, default_jobs() // local_ranks()))

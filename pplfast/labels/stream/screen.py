@@ -1,0 +1,58 @@
+"""May this image be labelled? Decided by its header, before anything is decoded."""
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from pplfast.data.images import BadImage, ImageInfo, inspect_image
+
+SMALLEST = 8  # pixels on the short side: below, no scale gives the network anything to look at
+DEPTH = {"I;16": "16-bit", "I;16B": "16-bit", "I": "32-bit", "F": "floating-point"}
+UPRIGHT = 1
+
+
+def screen(path: str | os.PathLike, rotated: bool, most_pixels: int) -> ImageInfo:
+    """The header of an image that can be labelled; BadImage with `kind` and a reason for all others.
+
+    rotated: accept images that EXIF turns. They are labelled as stored; whether that is what a reader of the label
+    sees depends on the reader, so the default of the job is to refuse them.
+    most_pixels: what the memory budget allows.
+    """
+    try:
+        info = inspect_image(path)
+    except BadImage as error:
+        if error.kind == "not-jpeg":
+            raise _name(Path(path), error) from None
+        raise
+    if info.width * info.height > most_pixels:
+        raise BadImage("too-large", f"{info.width} x {info.height} pixels, and the memory budget allows "
+                                    f"{most_pixels / 1e6:.1f} megapixels; raise --memory, or make it smaller")
+    if min(info.width, info.height) < SMALLEST:
+        raise BadImage("too-small", f"{info.width} x {info.height} pixels: too small for a map (at least {SMALLEST} "
+                                    "on each side); take it off the list")
+    if info.orientation != UPRIGHT and not rotated:
+        raise BadImage("rotated", f"turned by EXIF (orientation {info.orientation}): readers disagree about which way "
+                                  "is up; store it upright, or label it as stored with --rotated")
+    return info
+
+
+def _name(path: Path, error: BadImage) -> BadImage:
+    """What the file is instead of a JPEG, as far as Pillow knows it."""
+    try:
+        with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                return BadImage("animated", f"an animated {image.format} of {image.n_frames} frames; save the one that "
+                                            "is meant as a JPEG")
+            if _depth(image):
+                return BadImage("depth", f"a {_depth(image)} {image.format}; save it as a JPEG of 8 bits")
+    except Exception:  # whatever Pillow makes of it, the first bytes have already named it
+        return error
+    return error
+
+
+def _depth(image: Image.Image) -> str:
+    if image.mode in DEPTH:
+        return DEPTH[image.mode]
+    raw = str(image.tile[0][3] if image.tile else "")  # the mode in the file: Pillow reads 16-bit RGB as 8-bit
+    return "16-bit" if "16" in raw else ""
