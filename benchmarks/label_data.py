@@ -17,23 +17,27 @@ SIZES = ((48, 32), (32, 48), (40, 40))  # width, height
 DIFFERENT = 256  # images that are drawn; the others are copies, since what is drawn does not matter
 
 
+def image_id(number: int) -> str:
+    return f"{number // 1000:02d}/{number:06d}"
+
+
 def make_images(root: Path, count: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Path:
     """`root/images/NN/NNNNNN.jpg` with 1 or 2 classes each in `root/labels.csv`, and `root/model`. Returns root."""
     rng = np.random.default_rng(0)
-    rows, drawn = ["image,labels"], []
+    rows, drawn, labels = ["image,labels"], [], []
     for number in range(count):
-        image_id = f"{number // 1000:02d}/{number:06d}"
-        path = root / "images" / f"{image_id}.jpg"
+        path = root / "images" / f"{image_id(number)}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         if number < DIFFERENT:
             width, height = sizes[number % len(sizes)]
             coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
             Image.fromarray(coarse).resize((width, height), Image.BICUBIC).save(path, quality=90)
             drawn.append(path.read_bytes())
+            picked = rng.permutation(len(CLASSES))[:1 + number % 2]
+            labels.append(";".join(CLASSES[i] for i in sorted(picked)))
         else:
             path.write_bytes(drawn[number % DIFFERENT])
-        picked = rng.permutation(len(CLASSES))[:1 + number % 2]
-        rows.append(f"{image_id}.jpg,{';'.join(CLASSES[i] for i in sorted(picked))}")
+        rows.append(f"{image_id(number)}.jpg,{labels[number % DIFFERENT]}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
     make_model(root / "model")
     return root

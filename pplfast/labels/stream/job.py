@@ -204,8 +204,8 @@ def _merge_in_order(dataset: Dataset, out: Path) -> list[tuple[str, str]]:
     """One line per image in the list's order (then those of other lists); the bad ones of this list."""
     records = read_manifest(out)
     order = {image_id: position for position, image_id in enumerate(dataset.ids)}
-    merge(out, sorted(records.values(), key=lambda record: order.get(record["id"], len(order))))
     state.remove_statuses(out)
+    merge(out, sorted(records.values(), key=lambda record: order.get(record["id"], len(order))))
     return [(image_id, records[image_id]["reason"]) for image_id in dataset.ids
             if records.get(image_id, {}).get("state") == BAD]
 

@@ -1,0 +1,262 @@
+"""`python -m pplfast.benchmarks.label_kill`: labels many small images on two ranks, kills them again and again, and
+checks that nothing is lost, nothing is written twice and the memory stays flat."""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pplfast.benchmarks.label_data import DIFFERENT, image_id, label_arguments, make_images
+from pplfast.files import write_json
+from pplfast.labels.stream.manifest import FOLDER, rank_file, read_manifest, read_records
+
+WORLD = 2
+QUIET_END = 0.4  # share of the images at the end without kills, to see the memory over a long stretch
+EARLY = 0.15  # share of the kills that come while the ranks still start
+WARM_UP = 100  # images of a rank before its memory counts
+TERM_LIMIT = 10.0  # seconds that a rank may take to end in order
+POLL = 0.1
+
+
+@dataclass
+class Leg:
+    """One start of the ranks, up to a kill or to the end."""
+
+    seconds: float = 0.0
+    labels: int = 0
+    killed: list[int] = field(default_factory=list)
+    first_label: float | None = None  # seconds from the start of the processes to the first label
+    lost: float = 0.0  # seconds between the last record of a killed rank and its kill: work that is done again
+    unrecorded: int = 0  # labels on the disk whose record the kill prevented; they are written again
+    growth: list[int] = field(default_factory=list)  # per rank: bytes, from warm-up to the highest
+    peak: list[int] = field(default_factory=list)  # per rank: resident bytes, with its workers
+
+
+class Ranks:
+    """The processes of one leg, as a launcher starts them."""
+
+    def __init__(self, arguments: list[str], log: Any) -> None:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+        common = {**os.environ, "WORLD_SIZE": str(WORLD), "LOCAL_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1",
+                  "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pplfast", *arguments]
+        self.processes = [
+            subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=log,
+                             stderr=log) for rank in range(WORLD)]
+        self.workers: set[int] = set()
+        self._warm: dict[int, int] = {}
+        self._high: dict[int, int] = {}
+
+    def running(self) -> bool:
+        return any(process.poll() is None for process in self.processes)
+
+    def watch(self, labels: list[int]) -> None:
+        """Resident memory of each rank with its workers; labels: of each rank in this leg so far."""
+        for rank, process in enumerate(self.processes):
+            children = _children(process.pid)
+            self.workers.update(children)
+            now = sum(_resident(pid) for pid in (process.pid, *children))
+            if now and labels[rank] >= WARM_UP:
+                self._warm.setdefault(rank, now)
+                self._high[rank] = max(self._high.get(rank, 0), now)
+
+    def growth(self) -> list[int]:
+        return [self._high[rank] - self._warm[rank] for rank in self._warm]
+
+    def peak(self) -> list[int]:
+        return list(self._high.values())
+
+    def kill(self, ranks: list[int]) -> None:
+        """SIGKILL for `ranks`; SIGTERM for the others, as a launcher does when a rank is gone."""
+        for rank in ranks:
+            self.processes[rank].kill()
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + TERM_LIMIT
+        for process in self.processes:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        while any(_alive(pid) for pid in self.workers) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        left = [pid for pid in self.workers if _alive(pid)]
+        if left:
+            raise AssertionError(f"worker processes {left} outlive their rank")
+
+
+class LineCounter:
+    """Lines of a file that grows, not counting one that an earlier leg left."""
+
+    def __init__(self, path: Path, since: float) -> None:
+        self._path, self._since, self._read, self._lines = path, since, 0, 0
+
+    def count(self) -> int:
+        try:
+            if self._path.stat().st_mtime < self._since:
+                return 0
+            with open(self._path, "rb") as file:
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:  # merged at the end
+            return self._lines
+        self._read += len(data)
+        self._lines += data.count(b"\n")
+        return self._lines
+
+
+def run(folder: Path, images: int, kills: int, seed: int) -> dict[str, Any]:
+    """Returns the figures; raises AssertionError where something is lost, torn, written twice or left over."""
+    chance = random.Random(seed)
+    root, out, log_path = make_images(folder, images), folder / "out", folder / "log.txt"
+    arguments = label_arguments(root, out, "--jobs", "1")
+    moments = sorted(chance.uniform(0, 1 - QUIET_END) * images for _ in range(kills))
+    legs = []
+    with open(log_path, "w") as log:
+        for moment in [*moments, None]:
+            early = moment is not None and chance.random() < EARLY
+            ranks = [0, 1] if chance.random() < 0.5 else [chance.randrange(WORLD)]
+            delay = chance.uniform(0, 4) if early else None
+            legs.append(_leg(arguments, out, log, moment, delay, ranks))
+            print(f"leg {len(legs)}: {_describe(legs[-1])}", flush=True)
+    _check(root, out, images, log_path)
+    return _figures(legs, images)
+
+
+def _leg(arguments: list[str], out: Path, log: Any, moment: float | None, delay: float | None, victims: list[int]
+         ) -> Leg:
+    leg, begin, started = Leg(), time.monotonic(), time.time()
+    before = len(read_manifest(out))
+    ranks = Ranks(arguments, log)
+    counters = [LineCounter(rank_file(out, rank), started) for rank in range(WORLD)]
+    while ranks.running():
+        labels = [counter.count() for counter in counters]
+        if sum(labels) and leg.first_label is None:
+            leg.first_label = time.monotonic() - begin
+        ranks.watch(labels)
+        late = moment is not None and delay is None and before + sum(labels) >= moment and leg.first_label
+        if late or (delay is not None and time.monotonic() - begin > delay):
+            now = time.time()
+            ranks.kill(victims)
+            leg.killed = victims
+            last = [max((r["time"] for r in read_records(rank_file(out, rank))), default=started) for rank in victims]
+            leg.lost = max(now - max(moment, started) for moment in last)
+            break
+        time.sleep(POLL)
+    else:
+        codes = [process.returncode for process in ranks.processes]
+        assert codes == [0] * WORLD, f"exit codes {codes} of an undisturbed end"
+    leg.seconds, leg.growth, leg.peak = time.monotonic() - begin, ranks.growth(), ranks.peak()
+    records = read_manifest(out)
+    leg.labels = len(records) - before
+    leg.unrecorded = sum(1 for path in out.glob("*/*.png") if f"{path.parent.name}/{path.stem}" not in records)
+    return leg
+
+
+def _check(root: Path, out: Path, images: int, log: Path) -> None:
+    """Every label is there once, equals that of a run that nobody disturbed, and there is nothing else."""
+    assert "Traceback" not in log.read_text(), f"a rank ended with a traceback: {log}"
+    clean = root / "clean"
+    listed = root / "first.txt"
+    listed.write_text("\n".join(image_id(number) for number in range(min(images, DIFFERENT))) + "\n")
+    subprocess.run([sys.executable, "-m", "pplfast", *label_arguments(root, clean, "--list", str(listed), "--jobs", "1")],
+                   check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    ids = [record["id"] for record in records]
+    assert ids == [image_id(number) for number in range(images)], "the manifest is not the list, each image once"
+    for number, record in enumerate(records):
+        label = (out / f"{record['id']}.png").read_bytes()
+        assert record["state"] == "done" and len(label) == record["files"][0]["bytes"], record
+        assert label == (clean / f"{image_id(number % DIFFERENT)}.png").read_bytes(), f"{record['id']}: another label"
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    extra = files - {f"{name}.png" for name in ids} - {"manifest.jsonl", "settings.json"}
+    assert not extra, f"left over: {sorted(extra)[:5]}"
+    assert not (out / FOLDER).exists(), "the ranks' manifests are left over"
+
+
+def _figures(legs: list[Leg], images: int) -> dict[str, Any]:
+    killed = [leg for leg in legs if leg.killed]
+    again = [after.first_label for before, after in zip(legs, legs[1:], strict=False)
+             if before.killed and after.first_label is not None]
+    return {
+        "images": images, "ranks": WORLD, "kills": len(killed),
+        "kills_of_all_ranks": sum(len(leg.killed) == WORLD for leg in killed),
+        "labels_correct_and_once": images, "seconds": sum(leg.seconds for leg in legs),
+        "work_lost_per_kill_seconds": {"median": _median([leg.lost for leg in killed]),
+                                       "most": max((leg.lost for leg in killed), default=0.0)},
+        "restart_to_first_label_seconds": {"median": _median(again), "most": max(again, default=0.0)},
+        "labels_written_again": sum(leg.unrecorded for leg in killed),
+        "memory_growth_mb_per_rank": max((g for leg in legs for g in leg.growth), default=0) / 1e6,
+        "memory_growth_mb_last_leg": max(legs[-1].growth, default=0) / 1e6, "labels_last_leg": legs[-1].labels,
+        "memory_mb_per_rank": max((p for leg in legs for p in leg.peak), default=0) / 1e6,
+        "legs": [vars(leg) for leg in legs],
+    }
+
+
+def _describe(leg: Leg) -> str:
+    first = "no label" if leg.first_label is None else f"first label after {leg.first_label:.1f} s"
+    end = f"killed ranks {leg.killed}, lost {leg.lost:.1f} s" if leg.killed else "to the end"
+    growth = f", memory +{max(leg.growth) / 1e6:.1f} MB" if leg.growth else ""
+    return f"{leg.labels} labels in {leg.seconds:.1f} s, {first}, {end}, {leg.unrecorded} unrecorded{growth}"
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        direct = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*direct, *(grandchild for child in direct for grandchild in _children(child))]
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pplfast.benchmarks.label_kill", description=__doc__)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
+    with tempfile.TemporaryDirectory(prefix="pplfast-kill-") as folder:
+        figures = run(Path(folder), args.images, args.kills, args.seed)
+    print(json.dumps({key: value for key, value in figures.items() if key != "legs"}, indent=2))
+    if args.out:
+        from pplfast.benchmarks.results import commit, hardware, versions
+
+        write_json(args.out, {**figures, "hardware": hardware(), "versions": versions(), "commit": commit()})
+    limits = {"work lost per kill": (figures["work_lost_per_kill_seconds"]["most"], 30.0),
+              "memory growth per rank (MB)": (figures["memory_growth_mb_per_rank"], 50.0)}
+    for name, (value, limit) in limits.items():
+        print(f"{'ok' if value < limit else 'FAILED'}: {name}: {value:.1f}, below {limit:g}")
+    return 0 if all(value < limit for value, limit in limits.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
