@@ -7,6 +7,7 @@ or "relu6"; sums are in float32. Patches are stacked on the batch axis, row-majo
 from .cam_fuse import cam_fuse
 from .cam_head import cam_head
 from .depthwise import depthwise_act
+from .dense_crf import CrfTerms, mean_field
 from .geometry import PatchGrid
 from .patch_merge import patch_merge
 from .patch_pool import patch_pool, patch_pool_map
@@ -14,10 +15,12 @@ from .patch_split import patch_split, patch_split_act
 from .random_walk import random_walk
 
 __all__ = [
+    "CrfTerms",
     "PatchGrid",
     "cam_fuse",
     "cam_head",
     "depthwise_act",
+    "mean_field",
     "patch_merge",
     "patch_pool",
     "patch_pool_map",

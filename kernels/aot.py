@@ -19,10 +19,14 @@ import torch
 from .backend import INTERPRETED, triton
 from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel
 from .cam_head import cam_head_kernel, head_blocks
+from .dense_crf import update_kernel, update_pixels
+from .dense_crf import WARPS as CRF_WARPS
 from .layout import ROW_OPTIONS, tile_sizes
 from .patch_merge import _merge_backward_kernel, _merge_kernel
 from .patch_pool import MODES, POOL_OPTIONS, pool_tile
 from .patch_split import _split_act_backward_kernel, _split_kernel
+from .permutohedral import SPLAT_ENTRIES, blur_kernel, blur_vertices, splat_kernel
+from .permutohedral import WARPS as LATTICE_WARPS
 from .pool_triton import pool_backward_kernel, pool_kernel
 from .random_walk import BLOCK as WALK_BLOCK
 from .random_walk import MAPS_PER_PROGRAM, walk_step_kernel, walk_weights_kernel
@@ -65,6 +69,7 @@ def cases(dtype: str) -> list[Case]:
         *(case for mode in MODES for case in _pool_cases(mode, dtype, rows)),
         _head_case("cam_head", dtype, tiles=512),
         _head_case("cam_head few pixels", dtype, tiles=1),
+        *(_crf_cases(4) + _crf_cases(32) if dtype == "fp32" else ()),  # 2 or 3 classes and all of VOC's, in float32
         *(_fuse_cases() if dtype == "fp32" else ()),  # the head's maps are float32 whatever it reads
         *(_walk_cases() if dtype == "fp32" else ()),
     ]
@@ -105,6 +110,20 @@ def _walk_cases() -> list[Case]:
     return [
         Case("random_walk weights", walk_weights_kernel, constants, options, types=types),
         Case("random_walk step", walk_step_kernel, step, options, types=types),
+    ]
+
+
+def _crf_cases(channels: int) -> list[Case]:
+    lattice, pixels = {"num_warps": LATTICE_WARPS}, {"num_warps": CRF_WARPS}
+    values = dict.fromkeys(("values", "cells", "norm", "entry_weights", "energy", "out", "cells_g", "cells_b", "norm_g",
+                            "norm_b", "weights_g", "weights_b"), "*fp32")
+    indices = dict.fromkeys(("starts", "entries", "neighbours", "offsets_g", "offsets_b"), "*i32")
+    types = {**values, **indices, "factor_g": "fp32", "factor_b": "fp32"}
+    update = {"VG": 3, "VB": 6, "BP": update_pixels(channels), "BC": channels}
+    return [
+        Case(f"crf_splat {channels}", splat_kernel, {"BE": SPLAT_ENTRIES, "BC": channels}, lattice, types=types),
+        Case(f"crf_blur {channels}", blur_kernel, {"BV": blur_vertices(channels), "BC": channels}, lattice, types=types),
+        Case(f"crf_update {channels}", update_kernel, update, pixels, types=types),
     ]
 
 

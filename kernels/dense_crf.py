@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
-from .permutohedral import Lattice, build_lattice, spread
+from .permutohedral import Lattice, build_lattice, gather, spread
 
-PIXELS, WARPS = 32, 1
+TILE, WARPS = 128, 1  # pixels times labels of a program: with more, the gathers of 9 vertices fill the registers
 CACHED = 8  # Gaussian lattices kept: they depend on the shape alone
 
 
@@ -54,51 +54,58 @@ def _update(energy: Tensor, q: Tensor, gaussian: Lattice, bilateral: Lattice, te
     if not use_triton(q):
         logits = -energy
         for lattice, cells, weight in smooth:
-            sliced = (cells[lattice.offsets.long()] * lattice.weights[:, :, None]).sum(1)
-            logits = logits + sliced * (weight * lattice.alpha * lattice.norm)[:, None]
+            logits = logits + gather(lattice, cells) * (weight * lattice.alpha * lattice.norm)[:, None]
         return torch.softmax(logits, 1)
     out = torch.empty_like(q)
     count, labels = q.shape
     (first, cells_g, weight_g), (second, cells_b, weight_b) = smooth
-    run(update_kernel, (triton.cdiv(count, PIXELS),), q, energy, cells_g, first.offsets, first.weights, first.norm,
+    block = triton.next_power_of_2(labels)
+    pixels = update_pixels(block)
+    run(update_kernel, (triton.cdiv(count, pixels),), q, energy, cells_g, first.offsets, first.weights, first.norm,
         cells_b, second.offsets, second.weights, second.norm, out, weight_g * first.alpha, weight_b * second.alpha,
-        count, labels, VG=first.offsets.shape[1], VB=second.offsets.shape[1], BP=PIXELS,
-        BC=triton.next_power_of_2(labels), num_warps=WARPS)
+        count, labels, VG=first.offsets.shape[1], VB=second.offsets.shape[1], BP=pixels, BC=block,
+        num_warps=WARPS)
     return out
+
+
+def update_pixels(labels: int) -> int:
+    """Pixels of a program, for a power of 2 of labels."""
+    return max(1, TILE // labels)
 
 
 # Bytes: V * 4 * C gathered a pixel and lattice (from L2 where the cells fit), 8 * V + 4 for offsets, weights and norm,
 # 4 * C of energy read and of q written. Slice, scaling, sum and softmax apart would move 4 * C about ten times more.
 @triton.jit
 def update_kernel(
-    energy, cells_g, offsets_g, weights_g, norm_g, cells_b, offsets_b, weights_b, norm_b, out, factor_g, factor_b, N, C,
+    energy, cells_g, offsets_g, weights_g, norm_g, cells_b, offsets_b, weights_b, norm_b, out, factor_g, factor_b, N, NC,
     VG: tl.constexpr, VB: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """One program: BP pixels, all labels. energy, out (N, C); per lattice cells (M + 1, C), offsets, weights (N, V)."""
+    """One program: BP pixels, all NC labels. energy, out (N, NC); of each lattice cells (M + 1, NC), offsets and weights
+    (N, V)."""
     o_p = tl.program_id(0).to(tl.int64) * BP + tl.arange(0, BP)
     m_p = o_p < N
     o_c = tl.arange(0, BC)
-    m = m_p[:, None] & (o_c < C)[None, :]
-    logits = -tl.load(energy + o_p[:, None] * C + o_c[None, :], mask=m, other=float("inf"))  # [BP, BC]
-    scale_g = tl.load(norm_g + o_p, mask=m_p, other=0.0) * factor_g.to(tl.float32)
-    logits += scale_g[:, None] * _slice(cells_g, offsets_g, weights_g, o_p, m_p, o_c, C, VG, BP, BC)
-    scale_b = tl.load(norm_b + o_p, mask=m_p, other=0.0) * factor_b.to(tl.float32)
-    logits += scale_b[:, None] * _slice(cells_b, offsets_b, weights_b, o_p, m_p, o_c, C, VB, BP, BC)
+    m = m_p[:, None] & (o_c < NC)[None, :]
+    logits = -tl.load(energy + o_p[:, None] * NC + o_c[None, :], mask=m, other=float("inf"))  # [BP, BC]
+    scale_g = tl.load(norm_g + o_p, mask=m_p, other=0.0) * factor_g
+    logits += scale_g[:, None] * _slice(cells_g, offsets_g, weights_g, o_p, m_p, o_c, NC, VG, BP, BC)
+    scale_b = tl.load(norm_b + o_p, mask=m_p, other=0.0) * factor_b
+    logits += scale_b[:, None] * _slice(cells_b, offsets_b, weights_b, o_p, m_p, o_c, NC, VB, BP, BC)
     # Rows beyond N are all -inf: their maximum is set to 0 so that they do not become NaN.
     peak = tl.where(m_p, tl.max(logits, 1), 0.0)
     b_e = tl.exp(logits - peak[:, None])
     total = tl.where(m_p, tl.sum(b_e, 1), 1.0)
-    tl.store(out + o_p[:, None] * C + o_c[None, :], b_e / total[:, None], mask=m)
+    tl.store(out + o_p[:, None] * NC + o_c[None, :], b_e / total[:, None], mask=m)
 
 
 @triton.jit
-def _slice(cells, offsets, weights, o_p, m_p, o_c, C, V: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+def _slice(cells, offsets, weights, o_p, m_p, o_c, NC, V: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
     total = tl.zeros([BP, BC], tl.float32)
     for j in tl.static_range(V):
         vertex = tl.load(offsets + o_p * V + j, mask=m_p, other=0).to(tl.int64)
         b_w = tl.load(weights + o_p * V + j, mask=m_p, other=0.0)
-        total += b_w[:, None] * tl.load(cells + vertex[:, None] * C + o_c[None, :],
-                                        mask=m_p[:, None] & (o_c < C)[None, :], other=0.0)
+        total += b_w[:, None] * tl.load(cells + vertex[:, None] * NC + o_c[None, :],
+                                        mask=m_p[:, None] & (o_c < NC)[None, :], other=0.0)
     return total
 
 

@@ -8,7 +8,9 @@ Legend: N pixels, d feature dimensions, V = d + 1 vertices of a pixel's simplex,
 """
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from torch import Tensor
 from .backend import run, tl, triton, use_triton
 
 SPLAT_ENTRIES = 32  # of a vertex at a time: most have fewer
-BLUR_VERTICES = 32
+BLUR_TILE = 128  # vertices times channels of a program
 WARPS = 1
 
 
@@ -42,6 +44,27 @@ class Lattice:
         """What slicing multiplies by: undoes the gain of the blur."""
         return 1 / (1 + 2.0 ** (1 - self.offsets.shape[1]))
 
+    # On the CPU a splat and a slice are products with a sparse matrix: 40 and 13 times as fast as `index_add_` and
+    # indexing (167,500 pixels, 3 channels, one thread).
+    @cached_property
+    def splat_matrix(self) -> Tensor:
+        """(M + 1, N)"""
+        starts = torch.cat((self.starts, self.starts[-1:]))
+        return _csr(starts, self.entries, self.entry_weights, len(self.offsets))
+
+    @cached_property
+    def slice_matrix(self) -> Tensor:
+        """(N, M + 1)"""
+        count, corners = self.offsets.shape
+        starts = torch.arange(count + 1, dtype=torch.int32, device=self.offsets.device) * corners
+        return _csr(starts, self.offsets.reshape(-1), self.weights.reshape(-1), len(self.starts))
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(starts, columns, values, (len(starts) - 1, width), check_invariants=False)
+
 
 def build_lattice(features: Tensor, groups: Tensor | None = None) -> Lattice:
     """features float32 (N, d), in units of the filter's standard deviations.
@@ -66,7 +89,7 @@ def build_lattice(features: Tensor, groups: Tensor | None = None) -> Lattice:
         torch.cat((counts.new_zeros(1), counts.cumsum(0))).int(), (entry_order // (d + 1)).int(), flat[entry_order],
         torch.ones(count, device=features.device))
     total = filter_values(bare, torch.ones(count, 1, device=features.device))[:, 0]
-    return Lattice(**{**vars(bare), "norm": (total + 1e-20).rsqrt()})
+    return replace(bare, norm=(total + 1e-20).rsqrt())
 
 
 def _simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,8 +173,8 @@ def blur_plain(lattice: Lattice, cells: Tensor, axis: int) -> Tensor:
 # Bytes of a splat: the values of N * V entries, 4 * C each, mostly from L2 (a pixel is read V times), 8 an entry for
 # its pixel and weight, 4 * C a vertex written. Of a blur: three reads and a write of 4 * C and 8 a vertex.
 @triton.jit
-def splat_kernel(values, starts, entries, entry_weights, norm, out, C, BE: tl.constexpr, BC: tl.constexpr):
-    """One program: one vertex, BE of its entries at a time. values (N, C), norm (N,) -> out (M + 1, C)."""
+def splat_kernel(values, starts, entries, entry_weights, norm, out, NC, BE: tl.constexpr, BC: tl.constexpr):
+    """One program: one vertex, BE of its entries at a time. values (N, NC), norm (N,) -> out (M + 1, NC)."""
     vertex = tl.program_id(0).to(tl.int64)
     start = tl.load(starts + vertex)
     end = tl.load(starts + vertex + 1)
@@ -162,30 +185,36 @@ def splat_kernel(values, starts, entries, entry_weights, norm, out, C, BE: tl.co
         m_e = o_e < end
         pixel = tl.load(entries + o_e, mask=m_e, other=0).to(tl.int64)
         b_w = tl.load(entry_weights + o_e, mask=m_e, other=0.0) * tl.load(norm + pixel, mask=m_e, other=0.0)
-        b_v = tl.load(values + pixel[:, None] * C + o_c[None, :], mask=m_e[:, None] & (o_c < C)[None, :], other=0.0)
+        b_v = tl.load(values + pixel[:, None] * NC + o_c[None, :], mask=m_e[:, None] & (o_c < NC)[None, :], other=0.0)
         total += tl.sum(b_w[:, None] * b_v, 0)  # [BE, BC] -> [BC]
-    tl.store(out + vertex * C + o_c, total, mask=o_c < C)
+    tl.store(out + vertex * NC + o_c, total, mask=o_c < NC)
 
 
 @triton.jit
-def blur_kernel(cells, neighbours, out, M, C, BV: tl.constexpr, BC: tl.constexpr):
-    """One program: BV vertices. cells, out (M + 1, C); neighbours (M, 2) of one axis. The zero row stays zero."""
+def blur_kernel(cells, neighbours, out, M, NC, BV: tl.constexpr, BC: tl.constexpr):
+    """One program: BV vertices. cells, out (M + 1, NC); neighbours (M, 2) of one axis. The zero row stays zero."""
     o_v = tl.program_id(0) * BV + tl.arange(0, BV)
     m_v = o_v < M
     o_c = tl.arange(0, BC)
-    m = m_v[:, None] & (o_c < C)[None, :]
+    m = m_v[:, None] & (o_c < NC)[None, :]
     first = tl.load(neighbours + o_v * 2, mask=m_v, other=0).to(tl.int64)
     second = tl.load(neighbours + o_v * 2 + 1, mask=m_v, other=0).to(tl.int64)
-    o_own = o_v.to(tl.int64)[:, None] * C + o_c[None, :]
-    total = tl.load(cells + first[:, None] * C + o_c[None, :], mask=m, other=0.0)
-    total += tl.load(cells + second[:, None] * C + o_c[None, :], mask=m, other=0.0)
+    o_own = o_v.to(tl.int64)[:, None] * NC + o_c[None, :]
+    total = tl.load(cells + first[:, None] * NC + o_c[None, :], mask=m, other=0.0)
+    total += tl.load(cells + second[:, None] * NC + o_c[None, :], mask=m, other=0.0)
     tl.store(out + o_own, tl.load(cells + o_own, mask=m, other=0.0) + 0.5 * total, mask=m)
+
+
+def blur_vertices(channels: int) -> int:
+    """Vertices of a program of the blur, for a power of 2 of channels."""
+    return max(1, BLUR_TILE // channels)
 
 
 def spread(lattice: Lattice, values: Tensor, norm: Tensor) -> Tensor:
     """Splat of norm * values and blur: float32 (N, C) -> cells (M + 1, C), whose last row is 0."""
     if not use_triton(values):
-        cells = splat_plain(lattice, values * norm[:, None])
+        scaled = values * norm[:, None]
+        cells = splat_plain(lattice, scaled) if values.is_cuda else lattice.splat_matrix @ scaled
         for axis in range(len(lattice.neighbours)):
             cells = blur_plain(lattice, cells, axis)
         return cells
@@ -194,16 +223,23 @@ def spread(lattice: Lattice, values: Tensor, norm: Tensor) -> Tensor:
     channels, block = values.shape[1], triton.next_power_of_2(values.shape[1])
     cells = values.new_zeros(vertices + 1, channels)
     other = torch.zeros_like(cells)
+    at_once = blur_vertices(block)
     run(splat_kernel, (vertices,), values, values, lattice.starts, lattice.entries, lattice.entry_weights, norm, cells,
         channels, BE=SPLAT_ENTRIES, BC=block, num_warps=WARPS)
     for axis in range(axes):
-        run(blur_kernel, (triton.cdiv(vertices, BLUR_VERTICES),), values, cells, lattice.neighbours[axis], other,
-            vertices, channels, BV=BLUR_VERTICES, BC=block, num_warps=WARPS)
+        run(blur_kernel, (triton.cdiv(vertices, at_once),), values, cells, lattice.neighbours[axis], other,
+            vertices, channels, BV=at_once, BC=block, num_warps=WARPS)
         cells, other = other, cells
     return cells
 
 
+def gather(lattice: Lattice, cells: Tensor) -> Tensor:
+    """Slice without alpha and norm: (M + 1, C) -> (N, C)."""
+    if cells.is_cuda:
+        return (cells[lattice.offsets.long()] * lattice.weights[:, :, None]).sum(1)
+    return lattice.slice_matrix @ cells
+
+
 def filter_values(lattice: Lattice, values: Tensor) -> Tensor:
     """values float32 (N, C) -> (N, C), without the norm. The Triton kernels where `use_triton` says so."""
-    cells = spread(lattice, values, torch.ones_like(lattice.norm))
-    return lattice.alpha * (cells[lattice.offsets.long()] * lattice.weights[:, :, None]).sum(1)
+    return lattice.alpha * gather(lattice, spread(lattice, values, torch.ones_like(lattice.norm)))
