@@ -2,7 +2,6 @@
 
 import os
 import sys
-from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,9 +156,11 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
                 _pipeline(model, dataset, config, precision, ranks.rank, mine, manifest, meter, stopping, jobs)
         except BaseException as error:
             failure = error
-        with suppress(UserError) if failure else nullcontext():  # a disk that is full stays full
+        try:
             heartbeat.end(state.FAILED if failure else state.STOPPED if stopping.signal else state.DONE)
-            manifest.close()
+        except UserError as error:
+            failure = failure or error  # a disk that is full stays full: the first message is the one to show
+        manifest.close()
         if display is not None and failure is None:
             unfinished = state.wait_for_ranks(
                 display.statuses, world, lambda rank: at_work(rank_file(out, rank)), stopping.stopped)
