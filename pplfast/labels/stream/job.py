@@ -12,7 +12,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.labels import crf
 from pplfast.labels.background import check_background
-from pplfast.labels.cam import check_fits, classifier_hash, resolve_precision
+from pplfast.labels.cam import check_fits, classifier_hash
 from pplfast.labels.folder import claim_folder
 from pplfast.labels.pool import default_jobs
 from pplfast.labels.stream import status as state
@@ -28,6 +28,7 @@ from pplfast.labels.stream.shards import ShardWriter
 from pplfast.labels.stream.stopping import Stopping
 from pplfast.labels.stream.workers import Workers
 from pplfast.patch.classifier import PatchClassifier
+from pplfast.precision import resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig
 
 OUTPUTS = ("png", "npy", "shards")
