@@ -20,7 +20,7 @@ from pplfast.kernels.random_walk import power_weights
 BENCH = "walk"
 STRIDE, SQUARINGS, MAPS = 4, 8, 2  # usual values; two classes in an image
 EDGE_MAPS = 20  # of each kind
-SMALL = (36, 48)  # for the comparison of values: the dense matrix of 1,728 pixels
+SMALL = (30, 40)  # for the comparison of values: the dense matrix of 1,200 pixels
 IMAGE, LARGE = (375, 500), (1024, 1024)  # pixels
 DIFFERENCE_LIMIT, ARGMAX_LIMIT = 1e-3, 1e-4
 SPEED_GOAL, MEMORY_LIMIT, LARGE_LIMIT = 1000, 0.01, 300e6

@@ -7,6 +7,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from pplfast.errors import UserError
 
 MODES = ("plain", "progressive", "explicit")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,46 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
+class WalkConfig:
+    """The random walk of the CAMs at stride 4 within the predicted boundaries."""
+
+    radius: int = 5  # pixels of the grid: a step goes to neighbours nearer than this
+    beta: float = 10.0  # exponent of the affinities
+    steps: int = 256
+
+
+@dataclass(frozen=True)
+class AffinityConfig:
+    """Refinement by a boundary network and a random walk. Values: IRN's, the learning rate for real momentum."""
+
+    epochs: float = 0.0  # of the boundary network; 0: no refinement
+    foreground: float = 0.30  # CAM threshold of sure objects
+    background: float = 0.05  # below it, sure background; unsure between them
+    crf: str = "labels"  # preset name that both go through, or "none"
+    radius: int = 10  # of the pixel pairs in the loss, at stride 4
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop=512, resize_long=(320, 640)))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.01, head_factor=1.0, weight_decay=1e-4))
+    walk: WalkConfig = field(default_factory=WalkConfig)
+    label: LabelConfig = field(default_factory=lambda: LabelConfig(crf="none"))  # from the walked maps
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """The segmentation network that is trained on the pseudo labels, and its test."""
+
+    epochs: float = 0.0  # 0: none
+    head: str = "auto"  # "auto": the usual one of the backbone; "light" | "largefov" | "aspp"
+    balanced: bool = False  # background and object pixels of an image weigh the same
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, batch=10))
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)  # of the test
+    flip: bool = True
+    test_batch: int = 4  # images of one shape at a time
+    crf: str = "deeplab"  # preset name, or "none"
+
+
+@dataclass(frozen=True)
 class Recipe:
     name: str = ""
     description: str = ""
@@ -84,6 +126,8 @@ class Recipe:
     stages: tuple[StageConfig, ...] = ()
     cam: CamConfig = field(default_factory=CamConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
+    affinity: AffinityConfig = field(default_factory=AffinityConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
 
     @property
     def epochs(self) -> float:
@@ -126,23 +170,26 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-def _build(kind: type, table: dict[str, Any], source: str, path: str) -> Any:
+def _build(kind: type, table: dict[str, Any], source: str, path: str, base: Any = None) -> Any:
+    """base: the values of keys that are not given; the class's own without it."""
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(table) - set(hints))
     if unknown:
         raise UserError(f"{source}: unknown key '{path}{unknown[0]}'; known here: {', '.join(hints)}")
-    values = {key: _convert(value, hints[key], source, f"{path}{key}") for key, value in table.items()}
+    bases = {entry.name: getattr(base, entry.name) if base is not None else entry.default_factory()
+             for entry in dataclasses.fields(kind) if entry.default_factory is not dataclasses.MISSING}
+    values = {key: _convert(value, hints[key], source, f"{path}{key}", bases.get(key)) for key, value in table.items()}
     try:
-        return kind(**values)
+        return kind(**values) if base is None else dataclasses.replace(base, **values)
     except TypeError as error:
         raise UserError(f"{source}: {path or 'recipe'}: {error}") from None
 
 
-def _convert(value: Any, hint: Any, source: str, path: str) -> Any:
+def _convert(value: Any, hint: Any, source: str, path: str, base: Any = None) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise UserError(f"{source}: '{path}' must be a table, not {value!r}")
-        return _build(hint, value, source, f"{path}.")
+        return _build(hint, value, source, f"{path}.", base)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{source}: '{path}' must be a list, not {value!r}")
@@ -169,19 +216,10 @@ def _check(recipe: Recipe, source: str) -> None:
         need(stage.epochs > 0, f"stages[{i}].epochs", stage.epochs, "above 0")
         need(stage.grid >= 1, f"stages[{i}].grid", stage.grid, "1 or more")
         need(stage.lr > 0, f"stages[{i}].lr", stage.lr, "above 0")
-    low, high = recipe.augment.resize_long
-    need(0 < low <= high, "augment.resize_long", (low, high), "two sizes, low <= high")
-    need(recipe.augment.crop >= 32, "augment.crop", recipe.augment.crop, "32 pixels or more")
-    need(0 <= recipe.augment.flip <= 1, "augment.flip", recipe.augment.flip, "a probability")
-    need(0 <= recipe.augment.jitter < 1, "augment.jitter", recipe.augment.jitter, "in [0, 1)")
-    need(recipe.optim.lr > 0, "optim.lr", recipe.optim.lr, "above 0")
-    need(0 <= recipe.optim.momentum < 1, "optim.momentum", recipe.optim.momentum, "in [0, 1)")
-    need(recipe.optim.batch >= 1, "optim.batch", recipe.optim.batch, "1 or more")
-    need(recipe.optim.accumulation >= 1, "optim.accumulation", recipe.optim.accumulation, "1 or more")
-    need(recipe.optim.precision in ("auto", "fp32", "bf16", "fp16"), "optim.precision", recipe.optim.precision,
-         "auto, fp32, bf16 or fp16")
-    need(recipe.optim.zero in (0, 1, 2), "optim.zero", recipe.optim.zero, "0, 1 or 2")
+    _check_augment(recipe.augment, "augment", need)
+    _check_optim(recipe.optim, "optim", need)
     need(0 <= recipe.model.dropout < 1, "model.dropout", recipe.model.dropout, "in [0, 1)")
+    _check_refinement(recipe, need)
     need(bool(recipe.cam.scales) and min(recipe.cam.scales) > 0, "cam.scales", recipe.cam.scales, "sizes above 0")
     need(recipe.cam.precision in ("auto", "fp32", "bf16"), "cam.precision", recipe.cam.precision,
          "auto, fp32 or bf16")
@@ -189,3 +227,41 @@ def _check(recipe: Recipe, source: str) -> None:
          "threshold or alpha")
     for variant in recipe.variants:
         need(variant in ("plain", "ppl", "explicit"), "variants", variant, "plain, ppl or explicit")
+
+
+Need = Callable[[bool, str, Any, str], None]
+
+
+def _check_augment(augment: AugmentConfig, key: str, need: Need) -> None:
+    low, high = augment.resize_long
+    need(0 < low <= high, f"{key}.resize_long", (low, high), "two sizes, low <= high")
+    need(augment.crop >= 32, f"{key}.crop", augment.crop, "32 pixels or more")
+    need(0 <= augment.flip <= 1, f"{key}.flip", augment.flip, "a probability")
+    need(0 <= augment.jitter < 1, f"{key}.jitter", augment.jitter, "in [0, 1)")
+
+
+def _check_optim(optim: OptimConfig, key: str, need: Need) -> None:
+    need(optim.lr > 0, f"{key}.lr", optim.lr, "above 0")
+    need(0 <= optim.momentum < 1, f"{key}.momentum", optim.momentum, "in [0, 1)")
+    need(optim.batch >= 1, f"{key}.batch", optim.batch, "1 or more")
+    need(optim.accumulation >= 1, f"{key}.accumulation", optim.accumulation, "1 or more")
+    need(optim.precision in PRECISIONS, f"{key}.precision", optim.precision, ", ".join(PRECISIONS))
+    need(optim.zero in (0, 1, 2), f"{key}.zero", optim.zero, "0, 1 or 2")
+
+
+def _check_refinement(recipe: Recipe, need: Need) -> None:
+    affinity, segmentation = recipe.affinity, recipe.segmentation
+    need(affinity.epochs >= 0, "affinity.epochs", affinity.epochs, "0 (no refinement) or more")
+    need(0 < affinity.background <= affinity.foreground < 1, "affinity.background, foreground",
+         (affinity.background, affinity.foreground), "thresholds with 0 < background <= foreground < 1")
+    need(affinity.radius >= 2, "affinity.radius", affinity.radius, "2 or more")
+    need(affinity.walk.radius >= 2, "affinity.walk.radius", affinity.walk.radius, "2 or more")
+    need(affinity.walk.beta > 0, "affinity.walk.beta", affinity.walk.beta, "above 0")
+    need(affinity.walk.steps >= 0, "affinity.walk.steps", affinity.walk.steps, "0 or more")
+    need(segmentation.epochs >= 0, "segmentation.epochs", segmentation.epochs, "0 (no network) or more")
+    need(bool(segmentation.scales) and min(segmentation.scales) > 0, "segmentation.scales", segmentation.scales,
+         "sizes above 0")
+    need(segmentation.test_batch >= 1, "segmentation.test_batch", segmentation.test_batch, "1 or more")
+    for key, part in (("affinity", affinity), ("segmentation", segmentation)):
+        _check_augment(part.augment, f"{key}.augment", need)
+        _check_optim(part.optim, f"{key}.optim", need)

@@ -244,7 +244,7 @@ def test_unknown_names_and_strides_are_refused():
     with pytest.raises(UserError, match="backbone 'vgg': no such backbone; choose one of: efficientnet_lite0, "):
         create("vgg")
     for name in ("efficientnet_lite0", "resnet50"):
-        with pytest.raises(UserError, match=f"output_stride = 4: {name} offers 16 and 32"):
+        with pytest.raises(UserError, match=f"output_stride = 4: {name} offers "):
             create(name, "none", 4)
     with pytest.raises(UserError, match="frozen_blocks = 10: efficientnet_lite0 has 9 blocks; choose 0 to 9"):
         on_meta("efficientnet_lite0").freeze(10)

@@ -18,6 +18,7 @@ COMMANDS = {
     "label": "pseudo labels of a data set, from a classifier or from CAM files",
     "eval": "mIoU of CAMs (threshold sweep) or of label PNGs",
     "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
+    "submit": "the tar.gz for the PASCAL VOC evaluation server",
     "report": "one self-contained HTML file of a run",
     "bench": "throughput against the plain PyTorch reference",
     "doctor": "versions, devices, and the backend that each part uses",

@@ -1,6 +1,7 @@
 """`pplfast run`: the whole chain."""
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
@@ -30,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-list", metavar="NAME",
                         help="list that gets CAMs and labels, scored where it has masks (default: val; all of a plain "
                              "folder)")
+    parser.add_argument("--test-list", metavar="NAME",
+                        help="list that the segmentation network is tested on, where the recipe has one (default: the "
+                             "list of --val-list; the field uses val)")
     add_recipe_arguments(parser)
     parser.add_argument("--seeds", metavar="N,N", help="run each of them, into RUN/seed<N>, and print their mean")
     parser.add_argument("--variants", metavar="V,V",
@@ -48,15 +52,19 @@ def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     seeds = _seeds(args) if args.seeds is not None else None
 
-    from pplfast.run import RunConfig, run, run_seeds, seeds_table, summary_table, with_default_lists
+    from pplfast.run import RunConfig, chain_table, run, run_seeds, seeds_table, summary_table, with_default_lists
     from pplfast.train.ranks import stop_ranks
 
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
     config = RunConfig(train, val, recipe, recipe.variants, Path(args.out), args.jobs, options_from_arguments(args),
-                       command=shlex.join(["pplfast", *sys.argv[1:]]))
+                       command=shlex.join(["pplfast", *sys.argv[1:]]),
+                       test=None if args.test_list is None else dataclasses.replace(val, list=args.test_list))
     try:
         if seeds is None:
-            print(summary_table(run(config)))
+            summary = run(config)
+            print(summary_table(summary))
+            if chain_table(summary):
+                print("\n" + chain_table(summary))
             print(f"report: {config.out / 'report.html'}")
         else:
             print(seeds_table(run_seeds(config, seeds)))

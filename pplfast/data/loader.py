@@ -12,10 +12,12 @@ from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.images import BadImage
-from pplfast.data.pipelines import Augmenter, Decoder, ahead, resolve_device
+from pplfast.data.masks import read_mask
+from pplfast.data.pipelines import Augmenter, Decoder, MaskCutter, ahead, resolve_device
 from pplfast.errors import UserError
 from pplfast.recipe import AugmentConfig
 
+MASKS_SHARE = 0.25  # of the cache: a mask has one byte for the three of its image
 BATCHES_AHEAD = 3  # one being decoded, one being augmented, one ready
 
 
@@ -24,7 +26,7 @@ class Batch:
     """One rank's rows of one step. The loss of a step is the sum over all ranks of weights * loss, over `total`."""
 
     images: torch.Tensor  # float32 (B, 3, S, S), channels_last, normalised
-    labels: torch.Tensor  # float32 (B, C), 0 or 1
+    labels: torch.Tensor  # float32 (B, C), 0 or 1; with masks int64 (B, S, S), mask values, 255 in the padding
     weights: torch.Tensor  # float32 (B,): 1, or 0 for a repeated image that fills the last step
     indices: torch.Tensor  # int64 (B,), on the CPU: positions in the data set
     total: int  # images of this step over all ranks, without repeats
@@ -38,16 +40,20 @@ class TrainLoader:
     each epoch, one of W ranks finds about 1/W of its images in the cache in the second epoch, and more in each later
     one.
 
+    masks: batches hold the data set's masks, cut like their images, instead of image labels.
     mean, std: 3 values in units of 0..255. batch_size: the most images that a rank has in a step. group: images of a
     step over all ranks, where it is not batch_size for each. rank: the global rank. threads: per DALI pipeline.
     """
 
     def __init__(self, dataset: Dataset, augment: AugmentConfig, mean: Sequence[float], std: Sequence[float],
                  batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0, cache_mb: float = 4096,
-                 threads: int = 2, device: str | torch.device = "cpu", group: int | None = None):
+                 threads: int = 2, device: str | torch.device = "cpu", group: int | None = None,
+                 masks: bool = False):
         if len(dataset) == 0:
             raise UserError(f"{dataset.name}: no images; check --list")
-        if dataset.labels is None:
+        if masks and None in dataset.masks:
+            raise UserError(f"{dataset.images[dataset.masks.index(None)]}: has no mask; leave it out, or add its mask")
+        if not masks and dataset.labels is None:
             raise UserError(f"{dataset.name}: no image labels; give --labels")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}")
@@ -57,10 +63,12 @@ class TrainLoader:
         if self._group > batch_size * world_size:
             raise ValueError(f"{self._group} images do not fit {world_size} ranks of {batch_size}")
         self._device = resolve_device(device)
-        self.cache = DecodedCache(cache_mb)
+        self.cache = DecodedCache(cache_mb * (1 - MASKS_SHARE) if masks else cache_mb)
+        self._masks = DecodedCache(cache_mb * MASKS_SHARE) if masks else None
         self._inspected = np.zeros(len(dataset), bool)
         self._decoder = Decoder(batch_size, threads, self._device)
         self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._device)
+        self._cutter = MaskCutter(augment.crop, batch_size, threads, self._device) if masks else None
         # A pipeline belongs to one thread each; the two work on neighbouring batches at the same time.
         self._readers = ThreadPoolExecutor(threads, "read")
         self._decode_thread = ThreadPoolExecutor(1, "decode")
@@ -82,8 +90,9 @@ class TrainLoader:
     def _submit(self, shard: sampling.Shard, uniforms: np.ndarray) -> "Future[Batch]":
         reads = {index: self._readers.submit(self._read, index)
                  for index in shard.indices.tolist() if index not in self.cache}
+        masks = [self._readers.submit(self._read_mask, index) for index in shard.indices.tolist()] if self._cutter else []
         decoded = self._decode_thread.submit(self._decode, shard.indices.tolist(), reads)
-        return self._augment_thread.submit(self._make_batch, shard, decoded, uniforms)
+        return self._augment_thread.submit(self._make_batch, shard, decoded, masks, uniforms)
 
     def _read(self, index: int) -> np.ndarray:
         path = self._dataset.images[index]
@@ -94,6 +103,11 @@ class TrainLoader:
         self._inspected[index] = True
         return encoded
 
+    def _read_mask(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 1). Decoded by PIL, since DALI turns the values of palette PNGs into colours, and kept."""
+        mask = self._masks.get(index)
+        return read_mask(self._dataset.masks[index])[:, :, None] if mask is None else mask
+
     def _decode(self, indices: list[int], reads: "dict[int, Future[np.ndarray]]") -> list[np.ndarray]:
         missing = [index for index in reads if index not in self.cache]
         fresh = dict(zip(missing, self._decoder([reads[index].result() for index in missing]), strict=True))
@@ -103,17 +117,30 @@ class TrainLoader:
         self.cache.add(missing, list(fresh.values()))
         return [fresh[index] if index in fresh else self.cache.get(index) for index in indices]
 
-    def _make_batch(self, shard: sampling.Shard, decoded: "Future[list[np.ndarray]]", uniforms: np.ndarray) -> Batch:
+    def _make_batch(self, shard: sampling.Shard, decoded: "Future[list[np.ndarray]]",
+                    masks: "list[Future[np.ndarray]]", uniforms: np.ndarray) -> Batch:
         images = decoded.result()
         geometry = sampling.geometry(np.array([image.shape[:2] for image in images]), uniforms, self._augment)
         factors = sampling.jitter_factors(uniforms, self._augment.jitter) if self._augment.jitter > 0 else {}
         return Batch(
             images=self._augmenter(images, geometry, factors),
-            labels=torch.from_numpy(self._dataset.labels[shard.indices].astype(np.float32)).to(self._device),
+            labels=self._labels(shard, images, [mask.result() for mask in masks], geometry).to(self._device),
             weights=torch.from_numpy(shard.weights).to(self._device),
             indices=torch.from_numpy(shard.indices),
             total=shard.total,
         )
+
+    def _labels(self, shard: sampling.Shard, images: list[np.ndarray], masks: list[np.ndarray],
+                geometry: sampling.Geometry) -> torch.Tensor:
+        if self._cutter is None:
+            return torch.from_numpy(self._dataset.labels[shard.indices].astype(np.float32))
+        for index, image, mask in zip(shard.indices.tolist(), images, masks, strict=True):
+            if image.shape[:2] != mask.shape[:2]:
+                raise UserError(f"{self._dataset.masks[index]}: is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
+                                f"{image.shape[1]} x {image.shape[0]}; make the mask again")
+            if index not in self._masks:
+                self._masks.add([index], [mask])
+        return self._cutter(masks, geometry)
 
     def _unusable(self, index: int, reason: str) -> UserError:
         return UserError(f"{self._dataset.images[index]}: {reason}; `pplfast data check` lists all such images")

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from pplfast.data.classes import IGNORE
 from pplfast.data.sampling import Geometry
 from pplfast.errors import UserError
 
@@ -84,6 +85,18 @@ def scale_graph(scales: int, flip: bool, mean: list[float], std: list[float], gp
     return tuple(outputs)
 
 
+@pipeline_def
+def mask_graph(crop: int, gpu: bool):
+    """uint8 HW1 masks and the Geometry of their images -> uint8 (crop, crop, 1): the nearest value, 255 around."""
+    masks = _images(gpu)
+    size, start, end, place = (_values(name, 1) for name in ("size", "roi_start", "roi_end", "place"))
+    masks = fn.resize(masks, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_NN)
+    return fn.crop_mirror_normalize(
+        masks, crop=(crop, crop), crop_pos_y=place[0], crop_pos_x=place[1], out_of_bounds_policy="pad",
+        fill_values=float(IGNORE), mirror=_values("flip", 0, types.INT32), mean=[0.0], std=[1.0], dtype=types.UINT8,
+        output_layout="HWC")
+
+
 def _images(gpu: bool):
     images = fn.external_source(name="images", no_copy=True, dtype=types.UINT8, ndim=3, layout="HWC")
     return images.gpu() if gpu else images
@@ -141,6 +154,19 @@ class Augmenter:
         """float32 (B, 3, crop, crop), channels_last: DALI's own buffer, not a copy."""
         (batch,) = self._pipeline.run(images=list(images), **vars(geometry), **factors)
         return to_torch(batch).permute(0, 3, 1, 2)
+
+
+class MaskCutter:
+    """Masks -> those of one training batch, cut like their images."""
+
+    def __init__(self, crop: int, batch_size: int, threads: int, device: torch.device):
+        self._pipeline = mask_graph(crop=crop, gpu=device.type == "cuda",
+                                    **pipeline_options(batch_size, threads, device))
+
+    def __call__(self, masks: Sequence[np.ndarray], geometry: Geometry) -> torch.Tensor:
+        """masks: uint8 (H, W, 1) -> int64 (B, crop, crop)."""
+        (batch,) = self._pipeline.run(images=list(masks), **vars(geometry))
+        return to_torch(batch).squeeze(3).long()
 
 
 class Scaler:

@@ -16,12 +16,12 @@ EXPANSION = 4
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride: the "v1.5" of both libraries), 1x1, each with its BatchNorm; then the shortcut."""
 
-    def __init__(self, inputs: int, planes: int, stride: int):
+    def __init__(self, inputs: int, planes: int, stride: int, dilation: int = 1):
         super().__init__()
         outputs = planes * EXPANSION
         self.conv1 = Conv(inputs, planes, 1)
         self.bn1 = FrozenBatchNorm(planes)
-        self.conv2 = Conv(planes, planes, 3, stride)
+        self.conv2 = Conv(planes, planes, 3, stride, dilation)
         self.bn2 = FrozenBatchNorm(planes)
         self.conv3 = Conv(planes, outputs, 1)
         self.bn3 = FrozenBatchNorm(outputs)
@@ -40,8 +40,8 @@ class Bottleneck(nn.Module):
 class ResNet(Backbone):
     """Blocks `stem`, `layer1.0`, ... `layer4.2`, every unit one block; no tail, since each unit ends with its ReLU.
 
-    Output stride 16, the usual one in this field, leaves out the stride of layer4 (no dilation); 32 is the
-    published network.
+    Output stride 16, the usual one of this field's classifiers, leaves out the stride of layer4 (no dilation); 32 is the
+    published network; 8, DeepLab's, leaves out those of layer3 and layer4 and dilates them by 2 and 4.
     """
 
     mean = IMAGENET_MEAN
@@ -51,18 +51,20 @@ class ResNet(Backbone):
     def __init__(self, name: str, output_stride: int = 16):
         super().__init__()
         self.name = name
-        if output_stride not in (16, 32):
-            raise UserError(f"output_stride = {output_stride}: {name} offers 16 and 32")
+        if output_stride not in (8, 16, 32):
+            raise UserError(f"output_stride = {output_stride}: {name} offers 8, 16 and 32")
         self.conv1 = Conv(3, STEM_CHANNELS, 7, 2)
         self.bn1 = FrozenBatchNorm(STEM_CHANNELS)
         specs = [BlockSpec("stem", 4, STEM_CHANNELS)]
-        strides = (1, 2, 2, 1 if output_stride == 16 else 2)
+        strides = (1, 2, 1 if output_stride == 8 else 2, 2 if output_stride == 32 else 1)
+        dilations = (1, 1, 2, 4) if output_stride == 8 else (1, 1, 1, 1)
         inputs = STEM_CHANNELS
-        for number, units, planes, layer_stride in zip(range(1, 5), LAYERS[name], PLANES, strides, strict=True):
+        for number, units, planes, layer_stride, dilation in zip(
+                range(1, 5), LAYERS[name], PLANES, strides, dilations, strict=True):
             layer = nn.ModuleList()
             for unit in range(units):
                 stride = 1 if unit else layer_stride
-                layer.append(Bottleneck(inputs, planes, stride))
+                layer.append(Bottleneck(inputs, planes, stride, dilation))
                 inputs = planes * EXPANSION
                 specs.append(BlockSpec(f"layer{number}.{unit}", stride, inputs))
             self.add_module(f"layer{number}", layer)

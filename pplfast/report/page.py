@@ -14,6 +14,11 @@ STEPS = {
     "train": "training", "cams": "CAMs", "eval_cam": "threshold sweep", "labels": "labels before the CRF",
     "labels_crf": "labels through the CRF", "eval_label": "scoring labels",
     "eval_label_crf": "scoring labels after the CRF",
+    "cams_train": "CAMs to train on", "affinity_labels": "confident labels", "boundary": "training of the boundaries",
+    "walk": "random walk", "eval_walk": "threshold sweep after the walk", "labels_walk": "labels from the walk",
+    "eval_label_walk": "scoring labels from the walk", "walk_train": "random walk to train on",
+    "labels_train": "labels to train on", "segmentation": "training of the segmentation", "predictions": "segmentation",
+    "eval_segmentation": "scoring the segmentation",
 }
 
 
@@ -60,7 +65,11 @@ def _cards(view: RunView) -> str:
 
 def _summary_table(view: RunView) -> str:
     columns = (("cam_miou", "CAM mIoU"), ("label_before_crf_miou", "label mIoU, before CRF"),
-               ("label_miou", "label mIoU, final"))
+               ("label_miou", "label mIoU, final"), ("walk_label_miou", "label mIoU, random walk"),
+               ("segmentation_miou", "segmentation mIoU"))
+    always = 3
+    columns = tuple(column for place, column in enumerate(columns)
+                    if place < always or any(column[0] in variant.numbers for variant in view.variants))
     plain = next((variant.numbers for variant in view.variants if variant.key == "plain"), {})
     rows = []
     for variant in view.variants:

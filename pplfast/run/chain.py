@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pplfast.data.check import check_dataset
-from pplfast.data.dataset import Dataset, open_dataset
+from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, Problem
 from pplfast.doctor import hardware, versions
 from pplfast.errors import UserError
@@ -15,6 +15,7 @@ from pplfast.files import write_json
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
 from pplfast.run.config import RunConfig, absolute, fingerprint
+from pplfast.run.refinement import has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, step_names
 
@@ -26,16 +27,23 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     call continues after it, or after a kill, where it stopped.
     """
     train_set, val_set = open_dataset(config.train), open_dataset(config.val)
-    _check_usable(config, train_set, val_set)
-    announce = _Announcer(say, 2 + len(config.variants) * len(step_names(config, any(val_set.masks))))
+    test_set = open_dataset(config.test) if config.test and has_segmentation(config.recipe) else val_set
+    _check_usable(config, train_set, val_set, test_set)
+    steps = step_names(config, train_set, val_set, test_set)
+    announce = _Announcer(say, 2 + len(config.variants) * len(steps))
     write_json(config.out / "run.json", _record(config))
     (config.out / "summary.json").unlink(missing_ok=True)  # it never describes a run that has been changed since
-    _check_data(config, train_set, val_set, announce)
+    lists = {config.train: train_set, config.val: val_set}
+    if test_set is not val_set:
+        lists[config.test] = test_set
+    _check_data(lists, config, announce)
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
-    parts = {variant: VariantChain(config, variant, train_set, val_set, announce.of(variant)).run()
+    parts = {variant: VariantChain(config, variant, train_set, val_set, test_set, announce.of(variant)).run()
              for variant in config.variants}
     summary = _summary(config, train_set, val_set, parts)
+    if has_segmentation(config.recipe):
+        summary["data"]["test"] = _describe(test_set)
     write_json(config.out / "summary.json", summary)
     announce("report")
     write_report(config.out)
@@ -71,21 +79,22 @@ class _VariantAnnouncer:
         self.parent.note(f"{self.variant}: {text}")
 
 
-def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset) -> None:
+def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
     """What would otherwise be found only after training."""
     for dataset in (train_set, val_set):
         if dataset.labels is None:
             raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")
-    if train_set.classes != val_set.classes:
-        raise UserError(f"{val_set.name}: has other classes than {train_set.name}; give both with --classes")
+    for dataset in (val_set, test_set):
+        if train_set.classes != dataset.classes:
+            raise UserError(f"{dataset.name}: has other classes than {train_set.name}; give both with --classes")
     if not config.variants:
         raise UserError("no variants to run; give --variants plain,ppl")
 
 
-def _check_data(config: RunConfig, train_set: Dataset, val_set: Dataset, announce: _Announcer) -> None:
+def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _Announcer) -> None:
     def action() -> dict[str, Any]:
         warnings = 0
-        for data, dataset in {config.train: train_set, config.val: val_set}.items():
+        for data, dataset in lists.items():
             problems: list[Problem] = []
             open_dataset(data, problems)
             report = check_dataset(dataset, problems)
@@ -98,8 +107,11 @@ def _check_data(config: RunConfig, train_set: Dataset, val_set: Dataset, announc
             announce.note(f"{warnings} warnings; `pplfast data check` lists them")
         return {"warnings": warnings}
 
+    train_set, val_set, *test_set = (lists[config.train], lists[config.val], *list(lists.values())[2:])
     settings = {"train": fingerprint(train_set), "val": fingerprint(val_set),
                 "roots": [str(absolute(config.train).root), str(absolute(config.val).root)]}
+    if test_set:
+        settings["test"] = [fingerprint(test_set[0]), str(absolute(config.test).root)]
     Steps(config.out, announce).run("check data", settings, [], action)
 
 
@@ -111,12 +123,15 @@ def _record(config: RunConfig) -> dict[str, Any]:
 
 def _summary(config: RunConfig, train_set: Dataset, val_set: Dataset, parts: dict[str, Any]) -> dict[str, Any]:
     """Figures by variant; mIoU in percent, times in seconds, of the pass that finished each step."""
-    scored = sum(mask is not None for mask in val_set.masks)
     return {
         "recipe": config.recipe.name, "seed": config.recipe.seed,
         "data": {"train": {"list": train_set.name, "images": len(train_set)},
-                 "val": {"list": val_set.name, "images": len(val_set), "scored": scored}},
+                 "val": _describe(val_set)},
         **parts,
         "seconds": round(sum(sum(part["seconds"].values()) for part in parts.values()), 1),
         "versions": versions(), "hardware": hardware(),
     }
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    return {"list": dataset.name, "images": len(dataset), "scored": sum(mask is not None for mask in dataset.masks)}

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """train: the list to train on. val: the list that gets CAMs and labels, scored where it has masks."""
+    """train: the list to train on. val: the list that gets CAMs and labels, scored where it has masks.
+
+    test: the list that a segmentation network is tested on, if the recipe has one; None: val.
+    """
 
     train: DataConfig
     val: DataConfig
@@ -25,6 +28,7 @@ class RunConfig:
     jobs: int  # processes of the CRF and of the scoring
     training: "TrainOptions | None" = None  # None: the defaults
     command: str = ""  # for the record
+    test: DataConfig | None = None
 
 
 def with_default_lists(config: DataConfig, train: str | None, val: str | None) -> tuple[DataConfig, DataConfig]:

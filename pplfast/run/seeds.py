@@ -10,6 +10,7 @@ from pplfast.run.chain import run
 from pplfast.run.config import RunConfig
 
 FIGURES = ("cam_miou", "label_before_crf_miou", "label_miou")
+REFINED = ("walk_miou", "walk_label_miou", "segmentation_miou")  # where the recipe has them
 
 
 def run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -31,6 +32,8 @@ def _means(variants: Sequence[str], runs: dict[str, Any]) -> dict[str, dict[str,
     """None for a figure that has no value, which is so for all seeds alike: it depends on the masks only."""
     means: dict[str, dict[str, float | None]] = {}
     for variant in variants:
-        values = {figure: [summary[variant][figure] for summary in runs.values()] for figure in FIGURES}
+        first = next(iter(runs.values()))[variant]
+        figures = [*FIGURES, *(figure for figure in REFINED if figure in first)]
+        values = {figure: [summary[variant][figure] for summary in runs.values()] for figure in figures}
         means[variant] = {figure: None if None in some else round(fmean(some), 3) for figure, some in values.items()}
     return means

@@ -5,6 +5,8 @@ from typing import Any
 
 from pplfast.report.view import VARIANTS
 
+CHAIN = (("seed", "cam_miou"), ("+CRF", "label_miou"), ("+walk", "walk_label_miou"),
+         ("segmentation", "segmentation_miou"))
 HEADS = ("variant", "CAM mIoU", "label mIoU", "after CRF", "background", "train", "CAMs", "labels")
 
 
@@ -24,13 +26,27 @@ def summary_table(summary: dict[str, Any]) -> str:
     return "\n".join([*_align(rows), scored])
 
 
+def chain_table(summary: dict[str, Any]) -> str:
+    """From the seed to the segmentation network, one line per variant; "" for a run without refinement. In percent."""
+    parts = {name: summary[name] for name in VARIANTS if name in summary}
+    columns = [(head, key) for head, key in CHAIN if any(key in part for part in parts.values())]
+    if len(columns) <= 2:
+        return ""
+    rows = [("variant", *(head for head, _ in columns)),
+            *((name, *(_figure(part.get(key)) for _, key in columns)) for name, part in parts.items())]
+    test = summary["data"].get("test")
+    note = f"segmentation on {test['list']}: {test['scored']} of {test['images']} images scored" if test else None
+    return "\n".join([*_align(rows), *([note] if note else [])])
+
+
 def seeds_table(result: dict[str, Any]) -> str:
     """One line per variant and seed, and the mean."""
-    rows = [("variant", "seed", "CAM mIoU", "label mIoU", "final label mIoU")]
+    columns = [("CAM mIoU", "cam_miou"), ("label mIoU", "label_before_crf_miou"), ("final label mIoU", "label_miou")]
+    columns += [(head, key) for head, key in CHAIN[2:] if any(key in mean for mean in result["mean"].values())]
+    rows = [("variant", "seed", *(head for head, _ in columns))]
     for variant, mean in result["mean"].items():
         parts = [(str(seed), result["runs"][f"seed{seed}"][variant]) for seed in result["seeds"]]
-        rows += [(variant, seed, _figure(part["cam_miou"]), _figure(part["label_before_crf_miou"]),
-                  _figure(part["label_miou"])) for seed, part in [*parts, ("mean", mean)]]
+        rows += [(variant, seed, *(_figure(part[key]) for _, key in columns)) for seed, part in [*parts, ("mean", mean)]]
     return "\n".join(_align(rows))
 
 

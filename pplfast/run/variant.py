@@ -1,4 +1,5 @@
-"""The chain of one variant: train, CAMs, threshold, labels, scores. Each part is a step that is done once."""
+"""The chain of one variant: train, CAMs, threshold, labels, scores, and what refinement.py adds. Each part is a step
+that is done once."""
 
 import dataclasses
 import hashlib
@@ -14,7 +15,9 @@ from pplfast.labels.crf import NONE
 from pplfast.labels.folder import Outcome
 from pplfast.labels.pseudo import generate_labels
 from pplfast.recipe import LabelConfig, recipe_to_dict
+from pplfast.run import refinement
 from pplfast.run.config import RunConfig, fingerprint
+from pplfast.run.refinement import Refinement, refinement_steps
 from pplfast.run.steps import StepResult, Steps
 
 # The background threshold where neither masks nor the recipe give one; published values are 0.15 to 0.30.
@@ -25,23 +28,30 @@ OUTPUTS = {
     "train": "train", "cams": "cams", "eval_cam": "eval_cam.json", "labels": "labels", "labels_crf": "labels_crf",
     "eval_label": "eval_label.json", "eval_label_crf": "eval_label_crf.json",
 }
+REFINED = refinement.AFFINITY | refinement.SEGMENTATION
 
-EVALUATION = {"cams": "eval_cam", "labels": "eval_label", "labels_crf": "eval_label_crf"}
+EVALUATION = {"cams": "eval_cam", "labels": "eval_label", "labels_crf": "eval_label_crf", **refinement.EVALUATION}
 
 
-def step_names(config: RunConfig, scored: bool) -> list[str]:
+def step_names(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> list[str]:
     """The steps that this run has."""
     with_crf = config.recipe.label.crf != NONE
-    return [name for name in OUTPUTS
-            if (scored or not name.startswith("eval")) and (with_crf or not name.endswith("crf"))]
+    names = [name for name in OUTPUTS if with_crf or not name.endswith("crf")]
+    names += refinement_steps(config.recipe, fingerprint(train_set) == fingerprint(val_set))
+
+    def runs(name: str) -> bool:
+        return not name.startswith("eval") or any((test_set if name == "eval_segmentation" else val_set).masks)
+
+    return [name for name in names if runs(name)]
 
 
 class VariantChain:
     """Runs the steps of one variant in `config.out/<variant>`; `summary()` is its part of summary.json."""
 
-    def __init__(self, config: RunConfig, variant: str, train_set: Dataset, val_set: Dataset,
+    def __init__(self, config: RunConfig, variant: str, train_set: Dataset, val_set: Dataset, test_set: Dataset,
                  announce: Callable[[str], None]) -> None:
-        self.config, self.variant, self.train_set, self.val_set = config, variant, train_set, val_set
+        self.config, self.variant = config, variant
+        self.train_set, self.val_set, self.test_set = train_set, val_set, test_set
         self.folder = config.out / variant
         self.steps = Steps(self.folder, announce)
         self.announce = announce
@@ -49,21 +59,24 @@ class VariantChain:
         self.results: dict[str, StepResult] = {}
 
     def run(self) -> dict[str, Any]:
-        for name in OUTPUTS.keys() - set(step_names(self.config, self.scored)):
-            self.steps.discard(name, [self._output(name)])
+        have = step_names(self.config, self.train_set, self.val_set, self.test_set)
+        for name in (OUTPUTS | REFINED).keys() - set(have):
+            self.steps.discard(name, [self.output(name)])
         self._train()
-        self._cams()
+        self.make_cams("cams", self.val_set)
         if self.scored:
-            self._score("cams", evaluate_cams)
-        label = self._label_config()
+            self.score("cams", evaluate_cams)
+        label = self.resolve_label(self.config.recipe.label, "eval_cam")
         self._labels("labels", dataclasses.replace(label, crf=NONE))
         if label.crf != NONE:
             self._labels("labels_crf", label)
         if self.scored:
-            self._score("labels", evaluate_labels)
+            self.score("labels", evaluate_labels)
             if label.crf != NONE:
-                self._score("labels_crf", evaluate_labels)
-        return self.summary(label)
+                self.score("labels_crf", evaluate_labels)
+        refined = Refinement(self, label)
+        refined.run()
+        return self.summary(label) | refined.summary()
 
     def summary(self, label: LabelConfig) -> dict[str, Any]:
         """mIoU in percent, None where the list has no masks. label_miou is that of the final labels."""
@@ -82,16 +95,16 @@ class VariantChain:
             "images_per_second": rates,
         }
 
-    def _output(self, step: str) -> Path:
-        return self.folder / OUTPUTS[step]
+    def output(self, step: str) -> Path:
+        return self.folder / (OUTPUTS | REFINED)[step]
 
-    def _step(self, name: str, settings: dict[str, Any], action: Callable[[], dict[str, Any]]) -> None:
-        self.results[name] = self.steps.run(name, settings, [self._output(name)], action)
+    def step(self, name: str, settings: dict[str, Any], action: Callable[[], dict[str, Any]]) -> None:
+        self.results[name] = self.steps.run(name, settings, [self.output(name)], action)
 
     def _train(self) -> None:
         from pplfast.train import TrainOptions, train
 
-        recipe, out, options = self.config.recipe, self._output("train"), self.config.training or TrainOptions()
+        recipe, out, options = self.config.recipe, self.output("train"), self.config.training or TrainOptions()
         table = recipe_to_dict(recipe)
         settings = {"variant": self.variant, "data": fingerprint(self.train_set),
                     **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")}}
@@ -100,11 +113,11 @@ class VariantChain:
             result = train(recipe, self.train_set, out, resume=True, variant=self.variant, options=options)
             return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
 
-        self._step("train", settings, action)
+        self.step("train", settings, action)
 
-    def _cams(self) -> None:
-        out = self._output("cams")
-        settings = {"train": self.results["train"].stamp, "data": fingerprint(self.val_set),
+    def make_cams(self, name: str, dataset: Dataset) -> None:
+        out = self.output(name)
+        settings = {"train": self.results["train"].stamp, "data": fingerprint(dataset),
                     "cam": dataclasses.asdict(self.config.recipe.cam)}
 
         def action() -> dict[str, Any]:
@@ -113,47 +126,47 @@ class VariantChain:
             from pplfast.labels.cam import generate_cams
             from pplfast.train import load_classifier
 
-            model = load_classifier(self._output("train")).to("cuda" if torch.cuda.is_available() else "cpu")
-            return self._outcome(generate_cams(model, self.val_set, self.config.recipe.cam, out), out)
+            model = load_classifier(self.output("train")).to("cuda" if torch.cuda.is_available() else "cpu")
+            return self.outcome(generate_cams(model, dataset, self.config.recipe.cam, out), out, dataset)
 
-        self._step("cams", settings, action)
+        self.step(name, settings, action)
 
     def _labels(self, name: str, label: LabelConfig) -> None:
-        out = self._output(name)
+        out = self.output(name)
         settings = {"cams": self.results["cams"].stamp, "label": dataclasses.asdict(label)}
-        self._step(name, settings, lambda: self._outcome(
-            generate_labels(self._output("cams"), self.val_set, label, out, self.config.jobs), out))
+        self.step(name, settings, lambda: self.outcome(
+            generate_labels(self.output("cams"), self.val_set, label, out, self.config.jobs), out, self.val_set))
 
-    def _score(self, source: str, evaluate: Callable[..., Scores]) -> None:
-        name = EVALUATION[source]
-        out = self._output(name)
+    def score(self, source: str, evaluate: Callable[..., Scores], dataset: Dataset | None = None) -> None:
+        """Score what the step `source` made, against the masks of `dataset` (the scored list without one)."""
+        dataset, name = dataset or self.val_set, EVALUATION[source]
+        out = self.output(name)
 
         def action() -> dict[str, Any]:
-            scores = evaluate(self._output(source), self.val_set, jobs=self.config.jobs)
+            scores = evaluate(self.output(source), dataset, jobs=self.config.jobs)
             write_json(out, scores.to_dict())
             for warning in scores.warnings:
                 self.announce.note(f"warning: {warning}")
             return {"miou": scores.miou, "threshold": getattr(scores, "threshold", None)}
 
-        masks = [str(path) for path in self.val_set.masks if path is not None]
+        masks = [str(path) for path in dataset.masks if path is not None]
         digest = hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16]
         settings = {source: self.results[source].stamp, "masks": digest}
-        self._step(name, settings, action)
+        self.step(name, settings, action)
 
-    def _label_config(self) -> LabelConfig:
-        """The recipe's; its threshold 0 stands for the best of the sweep."""
-        label = self.config.recipe.label
+    def resolve_label(self, label: LabelConfig, sweep: str) -> LabelConfig:
+        """The recipe's; its threshold 0 stands for the best of the step `sweep`."""
         if label.background != "threshold" or label.value:
             return label
         if self.scored:
-            return dataclasses.replace(label, value=self.results["eval_cam"].values["threshold"])
+            return dataclasses.replace(label, value=self.results[sweep].values["threshold"])
         self.announce.note(f"{self.val_set.name} has no masks to find a threshold on: background threshold "
-                      f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set label.value=X)")
+                           f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set label.value=X)")
         return dataclasses.replace(label, value=DEFAULT_THRESHOLD)
 
-    def _outcome(self, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    def outcome(self, outcome: Outcome, folder: Path, dataset: Dataset) -> dict[str, Any]:
         if outcome.bad:
             self.announce.note(f"warning: {len(outcome.bad)} images failed, see {folder}/bad.jsonl "
                           f"(first: {outcome.bad[0][0]}: {outcome.bad[0][1]})")
         rate = round(outcome.written / outcome.seconds, 3) if outcome.written and outcome.seconds else None
-        return {"missing": len(self.val_set) - outcome.written - outcome.skipped, "images_per_second": rate}
+        return {"missing": len(dataset) - outcome.written - outcome.skipped, "images_per_second": rate}

@@ -1,0 +1,122 @@
+"""A segmentation network and images -> label PNGs: scales and flips, the mean of the probabilities, dense CRF."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pplfast.data.classes import BACKGROUND, ClassList
+from pplfast.data.dataset import Dataset
+from pplfast.data.inference import InferenceBatch, InferenceLoader
+from pplfast.errors import UserError
+from pplfast.labels import crf
+from pplfast.labels.folder import Outcome, OutputFolder
+from pplfast.labels.pool import default_jobs, map_unordered
+from pplfast.labels.progress import Progress
+from pplfast.labels.pseudo import SUFFIX
+from pplfast.labels.refine import Prediction, refine_prediction
+from pplfast.models.segmentation import SegmentationNet
+from pplfast.precision import resolve_precision
+from pplfast.recipe import SegmentationConfig
+
+LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in the CRF, whose time grows with k
+
+
+def segment_images(model: SegmentationNet, classes: ClassList, dataset: Dataset, config: SegmentationConfig,
+                   out: str | os.PathLike, jobs: int | None = None, threads: int = 2) -> Outcome:
+    """Write `out/<id>.png`, mask ids of `classes`, for every image of the list that has none yet.
+
+    model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. Images that
+    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    """
+    crf.check_crf(config.crf)
+    device = next(model.parameters()).device
+    precision = resolve_precision(config.optim.precision, device)
+    folder = OutputFolder(out, SUFFIX, _settings(model, classes, config, precision))
+    pending = folder.pending(dataset.ids)
+    with Progress("segmentation", len(pending)) as progress:
+
+        def on_bad(index: int, reason: str) -> None:
+            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
+            progress.advance()
+
+        stream = _Stream(model, classes, dataset, config, folder, pending, device, precision == "bf16", threads, on_bad)
+        work = partial(refine_prediction, preset=config.crf)
+        for prediction, reason in map_unordered(work, stream, default_jobs() if jobs is None else jobs):
+            if reason:
+                folder.failed(prediction.id, reason)
+            else:
+                folder.outcome.written += 1
+            progress.advance()
+    return folder.finish(progress.seconds)
+
+
+@dataclass
+class _Stream:
+    """The predictions, made when the pool asks for them: at most a few images' probabilities are held."""
+
+    model: SegmentationNet
+    classes: ClassList
+    dataset: Dataset
+    config: SegmentationConfig
+    folder: OutputFolder
+    pending: list[int]
+    device: torch.device
+    bf16: bool
+    threads: int
+    on_bad: Any
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        if not self.pending:
+            return
+        mean, std = self.model.backbone.mean, self.model.backbone.std
+        loader = InferenceLoader(self.dataset, self.config.scales, self.config.flip, mean, std, self.config.test_batch,
+                                 self.threads, self.device, indices=self.pending, on_bad=self.on_bad)
+        ids = np.array([BACKGROUND, *self.classes.ids], np.uint8)
+        for batch in loader:
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                found = probabilities(self.model, batch, self.config.flip)
+            for index, values in zip(batch.indices, found.cpu().numpy(), strict=True):
+                name = self.dataset.ids[index]
+                rows = np.flatnonzero(values.max(axis=(1, 2)) >= LEAST)
+                yield Prediction(name, self.dataset.images[index], self.folder.output(name), ids[rows], values[rows])
+
+
+def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> Tensor:
+    """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size."""
+    total: Tensor | float = 0.0
+    for images in batch.images:
+        logits = model(images.to(next(model.parameters()).device)).float()
+        if flip:
+            plain, mirrored = logits.chunk(2)
+            logits = torch.cat((plain, mirrored.flip(3)))
+        full = F.interpolate(logits, size=(batch.height, batch.width), mode="bilinear", align_corners=False).softmax(1)
+        total = total + (sum(full.chunk(2)) if flip else full)
+    return total / (len(batch.images) * (2 if flip else 1))
+
+
+def check_classes(classes: ClassList, dataset: Dataset) -> None:
+    """UserError where the network was trained for other classes than the data set has."""
+    if classes != dataset.classes:
+        raise UserError(f"{dataset.name}: has other classes than the segmentation network was trained for; give "
+                        f"--classes the same list as in training")
+
+
+def _settings(model: SegmentationNet, classes: ClassList, config: SegmentationConfig, precision: str) -> dict[str, Any]:
+    """What decides the labels. The network is named by its head: training never leaves that unchanged."""
+    digest = hashlib.sha256()
+    for tensor in model.head.state_dict().values():
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return {"network": digest.hexdigest()[:16], "scales": list(config.scales), "flip": config.flip, "crf": config.crf,
+            "classes": list(classes.ids), "precision": precision}

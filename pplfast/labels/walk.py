@@ -1,0 +1,92 @@
+"""CAM files and a boundary network -> refined CAM files: the random walk of each image's maps within its boundaries."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pplfast.data.dataset import Dataset
+from pplfast.data.inference import InferenceBatch, InferenceLoader
+from pplfast.kernels import random_walk
+from pplfast.labels import camfile
+from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
+from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
+from pplfast.labels.progress import Progress
+from pplfast.models.boundary import BoundaryNet
+from pplfast.recipe import WalkConfig
+
+BATCH = 8  # images of one shape at a time
+
+
+def walk_cams(model: BoundaryNet, cams: str | os.PathLike, dataset: Dataset, config: WalkConfig,
+              out: str | os.PathLike, threads: int = 2) -> Outcome:
+    """Write `out/<id>.npz`, CAM files like those in `cams`, for every image of the list that has none yet.
+
+    model: in eval mode, on the device to use. The edge map is the mean of the image's and its mirror's, at stride 4,
+    as in IRN; the maps of an image are divided by the largest value of all its classes, so that a constant background
+    threshold serves them. Images that fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    """
+    device = next(model.parameters()).device
+    cams = Path(cams)
+    failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
+    folder = OutputFolder(out, camfile.SUFFIX, _settings(model, cams, config))
+    for image_id, reason in failed.items():
+        folder.failed(image_id, reason)
+    pending = [index for index in folder.pending(dataset.ids) if dataset.ids[index] not in failed]
+    with Progress("random walk", len(pending)) as progress, torch.inference_mode():
+
+        def on_bad(index: int, reason: str) -> None:
+            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
+            progress.advance()
+
+        batches = InferenceLoader(dataset, (1.0,), True, model.backbone.mean, model.backbone.std, BATCH, threads,
+                                  device, indices=pending, on_bad=on_bad) if pending else ()
+        for batch in batches:
+            _walk_batch(model, batch, cams, dataset, config, folder, device)
+            progress.advance(len(batch.indices))
+    return folder.finish(progress.seconds)
+
+
+def edges(model: BoundaryNet, images: Tensor) -> Tensor:
+    """images (2 * B, 3, H, W), plain rows, then mirrored ones -> edge maps float32 (B, ceil(H/4), ceil(W/4))."""
+    plain, mirrored = model(images).float().chunk(2)
+    return torch.sigmoid((plain + mirrored.flip(2)) / 2)
+
+
+def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: Dataset, config: WalkConfig,
+                folder: OutputFolder, device: torch.device) -> None:
+    names = [dataset.ids[index] for index in batch.indices]
+    size = (batch.height, batch.width)
+    loaded = [load_cam(cams / f"{name}{camfile.SUFFIX}") for name in names]
+    maps = torch.zeros(len(loaded), max(len(cam.classes) for cam in loaded), *stored_size(*size))
+    for row, cam in zip(maps, loaded, strict=True):
+        if cam.size == size:
+            row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
+    walked = random_walk(maps.to(device), edges(model, batch.images[0].to(device)), config.steps, config.beta,
+                         config.radius)
+    walked = (walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)).cpu().numpy()
+    for name, cam, values in zip(names, loaded, walked, strict=True):
+        if cam.size != size:
+            folder.failed(name, f"{cams / name}{camfile.SUFFIX}: is for {cam.size[1]} x {cam.size[0]} pixels, the image "
+                                f"has {batch.width} x {batch.height}; make the CAM again")
+            continue
+        own = values[: len(cam.classes)]
+        if not np.isfinite(own).all():
+            folder.failed(name, "the walked maps hold values that are not finite")
+            continue
+        save_cam(folder.output(name), Cam(cam.classes, own.astype(np.float16), cam.size))
+        folder.outcome.written += 1
+
+
+def _settings(model: BoundaryNet, cams: Path, config: WalkConfig) -> dict[str, Any]:
+    """What decides the maps. The network is named by its heads: training never leaves them unchanged."""
+    digest = hashlib.sha256()
+    for head in (*model.heads, model.edge):
+        for tensor in head.state_dict().values():
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return {"boundary": digest.hexdigest()[:16], "radius": config.radius, "beta": config.beta, "steps": config.steps,
+            "cams": read_settings(cams)}

@@ -1,0 +1,53 @@
+"""The boundary network: one edge map from the features of several blocks of a frozen backbone."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pplfast.models.backbone import Backbone
+
+STRIDE = 4  # pixels between the values of the edge map; that of the CAMs' files
+CHANNELS, GROUPS = 32, 4  # of each block's features, after a 1x1 convolution and a group normalisation
+
+# The last block at each scale, from edges to objects; a group's name means its last block.
+TAPS = {
+    "efficientnet_lite0": ("group1", "group2", "group3", "group5", "group7"),
+    "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
+    "resnet101": ("stem", "layer1", "layer2", "layer3", "layer4"),
+    "wrn38": ("b2_2", "b3_2", "b4_5", "b5_2", "b7"),
+}
+
+
+class BoundaryNet(nn.Module):
+    """Class boundaries as in IRN (arXiv 1904.05044, section 4.1; its `EdgeDisplacement` without displacements).
+
+    Each tap's features, without gradient to the backbone, go through a 1x1 convolution to 32 channels and a group
+    normalisation, are brought to stride 4 and through ReLU; a 1x1 convolution over all of them gives the edge map.
+    """
+
+    def __init__(self, backbone: Backbone, taps: Sequence[str] | None = None) -> None:
+        super().__init__()
+        backbone.freeze(len(backbone.specs))
+        self.backbone = backbone
+        self.positions = tuple(backbone.position(name) for name in (taps or TAPS[backbone.name]))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(backbone.specs[position].channels, CHANNELS, 1, bias=False),
+                          nn.GroupNorm(GROUPS, CHANNELS)) for position in self.positions)
+        self.edge = nn.Conv2d(CHANNELS * len(self.positions), 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) -> edge logits (B, ceil(H/4), ceil(W/4)); the sigmoid of a logit is the edge."""
+        size = tuple(-(-side // STRIDE) for side in images.shape[2:])
+        parts, x, done = [], images, 0
+        with torch.no_grad():
+            features = []
+            for position in self.positions:
+                x = self.backbone.run(x, done, position + 1)
+                features.append(x)
+                done = position + 1
+        for feature, head in zip(features, self.heads, strict=True):
+            part = F.interpolate(head(feature), size=size, mode="bilinear", align_corners=False)
+            parts.append(F.relu(part))
+        return self.edge(torch.cat(parts, dim=1)).squeeze(1)

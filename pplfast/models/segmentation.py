@@ -1,0 +1,94 @@
+"""Segmentation networks: a backbone and one of three heads, logits of every class at the head's stride."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pplfast.errors import UserError
+from pplfast.models.backbone import Backbone
+
+HEADS = ("auto", "light", "largefov", "aspp")
+HEAD_OF_BACKBONE = {"efficientnet_lite0": "light", "wrn38": "largefov", "resnet50": "aspp", "resnet101": "aspp"}
+LIGHT_CHANNELS, LIGHT_GROUPS = 128, 8
+LOW_STRIDE = 8  # of the features that the light head adds detail from
+LARGEFOV_CHANNELS, LARGEFOV_DILATION = 512, 12
+ASPP_DILATIONS = (6, 12, 18, 24)
+
+
+class SegmentationNet(nn.Module):
+    """rows: classes and the background.
+
+    Heads: "light": LR-ASPP (MobileNetV3, arXiv 1905.02244, section 6.4) with group normalisation, from the last features
+    and those at stride 8. "largefov": DeepLab-LargeFOV, two 3x3 convolutions of dilation 12, as this field puts it on
+    WideResNet-38. "aspp": DeepLab v2 (arXiv 1606.00915), the sum of four 3x3 convolutions. "auto": the usual one of the
+    backbone.
+    """
+
+    def __init__(self, backbone: Backbone, rows: int, head: str = "auto") -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise UserError(f"segmentation.head '{head}': must be one of {', '.join(HEADS)}")
+        self.backbone = backbone
+        self.head_name = HEAD_OF_BACKBONE[backbone.name] if head == "auto" else head
+        self.low: int | None = _low_position(backbone) if self.head_name == "light" else None
+        channels = backbone.channels
+        if self.head_name == "light":
+            self.head: nn.Module = LightHead(channels, backbone.specs[self.low].channels, rows)
+        elif self.head_name == "largefov":
+            self.head = nn.Sequential(
+                _dilated(channels, LARGEFOV_CHANNELS, LARGEFOV_DILATION), nn.ReLU(inplace=True),
+                _dilated(LARGEFOV_CHANNELS, rows, LARGEFOV_DILATION))
+        else:
+            self.head = Aspp(channels, rows)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) -> logits (B, rows, h, w) at the head's stride."""
+        last = len(self.backbone.specs)
+        if self.low is None:
+            return self.head(self.backbone.tail(self.backbone.run(images, 0, last)))
+        low = self.backbone.run(images, 0, self.low + 1)
+        return self.head(self.backbone.tail(self.backbone.run(low, self.low + 1, last)), low)
+
+
+class LightHead(nn.Module):
+    def __init__(self, channels: int, low_channels: int, rows: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, LIGHT_CHANNELS, 1, bias=False)
+        self.norm = nn.GroupNorm(LIGHT_GROUPS, LIGHT_CHANNELS)
+        self.gate = nn.Conv2d(channels, LIGHT_CHANNELS, 1)
+        self.high = nn.Conv2d(LIGHT_CHANNELS, rows, 1)
+        self.detail = nn.Conv2d(low_channels, rows, 1)
+
+    def forward(self, x: Tensor, low: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.reduce(x))) * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        y = F.interpolate(self.high(y), size=low.shape[2:], mode="bilinear", align_corners=False)
+        return y + self.detail(low)
+
+
+class Aspp(nn.Module):
+    def __init__(self, channels: int, rows: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(_dilated(channels, rows, dilation) for dilation in ASPP_DILATIONS)
+        for branch in self.branches:  # as published: all four start small, since their sum is the logit
+            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(branch(x) for branch in self.branches)
+
+
+def _dilated(inputs: int, outputs: int, dilation: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
+
+
+def _low_position(backbone: Backbone) -> int:
+    """The last block at stride 8."""
+    stride, found = 1, None
+    for index, spec in enumerate(backbone.specs):
+        stride *= spec.stride
+        if stride == LOW_STRIDE:
+            found = index
+    if found is None or found == len(backbone.specs) - 1:
+        raise UserError(f"segmentation.head 'light': {backbone.name} has no features at stride {LOW_STRIDE} before its "
+                        "last ones; choose largefov or aspp")
+    return found

@@ -1,0 +1,145 @@
+"""Training the boundary network on confident labels: between pixels of one class there must be no boundary."""
+
+import dataclasses
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pplfast.data.classes import BACKGROUND, IGNORE
+from pplfast.data.dataset import Dataset
+from pplfast.data.loader import Batch, TrainLoader
+from pplfast.errors import UserError
+from pplfast.kernels.random_walk import neighbours, straight_path
+from pplfast.models import create
+from pplfast.models.boundary import STRIDE, BoundaryNet
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.recipe import AffinityConfig
+from pplfast.train.masks import mask_record, with_masks
+from pplfast.train.network_file import load_weights_into, read_network, save_network
+from pplfast.train.plan import StagePlan
+from pplfast.train.task import Task
+from pplfast.train.trainer import TrainOptions, TrainResult, run_task
+
+NAME = "boundary"
+EPSILON = 1e-5  # in the logarithms, as in IRN's code
+
+
+def train_boundaries(config: AffinityConfig, classifier: PatchClassifier, dataset: Dataset, masks: str | os.PathLike,
+                     out: str | os.PathLike, seed: int = 0, resume: bool = False,
+                     options: TrainOptions = TrainOptions()) -> TrainResult:
+    """Train a boundary network on `classifier`'s backbone into the folder `out`: boundary.safetensors, boundary.json.
+
+    masks: the folder of `generate_affinity_labels`; images without a file there are left out.
+    For launchers, `resume` and errors see `trainer.run_task`.
+    """
+    return run_task(AffinityTask(config, classifier, with_masks(dataset, Path(masks)), seed), out, resume, options)
+
+
+class AffinityTask(Task):
+    """dataset: with the affinity labels as its masks."""
+
+    result_file = f"{NAME}.json"
+
+    def __init__(self, config: AffinityConfig, classifier: PatchClassifier, dataset: Dataset, seed: int) -> None:
+        self.config, self.classifier, self.dataset, self.seed = config, classifier, dataset, seed
+        self.optim = config.optim
+        self.title = f"boundary network, {classifier.backbone.name}"
+
+    def check(self) -> None:
+        if self.config.augment.crop % STRIDE:
+            raise UserError(f"affinity.augment.crop = {self.config.augment.crop}: must be a multiple of {STRIDE}")
+
+    def record(self) -> dict[str, Any]:
+        return mask_record(NAME, dataclasses.asdict(self.config), self.dataset, self.seed)
+
+    def build(self) -> tuple[BoundaryNet, tuple[StagePlan, ...]]:
+        return BoundaryNet(self.classifier.backbone), (StagePlan((), (), self.config.epochs, 1.0, "class boundaries"),)
+
+    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+        return TrainLoader(self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True,
+                           **options)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return batch.weights * affinity_losses(outputs, batch.labels, self.config.radius)
+
+    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+        backbone = model.backbone
+        stride = 1
+        for spec in backbone.specs:
+            stride *= spec.stride
+        save_network(model, NAME, {"backbone": backbone.name, "output_stride": stride, "training": training,
+                                   "settings": dataclasses.asdict(self.config), "dataset": self.dataset.name}, folder)
+
+    def read_training(self, folder: Path) -> dict[str, Any]:
+        return read_network(folder, NAME)["training"]
+
+
+def load_boundaries(folder: str | os.PathLike) -> BoundaryNet:
+    """The network of a finished `train_boundaries`, on the CPU, in eval mode."""
+    info = read_network(folder, NAME)
+    backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
+    return load_weights_into(BoundaryNet(backbone), folder, NAME)
+
+
+def affinity_losses(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
+    """Edge logits (B, h, w) and labels at the images' size, int64 (B, 4h, 4w), -> losses float32 (B,).
+
+    IRN's loss (arXiv 1904.05044, eq. 6), over the pairs of pixels nearer than `radius` whose labels are known:
+    -log(affinity) of equal labels, the mean over background pairs and that over object pairs weighted equally, and
+    -log(1 - affinity) of different ones, as much as both together. The affinity is 1 - the largest edge between the
+    two. Means are per image, where IRN takes them over the batch, so that ranks need not tell each other their counts.
+    """
+    edge = torch.sigmoid(logits.float()).flatten(1)
+    height, width = logits.shape[1:]
+    labels = labels[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+    with torch.no_grad():
+        cells = _largest_cells(edge.view_as(logits), radius)  # (B, P, h, w)
+        ends = torch.stack([_shifted(labels, dy, dx, IGNORE) for dy, dx in neighbours(radius)], 1)
+        starts = labels[:, None].expand_as(ends)
+        known = (starts != IGNORE) & (ends != IGNORE)
+        same = known & (starts == ends)
+        kinds = [(pairs.flatten(1)) for pairs in
+                 (same & (starts == BACKGROUND), same & (starts != BACKGROUND), known & ~same)]
+    barrier = edge.gather(1, cells.flatten(1))
+    together, apart = -torch.log(1 - barrier + EPSILON), -torch.log(barrier + EPSILON)
+    means = [(loss * pairs).sum(1) / (pairs.sum(1) + EPSILON)
+             for loss, pairs in zip((together, together, apart), kinds, strict=True)]
+    return ((means[0] + means[1]) / 2 + means[2]) / 2
+
+
+def _largest_cells(edge: Tensor, radius: int) -> Tensor:
+    """edge (B, h, w) -> int64 (B, P, h, w): the flat cell with the largest edge on the path of each pair. So the
+    gradient passes through one gather instead of a chain of maxima over some 15 cells a pair.
+
+    Paths that leave the image are cut; their pairs have no label at one end.
+    """
+    height, width = edge.shape[1:]
+    numbers = torch.arange(height * width, device=edge.device).view(1, height, width).expand_as(edge)
+    result = []
+    for pair in neighbours(radius):
+        best, where = edge, numbers
+        for cell in _inner_cells(*pair):
+            value = _shifted(edge, *cell, -1.0)
+            larger = value > best
+            best = torch.where(larger, value, best)
+            where = torch.where(larger, numbers + cell[0] * width + cell[1], where)
+        result.append(where)
+    return torch.stack(result, 1)
+
+
+@cache
+def _inner_cells(dy: int, dx: int) -> tuple[tuple[int, int], ...]:
+    return tuple(cell for cell in straight_path(dy, dx) if cell != (0, 0))
+
+
+def _shifted(x: Tensor, dy: int, dx: int, outside: float) -> Tensor:
+    """The value of pixel p + (dy, dx) at pixel p of (B, h, w)."""
+    height, width = x.shape[1:]
+    padded = F.pad(x, (max(-dx, 0), max(dx, 0), max(-dy, 0), max(dy, 0)), value=outside)
+    top, left = max(dy, 0), max(dx, 0)
+    return padded[:, top : top + height, left : left + width]

@@ -1,0 +1,29 @@
+"""What the networks that train on label PNGs share: which images have one, and what such a run depends on."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pplfast.data.dataset import Dataset
+from pplfast.errors import UserError
+from pplfast.train.model_file import library_versions
+
+
+def with_masks(dataset: Dataset, folder: Path) -> Dataset:
+    """The images that have a `folder/<id>.png`, with it as their mask. UserError where none has one."""
+    found = [index for index, name in enumerate(dataset.ids) if (folder / f"{name}.png").is_file()]
+    if not found:
+        raise UserError(f"{folder}: holds no label of {dataset.name} (expected {dataset.ids[0]}.png, ...)")
+    part = dataset.subset(found)
+    return dataclasses.replace(part, masks=tuple(folder / f"{name}.png" for name in part.ids))
+
+
+def mask_record(network: str, settings: dict[str, Any], dataset: Dataset, seed: int) -> dict[str, Any]:
+    """The contents of recipe.json: the settings, the list, and the labels' bytes."""
+    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    for path in dataset.masks:
+        digest.update(path.read_bytes())
+    return {"network": network, "settings": settings, "seed": seed, "versions": library_versions(),
+            "dataset": {"name": dataset.name, "images": len(dataset), "classes": list(dataset.classes.names),
+                        "list_and_masks": digest.hexdigest()[:16]}}

@@ -1,0 +1,51 @@
+"""The files of a boundary or segmentation network: weights in safetensors, and what they are in JSON beside them."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pplfast.errors import UserError
+from pplfast.files import atomic_path, read_json, write_json
+from pplfast.train.model_file import library_versions
+
+FORMAT = 1
+
+
+def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path) -> None:
+    """Write `folder/<name>.safetensors`, then `folder/<name>.json`. Raises UserError where the disk is full."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    path = folder / f"{name}.safetensors"
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # it reports the operating system's errors as its own
+            if "No space left" not in str(error):
+                raise
+            raise UserError(f"{path}: the disk is full; make space, then run again with --resume") from None
+    write_json(folder / f"{name}.json", {"format": FORMAT, **info, "versions": library_versions()})
+
+
+def read_network(folder: str | Path, name: str) -> dict[str, Any]:
+    """What `<name>.json` says. Raises UserError where the folder holds no such network."""
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no {path.name}; give the folder of a finished {name} network")
+    info = read_json(path)
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise UserError(f"{path}: not the description of a {name} network of this pplfast; train again")
+    return info
+
+
+def load_weights_into(model: nn.Module, folder: str | Path, name: str) -> nn.Module:
+    """The model with the weights of `<name>.safetensors`, in eval mode."""
+    path = Path(folder) / f"{name}.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train again") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit {name}.json ({str(error).splitlines()[0]}); train again") from None
+    return model.eval()

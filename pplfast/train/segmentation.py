@@ -1,0 +1,111 @@
+"""Training the segmentation network on pseudo labels."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
+from pplfast.data.dataset import Dataset
+from pplfast.data.loader import Batch, TrainLoader
+from pplfast.errors import UserError
+from pplfast.models import create
+from pplfast.models.segmentation import HEADS, SegmentationNet
+from pplfast.recipe import ModelConfig, SegmentationConfig
+from pplfast.train.masks import mask_record, with_masks
+from pplfast.train.network_file import load_weights_into, read_network, save_network
+from pplfast.train.plan import StagePlan
+from pplfast.train.task import Task
+from pplfast.train.trainer import TrainOptions, TrainResult, run_task
+
+NAME = "segmentation"
+
+
+def train_segmentation(config: SegmentationConfig, dataset: Dataset, masks: str | os.PathLike, out: str | os.PathLike,
+                       seed: int = 0, resume: bool = False, options: TrainOptions = TrainOptions()) -> TrainResult:
+    """Train a segmentation network into the folder `out`: segmentation.safetensors, segmentation.json.
+
+    masks: a folder of label PNGs; images without a file there are left out, pixels of 255 are ignored.
+    For launchers, `resume` and errors see `trainer.run_task`.
+    """
+    return run_task(SegmentationTask(config, with_masks(dataset, Path(masks)), seed), out, resume, options)
+
+
+class SegmentationTask(Task):
+    """dataset: with the labels to train on as its masks."""
+
+    result_file = f"{NAME}.json"
+
+    def __init__(self, config: SegmentationConfig, dataset: Dataset, seed: int) -> None:
+        self.config, self.dataset, self.seed, self.optim = config, dataset, seed, config.optim
+        self.table = row_table(dataset.classes)
+        self.title = f"segmentation network, {config.model.backbone}"
+
+    def check(self) -> None:
+        if self.config.head not in HEADS:
+            raise UserError(f"segmentation.head '{self.config.head}': must be one of {', '.join(HEADS)}")
+
+    def record(self) -> dict[str, Any]:
+        return mask_record(NAME, dataclasses.asdict(self.config), self.dataset, self.seed)
+
+    def build(self) -> tuple[SegmentationNet, tuple[StagePlan, ...]]:
+        model = self.config.model
+        backbone, _ = create(model.backbone, weights=model.weights, output_stride=model.output_stride)
+        backbone.freeze(backbone.frozen_default if model.frozen_blocks < 0 else model.frozen_blocks)
+        network = SegmentationNet(backbone, len(self.dataset.classes) + 1, self.config.head)
+        return network, (StagePlan((), (), self.config.epochs, 1.0, "segmentation"),)
+
+    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+        return TrainLoader(self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True,
+                           **options)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        rows = self.table.to(batch.labels.device)[batch.labels]
+        return batch.weights * pixel_losses(outputs, rows, self.config.balanced)
+
+    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+        classes = self.dataset.classes
+        save_network(model, NAME, {
+            "model": dataclasses.asdict(self.config.model), "head": model.head_name, "class_names": classes.names,
+            "class_ids": classes.ids, "training": training, "settings": dataclasses.asdict(self.config),
+            "dataset": self.dataset.name}, folder)
+
+    def read_training(self, folder: Path) -> dict[str, Any]:
+        return read_network(folder, NAME)["training"]
+
+
+def load_segmentation(folder: str | os.PathLike) -> tuple[SegmentationNet, ClassList]:
+    """The network of a finished `train_segmentation`, on the CPU, in eval mode, and its classes."""
+    info = read_network(folder, NAME)
+    config = ModelConfig(**info["model"])
+    classes = ClassList(tuple(info["class_names"]), tuple(info["class_ids"]))
+    backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
+    return load_weights_into(SegmentationNet(backbone, len(classes) + 1, info["head"]), folder, NAME), classes
+
+
+def row_table(classes: ClassList) -> Tensor:
+    """int64 (256,): mask value -> row of the logits: 0 background, c + 1 class c, IGNORE for 255 and unlisted values."""
+    table = torch.full((256,), IGNORE)
+    table[BACKGROUND] = 0
+    table[list(classes.ids)] = torch.arange(1, len(classes) + 1)
+    return table
+
+
+def pixel_losses(logits: Tensor, rows: Tensor, balanced: bool) -> Tensor:
+    """Logits (B, R, h, w) and rows int64 (B, H, W) -> cross entropy of each image, float32 (B,).
+
+    The mean over an image's labelled pixels; `balanced`: the mean of that over its background pixels and that over its
+    object pixels, of those that it has. Logits are enlarged to the labels' size, which are never resampled.
+    """
+    logits = F.interpolate(logits.float(), size=rows.shape[1:], mode="bilinear", align_corners=False)
+    losses = F.cross_entropy(logits, rows, ignore_index=IGNORE, reduction="none").flatten(1)
+    rows = rows.flatten(1)
+    if not balanced:
+        return losses.sum(1) / (rows != IGNORE).sum(1).clamp(min=1)
+    parts = [rows == BACKGROUND, (rows != BACKGROUND) & (rows != IGNORE)]
+    means = [(losses * part).sum(1) / part.sum(1).clamp(min=1) for part in parts]
+    return sum(means) / sum(part.any(1).float() for part in parts).clamp(min=1)

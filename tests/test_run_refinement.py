@@ -1,0 +1,122 @@
+"""The chain with boundaries, random walk and segmentation network, on a few small images."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pplfast.data.dataset import DataConfig
+from pplfast.data.demo import DemoConfig, make_demo
+from pplfast.data.masks import read_mask
+from pplfast.files import read_json
+from pplfast.labels.camfile import load_cam
+from pplfast.recipe import recipe_from_dict
+from pplfast.run import RunConfig, chain_table, refinement, run, with_default_lists
+from pplfast.train import TrainOptions, trainer
+
+SMALL = {"augment": {"crop": 64, "resize_long": [64, 80]}, "optim": {"batch": 4, "precision": "fp32"}}
+RECIPE = recipe_from_dict({
+    "name": "tiny", "variants": ["ppl"], **SMALL,
+    "stages": [{"epochs": 1, "position": "group5", "grid": 2}],
+    "cam": {"scales": [1.0], "flip": False, "precision": "fp32"},
+    "label": {"crf": "none"},
+    "affinity": {"epochs": 1, "crf": "none", "walk": {"steps": 8}, **SMALL},
+    "segmentation": {"epochs": 1, "scales": [1.0, 0.5], "crf": "none", **SMALL},
+}, "test")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[RunConfig, dict]:
+    root = tmp_path_factory.mktemp("demo")
+    make_demo(root, DemoConfig(train=8, val=4, size=96), lambda: None)
+    train, val = with_default_lists(DataConfig(str(root)), None, None)
+    config = RunConfig(train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1,
+                       training=TrainOptions(threads=1))
+    return config, run(config, lambda line: None)
+
+
+def again(config: RunConfig, **changes) -> tuple[dict, list[str]]:
+    lines: list[str] = []
+    summary = run(dataclasses.replace(config, **changes), lines.append)
+    return summary, [line.split("ppl: ")[1] for line in lines if "ppl: " in line and "skipped" not in line]
+
+
+def test_every_step_leaves_its_figures_and_files(finished):
+    config, summary = finished
+    part, folder = summary["ppl"], config.out / "ppl"
+    for figure in ("walk_miou", "walk_label_miou", "segmentation_miou"):
+        assert 0 < part[figure] < 100
+    assert summary["data"]["test"]["list"] == summary["data"]["val"]["list"]
+    table = chain_table(summary)
+    assert [word for word in table.splitlines()[0].split()] == ["variant", "seed", "+CRF", "+walk", "segmentation"]
+    assert f"{part['segmentation_miou']:.1f}" in table
+    values = np.unique(np.concatenate([read_mask(path).ravel() for path in (folder / "affinity_labels").glob("*.png")]))
+    assert {0, 255} <= set(values.tolist())
+    for path in (folder / "walk").glob("*.npz"):
+        before, after = load_cam(folder / "cams" / path.name), load_cam(path)
+        assert (before.classes == after.classes).all() and after.maps.max() == pytest.approx(1, abs=1e-3)
+    assert len(list((folder / "predictions").glob("*.png"))) == 4
+    info = read_json(folder / "segmentation" / "segmentation.json")
+    assert info["head"] == "light" and info["training"]["steps"] == 2
+
+
+def test_the_boundary_networks_backbone_is_the_classifiers(finished):
+    folder = finished[0].out / "ppl"
+    classifier = load_file(folder / "train" / "classifier.safetensors")
+    boundary = load_file(folder / "boundary" / "boundary.safetensors")
+    shared = [name for name in boundary if name.startswith("backbone.")]
+    assert len(shared) > 100 and all(torch.equal(boundary[name], classifier[name]) for name in shared)
+
+
+def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):
+    config, summary = finished
+    same, done = again(config)
+    assert done == [] and same["ppl"]["segmentation_miou"] == summary["ppl"]["segmentation_miou"]
+    affinity = dataclasses.replace(RECIPE.affinity, walk=dataclasses.replace(RECIPE.affinity.walk, steps=2))
+    _, done = again(config, recipe=dataclasses.replace(RECIPE, affinity=affinity))
+    assert done == ["walk", "eval_walk", "labels_walk", "eval_label_walk", "walk_train", "labels_train", "segmentation",
+                    "predictions", "eval_segmentation"]
+    plain = dataclasses.replace(RECIPE, affinity=dataclasses.replace(affinity, epochs=0.0),
+                                segmentation=dataclasses.replace(RECIPE.segmentation, epochs=0.0))
+    summary, done = again(config, recipe=plain)
+    assert done == [] and chain_table(summary) == "" and "walk_miou" not in summary["ppl"]
+    assert not (Path(config.out) / "ppl" / "walk").exists()  # it would be taken for this run's
+
+
+def test_cut_off_steps_continue_and_end_the_same(finished, tmp_path, monkeypatch):
+    """Every third training step of both networks is interrupted; the kill test of `make test-kill` does all steps."""
+    config, summary = finished
+    again(config)
+    out = tmp_path / "run"
+    shutil.copytree(config.out, out)
+    for step, output in (refinement.AFFINITY | refinement.SEGMENTATION).items():
+        if step not in ("cams_train", "affinity_labels"):
+            (out / "ppl" / "steps" / f"{step}.json").unlink()
+            path = out / "ppl" / output
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    calls = []
+
+    def stop(*arguments, plain=trainer.train_step):
+        calls.append(1)
+        if len(calls) % 3 == 0:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(trainer, "train_step", stop)
+    for attempt in range(4):
+        try:
+            resumed, _ = again(config, out=out, training=TrainOptions(threads=1, checkpoint_every=1))
+            break
+        except KeyboardInterrupt:
+            continue
+    assert attempt > 0
+    for figure in ("cam_miou", "walk_miou", "walk_label_miou", "segmentation_miou"):
+        assert resumed["ppl"][figure] == summary["ppl"][figure]
+    for path in (config.out / "ppl" / "predictions").glob("*.png"):
+        assert path.read_bytes() == (out / "ppl" / "predictions" / path.name).read_bytes()
