@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pplfast.models.backbone import Unit
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -93,6 +95,9 @@ class TinyBackbone(nn.Module):
             return None
         affine = self.blocks[index].affine
         return affine.scale, affine.shift, "relu"
+
+    def units(self, index: int) -> list[Unit]:
+        return [Unit(self.blocks[index], self.specs[index].stride, 1)]
 
     def run(self, x: Tensor, first: int, last: int, activated: Tensor | None = None) -> Tensor:
         self.runs.append((first, last, len(x)))

@@ -7,7 +7,8 @@ from patch_backbones import TinyBackbone
 
 from pplfast.models.registry import create
 from pplfast.patch import definition
-from pplfast.patch.branches import PatchStage, run_branches
+from pplfast.patch.borders import SharedPatches
+from pplfast.patch.branches import PatchStage, remaining_stride, run_branches
 from pplfast.patch.classifier import PatchClassifier
 
 FAMILIES = ("effnet", "resnet", "preact")
@@ -33,8 +34,8 @@ def loss_and_gradients(model, logits, labels):
     return loss, dict(zip(names, gradients, strict=True))
 
 
-def assert_equals_definition(model):
-    images, labels = make_batch()
+def assert_equals_definition(model, size=SIZE):
+    images, labels = make_batch(size)
     torch.manual_seed(2)
     loss, gradients = loss_and_gradients(model, model(images), labels)
     torch.manual_seed(2)
@@ -57,6 +58,55 @@ def test_progressive_equals_definition(family, position, grid):
     model = make_model(family, "progressive")
     model.set_stage([PatchStage(position, grid)])
     assert_equals_definition(model)
+
+
+@pytest.mark.parametrize("grid, size", ((2, (128, 160)), (3, (144, 192)), (4, (256, 128))))
+@pytest.mark.parametrize("position", (1, 2, 3))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_cells_equal_definition(family, position, grid, size, monkeypatch):
+    """Sizes that K divides: as long as it pays, only strips along the cuts are computed."""
+    taken = []
+    step = SharedPatches.step
+    monkeypatch.setattr(SharedPatches, "step", lambda *args: taken.append(step(*args)) or taken[-1])
+    model = make_model(family, "progressive")
+    model.set_stage([PatchStage(position, grid)])
+    assert_equals_definition(model, size)
+    assert taken[0], "nothing was shared"
+
+
+def test_sharing_sends_no_gradient_below_a_detached_cut():
+    """It may share with frozen blocks below the cut, and with others not."""
+    for frozen in (True, False):
+        model = make_model("effnet", "explicit", branches=2)
+        model.set_stage([PatchStage(1, 2), PatchStage(3, 2)])
+        model.backbone.blocks[0].requires_grad_(not frozen)
+        assert_equals_definition(model, (128, 128))
+
+
+@pytest.mark.parametrize("name, position, size, blocks", (
+    ("efficientnet_lite0", "group1", (64, 96), 7), ("efficientnet_lite0", "group4", (24, 28), 4),
+    ("resnet50", "layer2", (32, 48), 2), ("wrn38", "b4_5", (32, 28), 2)))
+def test_reach_and_stride_of_real_backbones(name, position, size, blocks, monkeypatch):
+    """Of the blocks behind the cut, on a random map in place of the blocks before it."""
+    backbone, _ = create(name, weights="none")
+    first = backbone.position(position) + 1
+    x = torch.randn(1, backbone.specs[first - 1].channels, *size)
+    run, specs = backbone.run, backbone.specs
+    backbone.specs = specs[:first + blocks]
+    monkeypatch.setattr(backbone, "run", lambda y, a, b, **more: x if a == 0 else run(y, a, b, **more))
+    with torch.no_grad():
+        [(patches, _)], whole = run_branches(backbone, x, [PatchStage(first, 2)], detach=False)
+        stride = remaining_stride(backbone, first)
+        expected = run(definition.split(x, 2, stride), first, first + blocks)
+        torch.testing.assert_close(whole, run(x, first, first + blocks), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(patches, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dropped_channels_are_not_shared():
+    backbone, _ = create("wrn38", weights="none")
+    reaches = [unit.reach for name in ("b5", "b5_2", "b6") for unit in backbone.train().units(backbone.position(name))]
+    assert reaches == [3, 4, None]
+    assert backbone.eval().units(backbone.position("b6"))[0].reach == 4
 
 
 @pytest.mark.parametrize("stages", (

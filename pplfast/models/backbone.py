@@ -1,6 +1,7 @@
 """A backbone as an ordered list of blocks that can be run piecewise."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,16 @@ class BlockSpec:
     name: str
     stride: int  # of this block alone
     channels: int  # of its output
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a block that can run on any rectangle of its input whose sides are multiples of its stride."""
+
+    run: Callable[[Tensor], Tensor]  # (B, C, H, W) -> its output, in the block's gradient mode
+    stride: int
+    # Input cells beyond an output's own stride x stride cells that it depends on, at most; None: on all.
+    reach: int | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,8 @@ class Backbone(nn.Module):
 
     Input: (B, 3, H, W), normalised with `mean` and `std` (RGB, 0..255 units). Memory format: channels_last is kept.
     BatchNorm is frozen always; the first `frozen` blocks run without gradient.
-    A subclass sets the class attributes, registers its modules, and gives `specs`, `block_modules` and `_block`.
+    A subclass sets the class attributes, registers its modules, and gives `specs`, `block_modules`, `_block` and
+    `_units`.
     """
 
     name: str
@@ -79,6 +91,16 @@ class Backbone(nn.Module):
                 x = self._block(index, x, activated)
             activated = None
         return x
+
+    def units(self, index: int) -> list[Unit]:
+        """What block `index` is made of: run one after the other, they are run(x, index, index + 1)."""
+        if index >= self.frozen:
+            return self._units(index)
+
+        def frozen(unit: Unit) -> Unit:
+            return replace(unit, run=torch.no_grad()(unit.run))
+
+        return [frozen(unit) for unit in self._units(index)]
 
     def preactivation(self, index: int) -> tuple[Tensor, Tensor, str] | None:
         """(scale (C,), shift (C,), act) with which block `index` begins, or None if it begins otherwise."""
@@ -125,6 +147,9 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def _block(self, index: int, x: Tensor, activated: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _units(self, index: int) -> list[Unit]:
         raise NotImplementedError
 
     def _tail_norm(self) -> FrozenBatchNorm | None:

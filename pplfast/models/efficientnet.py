@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
-from pplfast.models.backbone import Backbone, BlockSpec
+from pplfast.models.backbone import Backbone, BlockSpec, Unit
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 # (repeats, kernel, stride, expansion, channels) of the seven groups; EfficientNet-B0's table, without squeeze-excite.
@@ -28,7 +28,7 @@ class MBConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, residual: bool):
         super().__init__()
         inner = inputs * expansion
-        self.residual = residual
+        self.residual, self.stride, self.reach = residual, stride, kernel // 2
         self._expand_conv: Conv | None = None
         if expansion > 1:
             self._expand_conv = Conv(inputs, inner, 1)
@@ -98,6 +98,13 @@ class EfficientNetLite0(Backbone):
         for module in self.block_modules(index):
             x = module(x)
         return x
+
+    def _units(self, index: int) -> list[Unit]:
+        if index == 0:
+            return [Unit(lambda x: self._block(0, x, None), 2, 1)]
+        if index == len(self.specs) - 1:
+            return [Unit(self._conv_head, 1, 0)]
+        return [Unit(module, module.stride, module.reach) for module in self.block_modules(index)]
 
     def _tail_norm(self) -> FrozenBatchNorm:
         return self._bn1

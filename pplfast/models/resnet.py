@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
-from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BlockSpec
+from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BlockSpec, Unit
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 LAYERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # units in layer1 .. layer4
@@ -79,6 +79,11 @@ class ResNet(Backbone):
             y = F.relu(self.conv1(x, self.bn1), inplace=True)
             return F.max_pool2d(y, kernel_size=3, stride=2, padding=1)
         return self.get_submodule(self.specs[index].name)(x)
+
+    def _units(self, index: int) -> list[Unit]:
+        # The stem's 7x7 convolution and pooling have padding before and behind that a rectangle's does not replace.
+        reach = None if index == 0 else 1
+        return [Unit(lambda x: self._block(index, x, None), self.specs[index].stride, reach)]
 
     def _residual_ends(self) -> list[Conv]:
         return [self.get_submodule(spec.name).conv3 for spec in self.specs[1:]]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BlockSpec
+from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BlockSpec, Unit
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 
@@ -43,6 +43,7 @@ class PreActivationUnit(nn.Module):
         self.bn_branch2b1 = FrozenBatchNorm(mid)
         self.conv_branch2b1 = Conv(mid, outputs, 3, 1, dilation)
         self.conv_branch1 = None if inputs == outputs and stride == 1 else Conv(inputs, outputs, 1, stride)
+        self.reach = first_dilation + dilation * stride
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         if activated is None:
@@ -76,6 +77,11 @@ class PreActivationBottleneck(nn.Module):
         y = F.relu(self.conv_branch2a(activated, self.bn_branch2b1), inplace=True)
         y = F.relu(self.conv_branch2b1(self._drop(y), self.bn_branch2b2), inplace=True)
         return self.conv_branch2b2(self._drop(y)).add_(self.conv_branch1(activated))
+
+    @property
+    def reach(self) -> int | None:
+        """None while channels are dropped, for each patch by itself."""
+        return None if self.training and self.dropout else self.conv_branch2b1.dilation[0]
 
     def _drop(self, y: Tensor) -> Tensor:
         return F.dropout2d(y, self.dropout) if self.training else y
@@ -124,6 +130,11 @@ class WideResNet38(Backbone):
 
     def _block(self, index: int, x: Tensor, activated: Tensor | None) -> Tensor:
         return self.conv1a(x) if index == 0 else self.get_submodule(self.specs[index].name)(x, activated)
+
+    def _units(self, index: int) -> list[Unit]:
+        module = self.get_submodule(self.specs[index].name)
+        reach = 1 if index == 0 else module.reach
+        return [Unit(lambda x: self._block(index, x, None), self.specs[index].stride, reach)]
 
     def _tail_norm(self) -> FrozenBatchNorm:
         return self.bn7

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pplfast.kernels import patch_split, patch_split_act
+from pplfast.patch.borders import SharedPatches, can_share
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,16 @@ class PatchStage:
 class _Group:
     """Branches whose patches have one shape: they run through the blocks as one batch."""
 
-    x: Tensor
+    x: Tensor  # not while `shared`
     activated: Tensor | None  # of the next block's pre-activation, where the split already computed it
     stages: list[int]
     sizes: list[int]  # patches of each stage on the batch axis
+    shared: SharedPatches | None = None  # as long as most cells equal the global branch's
+
+    def leave(self) -> None:
+        """From here on, patches by themselves."""
+        if self.shared is not None:
+            self.x, self.shared = self.shared.patches(), None
 
 
 def remaining_stride(backbone: nn.Module, position: int) -> int:
@@ -49,8 +56,10 @@ def run_branches(backbone: nn.Module, images: Tensor, stages: Sequence[PatchStag
         stage = stages[index]
         x = _advance(backbone, x, groups, done, stage.position)
         done = stage.position
-        _split(backbone, x.detach() if detach else x, stage, index, groups)
+        _split(backbone, x, stage, index, groups, detach)
     global_map = _advance(backbone, x, groups, done, len(backbone.specs))
+    for group in groups:
+        group.leave()
 
     patched: list[tuple[Tensor, int]] = [(global_map, 1)] * len(stages)
     for group in groups:
@@ -60,6 +69,9 @@ def run_branches(backbone: nn.Module, images: Tensor, stages: Sequence[PatchStag
 
 
 def _advance(backbone: nn.Module, x: Tensor, groups: list[_Group], first: int, last: int) -> Tensor:
+    while first < last and any(group.shared for group in groups):
+        x = _advance_shared(backbone, x, groups, first)
+        first += 1
     if first == last:
         return x
     for group in groups:
@@ -68,8 +80,32 @@ def _advance(backbone: nn.Module, x: Tensor, groups: list[_Group], first: int, l
     return backbone.run(x, first, last)
 
 
-def _split(backbone: nn.Module, x: Tensor, stage: PatchStage, index: int, groups: list[_Group]) -> None:
+def _advance_shared(backbone: nn.Module, x: Tensor, groups: list[_Group], index: int) -> Tensor:
+    """Block `index`, unit by unit; groups that gain no more from the global branch leave it on the way."""
+    alone = [group for group in groups if group.shared is None]
+    for group in alone:
+        group.x = backbone.run(group.x, index, index + 1, activated=group.activated)
+        group.activated = None
+    sharing = [group for group in groups if group.shared is not None]
+    for unit in backbone.units(index):
+        x = unit.run(x)
+        for group in sharing:
+            if group.shared is not None and group.shared.step(unit, x):
+                continue
+            group.leave()
+            group.x = unit.run(group.x)
+    return x
+
+
+def _split(backbone: nn.Module, x: Tensor, stage: PatchStage, index: int, groups: list[_Group],
+           detach: bool) -> None:
     stride = remaining_stride(backbone, stage.position)
+    for group in groups:
+        group.leave()
+    if not groups and can_share(x, stage.grid, stride, detach):
+        groups.append(_Group(x, None, [index], [len(x) * stage.grid**2], SharedPatches(x, stage.grid)))
+        return
+    x = x.detach() if detach else x
     pre = backbone.preactivation(stage.position)
     if groups or pre is None:
         patches, activated = patch_split(x, stage.grid, stride), None

@@ -1,0 +1,161 @@
+"""The cells of a patch that no cut has reached yet equal the unsplit map's: only strips along the cuts are computed.
+
+Behind a cut, each convolution carries the zeros at a patch's border further inwards. Until then the patched branch is
+the global one, so its interior is taken from there, and its gradient flows there too. Exact up to rounding.
+
+Legend: K grid, h x w a patch, s the stride of a unit; strips and regions are given in cells of the whole map.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pplfast.kernels import patch_split
+from pplfast.kernels.geometry import ceil_div
+
+# Of all cells, at most so many in strips: beyond that, copying them costs what their convolutions save.
+LARGEST_SHARE = 0.7
+
+
+class Unit(Protocol):
+    """A part of a block that runs by itself; models.backbone.Unit."""
+
+    stride: int
+    reach: int | None
+
+    def run(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Strip:
+    source: tuple[slice, slice]  # of the map before the unit
+    target: tuple[slice, slice]  # of the map behind it: what the strip decides
+    own: tuple[slice, slice]  # where that lies in the unit's output for the strip
+
+
+@dataclass
+class SharedPatches:
+    """The patches of a stage, stitched into one map (B, C, H, W) beside the unsplit one."""
+
+    x: Tensor
+    grid: int
+    reached: int = 0  # cells at each side of a cut that differ from the unsplit map's
+
+    def step(self, unit: Unit, global_map: Tensor) -> bool:
+        """Run `unit`; global_map: its output for the unsplit map. False, and nothing done, where it does not pay."""
+        strips = _strips(self.x.shape[2:], self.grid, unit, self.reached)
+        if strips is None:
+            return False
+        if strips[0]:
+            parts = _Cut.apply(self.x, strips)
+            self.x = _Stitch.apply(global_map, strips, *(unit.run(part) for part in parts))
+            self.reached = ceil_div(self.reached + unit.reach, unit.stride)
+        else:
+            self.x = global_map
+        return True
+
+    def patches(self) -> Tensor:
+        """(B*K*K, C, h, w)."""
+        return patch_split(self.x, self.grid, 1)
+
+
+def can_share(x: Tensor, grid: int, stride: int, detach: bool) -> bool:
+    """Whether x, cut into grid x grid patches with `stride` to come, can share the unsplit map's cells.
+
+    Not where K leaves a remainder, since padding too would reach into the patches; nor where the branch must send no
+    gradient below its cut, but the unsplit map does. On GPUs it was never measured whether the strips pay.
+    """
+    fits = all(size % (grid * stride) == 0 for size in x.shape[2:])
+    return fits and x.device.type == "cpu" and not (detach and x.requires_grad)
+
+
+def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int) -> tuple[list[_Strip], list[_Strip]] | None:
+    """Strips along the vertical cuts, the height of a patch, then along the horizontal ones. None: does not pay."""
+    if unit.reach is None:
+        return None
+    s, (h, w) = unit.stride, (side // grid for side in size)
+    out_h, out_w = h // s, w // s
+    wide = ceil_div(reached + unit.reach, s)  # outputs that differ from the unsplit map's
+    context = ceil_div(unit.reach, s)  # outputs at a strip's open side that miss cells beyond it: dropped
+    thick = wide + context
+    if grid == 1 or wide == 0:
+        return [], []
+    skipped = max(wide - context, 0)  # outputs of a horizontal strip's width that vertical ones have, context or not
+    cells = 2 * (grid - 1) * (out_h * thick + thick * (out_w - skipped)) / (grid * out_h * out_w)
+    if thick >= min(out_h, out_w) or cells > LARGEST_SHARE:
+        return None
+
+    def strip(ky: int, kx: int, rows: tuple[int, int], columns: tuple[int, int], kept_rows: tuple[int, int],
+              kept_columns: tuple[int, int]) -> _Strip:
+        """All in outputs of patch (ky, kx)."""
+        y, x = ky * out_h, kx * out_w
+        return _Strip((slice((y + rows[0]) * s, (y + rows[1]) * s), slice((x + columns[0]) * s, (x + columns[1]) * s)),
+                      (slice(y + kept_rows[0], y + kept_rows[1]), slice(x + kept_columns[0], x + kept_columns[1])),
+                      (slice(kept_rows[0] - rows[0], kept_rows[1] - rows[0]),
+                       slice(kept_columns[0] - columns[0], kept_columns[1] - columns[0])))
+
+    vertical, horizontal = [], []
+    for ky in range(grid):
+        for kx in range(grid):
+            for computed, kept in _sides(kx, grid, out_w, wide, thick):
+                vertical.append(strip(ky, kx, (0, out_h), computed, (0, out_h), kept))
+            # One side of every patch is left to a vertical strip, so that all strips have one shape.
+            columns, kept_columns = ((0, out_w - skipped), (0, out_w - wide)) if kx == 0 else \
+                ((skipped, out_w), (wide, out_w))
+            for computed, kept in _sides(ky, grid, out_h, wide, thick):
+                horizontal.append(strip(ky, kx, computed, columns, kept, kept_columns))
+    return vertical, horizontal
+
+
+def _sides(k: int, grid: int, size: int, wide: int, thick: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """(computed, kept) ranges at the sides of patch k that face a cut."""
+    if k > 0:
+        yield (0, thick), (0, wide)
+    if k < grid - 1:
+        yield (size - thick, size), (size - wide, size)
+
+
+class _Cut(torch.autograd.Function):
+    """Map -> its vertical strips stacked on the batch axis, and its horizontal ones."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strips: tuple[list[_Strip], ...]) -> tuple[Tensor, ...]:
+        ctx.strips, ctx.shape, ctx.dtype = strips, x.shape, x.dtype
+        return tuple(torch.cat([x[:, :, *strip.source] for strip in kind]) for kind in strips)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad_x = torch.zeros(ctx.shape, dtype=ctx.dtype).to(memory_format=torch.channels_last)
+        for kind, grad in zip(ctx.strips, grads, strict=True):
+            for strip, part in zip(kind, grad.chunk(len(kind)), strict=True):
+                grad_x[:, :, *strip.source] += part
+        return grad_x, None
+
+
+class _Stitch(torch.autograd.Function):
+    """The unsplit map with the strips' cells in place of its own; a later strip overwrites an earlier one."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, strips: tuple[list[_Strip], ...], *parts: Tensor) -> Tensor:
+        ctx.strips, ctx.shapes = strips, [part.shape for part in parts]
+        y = whole.clone()
+        for kind, outputs in zip(strips, parts, strict=True):
+            for strip, part in zip(kind, outputs.chunk(len(kind)), strict=True):
+                y[:, :, *strip.target] = part[:, :, *strip.own]
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad.clone()
+        grads = [torch.zeros(shape, dtype=grad.dtype).to(memory_format=torch.channels_last) for shape in ctx.shapes]
+        for kind, total in zip(reversed(ctx.strips), reversed(grads), strict=True):
+            for strip, part in zip(reversed(kind), reversed(total.chunk(len(kind))), strict=True):
+                region = grad[:, :, *strip.target]
+                part[:, :, *strip.own] = region
+                region.zero_()
+        return grad, None, *grads
