@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pplfast.benchmarks import models
-from pplfast.benchmarks.harness import Effort, alternate
+from pplfast.benchmarks.harness import Effort, alternate, compute_clock
 from pplfast.benchmarks.images import dali_missing, open_images
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.reference.cam import image_cam, load_scales
@@ -25,6 +25,8 @@ from pplfast.recipe import CamConfig
 
 BENCH = "cam"
 FP32_LIMIT, BF16_LIMIT = 1e-4, 2e-2  # largest difference of CAMs, which lie in 0..1
+MIOU_LIMIT = 0.3  # points of mIoU between labels from the reference's CAMs and from pplfast's files
+LABEL_SCALES = (0.5, 1.0)  # for the labels, so that more images fit than are timed
 POSITIONS = {"resnet50": "layer3", "efficientnet_lite0": "group5"}
 SCALES = (0.5, 1.0, 1.5, 2.0)
 PAIRS = [Ratio("reference", "pplfast", 1.5), Ratio("reference", "pplfast_bf16", 3.0), Ratio("tuned", "pplfast_bf16")]
@@ -41,9 +43,10 @@ class Images:
     classes: Tensor  # int64 (B, n)
 
 
-def run(report: Report, data: DataConfig | None = None, backbone: str = "resnet50", most: int = 6,
+def run(report: Report, data: DataConfig | None = None, backbone: str = "resnet50", most: int = 8, timed: int = 2,
         scales: tuple[float, ...] = SCALES) -> None:
-    """On a GPU, images in memory; on the CPU, files from the data set to maps on the disk."""
+    """On a GPU, images in memory; on the CPU, files from the data set to maps on the disk: `timed` images, and the
+    labels of `most`. A ResNet-50 on four scales takes 1 TFLOP an image: with two of them the run takes minutes."""
     if report.device == "cuda":
         run_memory(report, backbone, scales)
         return
@@ -52,7 +55,7 @@ def run(report: Report, data: DataConfig | None = None, backbone: str = "resnet5
         report.skip(BENCH, "files to maps", missing)
         return
     with open_images(data, min(most, 2) if report.quick else most) as dataset:
-        _run_files(report, dataset, backbone, scales)
+        _run_files(report, dataset, backbone, scales, timed)
 
 
 def pplfast_cams(model: PatchClassifier, images: Images, bf16: bool) -> Tensor:
@@ -107,22 +110,25 @@ def run_memory(report: Report, backbone: str, scales: tuple[float, ...], batch: 
     if report.can_tune(BENCH):
         tuned = models.tune(models.make_reference(case, ours, device).eval(), report.compile)
         runs["tuned"] = lambda: reference_cams(tuned, last, True)
-    samples = alternate(runs, device, Effort(3, 0.0) if report.quick else Effort(5, 10.0))
-    report.add(BENCH, name, samples, GPU_PAIRS if device == "cuda" else PAIRS, images=batch)
+    clock = compute_clock(device)
+    samples = alternate(runs, device, Effort(3, 0.0) if report.quick else Effort(5, 10.0), clock)
+    report.add(BENCH, name, samples, GPU_PAIRS if device == "cuda" else PAIRS, images=batch, clock=clock)
 
 
-def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[float, ...]) -> None:
+def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[float, ...], timed: int) -> None:
     """pplfast's part is what `pplfast cam` calls; the reference reads, computes and saves image by image."""
     from pplfast.data.inference import InferenceLoader
     from pplfast.labels.cam import own_classes
 
     case, ours, reference = _models(backbone, len(dataset.classes), report.device)
+    every, dataset = dataset, dataset.subset(range(min(timed, len(dataset))))
     name = (f"{backbone} K=2 after {POSITIONS[backbone]}, {dataset.name}, {len(dataset)} images, "
             f"{len(scales)} scales and flips")
     mean, std = ours.backbone.mean, ours.backbone.std
     first = next(iter(InferenceLoader(dataset, scales, True, mean, std, 1, indices=[0])))
     images = Images(first.height, first.width, first.images, own_classes(dataset.labels[first.indices]))
-    if not same_maps(report, BENCH, name, ours, reference, images):
+    good = same_maps(report, BENCH, name, ours, reference, images)
+    if not (_same_labels(report, name, every, ours, reference) and good):
         return
     with tempfile.TemporaryDirectory(prefix="pplfast-bench-") as folder:
         runs: dict[str, Callable[[], object]] = {
@@ -137,8 +143,49 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
         if report.can_tune(BENCH):
             tuned = models.tune(models.make_reference(case, ours).eval(), report.compile)
             runs["tuned"] = lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True)
-        samples = alternate(runs, report.device, Effort(2, 0.0) if report.quick else Effort(5, 60.0, most=9))
-    report.add(BENCH, name, samples, PAIRS, images=len(dataset))
+        clock = compute_clock(report.device)
+        samples = alternate(runs, report.device, Effort(2, 0.0) if report.quick else Effort(3, 60.0, most=9), clock)
+    report.add(BENCH, name, samples, PAIRS, images=len(dataset), clock=clock)
+
+
+def _same_labels(report: Report, name: str, dataset: Dataset, ours: PatchClassifier, reference: nn.Module) -> bool:
+    """mIoU of the labels from CAMs alone, at the threshold that is best for the reference's."""
+    from pplfast.labels.camfile import SUFFIX, load_cam
+
+    rows = [i for i, mask in enumerate(dataset.masks) if mask is not None]
+    if not rows:
+        report.skip(BENCH, "labels against masks", f"{dataset.name} has no masks")
+        return True
+    dataset = dataset.subset(rows)
+    mean, std = ours.backbone.mean, ours.backbone.std
+    expected = []
+    for path, row in zip(dataset.images, dataset.labels, strict=True):
+        pairs, classes = load_scales(str(path), LABEL_SCALES, mean, std), np.flatnonzero(row)
+        height, width = pairs[LABEL_SCALES.index(1.0)].shape[2:]
+        expected.append((image_cam(reference, pairs, height, width, classes.tolist()).numpy(), classes))
+    truth = _mious(dataset, expected)
+    best, passed = int(truth.argmax()), True
+    for precision in ("fp32", "bf16"):
+        with tempfile.TemporaryDirectory(prefix="pplfast-bench-") as folder:
+            write_cams(ours, dataset, CamConfig(scales=LABEL_SCALES, precision=precision), folder)
+            cams = [load_cam(Path(folder) / f"{image}{SUFFIX}") for image in dataset.ids]
+        mious = _mious(dataset, [(cam.full(), cam.classes) for cam in cams])
+        what = (f"labels of {len(dataset)} images at scales {' and '.join(map(str, LABEL_SCALES))} in {precision}, "
+                f"mIoU from {truth[best]:.2f}, points")
+        passed &= report.check(BENCH, name, what, abs(float(mious[best] - truth[best])), MIOU_LIMIT)
+    return passed
+
+
+def _mious(dataset: Dataset, cams: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Percent, at each threshold of the sweep; cams: per image maps (k, H, W) and their classes."""
+    from pplfast.data.masks import read_mask
+    from pplfast.evaluate.cams import THRESHOLDS, confusions, count_image
+    from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
+
+    table, edges = index_table(dataset.classes), np.asarray(THRESHOLDS, np.float32)
+    counts = sum(count_image(table[read_mask(mask)], maps, classes, len(dataset.classes), edges)
+                 for mask, (maps, classes) in zip(dataset.masks, cams, strict=True))
+    return np.array([mean_iou(class_ious(matrix, dataset.classes)) for matrix in confusions(counts)])
 
 
 def _reference_files(model: nn.Module, dataset: Dataset, scales: tuple[float, ...], mean: tuple[float, ...],

@@ -50,16 +50,28 @@ SHORT = Effort(20, 1.0)  # for calls of less than a millisecond, on a GPU
 WARM_UPS, LONG = 3, 10.0  # calls before the first round; a single one of a contestant that takes LONG seconds
 
 
-def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort) -> dict[str, list[float]]:
+def compute_clock(device: str) -> str:
+    """The clock for work that torch does alone: on a CPU with one thread the process's CPU time, else the wall's.
+
+    One thread's work takes the same CPU time whoever else wants the core; that of several does not, since they wait
+    for each other.
+    """
+    return "cpu time" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
+
+
+def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort,
+              clock: str = "wall") -> dict[str, list[float]]:
     """Seconds per call of each contestant, one sample per round. Each is called before, to warm up.
 
     On a GPU the caches are flushed before each call and the time is that between two events of the stream.
+    `clock`: "wall" or "cpu time".
     """
+    now = time.perf_counter if clock == "wall" else time.process_time
     repeats = {}
     for name, run in contestants.items():
-        first = _time(run, device, 1)
+        first = _time(run, device, 1, now)
         for _ in range(WARM_UPS - 1 if first < LONG else 0):
-            first = _time(run, device, 1)
+            first = _time(run, device, 1, now)
         repeats[name] = 1 if device == "cuda" else max(1, min(200, int(effort.sample / max(first, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
@@ -69,14 +81,14 @@ def alternate(contestants: dict[str, Callable[[], object]], device: str, effort:
             break
         gc.collect()
         for name in names if number % 2 == 0 else reversed(names):  # nobody always runs on a warmed-up chip
-            samples[name].append(_time(contestants[name], device, repeats[name]))
+            samples[name].append(_time(contestants[name], device, repeats[name], now))
     return samples
 
 
 _flush_buffer: list[torch.Tensor] = []
 
 
-def _time(run: Callable[[], object], device: str, repeats: int) -> float:
+def _time(run: Callable[[], object], device: str, repeats: int, now: Callable[[], float]) -> float:
     if device == "cuda":
         if not _flush_buffer:
             _flush_buffer.append(torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda"))
@@ -87,10 +99,10 @@ def _time(run: Callable[[], object], device: str, repeats: int) -> float:
         end.record()
         torch.cuda.synchronize()
         return begin.elapsed_time(end) / 1e3
-    start = time.perf_counter()
+    start = now()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - start) / repeats
+    return (now() - start) / repeats
 
 
 def ratios(slower: Sequence[float], faster: Sequence[float]) -> Spread:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pplfast.benchmarks.ceilings import floor_seconds
-from pplfast.benchmarks.harness import FULL, QUICK, SHORT, alternate, difference
+from pplfast.benchmarks.harness import FULL, QUICK, SHORT, alternate, compute_clock, difference
 from pplfast.benchmarks.operations import OPERATIONS, Operation, Sizes
 from pplfast.benchmarks.results import Ratio, Report
 
@@ -50,11 +50,12 @@ def _measure(report: Report, operation: Operation, size: Sizes, dtype: torch.dty
         runs["tuned"] = _call(torch.compile(operation.eager, dynamic=False), operation.eager_inputs,
                               operation.backward)
     effort = QUICK if report.quick else SHORT if report.device == "cuda" else FULL
-    samples = alternate(runs, report.device, effort)
+    clock = compute_clock(report.device)
+    samples = alternate(runs, report.device, effort, clock)
     floor = floor_seconds(report.ceilings, operation.cost, "fp32" if dtype == torch.float32 else "bf16")
     goal, share = (operation.goal, operation.goal_share) if report.device == "cuda" else (None, None)
     report.add(BENCH, name, samples, [Ratio("reference", "pplfast", goal), Ratio("tuned", "pplfast")], floor=floor,
-               extra={} if share is None else {"pplfast": {"goal_share": share}})
+               extra={} if share is None else {"pplfast": {"goal_share": share}}, clock=clock)
 
 
 def _same_values(report: Report, operation: Operation, name: str, dtype: torch.dtype) -> bool:

@@ -45,7 +45,9 @@ def _bars(path: Path, labels: list[str], values: list[float], errors: list[tuple
     axes.set_xlabel(f"{unit} (median, 20/80 quantiles; red: goal)" if any(goals) else unit)
     hardware = results["hardware"]
     machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
-    axes.set_title(f"{machine}, {results['date'][:10]}, {results['commit']}", fontsize=9)
+    left_out = [f"{row['bench']}: {row['what']}" for row in results["skipped"]]
+    title = f"{machine}, {results['date'][:10]}, {results['commit']}"
+    axes.set_title("\n".join([title, *(f"left out: {text}" for text in dict.fromkeys(left_out))]), fontsize=9)
     figure.savefig(path, dpi=100, bbox_inches="tight")
     pyplot.close(figure)
     return path

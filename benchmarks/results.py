@@ -68,11 +68,12 @@ class Report:
         return any(not c["passed"] for c in self.checks if (c["bench"], c["case"]) == (bench, case))
 
     def add(self, bench: str, case: str, samples: dict[str, list[float]], pairs: list[Ratio], images: int = 0,
-            floor: float | dict[str, float] = 0.0, extra: dict[str, dict[str, Any]] | None = None) -> None:
+            floor: float | dict[str, float] = 0.0, extra: dict[str, dict[str, Any]] | None = None,
+            clock: str = "wall") -> None:
         """Times (seconds per call) of a case's contestants, and the ratios asked for of those that took part.
 
         `images` per call gives images/s; `floor` is the shortest time that the measured ceilings allow, for all or
-        by contestant; `extra` adds figures to a contestant's row.
+        by contestant; `extra` adds figures to a contestant's row; `clock` is the one that alternate() took.
         """
         if self.red(bench, case):
             self.skip(bench, case, "its check failed, so it gets no times")
@@ -80,7 +81,7 @@ class Report:
         for name, times in samples.items():
             spread = Spread.of(times)
             row: dict[str, Any] = dict(bench=bench, case=case, contestant=name, seconds=asdict(spread),
-                                       rounds=len(times))
+                                       rounds=len(times), clock=clock)
             if images:
                 row["images_per_second"] = images / spread.median
             shortest = floor.get(name, 0.0) if isinstance(floor, dict) else floor

@@ -7,7 +7,7 @@ import torch
 
 from pplfast.benchmarks import models
 from pplfast.benchmarks.flops import step_flops
-from pplfast.benchmarks.harness import FULL, QUICK, alternate, difference
+from pplfast.benchmarks.harness import FULL, QUICK, alternate, compute_clock, difference
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
 
@@ -83,8 +83,9 @@ def _run_position(report: Report, work: Work, position: str) -> None:
     if device == "cuda":
         extra = {label: {"peak_gib": _peak_gib(step)} for label, step in steps.items()}
         extra["pplfast_bf16"]["goal_share"] = GPU_SHARE
-    samples = alternate(steps, device, QUICK if report.quick else FULL)
-    report.add(BENCH, name, samples, list(work.pairs), work.batch, _floors(report, work, case), extra)
+    clock = compute_clock(device)
+    samples = alternate(steps, device, QUICK if report.quick else FULL, clock)
+    report.add(BENCH, name, samples, list(work.pairs), work.batch, _floors(report, work, case), extra, clock)
 
 
 def _same_training(report: Report, work: Work, case: Case, name: str, images: torch.Tensor, labels: torch.Tensor

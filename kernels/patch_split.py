@@ -7,7 +7,7 @@ from torch import Tensor
 from .backend import run, tl, triton, use_triton
 from .geometry import PatchGrid, valid_extents
 from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
-from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_last
+from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_into, tail_last
 
 
 def patch_split_plain(x: Tensor, grid: int, stride: int) -> Tensor:
@@ -74,9 +74,12 @@ def _split_act_backward_kernel(
 
 
 def _split_into(x: Tensor, cut: PatchGrid, raw: Tensor) -> None:
-    """Plain version of the copy, on packed tensors: one strided copy per patch position."""
+    """Plain version of the copy, on packed tensors: one strided copy, or one for each patch if K leaves a rest."""
     grid, h, w = cut.grid, cut.patch_height, cut.patch_width
     source, target = last(x), last(raw).view(x.shape[0], grid, grid, h, w, x.shape[1])
+    if (grid * h, grid * w) == (cut.height, cut.width):
+        target.copy_(source.view(x.shape[0], grid, h, grid, w, x.shape[1]).transpose(2, 3))
+        return
     for ky, rows in enumerate(valid_extents(h, grid, cut.height)):
         for kx, columns in enumerate(valid_extents(w, grid, cut.width)):
             part = target[:, ky, kx]
@@ -137,7 +140,10 @@ def _patch_split_act(
         _launch_split(x, cut, raw, activated, scale, shift, act)
     else:
         _split_into(x, cut, raw)
-        last(activated).copy_(tail_last(last(raw), scale, shift, act))
+        if scale is None or shift is None:
+            last(activated).copy_(tail_last(last(raw), scale, shift, act))
+        else:
+            tail_into(last(activated), last(raw), scale, shift, act)
     return raw, activated
 
 

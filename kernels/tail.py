@@ -56,14 +56,27 @@ def tail_last(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str) -
     return y.clamp_(0, 6) if fresh else y.clamp(0, 6)
 
 
+def tail_into(target: Tensor, x: Tensor, scale: Tensor, shift: Tensor, act: str) -> None:
+    """tail_last, written without an intermediate."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    torch.addcmul(shift.to(wide), x, scale.to(wide), out=target)
+    if act == "relu":
+        target.relu_()
+    elif act == "relu6":
+        target.clamp_(0, 6)
+
+
 def slope_last(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str, grad: Tensor) -> Tensor:
     """grad * d tail_last(x) / dx, in float32; `grad` broadcasts against `x`."""
     scaled = grad if scale is None else grad * scale.to(grad.dtype)
     if act == "none":
         return scaled.expand(x.shape)
     z = tail_last(x, scale, shift, "none")
-    passes = z > 0 if act == "relu" else (z > 0) & (z < 6)
-    return torch.where(passes, scaled, 0)  # not a product: an infinite gradient of a closed unit has to vanish
+    # Selections, not products: an infinite gradient of a closed unit has to vanish.
+    scaled = scaled.to(z.dtype).expand(z.shape)
+    if act == "relu":
+        return torch.ops.aten.threshold_backward(scaled, z, 0)
+    return torch.ops.aten.hardtanh_backward(scaled, z, 0, 6)
 
 
 @triton.jit

@@ -81,11 +81,14 @@ def test_loader(report: Report, demo: DataConfig):
 def loose_bf16(monkeypatch):
     """The limit is for real images: maps of a few cells of a random network differ by more."""
     monkeypatch.setattr(cam, "BF16_LIMIT", 0.1)
+    monkeypatch.setattr(cam, "MIOU_LIMIT", 5.0)
 
 
 def test_cam_from_files(report: Report, demo: DataConfig, loose_bf16):
     cam.run(report, demo, "efficientnet_lite0", scales=(0.5, 1.0))
     assert ("reference", "pplfast") in _ratios(report)
+    assert sum("mIoU" in check["what"] for check in report.checks) == 2
+    assert {row["clock"] for row in report.rows} == {"cpu time"}
 
 
 def test_cam_in_memory(report: Report, loose_bf16):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from pplfast.kernels import backend
 from pplfast.kernels.native import library
-from pplfast.models.layers import Conv, FrozenBatchNorm, same_padding
+from pplfast.models.layers import Conv, FrozenBatchNorm, folded_once, same_padding
 
 
 def random_norm(channels, eps=1e-5):
@@ -153,3 +153,15 @@ def test_same_convolution_places_its_windows_as_tensorflow_does(kernel, height, 
         return torch.tensor([sum(0 <= start + j < size for j in range(kernel)) for start in starts])
 
     assert torch.equal(y, torch.outer(counts(height), counts(width)).float())
+
+
+def test_one_forward_pass_folds_once_and_adds_up_the_gradients():
+    torch.manual_seed(0)
+    conv, bn = Conv(4, 6, 3).double(), random_norm(6).double()
+    x, z = torch.randn(2, 1, 4, 5, 5, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((conv(x, bn) * conv(z, bn)).sum(), conv.weight)
+    with folded_once():
+        assert conv._operands(bn, conv.weight.dtype)[0] is conv._operands(bn, conv.weight.dtype)[0]
+        y = (conv(x, bn) * conv(z, bn)).sum()
+    torch.testing.assert_close(torch.autograd.grad(y, conv.weight)[0], expected)
+    assert conv._operands(bn, conv.weight.dtype)[0] is not conv._operands(bn, conv.weight.dtype)[0]

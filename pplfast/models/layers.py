@@ -9,6 +9,7 @@ shift, exact up to rounding, with the gradient reaching w through the product.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,12 @@ class Conv(nn.Conv2d):
         """
         grad = self.weight.requires_grad and torch.is_grad_enabled()
         if grad or (self.training and self.weight.requires_grad):
-            return self._fold(bn)
+            folded = _folded_once.get()
+            if folded is None:
+                return self._fold(bn)
+            if (self, grad) not in folded:
+                folded[self, grad] = self._fold(bn)
+            return folded[self, grad]
         scale_shift = () if bn is None else bn.affine()
         state = (dtype, fingerprint(self.weight, *scale_shift))
         if self._folded is None or self._folded[0] != state:
@@ -165,6 +171,20 @@ class Conv(nn.Conv2d):
     def _load_from_state_dict(self, *args, **kwargs):
         self._folded = None
         super()._load_from_state_dict(*args, **kwargs)
+
+
+_folded_once: ContextVar[dict | None] = ContextVar("folded_once", default=None)
+
+
+@contextmanager
+def folded_once() -> Iterator[None]:
+    """For one forward pass that runs some convolutions several times: each weight is folded, and its gradient sent
+    back through that, once for all of them."""
+    token = _folded_once.set({})
+    try:
+        yield
+    finally:
+        _folded_once.reset(token)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pplfast.kernels import patch_split
 from pplfast.kernels.geometry import ceil_div
 
 # Of all cells, at most so many in strips: beyond that, copying them costs what their convolutions save.
-LARGEST_SHARE = 0.7
+LARGEST_SHARE = 0.75
 
 
 class Unit(Protocol):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pplfast.kernels import patch_split, patch_split_act
+from pplfast.models.layers import folded_once
 from pplfast.patch.borders import SharedPatches, can_share
 
 
@@ -50,6 +51,12 @@ def run_branches(backbone: nn.Module, images: Tensor, stages: Sequence[PatchStag
 
     detach: no gradient flows from a patched branch into the blocks before its cut.
     """
+    with folded_once():
+        return _run_branches(backbone, images, stages, detach)
+
+
+def _run_branches(backbone: nn.Module, images: Tensor, stages: Sequence[PatchStage],
+                  detach: bool) -> tuple[list[tuple[Tensor, int]], Tensor]:
     groups: list[_Group] = []
     x, done = images, 0
     for index in sorted(range(len(stages)), key=lambda i: stages[i].position):
