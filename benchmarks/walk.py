@@ -1,4 +1,4 @@
-"""The random walk by sparse steps against the dense matrix: the same maps, how many times as fast, in how much memory."""
+"""The random walk by sparse steps against the dense matrix: the same maps, how many times as fast, how much memory."""
 
 import time
 

@@ -94,7 +94,8 @@ def random_walk(batch: int, maps: int, height: int, width: int, applications: in
     """`applications` of the operator, fewer than the walk's steps (len(power_weights(steps)) - 1); `pairs` of
     neighbours: 34 at radius 5. Each application reads the weights once, three maps and writes two."""
     pixels = batch * height * width
-    step = Cost(4 * pixels * (pairs + 3 * maps), 8 * pixels * maps, pixels * (2 * maps * 2 * pairs + 2 * pairs + 5 * maps))
+    flops = pixels * (4 * maps * pairs + 2 * pairs + 5 * maps)
+    step = Cost(4 * pixels * (pairs + 3 * maps), 8 * pixels * maps, flops)
     weights = Cost(4 * pixels, 4 * pixels * pairs)
     return Cost(weights.read + applications * step.read, weights.written + applications * step.written,
                 applications * step.flops)

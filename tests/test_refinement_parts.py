@@ -1,7 +1,9 @@
 """Boundary and segmentation networks, their losses and labels, masks in training batches, the server's archive."""
 
 import dataclasses
+import re
 import tarfile
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from train_data import open_images, write_images
 
+from pplfast.benchmarks import cost
+from pplfast.benchmarks.flops import step_flops
+from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.reference.walk import line_cells
 from pplfast.cli import main
 from pplfast.data import sampling
@@ -22,7 +27,7 @@ from pplfast.labels.camfile import Cam
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.recipe import AffinityConfig, AugmentConfig, recipe_from_dict
+from pplfast.recipe import AffinityConfig, AugmentConfig, load_recipe, preset_names, recipe_from_dict
 from pplfast.train.affinity import affinity_losses
 from pplfast.train.segmentation import pixel_losses, row_table
 
@@ -61,9 +66,9 @@ def test_masks_are_cut_like_their_images_and_never_interpolated(masked):
         assert (found == IGNORE).sum() == 64 * 64 - size[0] * size[1]
         choices = []
         for shift in (-1e-3, 1e-3):
-            rows, columns = (np.clip(np.floor(
-                cut.roi_start[row, k] + (np.arange(size[k]) + 0.5) * (cut.roi_end[row, k] - cut.roi_start[row, k]) / size[k]
-                + shift), 0, mask.shape[k] - 1).astype(int) for k in (0, 1))
+            start, scale = cut.roi_start[row], (cut.roi_end[row] - cut.roi_start[row]) / size
+            rows, columns = (np.clip(np.floor(start[k] + (np.arange(size[k]) + 0.5) * scale[k] + shift), 0,
+                                     mask.shape[k] - 1).astype(int) for k in (0, 1))
             choices.append((rows, columns))
         options = [mask[rows][:, columns] for rows, _ in choices for _, columns in choices]
         assert np.any([inner == option for option in options], axis=0).all()
@@ -218,3 +223,47 @@ def test_a_submission_that_the_server_would_refuse(voc_like, tmp_path, capsys, d
     assert main(["submit", "--data", str(voc_like), "--pngs", str(tmp_path / "labels"), "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not out.exists()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("refine", "train", "--model", "x", "--pngs", "y", "--recipe", "demo"), "no [affinity] table"),
+    (("segment", "train", "--pngs", "y", "--recipe", "demo"), "no [segmentation] table"),
+    (("segment", "train", "--pngs", "nowhere", "--recipe", "own-images"), "nowhere: holds no label of"),
+    (("refine", "walk", "--model", "x", "--cams", "y", "--radius", "1"), "--radius 1"),
+    (("refine", "walk", "--model", "nowhere", "--cams", "y"), "holds no boundary.json"),
+    (("segment", "test", "--model", "nowhere"), "holds no segmentation.json"),
+    (("segment", "test", "--model", "nowhere", "--crf", "x"), "CRF preset 'x'"),
+])  # fmt: skip
+def test_mistakes_are_one_line(masked, tmp_path, capsys, arguments, message):
+    root = masked.images[0].parent
+    data = ["--data", str(root), "--labels", str(root / "labels.csv"), "--classes", "cat,dog,cow"]
+    assert main([*arguments, *data, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_cost_counts_what_a_training_step_does():
+    """Against the operations of a whole step on the meta device."""
+    recipe = load_recipe("voc-lite0")
+    blocks = cost.block_flops("efficientnet_lite0")
+    positions = [cost._position(blocks, stage.position) for stage in recipe.stages]
+    own = cost._classifier_training(recipe, "ppl", blocks, positions)
+    case = [Case("efficientnet_lite0", 20, ((stage.position, stage.grid),)) for stage in recipe.stages]
+    counted = sum(step_flops(one, 1, recipe.augment.crop, 3) for one in case)
+    assert own == pytest.approx(counted, rel=0.06)  # a step computes no gradient of the frozen blocks' output
+    names = [step.name for step in cost.recipe_cost(load_recipe("own-images"), "ppl", 100, 0, 10)]
+    assert names == ["classifier", "CAMs", "labels through the CRF", "confident labels", "boundary network",
+                     "random walk", "segmentation network", "segmentation test"]
+
+
+def test_every_preset_with_a_cost_states_the_computed_one():
+    for name in preset_names():
+        text = resources.files("pplfast.recipes").joinpath(f"{name}.toml").read_text()
+        command = re.search(r"pplfast.benchmarks.cost (\S+) ([^)]*)\)", text)
+        if command:
+            words = command[2].split()
+            counts = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+            steps = cost.recipe_cost(load_recipe(name), "ppl", counts["--images"], counts.get("--scored", 0),
+                                     counts.get("--test", 0))
+            assert all(line in text for line in cost.table(steps).splitlines())

@@ -17,6 +17,8 @@ COMMANDS = {
     "cam": "class activation maps of a trained classifier",
     "label": "pseudo labels of a data set, from a classifier or from CAM files",
     "eval": "mIoU of CAMs (threshold sweep) or of label PNGs",
+    "refine": "class boundaries, and the random walk of CAMs within them",
+    "segment": "a segmentation network from label PNGs, and its labels",
     "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
     "submit": "the tar.gz for the PASCAL VOC evaluation server",
     "report": "one self-contained HTML file of a run",

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         bench.add_argument("--no-compile", action="store_true", help="tuned reference without torch.compile")
         bench.add_argument("--threads", type=int, default=0, metavar="N",
                            help="of torch on the CPU (default: all cores)")
-        images = bench.add_argument_group("images for loader, cam, label and walk (default: a demo set, made on the spot)")
+        images = bench.add_argument_group("images for loader, cam, label, walk (default: a demo set, made on the spot)")
         images.add_argument("--data", metavar="ROOT", help="a folder in VOC layout, or a plain folder of JPEG images")
         images.add_argument("--list", default="", metavar="NAME", help="a list by name, or a list file")
         images.add_argument("--labels", default="auto", metavar="FILE", help="as in the other commands")

@@ -90,7 +90,8 @@ class TrainLoader:
     def _submit(self, shard: sampling.Shard, uniforms: np.ndarray) -> "Future[Batch]":
         reads = {index: self._readers.submit(self._read, index)
                  for index in shard.indices.tolist() if index not in self.cache}
-        masks = [self._readers.submit(self._read_mask, index) for index in shard.indices.tolist()] if self._cutter else []
+        masks = ([self._readers.submit(self._read_mask, index) for index in shard.indices.tolist()]
+                 if self._cutter else [])
         decoded = self._decode_thread.submit(self._decode, shard.indices.tolist(), reads)
         return self._augment_thread.submit(self._make_batch, shard, decoded, masks, uniforms)
 

@@ -1,4 +1,4 @@
-"""Probabilities of one image -> its label PNG, through the CRF. No torch here: the pool's workers import this module."""
+"""Probabilities of one image -> its label PNG, through the CRF. No torch here: the pool's workers import this."""
 
 from dataclasses import dataclass
 from pathlib import Path

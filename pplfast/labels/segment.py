@@ -27,7 +27,7 @@ from pplfast.models.segmentation import SegmentationNet
 from pplfast.precision import resolve_precision
 from pplfast.recipe import SegmentationConfig
 
-LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in the CRF, whose time grows with k
+LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in its CRF
 
 
 def segment_images(model: SegmentationNet, classes: ClassList, dataset: Dataset, config: SegmentationConfig,

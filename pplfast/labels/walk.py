@@ -71,8 +71,8 @@ def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: 
     walked = (walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)).cpu().numpy()
     for name, cam, values in zip(names, loaded, walked, strict=True):
         if cam.size != size:
-            folder.failed(name, f"{cams / name}{camfile.SUFFIX}: is for {cam.size[1]} x {cam.size[0]} pixels, the image "
-                                f"has {batch.width} x {batch.height}; make the CAM again")
+            folder.failed(name, f"{cams / name}{camfile.SUFFIX}: is for {cam.size[1]} x {cam.size[0]} pixels, the "
+                                f"image has {batch.width} x {batch.height}; make the CAM again")
             continue
         own = values[: len(cam.classes)]
         if not np.isfinite(own).all():

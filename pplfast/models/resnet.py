@@ -40,8 +40,8 @@ class Bottleneck(nn.Module):
 class ResNet(Backbone):
     """Blocks `stem`, `layer1.0`, ... `layer4.2`, every unit one block; no tail, since each unit ends with its ReLU.
 
-    Output stride 16, the usual one of this field's classifiers, leaves out the stride of layer4 (no dilation); 32 is the
-    published network; 8, DeepLab's, leaves out those of layer3 and layer4 and dilates them by 2 and 4.
+    Output stride 16, the usual one of this field's classifiers, leaves out the stride of layer4 (no dilation); 32 is
+    the published network; 8, DeepLab's, leaves out those of layer3 and layer4 and dilates them by 2 and 4.
     """
 
     mean = IMAGENET_MEAN

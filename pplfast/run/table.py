@@ -46,7 +46,8 @@ def seeds_table(result: dict[str, Any]) -> str:
     rows = [("variant", "seed", *(head for head, _ in columns))]
     for variant, mean in result["mean"].items():
         parts = [(str(seed), result["runs"][f"seed{seed}"][variant]) for seed in result["seeds"]]
-        rows += [(variant, seed, *(_figure(part[key]) for _, key in columns)) for seed, part in [*parts, ("mean", mean)]]
+        rows += [(variant, seed, *(_figure(part[key]) for _, key in columns))
+                 for seed, part in [*parts, ("mean", mean)]]
     return "\n".join(_align(rows))
 
 

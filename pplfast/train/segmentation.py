@@ -88,7 +88,7 @@ def load_segmentation(folder: str | os.PathLike) -> tuple[SegmentationNet, Class
 
 
 def row_table(classes: ClassList) -> Tensor:
-    """int64 (256,): mask value -> row of the logits: 0 background, c + 1 class c, IGNORE for 255 and unlisted values."""
+    """int64 (256,): mask value -> row of the logits: 0 background, c + 1 class c, IGNORE for 255 and unlisted ones."""
     table = torch.full((256,), IGNORE)
     table[BACKGROUND] = 0
     table[list(classes.ids)] = torch.arange(1, len(classes) + 1)

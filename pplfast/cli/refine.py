@@ -1,0 +1,66 @@
+"""`pplfast refine`: a boundary network on confident labels, and the random walk of CAMs within its boundaries."""
+
+import argparse
+
+from pplfast.cli.training import add_network_arguments, run_training
+from pplfast.data.options import add_data_arguments, dataset_from_arguments
+from pplfast.recipe import WalkConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = "By single steps what `pplfast run` does for a recipe with an [affinity] table."
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    boundary = actions.add_parser("train", help="train the boundary network, alone or under the deepspeed launcher",
+                                  description="Train the recipe's [affinity] on the backbone of a trained classifier.")
+    add_data_arguments(boundary)
+    boundary.add_argument("--model", required=True, metavar="PATH", help="the train folder of the classifier")
+    boundary.add_argument("--pngs", required=True, metavar="DIR",
+                          help="confident labels: `pplfast label --model PATH --unsure 0.05,0.30 --crf labels`")
+    add_network_arguments(boundary)
+    walk = actions.add_parser("walk", help="refine CAM files",
+                              description="Write CAM files like those of `pplfast cam`; `pplfast eval --cams` scores "
+                                          "them and `pplfast label --cams` makes labels of them.")
+    defaults = WalkConfig()
+    add_data_arguments(walk)
+    walk.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `pplfast refine train`")
+    walk.add_argument("--cams", required=True, metavar="DIR", help="folder of `pplfast cam`")
+    walk.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
+    walk.add_argument("--radius", type=int, default=defaults.radius, metavar="N",
+                      help="of a step, in pixels at stride 4 (default: %(default)s)")
+    walk.add_argument("--beta", type=float, default=defaults.beta, metavar="X",
+                      help="exponent of the affinities (default: %(default)s)")
+    walk.add_argument("--steps", type=int, default=defaults.steps, metavar="N", help="default: %(default)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    return _train(args) if args.action == "train" else _walk(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    def train(recipe, dataset, options):
+        from pplfast.train import load_classifier
+        from pplfast.train.affinity import train_boundaries
+
+        return train_boundaries(recipe.affinity, load_classifier(args.model), dataset, args.pngs, args.out, recipe.seed,
+                                args.resume, options)
+
+    return run_training(args, "affinity", train)
+
+
+def _walk(args: argparse.Namespace) -> int:
+    from pplfast.errors import UserError
+
+    if args.radius < 2 or args.steps < 0 or not args.beta > 0:
+        raise UserError(f"--radius {args.radius} --steps {args.steps} --beta {args.beta:g}: must be 2 or more, 0 or "
+                        "more, above 0")
+    dataset = dataset_from_arguments(args)
+
+    import torch
+
+    from pplfast.labels.walk import walk_cams
+    from pplfast.train.affinity import load_boundaries
+
+    model = load_boundaries(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    config = WalkConfig(args.radius, args.beta, args.steps)
+    print(walk_cams(model, args.cams, dataset, config, args.out).summary("CAMs", args.out))
+    return 0

@@ -1,0 +1,66 @@
+"""`pplfast segment`: train a segmentation network on label PNGs, and label images with it."""
+
+import argparse
+import dataclasses
+
+from pplfast.cli.cam import parse_scales
+from pplfast.cli.training import add_network_arguments, run_training
+from pplfast.data.options import add_data_arguments, dataset_from_arguments
+from pplfast.labels.crf import NONE, PRESETS, check_crf
+from pplfast.labels.pool import default_jobs
+from pplfast.recipe import SegmentationConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = "By single steps what `pplfast run` does for a recipe with a [segmentation] table."
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    train = actions.add_parser("train", help="train the network, alone or under the deepspeed launcher",
+                               description="Train the recipe's [segmentation] on label PNGs; 255 is ignored.")
+    add_data_arguments(train)
+    train.add_argument("--pngs", required=True, metavar="DIR", help="labels to train on, <id>.png")
+    add_network_arguments(train)
+    test = actions.add_parser("test", help="label images: scales, flips, CRF",
+                              description="Write <id>.png; `pplfast eval --pngs` scores them.")
+    defaults = SegmentationConfig()
+    add_data_arguments(test)
+    test.set_defaults(labels="none")
+    test.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `pplfast segment train`")
+    test.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
+    test.add_argument("--scales", default=",".join(f"{scale:g}" for scale in defaults.scales), metavar="S,S",
+                      help="image sizes relative to the original (default: %(default)s)")
+    test.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
+    test.add_argument("--crf", default=defaults.crf, metavar="CRF",
+                      help=f"preset of the dense CRF: {', '.join(PRESETS)}, {NONE} (default: %(default)s)")
+    test.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",
+                      help="processes of the CRF (default: one per core, here %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    return _train(args) if args.action == "train" else _test(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    def train(recipe, dataset, options):
+        from pplfast.train.segmentation import train_segmentation
+
+        return train_segmentation(recipe.segmentation, dataset, args.pngs, args.out, recipe.seed, args.resume, options)
+
+    return run_training(args, "segmentation", train)
+
+
+def _test(args: argparse.Namespace) -> int:
+    check_crf(args.crf)
+    config = dataclasses.replace(SegmentationConfig(), scales=parse_scales(args.scales), flip=not args.no_flip,
+                                 crf=args.crf)
+    dataset = dataset_from_arguments(args)
+
+    import torch
+
+    from pplfast.labels.segment import check_classes, segment_images
+    from pplfast.train.segmentation import load_segmentation
+
+    model, classes = load_segmentation(args.model)
+    check_classes(classes, dataset)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    print(segment_images(model, classes, dataset, config, args.out, args.jobs).summary("labels", args.out))
+    return 0

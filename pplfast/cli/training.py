@@ -1,0 +1,53 @@
+"""What the commands that train a boundary or a segmentation network share with `pplfast train`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pplfast.cli.train import (
+    add_recipe_arguments,
+    add_training_arguments,
+    check_training_arguments,
+    options_from_arguments,
+    recipe_from_arguments,
+)
+from pplfast.data.dataset import Dataset
+from pplfast.data.options import dataset_from_arguments
+from pplfast.errors import UserError
+from pplfast.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pplfast.train import TrainOptions, TrainResult
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out at its last checkpoint")
+    add_training_arguments(parser)
+
+
+def run_training(args: argparse.Namespace, table: str,
+                 train: "Callable[[Recipe, Dataset, TrainOptions], TrainResult]") -> int:
+    """table: the recipe's table for this network; UserError where it asks for none."""
+    check_training_arguments(args)
+    recipe = recipe_from_arguments(args)
+    if not getattr(recipe, table).epochs:
+        raise UserError(f"{args.recipe}: has no [{table}] table with epochs; add one, or --set {table}.epochs=3")
+    dataset = dataset_from_arguments(args)
+
+    from pplfast.train.ranks import OtherRankError, stop_ranks
+
+    try:
+        result = train(recipe, dataset, options_from_arguments(args))
+    except OtherRankError:
+        return 2  # another rank prints the message
+    finally:
+        stop_ranks()
+    if os.environ.get("RANK", "0") == "0":
+        done = "was finished before" if result.already_finished else "finished"
+        print(f"{result.folder}: {done}: {result.steps} steps, {result.seconds:.1f} s, loss {result.loss:.4f}",
+              file=sys.stderr)
+    return 0
