@@ -17,7 +17,7 @@ TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 TRITON_PIN := $(shell grep '^triton==' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test clean
+.PHONY: demo test test-kill clean
 
 demo: $(STAMP)
 	$(BIN)/pplfast data demo --out runs/demo/data

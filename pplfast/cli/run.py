@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
     config = RunConfig(train, val, recipe, recipe.variants, Path(args.out), args.jobs, options_from_arguments(args),
                        command=shlex.join(["pplfast", *sys.argv[1:]]),
-                       test=None if args.test_list is None else dataclasses.replace(val, list=args.test_list))
+                       test=None if args.test_list is None else dataclasses.replace(val, list=args.test_list, labels="none"))
     try:
         if seeds is None:
             summary = run(config)

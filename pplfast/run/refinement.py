@@ -59,7 +59,7 @@ class Refinement:
             self._walk("walk", "cams", self.chain.val_set)
             if self.chain.scored:
                 self.chain.score("walk", evaluate_cams)
-            label = self.chain.resolve_label(recipe.affinity.label, "eval_walk")
+            label = self.chain.resolve_label(recipe.affinity.label, "eval_walk", "affinity.label")
             self._labels("labels_walk", "walk", self.chain.val_set, label)
             if self.chain.scored:
                 self.chain.score("labels_walk", evaluate_labels)

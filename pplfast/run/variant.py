@@ -154,14 +154,14 @@ class VariantChain:
         settings = {source: self.results[source].stamp, "masks": digest}
         self.step(name, settings, action)
 
-    def resolve_label(self, label: LabelConfig, sweep: str) -> LabelConfig:
-        """The recipe's; its threshold 0 stands for the best of the step `sweep`."""
+    def resolve_label(self, label: LabelConfig, sweep: str, key: str = "label") -> LabelConfig:
+        """The recipe's table `key`; its threshold 0 stands for the best of the step `sweep`."""
         if label.background != "threshold" or label.value:
             return label
         if self.scored:
             return dataclasses.replace(label, value=self.results[sweep].values["threshold"])
         self.announce.note(f"{self.val_set.name} has no masks to find a threshold on: background threshold "
-                           f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set label.value=X)")
+                           f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set {key}.value=X)")
         return dataclasses.replace(label, value=DEFAULT_THRESHOLD)
 
     def outcome(self, outcome: Outcome, folder: Path, dataset: Dataset) -> dict[str, Any]:
