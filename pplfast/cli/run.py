@@ -14,6 +14,7 @@ from pplfast.cli.train import (
     options_from_arguments,
     recipe_from_arguments,
 )
+from pplfast.data.dataset import DataConfig
 from pplfast.data.options import add_data_arguments, config_from_arguments
 from pplfast.errors import UserError
 from pplfast.labels.background import check_background
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
     config = RunConfig(train, val, recipe, recipe.variants, Path(args.out), args.jobs, options_from_arguments(args),
                        command=shlex.join(["pplfast", *sys.argv[1:]]),
-                       test=None if args.test_list is None else dataclasses.replace(val, list=args.test_list, labels="none"))
+                       test=_test_data(val, args.test_list))
     try:
         if seeds is None:
             summary = run(config)
@@ -72,6 +73,11 @@ def run(args: argparse.Namespace) -> int:
     finally:
         stop_ranks()
     return 0
+
+
+def _test_data(val: DataConfig, name: str | None) -> DataConfig | None:
+    """Image labels are not needed for it, and often not there."""
+    return None if name is None else dataclasses.replace(val, list=name, labels="none")
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
