@@ -2,8 +2,8 @@
 
 Arguments: FOLDER RANK:STEP:ACTION|none, then those of `pplfast`. After every step each rank appends a line to
 FOLDER/rank<N>.jsonl: session, world, host, stage, iteration, ids. A restored state is collected again and compared,
-bit by bit, with the checkpoint; the result goes to FOLDER/restored.jsonl. ACTION befalls that rank inside step STEP
-of its session: kill (SIGKILL), hang, stop (all ranks exit after the step).
+bit by bit, with the checkpoint; the result goes to FOLDER/restored.jsonl. ACTION befalls that rank once, inside step
+STEP of its session: kill (SIGKILL) or hang.
 """
 
 import json
@@ -42,7 +42,7 @@ def train_step(engine, batches, *rest):
     global steps
     ranks = rest[-1]
     steps += 1
-    if steps == int(fatal) and ranks.rank == int(unlucky):
+    if steps == int(fatal) and ranks.rank == int(unlucky) and not (folder / "misfortune.jsonl").exists():
         append("misfortune.jsonl", {"time": time.time(), "action": action, "step": steps})
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -52,8 +52,6 @@ def train_step(engine, batches, *rest):
     images = [int(i) for batch in batches for i, weight in zip(batch.indices, batch.weights, strict=True) if weight]
     append(f"rank{ranks.rank}.jsonl", {"session": session, "world": ranks.world, "host": socket.gethostname(),
                                        "stage": place[0], "iteration": place[1], "images": images})
-    if action == "stop" and steps > int(fatal):
-        raise KeyboardInterrupt
     return result
 
 

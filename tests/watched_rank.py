@@ -20,7 +20,7 @@ try:
 except LostRankError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
-with Watchdog(ranks, lost_after=2.0, stuck_after=4.0) as watchdog:
+with Watchdog(ranks, lost_after=4.0, stuck_after=6.0) as watchdog:
     for step in range(5):
         watchdog.mark(f"step {step}, forward")
         if step == 3 and ranks.rank == 1:

@@ -23,6 +23,7 @@ COMMANDS = {
     "submit": "the tar.gz for the PASCAL VOC evaluation server",
     "report": "one self-contained HTML file of a run",
     "bench": "throughput against the plain PyTorch reference",
+    "launch": "a command on several GPUs or hosts, started again after a failure",
     "doctor": "versions, devices, and the backend that each part uses",
 }
 

@@ -47,10 +47,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                         help="how many of the latest checkpoints stay; those that end a stage stay as well "
                              "(default: %(default)s)")
     parser.add_argument("--lost-after", type=float, default=60, metavar="SECONDS",
-                        help="with several ranks: end the run everywhere once a rank has given no sign of life for so "
-                             "long (default: %(default)s)")
+                        help="with several ranks: end the run everywhere, within so long, once a rank gives no sign of "
+                             "life (default: %(default)s)")
     parser.add_argument("--stuck-after", type=float, default=900, metavar="SECONDS",
-                        help="with several ranks: the same once one has made no progress; longer than the longest step, "
+                        help="with several ranks: the same once one makes no progress; longer than the longest step, "
                              "checkpoint or start (default: %(default)s)")
     parser.add_argument("--log-every", type=int, default=10, metavar="N",
                         help="optimizer steps (default: %(default)s)")

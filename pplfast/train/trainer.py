@@ -16,6 +16,7 @@ from pplfast.data.loader import Batch, TrainLoader
 from pplfast.precision import resolve_precision
 from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
+from pplfast.train.consistency import check_ranks, frozen_checksums
 from pplfast.train.identity import claim_folder
 from pplfast.train.log import TrainLog
 from pplfast.train.plan import StagePlan
@@ -36,8 +37,8 @@ class TrainOptions:
     checkpoint_every: int = 100  # optimizer steps
     keep: int = 3  # of the latest checkpoints; those that end a stage stay as well
     log_every: int = 10  # optimizer steps
-    lost_after: float = 60.0  # seconds without a sign of life until a rank counts as lost; the run then ends everywhere
-    stuck_after: float = 900.0  # seconds without progress until a rank counts as hanging
+    lost_after: float = 60.0  # seconds within which the run has ended everywhere once a rank gives no sign of life
+    stuck_after: float = 900.0  # the same once a rank makes no progress
     local_rank: int | None = None  # from a launcher's command line
 
 
@@ -149,15 +150,17 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
         else:
             progress = dataclasses.replace(progress, stage=index, iteration=0, stage_ended=False)
         state = None
+        frozen = frozen_checksums(run.model)
         try:
-            progress = _run_stage(run, engine, batches, progress)
+            progress = _run_stage(run, engine, batches, progress, frozen)
         finally:
             engine.destroy()
     run.task.begin_stage(run.model, run.stages[-1])  # as it is saved, also where nothing was left to train
     return progress
 
 
-def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress) -> Progress:
+def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress,
+               frozen: dict[str, int]) -> Progress:
     task, options, stage = run.task, run.options, progress.stage
     iterations = run.iterations[stage]
     warmup = task.optim.warmup if stage == 0 else 0
@@ -185,6 +188,8 @@ def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress:
             _log(run, progress, rates[progress.iteration - 1], interval_images, now - interval_start)
             interval_images, interval_start = 0, now
         if progress.stage_ended or progress.iteration % options.checkpoint_every == 0:
+            if progress.stage_ended:
+                check_ranks(run.model, frozen, run.ranks, stage + 1)
             run.watch.settle()  # a checkpoint is good only if the loss of its last step was
             state = collect_state(engine, run.ranks, momentum=not progress.stage_ended)
             run.checkpoints.save(state, progress)

@@ -30,14 +30,16 @@ GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", 
 class Watchdog:
     """A context around training; `mark` tells it of progress. With one rank it does nothing.
 
-    lost_after: seconds without a sign of life until a rank counts as lost. stuck_after: seconds without progress, while
-    alive, until a rank counts as hanging: longer than the longest step, checkpoint or start.
+    lost_after: seconds within which all ranks have ended once one gives no sign of life. stuck_after: the same once one
+    makes no progress, though alive: longer than the longest step, checkpoint or start.
     """
 
     def __init__(self, ranks: Ranks, lost_after: float, stuck_after: float,
                  end: Callable[[int], Any] = os._exit) -> None:
-        self._ranks, self.lost_after, self.stuck_after, self._end = ranks, lost_after, stuck_after, end
+        self._ranks, self.lost_after, self._end = ranks, lost_after, end
         self._interval = min(1.0, lost_after / 10)
+        # What is left of the time goes to noticing and to telling the others.
+        self._silence, self._stillness = lost_after - 6 * self._interval, stuck_after - 6 * self._interval
         self._marks, self._doing, self._failure = 0, "starting", None
         self._heard = time.monotonic()  # when rank 0's board was last new
         self._terminated: float | None = None  # when the launcher told this rank to end
@@ -104,6 +106,7 @@ class Watchdog:
             verdict = self._judge(beats, seen, moved)
             self._try_set(BOARD, {**beats[0], "verdict": verdict})
             if verdict:
+                self._announce(verdict)
                 time.sleep(3 * self._interval)  # until the others have read it
                 self._stop(verdict)
             if all(beat.get("terminated") for beat in beats.values()):
@@ -123,10 +126,10 @@ class Watchdog:
             longest = max(now - seen[rank] for rank in lost)
             return self._sentence(lost, beats, f"gave no sign of life for {longest:.0f} s: killed, or the host is down "
                                                f"or cut off", doing=True)
-        if ended - {0} and all(now - seen[rank] > self.lost_after for rank in ended - {0}):
+        if ended - {0} and all(now - seen[rank] > self._silence for rank in ended - {0}):
             return self._sentence(sorted(ended - {0}), beats, "was ended by its launcher")
         behind = min(beats, key=lambda rank: beats[rank]["marks"])
-        if now - moved[behind] > self.stuck_after:
+        if now - moved[behind] > self._stillness:
             stuck = [rank for rank in beats if beats[rank]["marks"] == beats[behind]["marks"]]
             return self._sentence(stuck, beats, f"has made no progress for {now - moved[behind]:.0f} s", doing=True,
                                   stuck=True)
@@ -152,6 +155,7 @@ class Watchdog:
                 continue
             last, self._heard = board["n"], time.monotonic()
             if board["verdict"]:
+                self._announce(board["verdict"])
                 self._stop(board["verdict"])
             if board["terminated"] and self._terminated is not None:
                 self._end(128 + signal.SIGTERM)
@@ -165,9 +169,11 @@ class Watchdog:
             faulthandler.dump_traceback_later(2 * self.lost_after + 10, exit=True)
             silence = time.monotonic() - self._heard
             if silence > self._patience and not self._ranks.main:
-                self._stop({"ranks": [0], "stuck": False, "exit": EXIT_LOST, "text": f"rank 0 on {self._main_host} gave no sign of life "
-                            f"for {silence:.0f} s to rank {self._ranks.rank} on {socket.gethostname()}: killed, or a "
-                            f"host is down or cut off"})
+                verdict = {"ranks": [0], "stuck": False, "exit": EXIT_LOST, "text":
+                           f"rank 0 on {self._main_host} gave no sign of life for {silence:.0f} s to rank "
+                           f"{self._ranks.rank} on {socket.gethostname()}: killed, or a host is down or cut off"}
+                self._announce(verdict)
+                self._stop(verdict)
             self._hear_launcher()
             if self._terminated is not None and time.monotonic() - self._terminated > LAUNCHER_GRACE:
                 self._end(128 + signal.SIGTERM)
@@ -175,11 +181,9 @@ class Watchdog:
     @property
     def _patience(self) -> float:
         """Once the launcher ends this rank, something has happened on this host: who is silent now is the cause."""
-        return self.lost_after if self._terminated is None else min(self.lost_after, 4 * self._interval)
+        return self._silence if self._terminated is None else min(self._silence, 4 * self._interval)
 
-    def _stop(self, verdict: dict[str, Any]) -> None:
-        if self._failure is not None:
-            return  # the main thread is about to end with the error itself
+    def _announce(self, verdict: dict[str, Any]) -> None:
         if verdict["stuck"] and self._ranks.rank in verdict["ranks"]:
             frame = sys._current_frames().get(self._main_thread)
             stack = "".join(traceback.format_stack(frame)[-12:]) if frame else ""
@@ -189,7 +193,10 @@ class Watchdog:
             print(f"pplfast: error: {verdict['text']}; this run ends on all hosts; start it again with --resume to "
                   f"continue from the last checkpoint", file=sys.stderr)
         sys.stderr.flush()
-        self._end(verdict["exit"])
+
+    def _stop(self, verdict: dict[str, Any]) -> None:
+        if self._failure is None:  # else the main thread is about to end with the error itself
+            self._end(verdict["exit"])
 
     def _beat(self, count: int) -> dict[str, Any]:
         return {"n": count, "marks": self._marks, "doing": self._doing, "host": socket.gethostname(),
