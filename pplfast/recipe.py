@@ -48,6 +48,7 @@ class OptimConfig:
     accumulation: int = 1
     precision: str = "auto"  # "auto": bf16 where it is fast, else fp32; or "fp32", "bf16", "fp16" (GPU only)
     zero: int = 0  # DeepSpeed ZeRO stage, 0 to 2
+    reduction: str = "fp32"  # "fp32" | "bf16": the gradients on their way between ranks
     clip: float = 0.0  # gradient norm; 0: none
 
 
@@ -247,6 +248,7 @@ def _check_optim(optim: OptimConfig, key: str, need: Need) -> None:
     need(optim.accumulation >= 1, f"{key}.accumulation", optim.accumulation, "1 or more")
     need(optim.precision in PRECISIONS, f"{key}.precision", optim.precision, ", ".join(PRECISIONS))
     need(optim.zero in (0, 1, 2), f"{key}.zero", optim.zero, "0, 1 or 2")
+    need(optim.reduction in ("fp32", "bf16"), f"{key}.reduction", optim.reduction, "fp32 or bf16")
 
 
 def _check_refinement(recipe: Recipe, need: Need) -> None:

@@ -13,11 +13,18 @@ from pplfast.recipe import OptimConfig
 from pplfast.train.ranks import Ranks, on_main
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
+BUCKET = 8_000_000  # gradients reduced together: 32 MB in float32, enough to fill a fast link
 
 
 def check_precision(optim: OptimConfig, device: torch.device) -> None:
     if optim.precision == "fp16" and device.type != "cuda":
         raise UserError("optim.precision = 'fp16': needs a GPU; choose bf16 or fp32")
+    if optim.precision == "fp16" and optim.zero and optim.clip:
+        # DeepSpeed 0.19.8 takes the norm of the scaled gradients there.
+        raise UserError(f"optim.clip = {optim.clip} with fp16: DeepSpeed clips wrongly at optim.zero = {optim.zero}; "
+                        f"set optim.zero = 0, or choose bf16")
+    if optim.reduction == "bf16" and optim.precision == "fp16":
+        raise UserError("optim.reduction = 'bf16' with optim.precision = 'fp16': reduce in fp32, or train in bf16")
 
 
 def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
@@ -36,7 +43,8 @@ def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
 def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> Any:
     """A new engine on the model's current weights, its momentum at zero."""
     deepspeed = _import_deepspeed()
-    engine, *_ = deepspeed.initialize(model=model, optimizer=_optimizer(model, optim), config=_config(optim, ranks))
+    config = _config(model, optim, ranks)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=_optimizer(model, optim), config=config)
     return engine
 
 
@@ -57,21 +65,32 @@ def _optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
     return torch.optim.SGD(used, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
 
 
-def _config(optim: OptimConfig, ranks: Ranks) -> dict[str, Any]:
+def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch(optim, ranks),
         "gradient_accumulation_steps": optim.accumulation,
         "gradient_clipping": optim.clip,
-        "zero_optimization": {"stage": optim.zero},
+        # DeepSpeed overlaps the reduction with the backward pass at ZeRO 1 and 2 only. Its buckets of 500 million
+        # elements would hold a whole network, and leave nothing to overlap.
+        "zero_optimization": {"stage": optim.zero, "overlap_comm": True, "reduce_bucket_size": BUCKET,
+                              "allgather_bucket_size": BUCKET},
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for plain SGD
         "steps_per_print": 10**9,
     }
     precision = on_main(ranks, lambda: resolve_precision(optim.precision, ranks.device))  # ranks must not differ
     if precision in AUTOCAST:
-        # An empty list keeps the gradients in float32 on their way between ranks, as at ZeRO stage 0.
+        # The parameters of the listed modules are reduced in the lower precision, where ZeRO is on.
         config["torch_autocast"] = {
-            "enabled": True, "dtype": AUTOCAST[precision], "lower_precision_safe_modules": []}
+            "enabled": True, "dtype": AUTOCAST[precision],
+            "lower_precision_safe_modules": _kinds_of_modules(model) if optim.reduction == "bf16" else []}
+    config["communication_data_type"] = optim.reduction  # without autocast, and at ZeRO 0
     return config
+
+
+def _kinds_of_modules(model: nn.Module) -> list[str]:
+    """The classes that hold parameters of their own, by their full names."""
+    kinds = {type(module) for module in model.modules() if next(module.parameters(recurse=False), None) is not None}
+    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
 
 
 def _import_deepspeed() -> Any:

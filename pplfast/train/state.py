@@ -26,7 +26,8 @@ class TrainState:
 
 
 def collect_state(engine: Any, ranks: Ranks, momentum: bool) -> TrainState:
-    """Called by all ranks. momentum: off at the end of a stage, as the next one starts without."""
+    """Called by all ranks. momentum: off at the end of a stage, as the next one starts without. The tensors may be the
+    engine's own: they are to be written before the next step."""
     module = engine.module
     tensors = {MODEL + name: tensor for name, tensor in module.state_dict().items()} if ranks.main else {}
     if momentum and _has_momentum(engine):
@@ -73,6 +74,14 @@ def loss_scaler(engine: Any) -> torch.amp.GradScaler | None:
     if engine.zero_optimization():
         return engine.optimizer.torch_autocast_gradscaler
     return engine.torch_autocast_z0_gradscaler
+
+
+def lower_loss_scale(engine: Any) -> None:
+    """After a step. At ZeRO 1 and 2 DeepSpeed (0.19.8) skips a step whose gradients overflow, on all ranks alike, but
+    leaves the scale as it is: all later steps would overflow as well."""
+    scaler = loss_scaler(engine)
+    if scaler and engine.zero_optimization() and engine.optimizer.overflow:
+        scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
 
 
 def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -15,6 +15,7 @@ from pplfast.data.loader import Batch, TrainLoader
 from pplfast.train.checkpoint import CheckpointFolder
 from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks, gather
 from pplfast.train.schedules import steps_per_epoch
+from pplfast.train.state import lower_loss_scale
 
 
 def step_batches(loader: TrainLoader, accumulation: int, step: int) -> Iterator[list[Batch]]:
@@ -56,6 +57,8 @@ def train_step(engine: Any, batches: Sequence[Batch], image_losses: Callable[[Te
         mark("backward")
         engine.backward(batch_losses.sum() * (ranks.world * accumulation / images))
         engine.step()
+        if k == len(batches) - 1:
+            lower_loss_scale(engine)
         losses.append(batch_losses.detach())
     own = torch.cat(losses)
     mean = own.sum() / images
