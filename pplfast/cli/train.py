@@ -25,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
                              "at once (default: %(default)s)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out at its last checkpoint")
+    parser.add_argument("--deepspeed", metavar="FILE.json",
+                        help="a DeepSpeed configuration: its ZeRO stage and precision replace the recipe's, what it "
+                             "says of speed is used as it stands (launch/ has some)")
     add_training_arguments(parser)
 
 
@@ -61,10 +64,16 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_from_arguments(args)
     dataset = dataset_from_arguments(args)
 
+    extra: dict[str, Any] = {}
+    if args.deepspeed:
+        from pplfast.train.deepspeed_file import apply_deepspeed_file
+
+        recipe, extra = apply_deepspeed_file(recipe, args.deepspeed)
+
     from pplfast.train import train  # after the arguments, so that their errors come at once
     from pplfast.train.ranks import OtherRankError, stop_ranks
 
-    options = options_from_arguments(args)
+    options = dataclasses.replace(options_from_arguments(args), deepspeed=extra)
     try:
         result = train(recipe, dataset, args.out, resume=args.resume, variant=args.variant, options=options)
     except OtherRankError:

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,10 +42,12 @@ def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
     return -(-group // ranks.world)
 
 
-def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> Any:
-    """A new engine on the model's current weights, its momentum at zero."""
+def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks,
+                 extra: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A new engine on the model's current weights, its momentum at zero. extra: DeepSpeed settings of the user's."""
     deepspeed = _import_deepspeed()
     config = _config(model, optim, ranks)
+    config |= {**extra, "zero_optimization": config["zero_optimization"] | extra.get("zero_optimization", {})}
     engine, *_ = deepspeed.initialize(model=model, optimizer=_optimizer(model, optim), config=config)
     return engine
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class TrainOptions:
     log_every: int = 10  # optimizer steps
     lost_after: float = 60.0  # seconds within which the run has ended everywhere once a rank gives no sign of life
     stuck_after: float = 900.0  # the same once a rank makes no progress
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # more settings of its engine
     local_rank: int | None = None  # from a launcher's command line
 
 
@@ -144,7 +145,7 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
         run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
         run.watchdog.mark(f"stage {index + 1}, starting its engine")
-        engine = engines.start_engine(run.model, run.task.optim, run.ranks)
+        engine = engines.start_engine(run.model, run.task.optim, run.ranks, run.options.deepspeed)
         if state and not progress.stage_ended:
             restore_optimizer(engine, state, run.ranks)
         else:

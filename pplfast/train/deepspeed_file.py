@@ -1,0 +1,44 @@
+"""A DeepSpeed configuration file on top of a recipe: the parts of it that a run may decide for itself."""
+
+import dataclasses
+from typing import Any
+
+from pplfast.errors import UserError
+from pplfast.files import read_json
+from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
+
+# Keys that would say again, or against it, what the recipe says.
+OF_RECIPE = {
+    "train_batch_size": "optim.batch", "train_micro_batch_size_per_gpu": "optim.batch",
+    "gradient_accumulation_steps": "optim.accumulation", "gradient_clipping": "optim.clip",
+    "optimizer": "[optim]", "scheduler": "[optim]", "bf16": "optim.precision", "fp16": "optim.precision",
+}
+PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
+
+
+def apply_deepspeed_file(recipe: Recipe, path: str) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with the file's ZeRO stage, precision and reduction, and the file's other keys for the engine.
+
+    Raises UserError for a file that is none, or that has keys of the recipe.
+    """
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: must be a JSON object, like launch/zero1_bf16.json")
+    for key, place in OF_RECIPE.items():
+        if key in table:
+            raise UserError(f"{path}: '{key}' is the recipe's to say; leave it out and set {place}")
+    zero = dict(table.get("zero_optimization", {}))
+    autocast = table.get("torch_autocast", {})
+    changes = {"zero": zero.pop("stage", recipe.optim.zero),
+               "reduction": table.get("communication_data_type", recipe.optim.reduction)}
+    if autocast.get("enabled"):
+        dtype = autocast.get("dtype", "bfloat16")
+        if dtype not in PRECISIONS:
+            raise UserError(f"{path}: torch_autocast.dtype = {dtype!r}: must be one of {', '.join(PRECISIONS)}")
+        changes["precision"] = PRECISIONS[dtype]
+    rest = {key: value for key, value in table.items()
+            if key not in ("zero_optimization", "torch_autocast", "communication_data_type")}
+    if zero:
+        rest["zero_optimization"] = zero
+    changed = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, **changes))
+    return recipe_from_dict(recipe_to_dict(changed), path), rest  # checked again: the values come from the file

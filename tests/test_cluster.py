@@ -1,0 +1,121 @@
+"""Host files, restarts and DeepSpeed's configuration files, without a cluster; with one: multinode.py."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from train_data import make_recipe
+
+from pplfast.cli import main
+from pplfast.cluster import launch as launching
+from pplfast.cluster.hosts import Host, read_hostfile
+from pplfast.cluster.launch import LaunchOptions, launch
+from pplfast.errors import UserError
+from pplfast.train.deepspeed_file import apply_deepspeed_file
+
+LAUNCH = Path(__file__).parent.parent / "launch"
+
+
+def test_host_files(tmp_path):
+    assert read_hostfile(str(LAUNCH / "hostfile.example")) == [Host("node-a", 8), Host("node-b", 8)]
+    for text, message in (("node-a\n", "line 1 is 'node-a'; write it like"), ("", "names no host"),
+                          ("# x\na slots=1\na slots=2\n", "line 3 names a again"), ("a slots=0", "line 1")):
+        (tmp_path / "hosts").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_hostfile(str(tmp_path / "hosts"))
+    with pytest.raises(UserError, match="hostfile.example"):
+        read_hostfile(str(tmp_path / "none"))
+
+
+class Attempts:
+    """What the launcher is started with; each attempt ends with the next of the exit codes."""
+
+    def __init__(self, monkeypatch, codes: list[int], alive: list[list[str]]) -> None:
+        self.commands: list[list[str]] = []
+        self.hosts: list[str] = []
+        self.environments: list[dict[str, str]] = []
+        codes, alive = iter(codes), iter(alive)
+        monkeypatch.setattr(launching, "answering", lambda hosts, up=None: [
+            host for up in [next(alive)] for host in hosts if host.name in up])
+        monkeypatch.setattr(launching.shutil, "which", lambda name: f"/usr/bin/{name}")
+        outer = self
+
+        class Process:
+            def __init__(self, command, env):
+                outer.commands.append(command)
+                outer.environments.append(env)
+                if "--hostfile" in command:
+                    outer.hosts.append(Path(command[command.index("--hostfile") + 1]).read_text())
+
+            def wait(self):
+                return next(codes)
+
+        monkeypatch.setattr(launching.subprocess, "Popen", Process)
+
+
+@pytest.fixture
+def hostfile(tmp_path) -> str:
+    (tmp_path / "hosts").write_text("node-a slots=2\nnode-b slots=4\n")
+    return str(tmp_path / "hosts")
+
+
+def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
+    attempts = Attempts(monkeypatch, [75, 255, 0], [["node-a", "node-b"], ["node-b"], ["node-a", "node-b"]])
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    said: list[str] = []
+    assert launch(["train", "--out", "x"], LaunchOptions(hostfile, restarts=3), said.append) == 0
+    assert attempts.hosts == ["node-a slots=2\nnode-b slots=4\n", "node-b slots=4\n", "node-a slots=2\nnode-b slots=4\n"]
+    assert [command[-1] == "--resume" for command in attempts.commands] == [False, True, True]
+    ports = {command[command.index("--master_port") + 1] for command in attempts.commands}
+    assert len(ports) == 3 and all("--force_multi" in command for command in attempts.commands)
+    assert said == [
+        "attempt 1 ended with exit code 75; starting again from the last checkpoint, 3 restarts left",
+        "node-a: no answer by ssh; going on with node-b",
+        "attempt 2 ended with exit code 255; starting again from the last checkpoint, 2 restarts left"]
+
+
+@pytest.mark.parametrize("codes, attempts_made", (([2], 1), ([130], 1), ([1, 1], 2), ([0], 1)))
+def test_what_is_not_started_again(monkeypatch, codes, attempts_made):
+    attempts = Attempts(monkeypatch, codes, [])
+    assert launch(["label", "--out", "x"], LaunchOptions(ranks=2, restarts=1), lambda _: None) == codes[-1]
+    assert len(attempts.commands) == attempts_made and "--resume" not in attempts.commands[-1]
+
+
+def test_no_host_answers(monkeypatch, hostfile):
+    Attempts(monkeypatch, [], [[]])
+    with pytest.raises(UserError, match="none of its 2 hosts answers; try `ssh node-a true`"):
+        launch(["train"], LaunchOptions(hostfile), lambda _: None)
+
+
+def test_the_command_line_names_what_is_missing(capsys):
+    assert main(["launch"]) == 2 and "name the command to run" in capsys.readouterr().err
+    assert main(["launch", "--hostfile", "/none", "train"]) == 2 and "/none: not a readable" in capsys.readouterr().err
+    assert main(["launch", "--restarts", "-1", "train"]) == 2 and "--restarts -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("zero*.json")), ids=lambda path: path.stem)
+def test_the_deepspeed_files_of_launch(path):
+    recipe, extra = apply_deepspeed_file(make_recipe(), str(path))
+    assert f"zero{recipe.optim.zero}_{recipe.optim.precision}" == path.stem and recipe.optim.reduction == "fp32"
+    assert set(extra) <= {"zero_optimization"} and "stage" not in extra.get("zero_optimization", {})
+
+
+def test_deepspeed_files_do_not_speak_for_the_recipe(tmp_path):
+    path = tmp_path / "ds.json"
+    for table, message in (({"optimizer": {}}, "'optimizer' is the recipe's to say"), ([], "JSON object"),
+                           ({"zero_optimization": {"stage": 3}}, "'optim.zero' = 3: must be 0, 1 or 2"),
+                           ({"torch_autocast": {"enabled": True, "dtype": "half"}}, "torch_autocast.dtype = 'half'"),
+                           ({"communication_data_type": "fp8"}, "optim.reduction")):
+        path.write_text(json.dumps(table))
+        with pytest.raises(UserError, match=message):
+            apply_deepspeed_file(make_recipe(), str(path))
+    path.write_text(json.dumps({"wall_clock_breakdown": True, "communication_data_type": "bf16"}))
+    recipe, extra = apply_deepspeed_file(make_recipe(), str(path))
+    assert extra == {"wall_clock_breakdown": True} and recipe.optim.reduction == "bf16"
+
+
+def test_scripts_are_executable_shell():
+    for script in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"):
+        assert os.system(f"bash -n {script}") == 0, script
+        assert script.suffix == ".sbatch" or os.access(script, os.X_OK), script
