@@ -75,7 +75,7 @@ def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
         "attempt 2 ended with exit code 255; starting again from the last checkpoint, 2 restarts left"]
 
 
-@pytest.mark.parametrize("codes, attempts_made", (([2], 1), ([130], 1), ([1, 1], 2), ([0], 1)))
+@pytest.mark.parametrize("codes, attempts_made", (([2], 1), ([3], 1), ([130], 1), ([1, 1], 2), ([0], 1)))
 def test_what_is_not_started_again(monkeypatch, codes, attempts_made):
     attempts = Attempts(monkeypatch, codes, [])
     assert launch(["label", "--out", "x"], LaunchOptions(ranks=2, restarts=1), lambda _: None) == codes[-1]

@@ -18,7 +18,7 @@ from pplfast.errors import UserError
 # differently.
 PASSED_ON = ("NCCL_", "GLOO_", "OMP_", "MKL_", "TORCH_", "DS_ACCELERATOR")
 PROGRAM = ("--module", "pplfast")
-NOT_WORTH_A_RESTART = (2, 130)  # settings or data that must be mended first; interrupted by the user
+NOT_WORTH_A_RESTART = (2, 3, 130)  # to be mended first; finished, but for bad images; interrupted by the user
 
 
 @dataclass(frozen=True)
