@@ -1,5 +1,6 @@
 # make demo: the whole chain on a data set made on the spot -> runs/demo/report.html and runs/demo/summary.json
-# make test: all tests.   Both set up .venv first, once.   make clean: remove .venv, runs and build folders.
+# make test: all tests.   make test-multinode: training on two hosts (network namespaces; needs root, takes minutes).
+#   Both set up .venv first, once.   make clean: remove .venv, runs and build folders.
 #
 # Without an NVIDIA GPU torch's CPU build is installed: PyPI's torch would pull gigabytes of CUDA libraries.
 # Another build: make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" DALI=cuda12
@@ -17,7 +18,7 @@ TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 TRITON_PIN := $(shell grep '^triton==' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-kill clean
+.PHONY: demo test test-kill test-multinode clean
 
 demo: $(STAMP)
 	$(BIN)/pplfast data demo --out runs/demo/data
@@ -29,6 +30,10 @@ test: $(STAMP)
 # Minutes: pplfast run killed in each of its steps.
 test-kill: $(STAMP)
 	$(BIN)/python tests/kill_chain.py
+
+# Minutes, as root: training on two hosts that are network namespaces.
+test-multinode: $(STAMP)
+	$(BIN)/python -m pytest tests/multinode.py -rs
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
