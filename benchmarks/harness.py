@@ -59,9 +59,10 @@ def compute_clock(device: str) -> str:
     return "cpu time" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
 
 
-def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort,
-              clock: str = "wall") -> dict[str, list[float]]:
-    """Seconds per call of each contestant, one sample per round. Each is called before, to warm up.
+def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str = "wall",
+              warm: bool = False) -> dict[str, list[float]]:
+    """Seconds per call of each contestant, one sample per round. Each is called before, to warm up, unless `warm` says
+    that this has been done: for calls of many seconds.
 
     On a GPU the caches are flushed before each call and the time is that between two events of the stream.
     `clock`: "wall" or "cpu time".
@@ -69,6 +70,9 @@ def alternate(contestants: dict[str, Callable[[], object]], device: str, effort:
     now = time.perf_counter if clock == "wall" else time.process_time
     repeats = {}
     for name, run in contestants.items():
+        if warm:
+            repeats[name] = 1
+            continue
         first = _time(run, device, 1, now)
         for _ in range(WARM_UPS - 1 if first < LONG else 0):
             first = _time(run, device, 1, now)

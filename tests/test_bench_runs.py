@@ -97,11 +97,11 @@ def test_cam_in_memory(report: Report, loose_bf16):
 
 
 def test_label(report: Report, demo: DataConfig):
-    label.run(report, demo, most=1, cams=CamConfig(scales=(1.0, 1.5), precision="fp32"))  # one image: no pool
-    assert ("reference", "pplfast") in _ratios(report)
+    label.run(report, demo, most=1, cams=CamConfig(scales=(0.5, 1.0)), backbone="efficientnet_lite0")
     rows = {row["contestant"]: row for row in report.rows}
-    assert set(rows) == {"reference", "pplfast", *label.STAGES}
-    assert rows["pplfast"]["bottleneck"] in label.STAGES
+    assert {"reference", "pplfast"} <= set(rows) and ("reference", "pplfast") in _ratios(report)
+    assert rows["pplfast"]["bottleneck"] in ("decode", "network", "crf", "write")
+    assert set(rows["pplfast"]["stage_images_per_second"]) == {"decode", "network", "crf", "encode", "write"}
 
 
 def test_walk(report: Report, demo: DataConfig, monkeypatch):

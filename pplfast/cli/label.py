@@ -1,6 +1,7 @@
 """`pplfast label`: pseudo labels, from a classifier in one go (alone or on many ranks) or from CAM files."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
         prometheus=Path(args.prometheus) if args.prometheus else None)
     share_threads()
     result = label_dataset(load_classifier(args.model), dataset, config, args.local_rank)
-    if result.summary(config.out) and not result.unfinished and result.bottleneck:
+    if os.environ.get("RANK", "0") == "0" and not result.unfinished:
         print(result.summary(config.out))
     return result.exit_code
 

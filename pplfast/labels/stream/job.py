@@ -19,7 +19,7 @@ from pplfast.labels.stream import status as state
 from pplfast.labels.stream.budget import Room, most_pixels
 from pplfast.labels.stream.manifest import BAD, ManifestWriter, at_work, merge, rank_file, read_manifest
 from pplfast.labels.stream.maps import MapMaker
-from pplfast.labels.stream.meter import Meter
+from pplfast.labels.stream.meter import Meter, bottleneck
 from pplfast.labels.stream.pipeline import Pipeline, Stages
 from pplfast.labels.stream.plan import Plan, make_plan
 from pplfast.labels.stream.refine import RefineConfig
@@ -72,13 +72,25 @@ class JobResult:
     bad: list[tuple[str, str]]
     seconds: float
     unfinished: list[int]  # ranks that stopped, failed or were killed
-    bottleneck: str
+    busy: dict[str, float]  # share of the time that each stage worked, mean over the ranks
     exit_code: int
+
+    @property
+    def bottleneck(self) -> str:
+        return bottleneck(self.busy)
+
+    def stage_rates(self) -> dict[str, float]:
+        """Images per second that each stage alone would make, from the time that it worked."""
+        return {stage: self.done / (share * self.seconds) for stage, share in self.busy.items() if share > 0}
+
+    def share(self) -> float:
+        """Of the time that the bottleneck worked."""
+        return self.busy[self.bottleneck] + (self.busy["encode"] if self.bottleneck == "crf" else 0.0)
 
     def summary(self, out: Path) -> str:
         rate = self.done / max(self.seconds, 1e-9)
         lines = [f"{self.done} labels written to {out} in {self.seconds:.0f} s ({rate:.1f} images/s), {self.earlier} "
-                 f"were there already; busiest stage: {self.bottleneck}"]
+                 f"were there already; bottleneck: {self.bottleneck} ({self.share():.0%} busy)"]
         if self.bad:
             lines.append(f"{len(self.bad)} bad images (see {out / 'manifest.jsonl'}):")
             lines += [f"  {image_id}: {reason}" for image_id, reason in self.bad[:20]]
@@ -144,7 +156,6 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
                             ) if ranks.main else None
 
     def abandon() -> None:
-        manifest.sync()
         if ranks.main:
             _say_how_to_continue(meter.done, len(mine), "gave up what was in flight")
 
@@ -172,7 +183,7 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
         raise failure
     exit_code = stopping.exit_code if stopping.signal else 0
     if display is None:
-        return JobResult(meter.done, 0, [], meter.seconds, [], "", exit_code)
+        return JobResult(meter.done, 0, [], meter.seconds, [], meter.utilisation(), exit_code)
     total = state.Total.of(statuses)
     bad: list[tuple[str, str]] = []
     if unfinished:
@@ -181,7 +192,7 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
     else:
         bad = _merge_in_order(dataset, out)
         exit_code = EXIT_BAD if bad else 0
-    return JobResult(total.done, plan.done, bad, meter.seconds, unfinished, state.slowest(statuses), exit_code)
+    return JobResult(total.done, plan.done, bad, meter.seconds, unfinished, total.busy, exit_code)
 
 
 def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, rank: int, mine: Any,

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-import time
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,14 +21,14 @@ from pplfast.files import atomic_path, explain_os_error
 
 MERGED = "manifest.jsonl"
 FOLDER = "manifest"
-SYNC_SECONDS = 2.0
+SYNC_SECONDS = 5.0
 DONE, BAD = "done", "bad"
 
 Record = dict[str, Any]  # id, state (done | bad), and what refine.py or the pipeline know of the image
 
 
 class ManifestWriter:
-    """Appends the records of one rank. `sync` puts everything written so far, labels included, on the disk."""
+    """Appends the records of one rank; every few seconds a thread puts them, and the labels, on the disk."""
 
     def __init__(self, out: Path, rank: int) -> None:
         self.path = rank_file(out, rank)
@@ -38,7 +38,9 @@ class ManifestWriter:
         except OSError as error:
             raise explain_os_error(error, self.path) from error
         _lock(self._file, self.path)
-        self._synced = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._sync_often, name="sync", daemon=True)
+        self._thread.start()
 
     def append(self, record: Record) -> None:
         """One write of a whole line: with the page cache behind it, it survives a kill of this process at once."""
@@ -49,16 +51,17 @@ class ManifestWriter:
                                 "continues")
         except OSError as error:
             raise explain_os_error(error, self.path) from error
-        if time.monotonic() - self._synced > SYNC_SECONDS:
-            self.sync()
 
-    def sync(self) -> None:
-        """Against a loss of power: the labels are not synchronised one by one (that would cost milliseconds each)."""
-        _sync_filesystem(self._file.fileno())
-        self._synced = time.monotonic()
+    def _sync_often(self) -> None:
+        """Against a loss of power. The labels are not synchronised one by one, which costs milliseconds each; and on a
+        busy file system this call takes seconds, for which nobody should wait."""
+        while not self._closed.wait(SYNC_SECONDS):
+            _sync_filesystem(self._file.fileno())
 
     def close(self) -> None:
-        self.sync()
+        self._closed.set()
+        self._thread.join()
+        _sync_filesystem(self._file.fileno())
         self._file.close()
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pplfast.files import atomic_path
 from pplfast.labels.stream.manifest import FOLDER
-from pplfast.labels.stream.meter import STAGES, Meter, bottleneck
+from pplfast.labels.stream.meter import STAGES, Meter
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 SECONDS_BETWEEN_BEATS = 1.0
@@ -200,11 +200,3 @@ def wait_for_ranks(statuses: Callable[[], Sequence[Status]], world: int, alive: 
             states = {status.rank: status.state for status in statuses()}
             return [rank for rank in range(world) if states.get(rank) != DONE]
         time.sleep(0.1)
-
-
-def slowest(statuses: Sequence[Status]) -> str:
-    """The stage that holds the job up, in words."""
-    busy = Total.of(statuses).busy
-    stage = bottleneck(busy)
-    share = busy["crf"] + busy["encode"] if stage == "crf" else busy[stage]
-    return f"{stage} ({share:.0%} busy)"

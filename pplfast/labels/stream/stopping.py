@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-LIMIT = 8.0  # seconds from the signal to the end of the process at the latest; promised: 10
+LIMIT = 7.0  # seconds from the signal to the end of the process at the latest; promised: 10
 REPEATED = 0.5  # seconds after which a second Ctrl-C is one: a launcher passes the first on, beside the terminal
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
