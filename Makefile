@@ -1,6 +1,7 @@
 # make demo: the whole chain on a data set made on the spot -> runs/demo/report.html and runs/demo/summary.json
-# make test: all tests.   make test-multinode: training on two hosts (network namespaces; needs root, takes minutes).
-#   Both set up .venv first, once.   make clean: remove .venv, runs and build folders.
+# make test: all tests.   Minutes: make test-kill, make test-kill-label: a chain and a labelling job that are killed;
+#   make test-multinode: training on two hosts (network namespaces; needs root).
+# make clean: remove .venv, runs and build folders.   What needs .venv sets it up first, once.
 #
 # Without an NVIDIA GPU torch's CPU build is installed: PyPI's torch would pull gigabytes of CUDA libraries.
 # Another build: make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" DALI=cuda12
@@ -18,7 +19,7 @@ TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 TRITON_PIN := $(shell grep '^triton==' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-kill test-multinode clean
+.PHONY: demo test test-kill test-kill-label test-multinode clean
 
 demo: $(STAMP)
 	$(BIN)/pplfast data demo --out runs/demo/data
@@ -34,6 +35,10 @@ test-kill: $(STAMP)
 # Minutes, as root: training on two hosts that are network namespaces.
 test-multinode: $(STAMP)
 	$(BIN)/python -m pytest tests/multinode.py -rs
+
+# 20,000 small images on two ranks that are killed 20 times: several minutes.
+test-kill-label: $(STAMP)
+	$(BIN)/python -m pplfast.benchmarks.label_kill --out runs/label_kill.json
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

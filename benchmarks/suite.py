@@ -9,7 +9,7 @@ from pplfast.benchmarks.ceilings import measure_ceilings
 from pplfast.benchmarks.results import Report, hardware
 from pplfast.data.dataset import DataConfig
 
-NEED_IMAGES = ("loader", "cam", "label", "walk")
+NEED_IMAGES = ("loader", "cam", "label", "crf", "walk")
 
 
 def run_benches(names: Sequence[str], data: DataConfig | None = None, quick: bool = False, compiled: bool = True,

@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PREDICTED = "predicted_h100.json"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 CUT = " after "  # in the name of a training case, before the position
-BENCHES = ("kernels", "train", "loader", "cam", "label", "walk")
+BENCHES = ("kernels", "train", "loader", "cam", "label", "crf", "walk")
 
 
 def load(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

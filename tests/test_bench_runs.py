@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pplfast.benchmarks import cam, kernels, label, loader, suite, train, walk
+from pplfast.benchmarks import cam, crf, kernels, label, loader, suite, train, walk
 from pplfast.benchmarks.operations import Sizes
 from pplfast.benchmarks.plots import plot
 from pplfast.benchmarks.results import Report
@@ -102,6 +102,11 @@ def test_label(report: Report, demo: DataConfig):
     assert {"reference", "pplfast"} <= set(rows) and ("reference", "pplfast") in _ratios(report)
     assert rows["pplfast"]["bottleneck"] in ("decode", "network", "crf", "write")
     assert set(rows["pplfast"]["stage_images_per_second"]) == {"decode", "network", "crf", "encode", "write"}
+
+
+def test_crf(report: Report, demo: DataConfig):
+    crf.run(report, demo, most=1)
+    assert [check["passed"] for check in report.checks] == [True] * 3 and ("pydensecrf", "device") in _ratios(report)
 
 
 def test_walk(report: Report, demo: DataConfig, monkeypatch):

@@ -13,6 +13,7 @@ BENCHES = {
     "loader": "training images per second",
     "cam": "class activation maps over scales and flips",
     "label": "from files to pseudo labels, stage by stage",
+    "crf": "the dense CRF on the device against pydensecrf, every preset",
     "walk": "the random walk against the dense matrix (minutes: the dense one is slow)",
     "all": "all of these",
 }

@@ -1,7 +1,8 @@
 """Memory: what a pixel costs in each part of the pipeline, and how many may be under way at once.
 
-All of a rank's memory that grows with the images stays within one number of bytes. Half of it is for the network's
-activations, half for images between decoding and their label on the disk, with the CRF's lattices as the largest part.
+All of a rank's memory that grows with the images stays within one number of bytes. On a CPU a quarter of it is for the
+network's activations; the rest is for images between decoding and their label on the disk, with the CRF's lattices as
+the largest part. A GPU's memory is apart: there the network takes a share of what is free.
 """
 
 import threading
@@ -17,6 +18,7 @@ MARGIN = 1.5  # on the count, for what the operators take for themselves
 # Measured with pydensecrf: 286 bytes a pixel for 3 labels, 368 for 6. The rest: decoded image, scores, marginals and
 # their copies on the way to a worker.
 CRF_PIXEL, CRF_LABEL = 230, 60
+NETWORK_SHARE, GPU_SHARE = 0.25, 0.6
 SCALED_PIXEL = 3 * 4 * 2  # one scale in float32, and the next one being made
 
 
@@ -25,9 +27,16 @@ def label_bytes(pixels: int, classes: int, largest_scale: float) -> int:
     return int(pixels * (CRF_PIXEL + CRF_LABEL * (classes + 1) + SCALED_PIXEL * largest_scale ** 2))
 
 
-def most_pixels(budget: int, classes: int, largest_scale: float) -> int:
-    """The largest image that half the budget has room for."""
-    return budget // 2 // label_bytes(1, classes, largest_scale)
+def split_budget(budget: int, device: torch.device) -> tuple[int, int]:
+    """Bytes for the network and for the images under way."""
+    if device.type == "cuda":
+        return int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]), budget
+    return int(NETWORK_SHARE * budget), budget - int(NETWORK_SHARE * budget)
+
+
+def most_pixels(room: int, classes: int, largest_scale: float) -> int:
+    """The largest image that there is room for."""
+    return room // label_bytes(1, classes, largest_scale)
 
 
 def activation_bytes(run: Callable[[torch.Tensor], object], device: torch.device) -> float:

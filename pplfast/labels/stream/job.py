@@ -16,7 +16,7 @@ from pplfast.labels.cam import check_fits, classifier_hash
 from pplfast.labels.folder import claim_folder
 from pplfast.labels.pool import default_jobs
 from pplfast.labels.stream import status as state
-from pplfast.labels.stream.budget import Room, most_pixels
+from pplfast.labels.stream.budget import Room, most_pixels, split_budget
 from pplfast.labels.stream.manifest import BAD, ManifestWriter, at_work, merge, rank_file, read_manifest
 from pplfast.labels.stream.maps import MapMaker
 from pplfast.labels.stream.meter import Meter, bottleneck
@@ -33,7 +33,7 @@ from pplfast.recipe import CamConfig, LabelConfig
 
 OUTPUTS = ("png", "npy", "shards")
 ENGINES = ("pydensecrf", "device")
-DEFAULT_MEMORY = 4.0  # GiB
+DEFAULT_MEMORY = 8.0  # GiB
 EXIT_BAD = 3  # finished, but some images are bad
 
 
@@ -197,10 +197,11 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
 
 def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, rank: int, mine: Any,
               manifest: ManifestWriter, meter: Meter, stopping: Stopping, jobs: int) -> None:
-    budget, largest = int(config.memory * 2 ** 30), max(config.cam.scales)
+    largest = max(config.cam.scales)
+    network, room = split_budget(int(config.memory * 2 ** 30), next(model.parameters()).device)
     refine = RefineConfig(config.out, tuple(dataset.classes.ids), config.label, config.unsure, config.outputs)
     workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
-    maps = MapMaker(model, config.cam, precision, budget // 2, config.cam.batch, config.threads)
+    maps = MapMaker(model, config.cam, precision, network, config.cam.batch, config.threads)
     labeller = None
     if config.engine == "device" and config.label.crf != crf.NONE:
         from pplfast.labels.device_crf import DeviceLabeller
@@ -208,8 +209,8 @@ def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, preci
         labeller = DeviceLabeller(config.label, config.unsure, maps.device)
     shards = ShardWriter(config.out, rank, config.shard_size) if "shards" in config.outputs else None
     stages = Stages(maps, labeller, workers, manifest, shards, "npy" in config.outputs)
-    limit = most_pixels(budget, int(dataset.labels.sum(axis=1).max()), largest)
-    pipeline = Pipeline(dataset, mine, stages, meter, stopping, Room(budget // 2), largest, rank, config.strict)
+    limit = most_pixels(room, int(dataset.labels.sum(axis=1).max()), largest)
+    pipeline = Pipeline(dataset, mine, stages, meter, stopping, Room(room), largest, rank, config.strict)
     pipeline.run(lambda path: screen(path, config.rotated, limit), config.cam.batch, config.threads)
 
 

@@ -1,0 +1,226 @@
+"""Parts of the labelling job: memory, tiles, workers that die, shards, status, Winograd's convolution."""
+
+import os
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pplfast.errors import UserError
+from pplfast.kernels.winograd import winograd_conv, winograd_weight
+from pplfast.labels.stream import budget, maps, shards, status
+from pplfast.labels.stream.manifest import ManifestWriter, at_work, merge, rank_file, read_manifest, read_records
+from pplfast.labels.stream.meter import Meter, bottleneck
+from pplfast.labels.stream.refine import RefineConfig, Task
+from pplfast.labels.stream.workers import Workers
+from pplfast.models.backbone import BlockSpec
+from pplfast.models.layers import Conv, FrozenBatchNorm, use_winograd
+from pplfast.recipe import CamConfig, LabelConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Small(nn.Module):
+    """Like a classifier, with a receptive field that a tile's overlap covers: tiles are then exact."""
+
+    class backbone:
+        specs = (BlockSpec("a", 2, 8), BlockSpec("b", 2, 3))
+        mean, std = (127.0,) * 3, (64.0,) * 3
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 3, 3, 2, 1)
+        self.rows = []  # of each call
+
+    def maps(self, images, classes=None):
+        if classes is not None:
+            self.rows.append(tuple(images.shape))
+        out = self.second(self.first(images).relu()).relu()
+        return out if classes is None else torch.stack([m[c] for m, c in zip(out, classes, strict=True)])
+
+
+def maker(model, pixels=None, batch=4):
+    made = maps.MapMaker(model, CamConfig((0.5, 1.0), True), "fp32", 1 << 30, batch, 1)
+    made.pixels = pixels or made.pixels
+    return made
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (330, 610, 3), dtype=np.uint8) for _ in range(3)], torch.tensor([[0, 2], [1, 2], [2, 0]])
+
+
+def test_tiles_and_groups_of_rows_do_not_change_the_maps(pictures, monkeypatch):
+    model = Small()
+    whole = maker(model, 10 ** 9)(*pictures)
+    assert whole.shape == (3, 2, 330, 610) and torch.isclose(whole.amax(), torch.tensor(1.0), atol=1e-3)
+    monkeypatch.setattr(maps, "SMALLEST_TILE", 64)
+    model.rows.clear()
+    tiled = maker(model, 330 ** 2)(*pictures)
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-4)
+    assert max(h * w for _, _, h, w in model.rows) <= 330 ** 2 and len(model.rows) > 12
+
+
+def test_out_of_memory_halves_and_goes_on(pictures, monkeypatch):
+    model, whole = Small(), maker(Small(), 10 ** 9)(*pictures)
+    inner = model.maps
+
+    def limited(images, classes=None):
+        if images.shape[0] * images.shape[2] * images.shape[3] > 330 * 610:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return inner(images, classes)
+
+    made = maker(model, 10 ** 9)
+    monkeypatch.setattr(model, "maps", limited)
+    torch.testing.assert_close(made(*pictures), whole, atol=1e-5, rtol=1e-4)
+    assert made.halvings > 0 and made.pixels < 6 * 330 * 610
+
+    def never(images, classes=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "maps", never)
+    with pytest.raises(maps.OutOfMemory):
+        made(*pictures)
+    monkeypatch.setattr(model, "maps", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made(*pictures)
+    assert made(*pictures, stopped=lambda: True) is None
+
+
+def test_activation_bytes_count_what_is_alive():
+    """relu(x) is alive together with its argument and x's copy is not counted: 2 maps of 8 channels at half size."""
+    convolution = nn.Conv2d(3, 8, 3, 2, 1)
+    found = budget.activation_bytes(lambda x: convolution(x).relu(), torch.device("cpu"))
+    assert found == pytest.approx(budget.MARGIN * 2 * 8 * 4 / 4, rel=0.1)
+
+
+def test_room_lets_one_too_large_in_alone():
+    room = budget.Room(10)
+    assert room.take(100) and not room.take(1, lambda: True)
+    room.give(100)
+    assert room.take(6) and room.take(4) and not room.take(1, lambda: True)
+    assert budget.most_pixels(budget.split_budget(8 << 30, torch.device("cpu"))[1], 2, 2.0) > 4032 * 3024
+
+
+class Poison:
+    """Ends the process that unpickles it, as the system does when memory runs out."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def task(index, maps_):
+    pixels = np.zeros((12, 16, 3), np.uint8)
+    return Task(f"im{index}", index, "", (0,), pixels, maps_, None)
+
+
+def test_a_worker_that_dies_costs_its_image_only(tmp_path):
+    good = np.random.default_rng(0).random((1, 12, 16)).astype(np.float32)
+    workers = Workers(RefineConfig(tmp_path, (7,), LabelConfig(value=0.5), None, ("png",)), 1)
+    for index in range(4):
+        assert workers.submit(task(index, Poison() if index == 1 else good), lambda: False)
+    results = dict((done.index, result) for done, result in (workers.finished.get(timeout=60) for _ in range(4)))
+    assert "worker process died 3 times" in results[1].failure
+    assert all(not results[i].failure and (tmp_path / f"im{i}.png").exists() for i in (0, 2, 3))
+    workers.close(cancel=False)
+
+
+def test_workers_that_cannot_work_are_an_error_of_the_job(tmp_path):
+    workers = Workers(RefineConfig(tmp_path, (7,), LabelConfig(value=0.5), None, ("png",)), 1)
+    workers.submit(task(0, Poison()), lambda: False)
+    error = workers.finished.get(timeout=60)[1]
+    assert isinstance(error, UserError) and "die before they finish an image" in str(error)
+    workers.close(cancel=True)
+
+
+def test_a_torn_shard_is_closed_behind_its_last_recorded_sample(tmp_path):
+    writer = shards.ShardWriter(tmp_path, 2, 10)
+    records = {}
+    for number in range(3):
+        members = shards.sample(f"a/b.{number}", b"jpeg" * number, b"png", {"width": 3})
+        places = writer.add(members)
+        if number < 2:  # the kill comes before the third is recorded
+            records[f"a/b.{number}"] = {"files": [{"file": file, "offset": offset, "bytes": len(m.data)}
+                                                  for m, (file, offset) in zip(members, places, strict=True)]}
+    open_name = tmp_path / "shards" / ".labels-00002-000000.tar.open"
+    with open(open_name, "ab") as file:
+        file.write(b"half a sample")
+    shards.finish_torn_shards(tmp_path, records)
+    path = tmp_path / "shards" / "labels-00002-000000.tar"
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == [f"a/b_{n}.{kind}" for n in range(2) for kind in ("jpg", "png", "json")]
+        assert tar.extractfile("a/b_1.jpg").read() == b"jpeg"
+    assert path.stat().st_size % 512 == 0 and not open_name.exists()
+    assert shards.ShardWriter(tmp_path, 2, 10)._number == 1
+    (tmp_path / "shards" / ".labels-00000-000000.tar.open").write_bytes(b"never recorded")
+    shards.finish_torn_shards(tmp_path, records)
+    assert os.listdir(tmp_path / "shards") == [path.name]
+
+
+def test_manifest_survives_a_torn_line_and_refuses_a_second_writer(tmp_path):
+    writer = ManifestWriter(tmp_path, 0)
+    writer.append({"id": "a", "state": "done", "time": 1})
+    with pytest.raises(UserError, match="another `pplfast label` is writing"):
+        ManifestWriter(tmp_path, 0)
+    assert at_work(rank_file(tmp_path, 0))
+    writer.close()
+    assert not at_work(rank_file(tmp_path, 0))
+    with open(rank_file(tmp_path, 1), "w") as file:
+        file.write('{"id":"a","state":"bad","time":2}\n{"id":"b","sta')
+    assert read_manifest(tmp_path)["a"]["state"] == "bad" and len(read_manifest(tmp_path)) == 1
+    merge(tmp_path, read_manifest(tmp_path).values())
+    assert [r["state"] for r in read_records(tmp_path / "manifest.jsonl")] == ["bad"]
+    assert os.listdir(tmp_path) == ["manifest.jsonl"]
+
+
+def test_status_of_all_ranks_together(tmp_path):
+    meter = Meter({"crf": 2})
+    for stage, seconds in (("network", 0.5), ("crf", 3.0), ("encode", 0.1)):
+        meter.add(stage, seconds)
+    meter.count(done=3, bad=1)
+    assert meter.utilisation()["crf"] > meter.utilisation()["network"] and bottleneck(meter.utilisation()) == "crf"
+    beat = status.Heartbeat(tmp_path, "token", 1, 10, meter)
+    assert status.read_status(tmp_path, 1, "another job") is None
+    assert status.read_status(tmp_path, 1, "token").state == status.RUNNING
+    beat.end(status.DONE)
+    found = status.read_status(tmp_path, 1, "token")
+    assert (found.done, found.bad, found.total, found.state) == (3, 1, 10, status.DONE) and found.memory > 1e6
+    # rank 0 has been killed: it has no status and holds no manifest
+    assert status.wait_for_ranks(lambda: [found], 2, lambda rank: False, lambda: False) == [0]
+    status.write_prometheus(tmp_path / "m.prom", [found], 12, 2)
+    text = (tmp_path / "m.prom").read_text()
+    assert 'pplfast_label_images{state="pending"} 6' in text and 'rank="1",stage="crf"' in text
+    assert all(line.startswith("#") or len(line.split()) == 2 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 9, 14), (1, 3, 4, 4), (3, 4, 1, 7)])
+def test_winograd_equals_the_convolution(shape):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
+    weight, bias = torch.randn(6, shape[1], 3, 3, generator=generator), torch.randn(6, generator=generator)
+    expected = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+    found = winograd_conv(x, winograd_weight(weight), bias)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_uses_winograd_only_where_it_was_allowed():
+    conv, bn = Conv(256, 256, 3).eval(), FrozenBatchNorm(256)
+    bn.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+    x = torch.randn(1, 256, 29, 29, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        direct = conv(x, bn)
+        assert conv._transformed is None
+        use_winograd(conv)
+        torch.testing.assert_close(conv(x, bn), direct, atol=1e-4, rtol=1e-4)
+        assert conv._transformed is not None and torch.equal(conv(x[:, :, :8, :8], bn), conv(x[:, :, :8, :8], bn))
+        conv.weight.mul_(2)
+        assert not torch.allclose(conv(x, bn), direct, atol=1e-2)
+    assert conv(x.requires_grad_(), bn).requires_grad
+    stride = Conv(256, 256, 3, 2)
+    use_winograd(stride)
+    assert not stride.winograd
