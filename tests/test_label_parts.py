@@ -10,6 +10,7 @@ from torch import nn
 
 from pplfast.errors import UserError
 from pplfast.kernels.winograd import winograd_conv, winograd_weight
+from pplfast.labels.folder import find_outputs
 from pplfast.labels.stream import budget, maps, shards, status
 from pplfast.labels.stream.manifest import ManifestWriter, at_work, merge, rank_file, read_manifest, read_records
 from pplfast.labels.stream.meter import Meter, bottleneck
@@ -175,6 +176,14 @@ def test_manifest_survives_a_torn_line_and_refuses_a_second_writer(tmp_path):
     merge(tmp_path, read_manifest(tmp_path).values())
     assert [r["state"] for r in read_records(tmp_path / "manifest.jsonl")] == ["bad"]
     assert os.listdir(tmp_path) == ["manifest.jsonl"]
+
+
+def test_a_bad_image_in_the_manifest_explains_its_missing_label(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "manifest.jsonl").write_text('{"id":"b","state":"bad","reason":"empty file"}\n')
+    assert find_outputs(tmp_path, ["a", "b"], ".png", "pplfast label") == {"b": "empty file"}
+    with pytest.raises(UserError, match="have no .png here .first: c"):
+        find_outputs(tmp_path, ["a", "b", "c"], ".png", "pplfast label")
 
 
 def test_status_of_all_ranks_together(tmp_path):

@@ -50,7 +50,7 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
                             "at HIGH nor background at LOW becomes 255")
     group.add_argument("--memory", type=float, default=8.0, metavar="GIB",
                        help="of each rank and its workers, for what grows with the images (default: %(default)s, "
-                            "enough for 12 megapixels): batches get smaller, the network works in tiles, and images "
+                            "enough for 12 megapixels of two classes): batches get smaller, the network works in tiles, and images "
                             "for whose CRF it does not suffice are bad")
     group.add_argument("--rotated", action="store_true",
                        help="label images that EXIF turns, as stored; without it they are bad")

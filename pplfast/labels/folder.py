@@ -9,6 +9,7 @@ from typing import Any
 
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
+from pplfast.labels.stream.manifest import BAD, MERGED, read_records
 
 SETTINGS_FILE = "settings.json"
 BAD_FILE = "bad.jsonl"
@@ -109,12 +110,13 @@ def find_outputs(folder: str | os.PathLike, ids: Sequence[str], suffix: str, com
 
 
 def _failed_ids(folder: Path) -> dict[str, str]:
+    jobs = {record["id"]: record["reason"] for record in read_records(folder / MERGED) if record["state"] == BAD}
     path = folder / BAD_FILE
     if not path.exists():
-        return {}
+        return jobs
     try:
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        return {entry["id"]: entry["error"] for entry in entries}
+        return jobs | {entry["id"]: entry["error"] for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}); delete it and run the command that wrote it again") from None
 

@@ -54,7 +54,7 @@ class JobConfig:
     unsure: tuple[float, float] | None = None
     memory: float = DEFAULT_MEMORY
     jobs: int | None = None
-    threads: int = 2  # DALI's
+    threads: int | None = None  # DALI's; None: a quarter of this rank's share of the cores, but at least 2
     shard_size: int = 1000
     rotated: bool = False
     verify: bool = False
@@ -149,7 +149,8 @@ def label_dataset(model: PatchClassifier, dataset: Dataset, config: JobConfig, l
 def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, ranks: Any, plan: Plan,
           mine: Any, manifest: ManifestWriter) -> JobResult:
     out, world = config.out, ranks.world
-    jobs = config.jobs or max(1, default_jobs() // max(1, ranks.local_world))
+    cores = max(1, default_jobs() // max(1, ranks.local_world))
+    jobs, threads = config.jobs or cores, config.threads or max(2, cores // 4)
     meter = Meter({"crf": jobs if config.engine == "pydensecrf" else 1, "encode": jobs})
     heartbeat = state.Heartbeat(out, plan.token, ranks.rank, len(mine), meter)
     display = state.Display(out, plan.token, world, len(plan.pending), plan.done + plan.bad, config.prometheus
@@ -165,7 +166,7 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
     with stopping:
         try:
             if len(mine):
-                _pipeline(model, dataset, config, precision, ranks.rank, mine, manifest, meter, stopping, jobs)
+                _pipeline(model, dataset, config, precision, ranks.rank, mine, manifest, meter, stopping, jobs, threads)
         except BaseException as error:
             failure = error
         try:
@@ -196,12 +197,12 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
 
 
 def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, rank: int, mine: Any,
-              manifest: ManifestWriter, meter: Meter, stopping: Stopping, jobs: int) -> None:
+              manifest: ManifestWriter, meter: Meter, stopping: Stopping, jobs: int, threads: int) -> None:
     largest = max(config.cam.scales)
     network, room = split_budget(int(config.memory * 2 ** 30), next(model.parameters()).device)
     refine = RefineConfig(config.out, tuple(dataset.classes.ids), config.label, config.unsure, config.outputs)
     workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
-    maps = MapMaker(model, config.cam, precision, network, config.cam.batch, config.threads)
+    maps = MapMaker(model, config.cam, precision, network, config.cam.batch, threads)
     labeller = None
     if config.engine == "device" and config.label.crf != crf.NONE:
         from pplfast.labels.device_crf import DeviceLabeller
@@ -211,7 +212,7 @@ def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, preci
     stages = Stages(maps, labeller, workers, manifest, shards, "npy" in config.outputs)
     limit = most_pixels(room, int(dataset.labels.sum(axis=1).max()), largest)
     pipeline = Pipeline(dataset, mine, stages, meter, stopping, Room(room), largest, rank, config.strict)
-    pipeline.run(lambda path: screen(path, config.rotated, limit), config.cam.batch, config.threads)
+    pipeline.run(lambda path: screen(path, config.rotated, limit), config.cam.batch, threads)
 
 
 def _merge_in_order(dataset: Dataset, out: Path) -> list[tuple[str, str]]:

@@ -53,6 +53,7 @@ class Pipeline:
                  room: Room, largest: float, rank: int, strict: bool) -> None:
         self._dataset, self._mine, self._stages, self._meter = dataset, mine, stages, meter
         self._stopping, self._room, self._largest, self._rank, self._strict = stopping, room, largest, rank, strict
+        self._most_classes = int(dataset.labels.sum(axis=1).max())
         self._lock = threading.Lock()  # of the manifest, to which the feed's thread notes bad images
         self._out = 0  # images with the workers
         self._failure: BaseException | None = None
@@ -85,10 +86,6 @@ class Pipeline:
 
     def _bytes(self, height: int, width: int) -> int:
         return label_bytes(height * width, self._most_classes, self._largest)
-
-    @property
-    def _most_classes(self) -> int:
-        return int(self._dataset.labels.sum(axis=1).max())
 
     def _batch_of(self, height: int, width: int, batch: int) -> int:
         """A quarter of the room at most, so that the stages overlap."""
