@@ -29,7 +29,7 @@ MOST_FREQUENT_LIMIT = 0.95  # above, equal labels would mean little
 PAIRS = [Ratio("reference", "pplfast", 1.5), Ratio("reference", "pplfast_bf16", 2.5)]
 
 
-def run(report: Report, data: DataConfig | None = None, most: int = 6, cams: CamConfig | None = None,
+def run(report: Report, data: DataConfig | None = None, most: int = 4, cams: CamConfig | None = None,
         backbone: str = "resnet50") -> None:
     """The reference is in float32, NCHW, with the CRF in sequence. Weights are random, but for EfficientNet-Lite0's."""
     missing = dali_missing() or crf_missing()

@@ -168,8 +168,9 @@ def _check(root: Path, out: Path, images: int, log: Path) -> None:
     clean = root / "clean"
     listed = root / "first.txt"
     listed.write_text("\n".join(image_id(number) for number in range(min(images, DIFFERENT))) + "\n")
-    subprocess.run([sys.executable, "-m", "pplfast", *label_arguments(root, clean, "--list", str(listed), "--jobs", "1")],
-                   check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    arguments = label_arguments(root, clean, "--list", str(listed), "--jobs", "1")
+    subprocess.run([sys.executable, "-m", "pplfast", *arguments], check=True, capture_output=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})
     records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     ids = [record["id"] for record in records]
     assert ids == [image_id(number) for number in range(images)], "the manifest is not the list, each image once"
@@ -244,7 +245,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
-    with tempfile.TemporaryDirectory(prefix="pplfast-kill-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pplfast-label-kill-") as folder:
         figures = run(Path(folder), args.images, args.kills, args.seed)
     print(json.dumps({key: value for key, value in figures.items() if key != "legs"}, indent=2))
     if args.out:

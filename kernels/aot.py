@@ -119,10 +119,11 @@ def _crf_cases(channels: int) -> list[Case]:
                             "norm_b", "weights_g", "weights_b"), "*fp32")
     indices = dict.fromkeys(("starts", "entries", "neighbours", "offsets_g", "offsets_b"), "*i32")
     types = {**values, **indices, "factor_g": "fp32", "factor_b": "fp32"}
+    blur = {"BV": blur_vertices(channels), "BC": channels}
     update = {"VG": 3, "VB": 6, "BP": update_pixels(channels), "BC": channels}
     return [
         Case(f"crf_splat {channels}", splat_kernel, {"BE": SPLAT_ENTRIES, "BC": channels}, lattice, types=types),
-        Case(f"crf_blur {channels}", blur_kernel, {"BV": blur_vertices(channels), "BC": channels}, lattice, types=types),
+        Case(f"crf_blur {channels}", blur_kernel, blur, lattice, types=types),
         Case(f"crf_update {channels}", update_kernel, update, pixels, types=types),
     ]
 

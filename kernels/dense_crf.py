@@ -77,11 +77,12 @@ def update_pixels(labels: int) -> int:
 # 4 * C of energy read and of q written. Slice, scaling, sum and softmax apart would move 4 * C about ten times more.
 @triton.jit
 def update_kernel(
-    energy, cells_g, offsets_g, weights_g, norm_g, cells_b, offsets_b, weights_b, norm_b, out, factor_g, factor_b, N, NC,
+    energy, cells_g, offsets_g, weights_g, norm_g, cells_b, offsets_b, weights_b, norm_b, out, factor_g, factor_b,
+    N, NC,
     VG: tl.constexpr, VB: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """One program: BP pixels, all NC labels. energy, out (N, NC); of each lattice cells (M + 1, NC), offsets and weights
-    (N, V)."""
+    """One program: BP pixels, all NC labels. energy, out (N, NC); of each lattice cells (M + 1, NC), offsets and
+    weights (N, V)."""
     o_p = tl.program_id(0).to(tl.int64) * BP + tl.arange(0, BP)
     m_p = o_p < N
     o_c = tl.arange(0, BC)

@@ -1,4 +1,4 @@
-"""The dense CRF on the permutohedral lattice: against pydensecrf, and the Triton kernels against the plain definition."""
+"""The dense CRF on the permutohedral lattice: against pydensecrf; the Triton kernels against the plain definition."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,8 @@ def test_batch_equals_single_images_and_lattices_are_cached():
 
 
 @pytest.mark.parametrize("preset,background,value,unsure", [
-    ("probabilities", "threshold", 0.3, None), ("labels", "alpha", 4.0, None), ("deeplab", "threshold", 0.0, (0.1, 0.6)),
+    ("probabilities", "threshold", 0.3, None), ("labels", "alpha", 4.0, None),
+    ("deeplab", "threshold", 0.0, (0.1, 0.6)),
 ])
 def test_labeller_equals_the_workers(preset, background, value, unsure):
     """Images of 1 and 2 classes in one batch; the third map of each is of a class that it does not have."""

@@ -52,7 +52,8 @@ def maker(model, pixels=None, batch=4):
 @pytest.fixture(scope="module")
 def pictures():
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (330, 610, 3), dtype=np.uint8) for _ in range(3)], torch.tensor([[0, 2], [1, 2], [2, 0]])
+    images = [rng.integers(0, 256, (330, 610, 3), dtype=np.uint8) for _ in range(3)]
+    return images, torch.tensor([[0, 2], [1, 2], [2, 0]])
 
 
 def test_tiles_and_groups_of_rows_do_not_change_the_maps(pictures, monkeypatch):

@@ -44,14 +44,15 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--outputs", default="png", metavar="KIND,KIND",
                        help="png: VOC palette PNGs; npy: the CAM dicts of follow-up code; shards: WebDataset tars of "
                             ".jpg, .png, .json (default: %(default)s)")
-    group.add_argument("--shard-size", type=int, default=1000, metavar="N", help="images per tar (default: %(default)s)")
+    group.add_argument("--shard-size", type=int, default=1000, metavar="N",
+                       help="images per tar (default: %(default)s)")
     group.add_argument("--unsure", metavar="LOW,HIGH",
                        help="two background thresholds instead of --value (usual: 0.05,0.30): what is neither a class "
                             "at HIGH nor background at LOW becomes 255")
     group.add_argument("--memory", type=float, default=8.0, metavar="GIB",
                        help="of each rank and its workers, for what grows with the images (default: %(default)s, "
-                            "enough for 12 megapixels of two classes): batches get smaller, the network works in tiles, and images "
-                            "for whose CRF it does not suffice are bad")
+                            "enough for 12 megapixels of two classes): batches get smaller, the network works in "
+                            "tiles, and images for whose CRF it does not suffice are bad")
     group.add_argument("--rotated", action="store_true",
                        help="label images that EXIF turns, as stored; without it they are bad")
     group.add_argument("--fail-on-bad", action="store_true", help="end at the first bad image, with exit code 2")

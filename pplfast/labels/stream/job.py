@@ -188,7 +188,8 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
     total = state.Total.of(statuses)
     bad: list[tuple[str, str]] = []
     if unfinished:
-        _say_how_to_continue(total.done, len(plan.pending), "stopped" if exit_code else f"ranks {unfinished} ended early")
+        what = "stopped" if exit_code else f"ranks {unfinished} ended early"
+        _say_how_to_continue(total.done, len(plan.pending), what)
         exit_code = exit_code or 1
     else:
         bad = _merge_in_order(dataset, out)

@@ -1,4 +1,4 @@
-"""Heartbeats: every rank says in a small file how far it is; rank 0 shows them together, and writes them for Prometheus.
+"""Heartbeats: every rank says in a small file how far it is; rank 0 shows them together, and tells Prometheus.
 
 The files lie in the job's folder, so that this needs nothing but the shared file system: a rank that is killed
 holds nobody up.
