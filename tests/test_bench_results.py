@@ -123,7 +123,7 @@ def test_table_keeps_machines_apart_and_says_what_was_not_measured(tmp_path):
     text = table.table(tmp_path)
     before_gpu, after_gpu = text.split("**On a GPU**")
     assert "**3.07**" in before_gpu and "≥ 1.5" in before_gpu and "50" not in before_gpu
-    assert "Not measured on a CPU: kernels, loader, cam, label, walk." in before_gpu
+    assert "Not measured on a CPU: kernels, loader, cam, label, crf, walk." in before_gpu
     assert "NVIDIA H100" in after_gpu and "| 1.01 s | 50% |" in after_gpu
     assert "| train | case | 4 ms | 1.01 s |" in after_gpu and "| cam | x | 1 s | not measured |" in after_gpu
 
@@ -136,7 +136,7 @@ def test_table_writes_between_the_markers(tmp_path):
     assert table.main(["--results", str(results), "--write", str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith(f"head\n{table.BEGIN}\n") and text.endswith(f"{table.END}\ntail\n") and "old" not in text
-    assert "Not measured on a GPU: kernels, train, loader, cam, label, walk." in text
+    assert "Not measured on a GPU: kernels, train, loader, cam, label, crf, walk." in text
     with pytest.raises(UserError, match="needs one line"):
         table.replace_between_markers("no markers", "x", "README.md")
 

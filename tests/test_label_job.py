@@ -237,6 +237,6 @@ def test_two_ranks_under_the_launcher(clean, tmp_path):
 
 
 def test_killed_and_started_again(tmp_path):
-    """The small version of `make test-kill`."""
+    """The small version of `make test-kill-label`."""
     figures = label_kill.run(tmp_path, images=90, kills=1, seed=3)
     assert figures["kills"] == 1 and figures["labels_correct_and_once"] == 90
