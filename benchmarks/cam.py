@@ -144,7 +144,7 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
             tuned = models.tune(models.make_reference(case, ours).eval(), report.compile)
             runs["tuned"] = lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True)
         clock = compute_clock(report.device)
-        samples = alternate(runs, report.device, Effort(2, 0.0) if report.quick else Effort(3, 60.0, most=9), clock)
+        samples = alternate(runs, report.device, Effort(2, 0.0) if report.quick else Effort(2, 90.0, most=9), clock)
     report.add(BENCH, name, samples, PAIRS, images=len(dataset), clock=clock)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pplfast.benchmarks import models
 from pplfast.benchmarks.flops import step_flops
-from pplfast.benchmarks.harness import FULL, QUICK, alternate, compute_clock, difference
+from pplfast.benchmarks.harness import FULL, QUICK, STEPS, alternate, compute_clock, difference
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
 
@@ -46,14 +46,17 @@ GPU_WORK = Work("wrn38", 448, 16, 20, 2, ("b4_5",), 4, (
 def run(report: Report, work: Work | None = None) -> None:
     """`work`: by default the one of the device; in a quick run at one position only."""
     work = work or (CPU_WORK if report.device == "cpu" else GPU_WORK)
-    for position in work.positions[len(work.positions) // 2:][:1] if report.quick else work.positions:
-        _run_position(report, work, position)
+    middle = work.positions[len(work.positions) // 2]
+    if report.compile and not report.quick and len(work.positions) > 1:
+        report.skip(BENCH, f"tuned reference after other blocks than {middle}", "compiling takes minutes each time")
+    for position in (middle,) if report.quick else work.positions:
+        _run_position(report, work, position, tune=position == middle or not report.compile)
         torch.compiler.reset()
         if report.device == "cuda":
             torch.cuda.empty_cache()
 
 
-def _run_position(report: Report, work: Work, position: str) -> None:
+def _run_position(report: Report, work: Work, position: str, tune: bool) -> None:
     case, name, device = work.case(position), work.name(position), report.device
     torch.manual_seed(0)
     images = torch.randn(work.batch, 3, work.size, work.size, device=device)
@@ -76,7 +79,7 @@ def _run_position(report: Report, work: Work, position: str) -> None:
     for bf16, suffix in ((False, ""), (True, "_bf16")):
         add(f"pplfast{suffix}", models.make_pplfast(case, device), last, bf16)
         add(f"plain{suffix}", models.make_pplfast(replace(case, stages=()), device), last, bf16)
-    if report.can_tune(BENCH):
+    if tune and report.can_tune(BENCH):
         add("tuned", models.tune(models.make_reference(case, ours, device), report.compile), last, True)
 
     extra = {}
@@ -84,7 +87,8 @@ def _run_position(report: Report, work: Work, position: str) -> None:
         extra = {label: {"peak_gib": _peak_gib(step)} for label, step in steps.items()}
         extra["pplfast_bf16"]["goal_share"] = GPU_SHARE
     clock = compute_clock(device)
-    samples = alternate(steps, device, QUICK if report.quick else FULL, clock)
+    effort = QUICK if report.quick else FULL if device == "cuda" else STEPS
+    samples = alternate(steps, device, effort, clock)
     report.add(BENCH, name, samples, list(work.pairs), work.batch, _floors(report, work, case), extra, clock)
 
 
