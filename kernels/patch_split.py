@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import run, tl, triton, use_triton
+from .backend import needs_no_operator, run, tl, triton, use_triton
 from .geometry import PatchGrid, valid_extents
 from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
-from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_into, tail_last
+from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_last, tail_packed
 
 
 def patch_split_plain(x: Tensor, grid: int, stride: int) -> Tensor:
@@ -102,8 +102,7 @@ def _launch_split(x: Tensor, cut: PatchGrid, raw: Tensor, activated: Tensor | No
     )  # fmt: skip
 
 
-@torch.library.custom_op("pplfast::patch_split", mutates_args=())
-def _patch_split(x: Tensor, grid: int, stride: int) -> Tensor:
+def _split(x: Tensor, grid: int, stride: int) -> Tensor:
     cut = PatchGrid(*x.shape[2:], grid, stride)
     x, raw = packed(x), empty_packed(x, _patch_shape(x, cut))
     if use_triton(x):
@@ -111,6 +110,9 @@ def _patch_split(x: Tensor, grid: int, stride: int) -> Tensor:
     else:
         _split_into(x, cut, raw)
     return raw
+
+
+_patch_split = torch.library.custom_op("pplfast::patch_split", _split, mutates_args=())
 
 
 @_patch_split.register_fake
@@ -130,21 +132,24 @@ def _split_backward(ctx, grad):
 _patch_split.register_autograd(_split_backward, setup_context=_split_setup)
 
 
-@torch.library.custom_op("pplfast::patch_split_act", mutates_args=())
-def _patch_split_act(
+def _split_act(
     x: Tensor, grid: int, stride: int, scale: Tensor | None, shift: Tensor | None, act: str
 ) -> tuple[Tensor, Tensor]:
     cut = PatchGrid(*x.shape[2:], grid, stride)
-    x, raw, activated = packed(x), *(empty_packed(x, _patch_shape(x, cut)) for _ in range(2))
+    x, raw = packed(x), empty_packed(x, _patch_shape(x, cut))
     if use_triton(x):
+        activated = empty_packed(x, raw.shape)
         _launch_split(x, cut, raw, activated, scale, shift, act)
-    else:
-        _split_into(x, cut, raw)
-        if scale is None or shift is None:
-            last(activated).copy_(tail_last(last(raw), scale, shift, act))
-        else:
-            tail_into(last(activated), last(raw), scale, shift, act)
+        return raw, activated
+    _split_into(x, cut, raw)
+    if scale is not None and shift is not None:
+        return raw, tail_packed(raw, scale, shift, act)
+    activated = empty_packed(x, raw.shape)
+    last(activated).copy_(tail_last(last(raw), scale, shift, act))
     return raw, activated
+
+
+_patch_split_act = torch.library.custom_op("pplfast::patch_split_act", _split_act, mutates_args=())
 
 
 @_patch_split_act.register_fake
@@ -217,7 +222,7 @@ def patch_split(x: Tensor, grid: int, stride: int) -> Tensor:
     `stride` is the product of the strides of the layers that follow: h and w are the smallest multiples of it with
     K*h >= H and K*w >= W; the padding at the bottom and right is 0. Raises ValueError for sizes below 1.
     """
-    return _patch_split(x, grid, stride)
+    return (_split if needs_no_operator(x) else _patch_split)(x, grid, stride)
 
 
 def patch_split_act(
@@ -229,4 +234,4 @@ def patch_split_act(
     go to `x` alone. Raises ValueError for an unknown act or a scale or shift that is not (C,).
     """
     check_tail(x.shape[1], scale, shift, act)
-    return _patch_split_act(x, grid, stride, scale, shift, act)
+    return (_split_act if needs_no_operator(x) else _patch_split_act)(x, grid, stride, scale, shift, act)
