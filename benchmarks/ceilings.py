@@ -2,7 +2,7 @@
 
 import torch
 
-from pplfast.benchmarks.harness import Effort, Spread, alternate
+from pplfast.benchmarks.harness import Effort, Spread, alternate, compute_clock
 from pplfast.kernels.model import Cost
 
 CPU_COPY_BYTES, GPU_COPY_BYTES = 256 << 20, 2 << 30
@@ -28,7 +28,7 @@ def measure_ceilings(device: str, quick: bool) -> dict[str, float]:
         "matmul_bf16": lambda: half @ half,
     }
     work = {"copy": 2 * 4 * count, "read": 4 * count, "matmul_fp32": 2 * size**3, "matmul_bf16": 2 * size**3}
-    samples = alternate(runs, device, effort)
+    samples = alternate(runs, device, effort, compute_clock(device))
     # The best fifth of the samples: a ceiling is what the machine can do, not what it did while disturbed.
     return {name: work[name] / Spread.of(times).q20 for name, times in samples.items()}
 
