@@ -60,6 +60,7 @@ def reduce() -> None:
 
 
 def sample(action: Callable[[], None], both: bool = True) -> float:
+    """Seconds per call, of the slower rank: a step is over when both have finished it."""
     dist.barrier()
     seconds = 0.0
     if both or ranks.main:
@@ -67,8 +68,9 @@ def sample(action: Callable[[], None], both: bool = True) -> float:
         for _ in range(STEPS):
             action()
         seconds = (time.perf_counter() - start) / STEPS
-    dist.barrier()
-    return seconds
+    slower = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(slower, dist.ReduceOp.MAX)
+    return float(slower)
 
 
 for _ in range(WARM_UPS):

@@ -4,7 +4,7 @@
 #   launch/one_node.sh train --data VOCdevkit/VOC2012 --list train --recipe my.toml --out runs/ppl
 #   RANKS=2 DS_ACCELERATOR=cpu launch/one_node.sh train ...
 #
-# The arguments are those of `pplfast` (train, cam, label). RESTARTS=N starts again up to N times after a failure.
+# The arguments are those of `pplfast` (train, label, ...). RESTARTS=N starts again up to N times after a failure.
 set -euo pipefail
 ranks="${RANKS:-$(nvidia-smi -L 2>/dev/null | wc -l)}"
 if [ "$ranks" -lt 1 ]; then

@@ -6,7 +6,7 @@ import sys
 from pplfast.cluster.launch import LaunchOptions, launch
 from pplfast.errors import UserError
 
-COMMANDS = ("train", "cam", "label")
+COMMANDS = ("train", "label", "refine train", "segment train")  # those that share their work among ranks
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not args.arguments or args.arguments[0] not in COMMANDS:
-        raise UserError(f"launch {' '.join(args.arguments[:1])}: name the command to run on all ranks: "
-                        f"{', '.join(COMMANDS)}".replace("launch :", "launch:"))
+    if not any(" ".join(args.arguments[:words]) in COMMANDS for words in (1, 2)):
+        raise UserError(f"name the command to run on all ranks, after the options of launch: {', '.join(COMMANDS)}")
     for name in ("ranks", "restarts"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")

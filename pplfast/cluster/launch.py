@@ -30,12 +30,12 @@ class LaunchOptions:
 
 
 def launch(command: Sequence[str], options: LaunchOptions, say: Callable[[str], None]) -> int:
-    """Run `pplfast *command` on all ranks and give its exit code. After a failure `train` is started again with
+    """Run `pplfast *command` on all ranks and give its exit code. After a failure it is started again, training with
     --resume, at most `options.restarts` times, on the hosts that answer then. Raises UserError if none does."""
     hosts = read_hostfile(options.hostfile) if options.hostfile else None
     for attempt in range(options.restarts + 1):
         alive = _check(hosts, options, say) if hosts else None
-        resume = ["--resume"] if attempt and command[0] == "train" and "--resume" not in command else []
+        resume = ["--resume"] if attempt and "train" in command[:2] and "--resume" not in command else []
         with _files(alive) as (hostfile, variables):
             code = _run([*command, *resume], options, alive, hostfile, variables)
         if code == 0 or code in NOT_WORTH_A_RESTART:
