@@ -99,3 +99,17 @@ def test_settings_that_deepspeed_would_get_wrong_are_refused():
         check_precision(OptimConfig(precision="fp16", reduction="bf16"), gpu)
     check_precision(OptimConfig(precision="fp16", clip=1.0), gpu)
     check_precision(OptimConfig(precision="bf16", reduction="bf16", clip=1.0, zero=2), gpu)
+
+
+@pytest.mark.parametrize("precision", ("fp32", "bf16"))
+@pytest.mark.parametrize("reduction, dtype", (("fp32", torch.float32), ("bf16", torch.bfloat16)))
+@pytest.mark.parametrize("zero", (0, 2))
+def test_gradients_travel_in_the_type_asked_for(zero, precision, reduction, dtype):
+    optim = OptimConfig(lr=1e-3, batch=2, precision=precision, zero=zero, reduction=reduction)
+    engine = start_engine(Tiny(), optim, start_ranks())
+    travelling = set(engine.optimizer.ipg_buckets) if zero else {engine.communication_data_type}
+    assert travelling == {dtype}
+    if zero:
+        assert engine.optimizer.overlap_comm and engine.optimizer.reduce_bucket_size == 8_000_000
+    steps(engine, 1)
+    engine.destroy()

@@ -105,6 +105,10 @@ def _import_deepspeed() -> Any:
     # On CPUs DeepSpeed would compile a C++ extension for tensor-parallel inference at the first start: minutes, for
     # something that training does not call, and a run killed meanwhile leaves a lock that stalls all later ones.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # A flag of the process, set by any engine with autocast and never taken back: a float32 engine after it would
+    # ignore optim.reduction, and after an fp16 one scale its loss.
+    deepspeed.runtime.torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
+    deepspeed.runtime.torch_autocast.TORCH_AUTOCAST_DTYPE = None
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed()  # adopts the process group of start_ranks()
     return deepspeed
