@@ -116,17 +116,44 @@ def test_default_lists_follow_the_layout(data, tmp_path):
     assert lists(tmp_path, train="mine.txt") == ("mine.txt", "mine.txt")
 
 
-def test_an_unusable_image_stops_the_run_before_training(finished, data, tmp_path):
-    config, _ = finished
-    broken = tmp_path / "data"
-    (broken / "ImageSets" / "Segmentation").mkdir(parents=True)
+def with_absent_images(data, folder, absent):
+    """The data set with images on its lists that do not exist."""
+    (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
     for name in ("JPEGImages", "Annotations", "SegmentationClass", "classes.txt"):
         if (data / name).exists():
-            (broken / name).symlink_to(data / name)
+            (folder / name).symlink_to(data / name)
     for part in ("train", "val"):
         source = data / "ImageSets" / "Segmentation" / f"{part}.txt"
-        (broken / "ImageSets" / "Segmentation" / f"{part}.txt").write_text(source.read_text() + "absent\n")
+        (folder / "ImageSets" / "Segmentation" / f"{part}.txt").write_text(source.read_text() + "\n".join(absent))
+    return with_default_lists(DataConfig(str(folder)), None, None)
+
+
+def test_an_unusable_image_is_left_out_and_named(finished, data, tmp_path):
+    config, summary = finished
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    victim = sorted((broken / "JPEGImages").glob("*.jpg"))[-1]  # of val, so that nothing is trained again
+    whole = victim.read_bytes()
+    shutil.copytree(config.out, tmp_path / "run")
     train, val = with_default_lists(DataConfig(str(broken)), None, None)
+    assert victim.stem in (broken / "ImageSets" / "Segmentation" / "val.txt").read_text()
+    config = dataclasses.replace(config, train=train, val=val, out=tmp_path / "run", variants=("ppl",))
+
+    victim.write_bytes(whole[:-100])
+    lines: list[str] = []
+    second = run(config, lines.append)
+    assert list(second["data"]["left_out"]) == [victim.stem]
+    assert any(f"left out: {victim}: truncated" in line for line in lines)
+    assert second["data"]["val"]["images"] == 3
+
+    victim.write_bytes(whole)
+    third = run(config, lambda line: None)
+    assert "left_out" not in third["data"] and third["ppl"]["cam_miou"] == summary["ppl"]["cam_miou"]
+
+
+def test_many_unusable_images_stop_the_run_before_training(finished, data, tmp_path):
+    config, _ = finished
+    train, val = with_absent_images(data, tmp_path / "data", ("absent", "absent too"))
     with pytest.raises(UserError, match="absent"):
         run(dataclasses.replace(config, train=train, val=val, out=tmp_path / "run"), lambda line: None)
     assert not (tmp_path / "run" / "plain").exists()

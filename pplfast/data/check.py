@@ -24,6 +24,7 @@ KINDS = {
     "not-jpeg": "not a JPEG",
     "truncated": "JPEG damaged or truncated",
     "cmyk": "JPEG in other colours than RGB or grey",
+    "too-large": "image too large to decode",
     "no-labels": "image without labels",
     "bad-labels": "labels not readable",
     "bad-mask": "mask not readable",
@@ -33,6 +34,9 @@ KINDS = {
     "no-class": "labels name none of the classes",
     "mask-ids": "mask holds values outside the class list",
 }
+
+
+IMAGE_KINDS = ("missing", "empty", "not-jpeg", "truncated", "cmyk", "too-large")  # those that BadImage names
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,16 @@ def _label_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
     if dataset.labels is not None and not dataset.labels[index].any():
         yield Problem(dataset.ids[index], dataset.images[index], "no-class", WARNING,
                       "labels name none of the classes; counts as an image with background only")
+
+
+def unusable(path: Path) -> str:
+    """Why the image file cannot be used, in one line with the remedy; "" where it can."""
+    try:
+        inspect_image(path)
+        decode_fully(path)
+    except BadImage as error:
+        return str(error)
+    return ""
 
 
 def format_report(report: CheckReport) -> str:

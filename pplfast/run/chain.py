@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pplfast.data.check import check_dataset
+from pplfast.data.check import IMAGE_KINDS, check_dataset, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, Problem
 from pplfast.doctor import hardware, versions
@@ -19,11 +19,14 @@ from pplfast.run.refinement import has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, step_names
 
+MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
+
 
 def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Do what is not done yet of a run in `config.out`; returns its summary, which is also in summary.json.
 
-    say: called with one line per step. Raises UserError for data, settings or outputs that cannot be used; the same
+    Images that cannot be used are named and left out, up to MAX_UNUSABLE of a list; repaired ones come back with the
+    next call. say: called with one line per step. Raises UserError for data, settings or outputs that cannot be used; the same
     call continues after it, or after a kill, where it stopped.
     """
     train_set, val_set = open_dataset(config.train), open_dataset(config.val)
@@ -36,12 +39,15 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     lists = {config.train: train_set, config.val: val_set}
     if test_set is not val_set:
         lists[config.test] = test_set
-    _check_data(lists, config, announce)
+    left_out = _check_data(lists, config, announce)
+    train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
     parts = {variant: VariantChain(config, variant, train_set, val_set, test_set, announce.of(variant)).run()
              for variant in config.variants}
     summary = _summary(config, train_set, val_set, parts)
+    if left_out:
+        summary["data"]["left_out"] = left_out
     if has_segmentation(config.recipe):
         summary["data"]["test"] = _describe(test_set)
     write_json(config.out / "summary.json", summary)
@@ -91,28 +97,44 @@ def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_
         raise UserError("no variants to run; give --variants plain,ppl")
 
 
-def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _Announcer) -> None:
+def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _Announcer) -> dict[str, str]:
+    """What is wrong with each image that has to be left out, by id."""
     def action() -> dict[str, Any]:
-        warnings = 0
+        warnings, left_out = 0, {}
         for data, dataset in lists.items():
             problems: list[Problem] = []
             open_dataset(data, problems)
             report = check_dataset(dataset, problems)
-            first = next((problem for problem in report.problems if problem.severity == ERROR), None)
-            if first is not None:
-                raise UserError(f"{first.path}: {first.message} ({report.errors} such errors in {dataset.name}; "
+            bad = {problem.id: f"{problem.path}: {problem.message}" for problem in report.problems
+                   if problem.kind in IMAGE_KINDS}
+            fatal = [problem for problem in report.problems if problem.severity == ERROR
+                     and (problem.id not in bad or len(bad) > max(1, MAX_UNUSABLE * len(dataset)))]
+            if fatal:
+                raise UserError(f"{fatal[0].path}: {fatal[0].message} ({report.errors} such errors in {dataset.name}; "
                                 "`pplfast data check` lists them)")
             warnings += report.warnings
+            left_out |= bad
         if warnings:
             announce.note(f"{warnings} warnings; `pplfast data check` lists them")
-        return {"warnings": warnings}
+        return {"warnings": warnings, "left_out": left_out}
 
     train_set, val_set, *test_set = (lists[config.train], lists[config.val], *list(lists.values())[2:])
     settings = {"train": fingerprint(train_set), "val": fingerprint(val_set),
                 "roots": [str(absolute(config.train).root), str(absolute(config.val).root)]}
     if test_set:
         settings["test"] = [fingerprint(test_set[0]), str(absolute(config.test).root)]
-    Steps(config.out, announce).run("check data", settings, [], action)
+    result = Steps(config.out, announce).run("check data", settings, [], action)
+    left_out = result.values["left_out"]
+    if result.skipped:
+        paths = {id: path for dataset in lists.values() for id, path in zip(dataset.ids, dataset.images, strict=True)}
+        left_out = {id: reason for id, reason in left_out.items() if unusable(paths[id])}
+    for reason in left_out.values():
+        announce.note(f"left out: {reason}")
+    return left_out
+
+
+def _without(dataset: Dataset, left_out: dict[str, str]) -> Dataset:
+    return dataset.subset([i for i, id in enumerate(dataset.ids) if id not in left_out]) if left_out else dataset
 
 
 def _record(config: RunConfig) -> dict[str, Any]:
