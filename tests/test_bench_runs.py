@@ -91,9 +91,12 @@ def test_cam_from_files(report: Report, demo: DataConfig, loose_bf16):
     assert {row["clock"] for row in report.rows} == {"cpu time"}
 
 
-def test_cam_in_memory(report: Report, loose_bf16):
+def test_cam_in_memory_gives_bf16_no_times_beyond_its_limit(report: Report, monkeypatch):
+    monkeypatch.setattr(cam, "BF16_LIMIT", 0.0)
     cam.run_memory(report, "efficientnet_lite0", (0.5, 1.0), batch=2, size=(49, 64))
-    assert ("reference", "pplfast_bf16") in _ratios(report)
+    assert [check["passed"] for check in report.checks] == [True, False]
+    assert {row["contestant"] for row in report.rows} == {"reference", "pplfast"}
+    assert report.skipped[-1]["what"].endswith("bf16")
 
 
 def test_label(report: Report, demo: DataConfig):
