@@ -7,12 +7,16 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+
+from pplfast.run.variant import OUTPUTS, REFINED
 
 RECIPE = """
 name = "kill"
@@ -42,38 +46,57 @@ def command(data: Path, recipe: Path, out: Path) -> list[str]:
             "--threads", "1", "--checkpoint-every", "1", "--jobs", "1"]
 
 
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def figures(out: Path) -> dict[str, float]:
     part = json.loads((out / "summary.json").read_text())["ppl"]
     return {name: part[name] for name in FIGURES}
 
 
 def steps_of(out: Path) -> dict[str, float]:
-    """Seconds of each step that is done."""
+    """Seconds of each step that is done, in their order."""
     records = {path.stem: json.loads(path.read_text()) for path in (out / "ppl" / "steps").glob("*.json")}
-    return {name: record["seconds"] for name, record in records.items() if record["done"]}
+    done = sorted((float(record["stamp"]), name) for name, record in records.items() if record["done"])
+    return {name: records[name]["seconds"] for _, name in done}
 
 
-def kill_in(step: str, seconds: float, arguments: list[str], environment: dict[str, str], out: Path) -> bool:
-    """Start, wait until `step` has begun, kill after `seconds`; whether it was still at it."""
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-                               start_new_session=True)
-    for line in process.stdout:
-        if line.rstrip().endswith(f"ppl: {step}"):
-            time.sleep(seconds)
-            break
-    running = process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return running and step not in steps_of(out)
+def kill_in(step: str, share: float, seconds: float, arguments: list[str], out: Path) -> bool:
+    """Start, and have the process kill itself `share * seconds` after `step` has begun; whether it was still at it."""
+    process = subprocess.run([sys.executable, __file__, "--step", step, "--after", str(share * seconds), *arguments[2:]],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return process.returncode == -signal.SIGKILL and step not in steps_of(out)
+
+
+def run_until_killed(step: str, seconds: float, arguments: list[str]) -> int:
+    """`pplfast run` in this process, with a SIGKILL from a thread of its own: as sudden, and exact to the millisecond."""
+    from pplfast.cli import main as pplfast
+    from pplfast.run.steps import Steps
+
+    plain = Steps.run
+
+    def run(self, name, settings, outputs, action):
+        def timed():
+            threading.Thread(target=lambda: (time.sleep(seconds), os.kill(os.getpid(), signal.SIGKILL))).start()
+            return action()
+
+        return plain(self, name, settings, outputs, timed if name == step else action)
+
+    Steps.run = run
+    return pplfast(arguments)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    args = parser.parse_args()
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--after", type=float, help=argparse.SUPPRESS)
+    args, rest = parser.parse_known_args()
+    if args.step:
+        return run_until_killed(args.step, args.after, rest)
     moments = random.Random(args.seed)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with tempfile.TemporaryDirectory(prefix="pplfast-kill-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pplfast-chain-kill-") as folder:
         root = Path(folder)
         recipe = root / "kill.toml"
         recipe.write_text(RECIPE, encoding="utf-8")
@@ -84,9 +107,14 @@ def main() -> int:
                        stderr=subprocess.DEVNULL)
         expected = figures(whole)
         for step, seconds in steps_of(whole).items():
-            moment = moments.uniform(0, seconds)
-            inside = kill_in(step, moment, command(root / "data", recipe, disturbed), environment, disturbed)
-            print(f"killed {moment:.2f} s into {step}{'' if inside else ' (it had just ended)'}", flush=True)
+            share = moments.random()
+            # A quieter machine does the step faster than the record says: earlier and earlier, until it is hit.
+            while not kill_in(step, share, seconds, command(root / "data", recipe, disturbed), disturbed):
+                share /= 2
+                if step in steps_of(disturbed):
+                    (disturbed / "ppl" / "steps" / f"{step}.json").unlink()
+                    remove(disturbed / "ppl" / (OUTPUTS | REFINED)[step])
+            print(f"killed {share * seconds:.3f} s into {step}", flush=True)
         subprocess.run(command(root / "data", recipe, disturbed), check=True, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)
         found = figures(disturbed)

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from pplfast.data.dataset import DataConfig
 from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.data.masks import read_mask
+from pplfast.errors import UserError
 from pplfast.files import read_json
 from pplfast.labels.camfile import load_cam
-from pplfast.recipe import recipe_from_dict
+from pplfast.recipe import AugmentConfig, LabelConfig, ModelConfig, recipe_from_dict
 from pplfast.run import RunConfig, chain_table, refinement, run, with_default_lists
 from pplfast.train import TrainOptions, trainer
 
@@ -120,3 +121,18 @@ def test_cut_off_steps_continue_and_end_the_same(finished, tmp_path, monkeypatch
         assert resumed["ppl"][figure] == summary["ppl"][figure]
     for path in (config.out / "ppl" / "predictions").glob("*.png"):
         assert path.read_bytes() == (out / "ppl" / "predictions" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("table, changes, message", [
+    ("affinity", {"crf": "x"}, "CRF preset 'x'"),
+    ("affinity", {"label": LabelConfig(value=2.0)}, "background threshold 2.0"),
+    ("affinity", {"augment": AugmentConfig(crop=66)}, "multiple of 4"),
+    ("segmentation", {"model": ModelConfig("resnet50", "nowhere.pth")}, "nowhere.pth.*no such file"),
+    ("segmentation", {"crf": "x"}, "CRF preset 'x'"),
+])  # fmt: skip
+def test_mistakes_are_found_before_anything_is_trained(finished, tmp_path, table, changes, message):
+    config, _ = finished
+    wrong = dataclasses.replace(RECIPE, **{table: dataclasses.replace(getattr(RECIPE, table), **changes)})
+    with pytest.raises(UserError, match=message):
+        run(dataclasses.replace(config, recipe=wrong, out=tmp_path / "run"), lambda line: None)
+    assert not (tmp_path / "run").exists()

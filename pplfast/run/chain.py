@@ -15,7 +15,7 @@ from pplfast.files import write_json
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
 from pplfast.run.config import RunConfig, absolute, fingerprint
-from pplfast.run.refinement import has_segmentation
+from pplfast.run.refinement import check_refinement, has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, step_names
 
@@ -87,6 +87,7 @@ class _VariantAnnouncer:
 
 def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
     """What would otherwise be found only after training."""
+    check_refinement(config.recipe)
     for dataset in (train_set, val_set):
         if dataset.labels is None:
             raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")
