@@ -64,8 +64,10 @@ def steps_of(out: Path) -> dict[str, float]:
 
 def kill_in(step: str, share: float, seconds: float, arguments: list[str], out: Path) -> bool:
     """Start, and have the process kill itself `share * seconds` after `step` has begun; whether it was still at it."""
-    process = subprocess.run([sys.executable, __file__, "--step", step, "--after", str(share * seconds), *arguments[2:]],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.run([sys.executable, __file__, "--step", step, "--after", str(share * seconds), *arguments[3:]],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"pplfast ended with {process.returncode} before {step}: {process.stderr[-2000:]}")
     return process.returncode == -signal.SIGKILL and step not in steps_of(out)
 
 
@@ -76,9 +78,13 @@ def run_until_killed(step: str, seconds: float, arguments: list[str]) -> int:
 
     plain = Steps.run
 
+    def kill():
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def run(self, name, settings, outputs, action):
         def timed():
-            threading.Thread(target=lambda: (time.sleep(seconds), os.kill(os.getpid(), signal.SIGKILL))).start()
+            threading.Thread(target=kill, daemon=True).start()
             return action()
 
         return plain(self, name, settings, outputs, timed if name == step else action)
@@ -88,7 +94,7 @@ def run_until_killed(step: str, seconds: float, arguments: list[str]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--after", type=float, help=argparse.SUPPRESS)
