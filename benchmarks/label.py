@@ -106,11 +106,12 @@ def _reference_cam(model: ReferenceClassifier, path: Path, classes: list[int], s
 
 def _threshold(model: ReferenceClassifier, dataset: Dataset, scales: tuple[float, ...], mean: tuple[float, ...],
                std: tuple[float, ...]) -> float:
-    """The median of the first image's CAMs: maps of random weights are so even that a usual threshold would give one
-    label everywhere, and any two programs would agree."""
+    """The median of what is positive in the first image's CAMs: maps of random weights are so even that a usual
+    threshold would give one label everywhere, and any two programs would agree."""
     classes = np.flatnonzero(dataset.labels[0]).tolist()
     cam = _reference_cam(model, dataset.images[0], classes, scales, mean, std)
-    return round(float(cam.max(0).values.median()), 4)
+    best = cam.max(0).values
+    return round(float(best[best > 0].median()), 4)
 
 
 def _most_frequent(labels: Path) -> float:
