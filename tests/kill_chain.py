@@ -64,15 +64,15 @@ def steps_of(out: Path) -> dict[str, float]:
 
 def kill_in(step: str, share: float, seconds: float, arguments: list[str], out: Path) -> bool:
     """Start, and have the process kill itself `share * seconds` after `step` has begun; whether it was still at it."""
-    process = subprocess.run([sys.executable, __file__, "--step", step, "--after", str(share * seconds), *arguments[3:]],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    itself = [sys.executable, __file__, "--step", step, "--after", str(share * seconds)]
+    process = subprocess.run([*itself, *arguments[3:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if process.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"pplfast ended with {process.returncode} before {step}: {process.stderr[-2000:]}")
     return process.returncode == -signal.SIGKILL and step not in steps_of(out)
 
 
 def run_until_killed(step: str, seconds: float, arguments: list[str]) -> int:
-    """`pplfast run` in this process, with a SIGKILL from a thread of its own: as sudden, and exact to the millisecond."""
+    """`pplfast run` in this process, with a SIGKILL from a thread of its own: as sudden, exact to the millisecond."""
     from pplfast.cli import main as pplfast
     from pplfast.run.steps import Steps
 
