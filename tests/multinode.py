@@ -104,6 +104,20 @@ def test_two_hosts_equal_one_host_with_two_ranks(hosts, folder, environment, two
     assert len(one) == STEPS and one == two and not differing(out, two_hosts_run)
 
 
+def test_labels_from_two_hosts(hosts, folder, environment, two_hosts_run, capsys):
+    """`deepspeed --hostfile ... --module pplfast label` as it stands: each host labels a part."""
+    data, out = folder / "data", folder / "labels"
+    process = hosts.start(
+        "node-a", [PYTHON, DEEPSPEED, "--hostfile", folder / "hostfile", "--module", "pplfast", "label", "--data", data,
+                   "--labels", data / "labels.csv", "--classes", CLASSES, "--model", two_hosts_run, "--out", out,
+                   "--value", "0.25", "--scales", "1", "--jobs", "1"], env=environment, stderr=subprocess.PIPE)
+    complete(process)
+    labels = sorted(path.stem for path in out.glob("*.png"))
+    with capsys.disabled():
+        print(f"\nlabel on two hosts: {len(labels)} of {IMAGES} images labelled")
+    assert labels == sorted(path.stem for path in data.glob("*.jpg"))
+
+
 class Lines:
     """The lines of a process's standard error, each with the time at which it came."""
 
