@@ -168,8 +168,8 @@ def _measure_all(out: Path, rounds: int) -> int:
         rows.append(row)
         seconds = {name: spread["median"] * 1e3 for name, spread in row["seconds"].items()}
         ratio, plain = row["predicted_over_measured"], row["predicted_from_one_alone_over_measured"]
-        print(f"{case.name}\n  ms per step: one rank alone {seconds['alone']:.1f}, beside another {seconds['beside']:.1f}, "
-              f"two ranks {seconds['pair']:.1f}; reduction of {row['gradients'] * 4 / 1e6:.1f} MB "
+        print(f"{case.name}\n  ms per step: one rank alone {seconds['alone']:.1f}, beside another "
+              f"{seconds['beside']:.1f}, two ranks {seconds['pair']:.1f}; reduction of {row['gradients'] * 4 / 1e6:.1f} MB "
               f"{seconds['reduce']:.1f}\n  efficiency of 2 ranks {row['efficiency']['median']:.1%}; predicted over "
               f"measured time {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}); from a rank alone "
               f"{plain['median']:.3f}")

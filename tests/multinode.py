@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -122,8 +123,6 @@ class Lines:
     """The lines of a process's standard error, each with the time at which it came."""
 
     def __init__(self, process: subprocess.Popen) -> None:
-        import threading
-
         self.lines: list[tuple[float, str]] = []
         self._thread = threading.Thread(target=self._read, args=(process,))
         self._thread.start()
@@ -148,7 +147,8 @@ def start_recorded(hosts, folder: Path, environment: dict[str, str], out: Path, 
 
 def steps_trained(record: Path) -> dict[int, list[int]]:
     """Global step -> images, of the session whose result the run kept: the last one that did the step."""
-    ranks = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(record.glob("rank?.jsonl"))]
+    files = sorted(record.glob("rank?.jsonl"))
+    ranks = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
     last: dict[int, tuple[int, list[int]]] = {}
     sessions = sorted({line["session"] for line in ranks[0]})
     for lines in ranks:
@@ -204,7 +204,7 @@ def test_a_host_cut_off_in_mid_stage(hosts, folder, environment, two_hosts_run, 
 
 
 def test_a_killed_rank_on_the_other_host(hosts, folder, environment, two_hosts_run, capsys):
-    """SIGKILL inside step 14; both hosts answer, so that the restart has two ranks again and repeats the run exactly."""
+    """SIGKILL inside step 14; both hosts answer: the restart has two ranks again, and repeats the run exactly."""
     out = folder / "killed"
     process = start_recorded(hosts, folder, environment, out, "1:14:kill")
     lines = Lines(process)

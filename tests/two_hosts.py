@@ -91,7 +91,7 @@ class TwoHosts:
             raise Unavailable(f"network namespaces cannot be made: {error.stderr.strip()}") from None
 
     def _serve(self) -> None:
-        """`ip netns exec` lays what is below /etc/netns/NAME over /etc, so that the machine's own ssh stays as it is."""
+        """`ip netns exec` lays what is below /etc/netns/NAME over /etc: the machine's own ssh stays as it is."""
         Path("/run/sshd").mkdir(exist_ok=True)
         hosts = "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
         for name, space in self._spaces.items():
