@@ -209,3 +209,13 @@ def test_other_variants(dataset, tmp_path, variant, precision):
     model = load_classifier(tmp_path / "out")
     assert model.classifier.weight.shape[1] == 1280 * {"plain": 1, "explicit": 3}[variant]
     assert len(model.stages) == {"plain": 0, "explicit": 2}[variant]
+
+
+def test_auto_precision_is_decided_once_for_a_run(dataset, tmp_path, monkeypatch, capsys):
+    """It rests on a timing: a resumed run must not come to another answer."""
+    recipe = make_recipe(optim={"precision": "auto"}, stages=[{"position": "group5", "grid": 2, "epochs": 0.5}])
+    for now, resume in (("bf16", False), ("fp32", True)):
+        monkeypatch.setattr("pplfast.train.trainer.resolve_precision", lambda name, device, now=now: now)
+        train(recipe, dataset, tmp_path / "out", resume=resume, options=EVERY_STEP)
+        assert "on cpu, bf16, batch" in capsys.readouterr().err
+        (tmp_path / "out" / "classifier.json").unlink()

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from pplfast.errors import UserError
-from pplfast.precision import resolve_precision
 from pplfast.recipe import OptimConfig
-from pplfast.train.ranks import Ranks, on_main
+from pplfast.train.ranks import Ranks
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 BUCKET = 8_000_000  # gradients reduced together: 32 MB in float32, enough to fill a fast link
@@ -44,7 +43,8 @@ def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
 
 def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks,
                  extra: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """A new engine on the model's current weights, its momentum at zero. extra: DeepSpeed settings of the user's."""
+    """A new engine on the model's current weights, its momentum at zero. optim: its precision decided, not "auto".
+    extra: DeepSpeed settings of the user's."""
     deepspeed = _import_deepspeed()
     config = _config(model, optim, ranks)
     config |= {**extra, "zero_optimization": config["zero_optimization"] | extra.get("zero_optimization", {})}
@@ -81,11 +81,10 @@ def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for plain SGD
         "steps_per_print": 10**9,
     }
-    precision = on_main(ranks, lambda: resolve_precision(optim.precision, ranks.device))  # ranks must not differ
-    if precision in AUTOCAST:
+    if optim.precision in AUTOCAST:
         # The parameters of the listed modules are reduced in the lower precision, where ZeRO is on.
         config["torch_autocast"] = {
-            "enabled": True, "dtype": AUTOCAST[precision],
+            "enabled": True, "dtype": AUTOCAST[optim.precision],
             "lower_precision_safe_modules": _kinds_of_modules(model) if optim.reduction == "bf16" else []}
     config["communication_data_type"] = optim.reduction  # without autocast, and at ZeRO 0
     return config

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from torch import nn
 
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.files import read_json
 from pplfast.precision import resolve_precision
+from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pplfast.train.consistency import check_ranks, frozen_checksums
-from pplfast.train.identity import claim_folder
+from pplfast.train.identity import RECORD, claim_folder
 from pplfast.train.log import TrainLog
 from pplfast.train.plan import StagePlan
 from pplfast.train.ranks import Ranks, on_main, start_ranks, together
@@ -59,6 +60,7 @@ class _Run:
     folder: Path
     options: TrainOptions
     ranks: Ranks
+    optim: OptimConfig  # the task's, its precision decided
     model: nn.Module
     stages: tuple[StagePlan, ...]
     loader: TrainLoader
@@ -96,8 +98,8 @@ def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
 def _run_task(task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks,
               watchdog: Watchdog) -> TrainResult:
     run = together(ranks, lambda: _prepare(task, out, options, ranks, watchdog))
-    record = task.record()
-    state = on_main(ranks, lambda: claim_folder(run.folder, record, resume, task.result_file))
+    state, precision = on_main(ranks, lambda: _claim(run, resume))
+    run.optim = dataclasses.replace(task.optim, precision=precision)
     if state == "finished":
         return TrainResult(run.folder, already_finished=True, **task.read_training(run.folder))
     checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
@@ -132,7 +134,14 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
                        group=task.optim.batch // task.optim.accumulation)
     checkpoints = CheckpointFolder(folder / "checkpoints", ranks, options.keep)
     watch = LossWatch(task.dataset.ids, ranks, checkpoints)
-    return _Run(task, folder, options, ranks, model, stages, loader, checkpoints, watch, watchdog)
+    return _Run(task, folder, options, ranks, task.optim, model, stages, loader, checkpoints, watch, watchdog)
+
+
+def _claim(run: _Run, resume: bool) -> tuple[str, str]:
+    """What `claim_folder` says, and the precision of the run: "auto" is decided once, when the run begins."""
+    precision = resolve_precision(run.optim.precision, run.ranks.device)
+    state = claim_folder(run.folder, run.task.record() | {"precision": precision}, resume, run.task.result_file)
+    return state, read_json(run.folder / RECORD)["precision"]
 
 
 def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Progress:
@@ -145,7 +154,7 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
         run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
         run.watchdog.mark(f"stage {index + 1}, starting its engine")
-        engine = engines.start_engine(run.model, run.task.optim, run.ranks, run.options.deepspeed)
+        engine = engines.start_engine(run.model, run.optim, run.ranks, run.options.deepspeed)
         if state and not progress.stage_ended:
             restore_optimizer(engine, state, run.ranks)
         else:
@@ -220,11 +229,10 @@ def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float
 
 
 def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> None:
-    optim, ranks, dataset = run.task.optim, run.ranks, run.task.dataset
-    precision = resolve_precision(optim.precision, ranks.device)
+    optim, ranks, dataset = run.optim, run.ranks, run.task.dataset
     stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
     run.log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
-    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {precision}, batch "
+    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}, batch "
                 f"{optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads")
     for note in notes:
         run.log.say(note)
