@@ -166,7 +166,7 @@ def _probe_precision() -> list[Finding]:
     if device.type == "cuda":
         why = "native on this GPU" if precision == "bf16" else "this GPU has no native bf16"
     else:
-        why = f"this CPU multiplies bf16 matrices {'faster' if precision == 'bf16' else 'no faster'} than float32 ones"
+        why = f"bf16 products are {'' if precision == 'bf16' else 'not '}clearly faster than float32 ones on this CPU"
     return [Finding("precision auto", precision, why)]
 
 

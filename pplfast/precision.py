@@ -32,9 +32,14 @@ def cpu_prefers_bf16() -> bool:
 
 
 def _seconds(matrix: Tensor) -> float:
-    best = float("inf")
-    for _ in range(6):  # the first call compiles; the best of the others is what the machine can do
-        start = time.perf_counter()
-        matrix @ matrix
-        best = min(best, time.perf_counter() - start)
+    """CPU time of one product on one thread: what else the machine is doing must not decide."""
+    threads, best = torch.get_num_threads(), float("inf")
+    torch.set_num_threads(1)
+    try:
+        for _ in range(6):  # the first call compiles; the best of the others is what the core can do
+            start = time.thread_time()
+            matrix @ matrix
+            best = min(best, time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     return best
