@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 import tomllib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
@@ -12,7 +13,7 @@ from pplfast.errors import UserError
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
-    from pplfast.train import TrainOptions
+    from pplfast.train import TrainOptions, TrainResult
 
 VARIANTS = ("plain", "ppl", "explicit")
 
@@ -71,11 +72,17 @@ def run(args: argparse.Namespace) -> int:
         recipe, extra = apply_deepspeed_file(recipe, args.deepspeed)
 
     from pplfast.train import train  # after the arguments, so that their errors come at once
-    from pplfast.train.ranks import OtherRankError, stop_ranks
 
     options = dataclasses.replace(options_from_arguments(args), deepspeed=extra)
+    return report(lambda: train(recipe, dataset, args.out, resume=args.resume, variant=args.variant, options=options))
+
+
+def report(train: "Callable[[], TrainResult]") -> int:
+    """Run it, and say on rank 0 what came of it. The exit code."""
+    from pplfast.train.ranks import OtherRankError, stop_ranks
+
     try:
-        result = train(recipe, dataset, args.out, resume=args.resume, variant=args.variant, options=options)
+        result = train()
     except OtherRankError:
         return 2  # another rank prints the message
     finally:
@@ -98,7 +105,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
 
 def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
     """Imports torch: check the other arguments first."""
-    from pplfast.train import TrainOptions
+    from pplfast.train import TrainOptions, TrainResult
 
     return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_every=args.checkpoint_every,
                         keep=args.keep, log_every=args.log_every, lost_after=args.lost_after,

@@ -1,8 +1,6 @@
 """What the commands that train a boundary or a segmentation network share with `pplfast train`."""
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ from pplfast.cli.train import (
     check_training_arguments,
     options_from_arguments,
     recipe_from_arguments,
+    report,
 )
 from pplfast.data.dataset import Dataset
 from pplfast.data.options import dataset_from_arguments
@@ -38,16 +37,4 @@ def run_training(args: argparse.Namespace, table: str,
         raise UserError(f"{args.recipe}: has no [{table}] table with epochs; add one, or --set {table}.epochs=3")
     dataset = dataset_from_arguments(args)
 
-    from pplfast.train.ranks import OtherRankError, stop_ranks
-
-    try:
-        result = train(recipe, dataset, options_from_arguments(args))
-    except OtherRankError:
-        return 2  # another rank prints the message
-    finally:
-        stop_ranks()
-    if os.environ.get("RANK", "0") == "0":
-        done = "was finished before" if result.already_finished else "finished"
-        print(f"{result.folder}: {done}: {result.steps} steps, {result.seconds:.1f} s, loss {result.loss:.4f}",
-              file=sys.stderr)
-    return 0
+    return report(lambda: train(recipe, dataset, options_from_arguments(args)))

@@ -5,7 +5,6 @@ No torch here: the worker processes of the pool import this module.
 
 import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -15,10 +14,8 @@ from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
 from pplfast.labels import camfile, crf
 from pplfast.labels.background import add_background, check_background
-from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
-from pplfast.labels.pool import default_jobs, map_unordered
-from pplfast.labels.progress import Progress
-from pplfast.labels.pseudo import SUFFIX, LabelTask, read_image
+from pplfast.labels.folder import Outcome
+from pplfast.labels.pseudo import LabelTask, label_cams, read_image
 from pplfast.recipe import AffinityConfig
 
 
@@ -34,24 +31,9 @@ def generate_affinity_labels(cams: str | os.PathLike, dataset: Dataset, config: 
         raise UserError(f"affinity.background = {config.background}: is above affinity.foreground = "
                         f"{config.foreground}; sure objects need the higher threshold")
     crf.check_crf(config.crf)
-    cams = Path(cams)
-    failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
-    folder = OutputFolder(out, SUFFIX, {"foreground": config.foreground, "background": config.background,
-                                        "crf": config.crf, "classes": list(dataset.classes.ids),
-                                        "cams": read_settings(cams)})
-    for image_id, reason in failed.items():
-        folder.failed(image_id, reason)
-    tasks = [LabelTask(name, cams / f"{name}{camfile.SUFFIX}", dataset.images[i], folder.output(name))
-             for i in folder.pending(dataset.ids) if (name := dataset.ids[i]) not in failed]
+    settings = {"foreground": config.foreground, "background": config.background, "crf": config.crf}
     work = partial(affinity_label_image, classes=dataset.classes, config=config)
-    with Progress("affinity labels", len(tasks)) as progress:
-        for task, reason in map_unordered(work, tasks, default_jobs() if jobs is None else jobs):
-            if reason:
-                folder.failed(task.id, reason)
-            else:
-                folder.outcome.written += 1
-            progress.advance()
-    return folder.finish(progress.seconds)
+    return label_cams(cams, dataset, out, settings, work, jobs, "affinity labels")
 
 
 def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityConfig) -> str:

@@ -4,9 +4,11 @@ No torch here: the worker processes of the pool import this module.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,16 +44,24 @@ def generate_labels(cams: str | os.PathLike, dataset: Dataset, config: LabelConf
     """
     check_background(config.background, config.value)
     crf.check_crf(config.crf)
+    settings = {"background": config.background, "value": config.value, "crf": config.crf}
+    return label_cams(cams, dataset, out, settings, partial(label_image, classes=dataset.classes, config=config), jobs)
+
+
+def label_cams(cams: str | os.PathLike, dataset: Dataset, out: str | os.PathLike, settings: dict[str, Any],
+               work: Callable[[LabelTask], str], jobs: int | None, title: str = "labels") -> Outcome:
+    """`work` on each image of the list that has no `out/<id>.png` yet, in a pool; it gives why an image failed, or "".
+
+    settings: what decides the labels, beside the classes and what the CAMs were made with.
+    """
     cams = Path(cams)
     failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
-    folder = OutputFolder(out, SUFFIX, {"background": config.background, "value": config.value, "crf": config.crf,
-                                        "classes": list(dataset.classes.ids), "cams": read_settings(cams)})
+    folder = OutputFolder(out, SUFFIX, {**settings, "classes": list(dataset.classes.ids), "cams": read_settings(cams)})
     for image_id, reason in failed.items():
         folder.failed(image_id, reason)
     tasks = [LabelTask(name, cams / f"{name}{camfile.SUFFIX}", dataset.images[i], folder.output(name))
              for i in folder.pending(dataset.ids) if (name := dataset.ids[i]) not in failed]
-    work = partial(label_image, classes=dataset.classes, config=config)
-    with Progress("labels", len(tasks)) as progress:
+    with Progress(title, len(tasks)) as progress:
         for task, reason in map_unordered(work, tasks, default_jobs() if jobs is None else jobs):
             if reason:
                 folder.failed(task.id, reason)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pplfast.errors import UserError
 from pplfast.files import atomic_path, read_json, write_json
@@ -48,16 +49,21 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def save_classifier(model: PatchClassifier, info: ClassifierInfo, folder: Path) -> None:
-    """Write classifier.safetensors, then classifier.json: where the second exists, both are whole."""
+def save_weights(model: nn.Module, path: Path) -> None:
+    """The state of a network as safetensors. Raises UserError where the disk is full."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(folder / WEIGHTS) as temporary:
+    with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary)
         except SafetensorError as error:  # it reports the operating system's errors as its own
             if "No space left" not in str(error):
                 raise
-            raise UserError(f"{folder / WEIGHTS}: the disk is full; make space, then run again with --resume") from None
+            raise UserError(f"{path}: the disk is full; make space, then run again with --resume") from None
+
+
+def save_classifier(model: PatchClassifier, info: ClassifierInfo, folder: Path) -> None:
+    """Write classifier.safetensors, then classifier.json: where the second exists, both are whole."""
+    save_weights(model, folder / WEIGHTS)
     write_json(folder / DESCRIPTION, asdict(info))
 
 

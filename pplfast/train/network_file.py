@@ -4,27 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from pplfast.errors import UserError
-from pplfast.files import atomic_path, read_json, write_json
-from pplfast.train.model_file import library_versions
+from pplfast.files import read_json, write_json
+from pplfast.train.model_file import library_versions, save_weights
 
 FORMAT = 1
 
 
 def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path) -> None:
     """Write `folder/<name>.safetensors`, then `folder/<name>.json`. Raises UserError where the disk is full."""
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    path = folder / f"{name}.safetensors"
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary)
-        except SafetensorError as error:  # it reports the operating system's errors as its own
-            if "No space left" not in str(error):
-                raise
-            raise UserError(f"{path}: the disk is full; make space, then run again with --resume") from None
+    save_weights(model, folder / f"{name}.safetensors")
     write_json(folder / f"{name}.json", {"format": FORMAT, **info, "versions": library_versions()})
 
 
