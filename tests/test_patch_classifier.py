@@ -65,6 +65,19 @@ def test_progressive_equals_definition(family, position, grid):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_cells_equal_definition(family, position, grid, size, monkeypatch):
     """Sizes that K divides: as long as it pays, only strips along the cuts are computed."""
+    assert_shares(family, position, grid, size, monkeypatch)
+
+
+@pytest.mark.parametrize("grid, size", ((2, (200, 248)), (2, (200, 256)), (3, (592, 600)), (4, (856, 440))))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_cells_beside_padding_equal_definition(family, grid, size, monkeypatch):
+    """Sizes that K does not divide, and no stride to come: strips along the padding too."""
+    layout = ((4, 2), (4, 2), (6, 2), (6, 1), (5, 1))
+    monkeypatch.setattr(TinyBackbone.__init__, "__defaults__", (layout,))
+    assert_shares(family, 3, grid, size, monkeypatch)
+
+
+def assert_shares(family, position, grid, size, monkeypatch):
     taken = []
     step = SharedPatches.step
     monkeypatch.setattr(SharedPatches, "step", lambda *args: taken.append(step(*args)) or taken[-1])
@@ -85,7 +98,8 @@ def test_sharing_sends_no_gradient_below_a_detached_cut():
 
 @pytest.mark.parametrize("name, position, size, blocks", (
     ("efficientnet_lite0", "group1", (64, 96), 7), ("efficientnet_lite0", "group4", (24, 28), 4),
-    ("resnet50", "layer2", (32, 48), 2), ("wrn38", "b4_5", (32, 28), 2)))
+    ("resnet50", "layer2", (32, 48), 2), ("wrn38", "b4_5", (32, 28), 2),
+    ("resnet50", "layer3", (35, 47), 3), ("wrn38", "b4_5", (41, 30), 2)))
 def test_reach_and_stride_of_real_backbones(name, position, size, blocks, monkeypatch):
     """Of the blocks behind the cut, on a random map in place of the blocks before it."""
     backbone, _ = create(name, weights="none")

@@ -18,6 +18,7 @@ from pplfast.kernels import cam_fuse
 from pplfast.labels.camfile import SUFFIX, Cam, save_cam, save_npy, stored_size
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.progress import Progress
+from pplfast.models.layers import use_winograd
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import resolve_precision
 from pplfast.recipe import CamConfig
@@ -36,6 +37,7 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
     check_fits(model, dataset)
     device = next(model.parameters()).device
     precision = resolve_precision(config.precision, device)
+    use_winograd(model)
     folder = OutputFolder(out, SUFFIX, _settings(model, config, precision))
     pending = folder.pending(dataset.ids)
     if npy:  # an earlier pass may have been without

@@ -1,7 +1,8 @@
 """The cells of a patch that no cut has reached yet equal the unsplit map's: only strips along the cuts are computed.
 
 Behind a cut, each convolution carries the zeros at a patch's border further inwards. Until then the patched branch is
-the global one, so its interior is taken from there, and its gradient flows there too. Exact up to rounding.
+the global one, so its interior is taken from there, and its gradient flows there too. Exact up to rounding. Where K
+leaves a remainder, the padding at the bottom and right does the same as a cut: behind the first layer it is not zero.
 
 Legend: K grid, h x w a patch, s the stride of a unit; strips and regions are given in cells of the whole map.
 """
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pplfast.kernels import patch_split
-from pplfast.kernels.geometry import ceil_div
+from pplfast.kernels.geometry import PatchGrid, ceil_div
 
 # Of all cells, at most so many in strips: beyond that, copying them costs what their convolutions save.
 LARGEST_SHARE = 0.75
@@ -38,20 +40,29 @@ class _Strip:
 
 @dataclass
 class SharedPatches:
-    """The patches of a stage, stitched into one map (B, C, H, W) beside the unsplit one."""
+    """The patches of a stage, stitched into one map (B, C, K*h, K*w) beside the unsplit one."""
 
     x: Tensor
     grid: int
-    reached: int = 0  # cells at each side of a cut that differ from the unsplit map's
+    padding: tuple[int, int]  # rows and columns of x beyond the unsplit map
+    reached: int  # cells at each side of a cut, and from the padding's end, that differ from the unsplit map's
+
+    @classmethod
+    def cut(cls, x: Tensor, grid: int) -> "SharedPatches":
+        """x (B, C, H, W), for which `can_share` holds."""
+        cells = PatchGrid(*x.shape[2:], grid)
+        padding = (grid * cells.patch_height - cells.height, grid * cells.patch_width - cells.width)
+        return cls(_pad(x, padding), grid, padding, max(padding))
 
     def step(self, unit: Unit, global_map: Tensor) -> bool:
         """Run `unit`; global_map: its output for the unsplit map. False, and nothing done, where it does not pay."""
-        strips = _strips(self.x.shape[2:], self.grid, unit, self.reached)
+        strips = _strips(self.x.shape[2:], self.grid, unit, self.reached, self.padding)
         if strips is None:
             return False
-        if strips[0]:
+        if any(strips):
             parts = _Cut.apply(self.x, strips)
-            self.x = _Stitch.apply(global_map, strips, *(unit.run(part) for part in parts))
+            whole = _pad(global_map, self.padding)
+            self.x = _Stitch.apply(whole, strips, *(unit.run(part) for part in parts))
             self.reached = ceil_div(self.reached + unit.reach, unit.stride)
         else:
             self.x = global_map
@@ -65,15 +76,27 @@ class SharedPatches:
 def can_share(x: Tensor, grid: int, stride: int, detach: bool) -> bool:
     """Whether x, cut into grid x grid patches with `stride` to come, can share the unsplit map's cells.
 
-    Not where K leaves a remainder, since padding too would reach into the patches; nor where the branch must send no
-    gradient below its cut, but the unsplit map does. On GPUs it was never measured whether the strips pay.
+    Where K leaves a remainder, only if no stride is to come, since "same" padding puts a strided window by the parity
+    of a map's size, and if the padding lies in the last patches alone. Not where the branch must send no gradient
+    below its cut, but the unsplit map does. On GPUs it was never measured whether the strips pay.
     """
     fits = all(size % (grid * stride) == 0 for size in x.shape[2:])
+    if not fits and stride == 1:
+        fits = all(size > (grid - 1) * ceil_div(size, grid) for size in x.shape[2:])
     return fits and x.device.type == "cpu" and not (detach and x.requires_grad)
 
 
-def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int) -> tuple[list[_Strip], list[_Strip]] | None:
-    """Strips along the vertical cuts, the height of a patch, then along the horizontal ones. None: does not pay."""
+def _pad(x: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Zeros at the bottom and right. F.pad may leave channels_last."""
+    if not any(padding):
+        return x
+    return F.pad(x, (0, padding[1], 0, padding[0])).contiguous(memory_format=torch.channels_last)
+
+
+def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int,
+            padding: tuple[int, int]) -> tuple[list[_Strip], list[_Strip]] | None:
+    """Strips along the vertical cuts, the height of a patch, then along the horizontal ones; padding counts as a cut
+    at its end. None: does not pay."""
     if unit.reach is None:
         return None
     s, (h, w) = unit.stride, (side // grid for side in size)
@@ -81,10 +104,12 @@ def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int) -> tuple[l
     wide = ceil_div(reached + unit.reach, s)  # outputs that differ from the unsplit map's
     context = ceil_div(unit.reach, s)  # outputs at a strip's open side that miss cells beyond it: dropped
     thick = wide + context
-    if grid == 1 or wide == 0:
+    if grid == 1 or wide == 0:  # a grid of 1 has no padding
         return [], []
+    ends = tuple(bool(side) for side in padding)
     skipped = max(wide - context, 0)  # outputs of a horizontal strip's width that vertical ones have, context or not
-    cells = 2 * (grid - 1) * (out_h * thick + thick * (out_w - skipped)) / (grid * out_h * out_w)
+    sides_y, sides_x = (2 * (grid - 1) + end for end in ends)  # of a column, a row of patches
+    cells = thick * (sides_x * out_h + sides_y * (out_w - skipped)) / (grid * out_h * out_w)
     if thick >= min(out_h, out_w) or cells > LARGEST_SHARE:
         return None
 
@@ -100,21 +125,22 @@ def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int) -> tuple[l
     vertical, horizontal = [], []
     for ky in range(grid):
         for kx in range(grid):
-            for computed, kept in _sides(kx, grid, out_w, wide, thick):
+            for computed, kept in _sides(kx, grid, out_w, wide, thick, ends[1]):
                 vertical.append(strip(ky, kx, (0, out_h), computed, (0, out_h), kept))
             # One side of every patch is left to a vertical strip, so that all strips have one shape.
             columns, kept_columns = ((0, out_w - skipped), (0, out_w - wide)) if kx == 0 else \
                 ((skipped, out_w), (wide, out_w))
-            for computed, kept in _sides(ky, grid, out_h, wide, thick):
+            for computed, kept in _sides(ky, grid, out_h, wide, thick, ends[0]):
                 horizontal.append(strip(ky, kx, computed, columns, kept, kept_columns))
     return vertical, horizontal
 
 
-def _sides(k: int, grid: int, size: int, wide: int, thick: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """(computed, kept) ranges at the sides of patch k that face a cut."""
+def _sides(k: int, grid: int, size: int, wide: int, thick: int,
+           end: bool) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """(computed, kept) ranges at the sides of patch k that face a cut, or the end of padding."""
     if k > 0:
         yield (0, thick), (0, wide)
-    if k < grid - 1:
+    if k < grid - 1 or end:
         yield (size - thick, size), (size - wide, size)
 
 

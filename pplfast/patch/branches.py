@@ -110,7 +110,7 @@ def _split(backbone: nn.Module, x: Tensor, stage: PatchStage, index: int, groups
     for group in groups:
         group.leave()
     if not groups and can_share(x, stage.grid, stride, detach):
-        groups.append(_Group(x, None, [index], [len(x) * stage.grid**2], SharedPatches(x, stage.grid)))
+        groups.append(_Group(x, None, [index], [len(x) * stage.grid**2], SharedPatches.cut(x, stage.grid)))
         return
     x = x.detach() if detach else x
     pre = backbone.preactivation(stage.position)

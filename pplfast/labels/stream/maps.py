@@ -40,8 +40,7 @@ class MapMaker:
         self.model, self.config, self.precision = model, config, precision
         self.device = resolve_device(next(model.parameters()).device)
         self.stride = math.prod(spec.stride for spec in model.backbone.specs)
-        if self.device.type == "cpu" and precision == "fp32":
-            use_winograd(model)
+        use_winograd(model)
         with self._cast():
             self.pixels = int(budget / activation_bytes(model.maps, self.device))  # input pixels that fit
         self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, self.device)
