@@ -12,7 +12,7 @@ from pydensecrf.utils import unary_from_labels
 
 from pplfast.errors import UserError
 from pplfast.labels.background import add_background, check_background, to_probabilities
-from pplfast.labels.crf import PRESETS, check_crf, dense_crf
+from pplfast.labels.crf import PRESETS, check_crf, dense_crf, dense_crf_each
 from pplfast.labels.pool import map_unordered
 
 RNG = np.random.default_rng(3)
@@ -104,3 +104,10 @@ def test_a_dying_worker_is_an_error_for_the_user():
 def test_workers_start_without_torch():
     code = "import sys, pplfast.labels.pseudo, pplfast.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_several_probabilities_on_one_image_are_those_of_each_alone():
+    others = [PROBABILITIES, PROBABILITIES[::-1].copy(), np.roll(PROBABILITIES, 5, axis=2)]
+    for preset in ("probabilities", "labels"):
+        for found, probabilities in zip(dense_crf_each(IMAGE, others, preset), others, strict=True):
+            np.testing.assert_array_equal(found, dense_crf(IMAGE, probabilities, preset))

@@ -54,14 +54,11 @@ def confident_labels(cam: camfile.Cam, image: np.ndarray | None, classes: ClassL
                      ) -> np.ndarray:
     """uint8 (H, W): a class where it exceeds the high threshold, background where nothing exceeds the low one."""
     maps = cam.full()
-
-    def ids_at(threshold: float) -> np.ndarray:
-        scores = add_background(maps, "threshold", threshold)
-        if config.crf != crf.NONE:
-            # The CRF takes hard labels: the preset looks at the argmax alone.
-            scores = crf.dense_crf(image, scores, config.crf)
-        return np.array([BACKGROUND, *(classes.ids[c] for c in cam.classes)], np.uint8)[scores.argmax(axis=0)]
-
-    objects, rest = ids_at(config.foreground), ids_at(config.background)
+    scores = [add_background(maps, "threshold", threshold) for threshold in (config.foreground, config.background)]
+    if config.crf != crf.NONE:
+        # The CRF takes hard labels: the preset looks at the argmax alone.
+        scores = crf.dense_crf_each(image, scores, config.crf)
+    ids = np.array([BACKGROUND, *(classes.ids[c] for c in cam.classes)], np.uint8)
+    objects, rest = (ids[each.argmax(axis=0)] for each in scores)
     objects[objects == BACKGROUND] = np.where(rest == BACKGROUND, BACKGROUND, IGNORE)[objects == BACKGROUND]
     return objects

@@ -1,5 +1,6 @@
 """The dense CRF (Kraehenbuehl and Koltun, 2011) through pydensecrf, with the presets that published code uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,23 +46,35 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, preset: str | CrfPre
     Give it the background and the image's own classes only: classes at probability 0 do not change the result, and
     the time grows with k. A single channel has nothing to decide and is returned as ones.
     """
+    return dense_crf_each(image, [probabilities], preset)[0]
+
+
+def dense_crf_each(image: np.ndarray, several: Sequence[np.ndarray], preset: str | CrfPreset) -> list[np.ndarray]:
+    """`dense_crf` for several probabilities of one shape. The lattices of the image, about 40 % of the time of one
+    inference, are built once."""
     import pydensecrf.densecrf as densecrf  # here, so that commands without a CRF run where it is not installed
-    from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
     settings = PRESETS[preset] if isinstance(preset, str) else preset
-    count, height, width = probabilities.shape
+    count, height, width = several[0].shape
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
-        raise ValueError(f"image {image.dtype} {image.shape} does not match probabilities {probabilities.shape}")
+        raise ValueError(f"image {image.dtype} {image.shape} does not match probabilities {several[0].shape}")
     if count == 1:
-        return np.ones_like(probabilities)
-    if settings.gt_prob is None:
-        unary = unary_from_softmax(probabilities, clip=1e-5)
-    else:
-        unary = unary_from_labels(probabilities.argmax(axis=0), count, settings.gt_prob, zero_unsure=False)
+        return [np.ones_like(probabilities) for probabilities in several]
     model = densecrf.DenseCRF2D(width, height, count)
-    model.setUnaryEnergy(np.ascontiguousarray(unary))
     model.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
     writable = np.require(image, requirements=["C", "W"])  # pydensecrf takes no read-only array
     model.addPairwiseBilateral(sxy=settings.bilateral_sxy, srgb=settings.bilateral_srgb, rgbim=writable,
                                compat=settings.bilateral_compat)
-    return np.array(model.inference(settings.iterations), dtype=np.float32).reshape(count, height, width)
+    marginals = []
+    for probabilities in several:
+        model.setUnaryEnergy(np.ascontiguousarray(_unary(probabilities, settings)))
+        marginals.append(np.array(model.inference(settings.iterations), dtype=np.float32).reshape(count, height, width))
+    return marginals
+
+
+def _unary(probabilities: np.ndarray, settings: CrfPreset) -> np.ndarray:
+    from pydensecrf.utils import unary_from_labels, unary_from_softmax
+
+    if settings.gt_prob is None:
+        return unary_from_softmax(probabilities, clip=1e-5)
+    return unary_from_labels(probabilities.argmax(axis=0), len(probabilities), settings.gt_prob, zero_unsure=False)
