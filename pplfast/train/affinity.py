@@ -94,42 +94,49 @@ def affinity_losses(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
     -log(1 - affinity) of different ones, as much as both together. The affinity is 1 - the largest edge between the
     two. Means are per image, where IRN takes them over the batch, so that ranks need not tell each other their counts.
     """
-    edge = torch.sigmoid(logits.float()).flatten(1)
-    height, width = logits.shape[1:]
-    labels = labels[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+    edge, order = torch.sigmoid(logits.float()).flatten(1).sort(1)
     with torch.no_grad():
-        cells = _largest_cells(edge.view_as(logits), radius)  # (B, P, h, w)
-        ends = torch.stack([_shifted(labels, dy, dx, IGNORE) for dy, dx in neighbours(radius)], 1)
-        starts = labels[:, None].expand_as(ends)
-        known = (starts != IGNORE) & (ends != IGNORE)
-        same = known & (starts == ends)
-        kinds = [(pairs.flatten(1)) for pairs in
-                 (same & (starts == BACKGROUND), same & (starts != BACKGROUND), known & ~same)]
-    barrier = edge.gather(1, cells.flatten(1))
-    together, apart = -torch.log(1 - barrier + EPSILON), -torch.log(barrier + EPSILON)
-    means = [(loss * pairs).sum(1) / (pairs.sum(1) + EPSILON)
-             for loss, pairs in zip((together, together, apart), kinds, strict=True)]
+        counts = _barriers(order.view_as(logits), labels[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE], radius)
+        shares = counts / (counts.sum(2, keepdim=True) + EPSILON)
+    together, apart = -torch.log(1 - edge + EPSILON), -torch.log(edge + EPSILON)
+    means = [(loss * shares[:, kind]).sum(1) for kind, loss in enumerate((together, together, apart))]
     return ((means[0] + means[1]) / 2 + means[2]) / 2
 
 
-def _largest_cells(edge: Tensor, radius: int) -> Tensor:
-    """edge (B, h, w) -> int64 (B, P, h, w): the flat cell with the largest edge on the path of each pair. So the
-    gradient passes through one gather instead of a chain of maxima over some 15 cells a pair.
+def _barriers(order: Tensor, labels: Tensor, radius: int) -> Tensor:
+    """The cells' numbers by rising edge, int64 (B, h, w), labels (B, h, w) -> float32 (B, 3, h * w): how many
+    background pairs, object pairs and pairs of different labels have the n-th smallest edge of the image as the largest
+    between them. A pair's loss depends on that cell alone, so the loss is a sum over cells, and no gradient has to find
+    its way through the pairs, 600,000 of a crop of 256.
+    """
+    batch, cells = len(order), order[0].numel()
+    labels = labels.to(torch.uint8)
+    ends = torch.stack([_shifted(labels, dy, dx, IGNORE) for dy, dx in neighbours(radius)])
+    kind = torch.where(labels == ends, (labels != BACKGROUND).to(torch.int32), 2)
+    kind.masked_fill_((labels == IGNORE) | (ends == IGNORE), 3)
+    planes = torch.arange(0, 4 * batch, 4, dtype=torch.int32, device=order.device).view(batch, 1, 1)
+    slots = kind.add_(planes).mul_(cells).add_(_largest_ranks(order, radius))
+    found = torch.bincount(slots.flatten(), minlength=4 * batch * cells).view(batch, 4, cells)
+    return found[:, :3].float()
+
+
+def _largest_ranks(order: Tensor, radius: int) -> Tensor:
+    """`order` as in `_barriers` -> int32 (P, B, h, w): the rank of the largest edge on the path of each pair.
 
     Paths that leave the image are cut; their pairs have no label at one end.
     """
-    height, width = edge.shape[1:]
-    numbers = torch.arange(height * width, device=edge.device).view(1, height, width).expand_as(edge)
-    result = []
-    for pair in neighbours(radius):
-        best, where = edge, numbers
-        for cell in _inner_cells(*pair):
-            value = _shifted(edge, *cell, -1.0)
-            larger = value > best
-            best = torch.where(larger, value, best)
-            where = torch.where(larger, numbers + cell[0] * width + cell[1], where)
-        result.append(where)
-    return torch.stack(result, 1)
+    height, width = order.shape[1:]
+    order = order.flatten(1)
+    numbers = torch.arange(height * width, dtype=torch.int32, device=order.device).expand_as(order)
+    ranks = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, numbers).view(-1, height, width)
+    reach = radius - 1
+    padded = F.pad(ranks, (reach, reach, 0, reach), value=-1)  # paths lead down, or to the right
+    pairs = neighbours(radius)
+    largest = ranks.repeat(len(pairs), 1, 1, 1)
+    for result, pair in zip(largest, pairs, strict=True):
+        for dy, dx in _inner_cells(*pair):
+            torch.maximum(result, padded[:, dy : dy + height, reach + dx : reach + dx + width], out=result)
+    return largest
 
 
 @cache
