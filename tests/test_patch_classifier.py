@@ -15,9 +15,10 @@ FAMILIES = ("effnet", "resnet", "preact")
 SIZE = (37, 51)  # odd: no K divides any map of it
 
 
-def make_model(family: str, mode: str, branches: int = 1, dropout: float = 0.0) -> PatchClassifier:
+def make_model(family: str, mode: str, branches: int = 1, dropout: float = 0.0, *layout: tuple) -> PatchClassifier:
     torch.manual_seed(0)
-    model = PatchClassifier(TinyBackbone(family), classes=3, mode=mode, dropout=dropout, branches=branches).double()
+    backbone = TinyBackbone(family, *layout)
+    model = PatchClassifier(backbone, classes=3, mode=mode, dropout=dropout, branches=branches).double()
     torch.nn.init.normal_(model.classifier.weight)
     return model
 
@@ -72,16 +73,14 @@ def test_shared_cells_equal_definition(family, position, grid, size, monkeypatch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_cells_beside_padding_equal_definition(family, grid, size, monkeypatch):
     """Sizes that K does not divide, and no stride to come: strips along the padding too."""
-    layout = ((4, 2), (4, 2), (6, 2), (6, 1), (5, 1))
-    monkeypatch.setattr(TinyBackbone.__init__, "__defaults__", (layout,))
-    assert_shares(family, 3, grid, size, monkeypatch)
+    assert_shares(family, 3, grid, size, monkeypatch, ((4, 2), (4, 2), (6, 2), (6, 1), (5, 1)))
 
 
-def assert_shares(family, position, grid, size, monkeypatch):
+def assert_shares(family, position, grid, size, monkeypatch, *layout):
     taken = []
     step = SharedPatches.step
     monkeypatch.setattr(SharedPatches, "step", lambda *args: taken.append(step(*args)) or taken[-1])
-    model = make_model(family, "progressive")
+    model = make_model(family, "progressive", 1, 0.0, *layout)
     model.set_stage([PatchStage(position, grid)])
     assert_equals_definition(model, size)
     assert taken[0], "nothing was shared"
