@@ -75,7 +75,9 @@ class TwoHosts:
         self._ip("-n", self._spaces["node-b"], "link", "set", "cable", "down")
 
     def mend(self) -> None:
+        """Back when node-b answers again: its neighbour may hold it for gone for seconds after the cable is in."""
         self._ip("-n", self._spaces["node-b"], "link", "set", "cable", "up")
+        self._wait_for("node-b")
 
     def _connect(self) -> None:
         (first, second), (address, other) = self._spaces.values(), ADDRESSES.values()
