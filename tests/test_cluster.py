@@ -8,8 +8,9 @@ import pytest
 from train_data import make_recipe
 
 from pplfast.cli import main
+from pplfast.cluster import hosts as asking
 from pplfast.cluster import launch as launching
-from pplfast.cluster.hosts import Host, read_hostfile
+from pplfast.cluster.hosts import Host, answering, read_hostfile
 from pplfast.cluster.launch import LaunchOptions, launch
 from pplfast.errors import UserError
 from pplfast.train.deepspeed_file import apply_deepspeed_file
@@ -26,6 +27,22 @@ def test_host_files(tmp_path):
             read_hostfile(str(tmp_path / "hosts"))
     with pytest.raises(UserError, match="hostfile.example"):
         read_hostfile(str(tmp_path / "none"))
+
+
+def test_a_host_is_asked_twice(monkeypatch, tmp_path):
+    """In place of ssh a script: node-a refuses the first connection only, node-b each, node-c none."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f"""#!/bin/sh
+for host in "$@"; do case $host in node-*) break; esac; done
+echo >> {tmp_path}/$host
+case $host-$(wc -l < {tmp_path}/$host) in node-a-1 | node-b-*) exit 255; esac
+""")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(asking, "PAUSE", 0)
+    hosts = [Host(name, 1) for name in ("node-a", "node-b", "node-c")]
+    assert answering(hosts) == [hosts[0], hosts[2]]
+    assert [len((tmp_path / host.name).read_text()) for host in hosts] == [2, 2, 1]
 
 
 class Attempts:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from pplfast.errors import UserError
 
 CONNECT = 10  # seconds until a host that does not answer counts as down
+PAUSE = 3  # seconds until a host is asked a second time: one refused connection must not cost a run its GPUs
 # An idle connection to a host that was cut off would hang for a quarter of an hour: ssh asks every 3 s, three times.
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT}", "-o", "ServerAliveInterval=3",
                "-o", "ServerAliveCountMax=3")
@@ -54,6 +56,13 @@ def answering(hosts: Sequence[Host]) -> list[Host]:
 
 
 def _answers(host: Host) -> bool:
+    if _logs_in(host):
+        return True
+    time.sleep(PAUSE)
+    return _logs_in(host)
+
+
+def _logs_in(host: Host) -> bool:
     try:
         done = subprocess.run(["ssh", *SSH_OPTIONS, host.name, "true"], stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=3 * CONNECT)
