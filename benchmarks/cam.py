@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pplfast.benchmarks import models
-from pplfast.benchmarks.harness import Effort, alternate, compute_clock
+from pplfast.benchmarks.harness import Effort, alternate, compute_clock, usual_memory
 from pplfast.benchmarks.images import dali_missing, open_images
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.reference.cam import image_cam, load_scales
@@ -143,7 +143,8 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
     _same_labels(report, name, every, ours, reference)
     with tempfile.TemporaryDirectory(prefix="pplfast-bench-") as folder:
         runs: dict[str, Callable[[], object]] = {
-            "reference": lambda: _reference_files(reference, dataset, scales, mean, std, Path(folder), False)}
+            "reference": usual_memory(
+                lambda: _reference_files(reference, dataset, scales, mean, std, Path(folder), False))}
         for precision in ("fp32", "bf16"):
             config = CamConfig(scales=scales, precision=precision)
 
@@ -153,7 +154,8 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
             runs["pplfast" if precision == "fp32" else "pplfast_bf16"] = ours_files
         if report.can_tune(BENCH):
             tuned = models.tune(models.make_reference(case, ours).eval(), report.compile)
-            runs["tuned"] = lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True)
+            runs["tuned"] = usual_memory(
+                lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True))
         _time(report, name, runs, Effort(2, 0.0) if report.quick else Effort(2, 90.0, most=9), len(dataset))
 
 

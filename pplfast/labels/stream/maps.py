@@ -11,16 +11,15 @@ from torch import Tensor
 
 from pplfast.data.pipelines import Resizer, ahead, resolve_device
 from pplfast.kernels import cam_fuse
+from pplfast.labels.cam import rows_at_once
 from pplfast.labels.stream.budget import activation_bytes
+from pplfast.memory import keep_freed_memory
 from pplfast.models.layers import use_winograd
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import CamConfig
 
 OVERLAP = 128  # pixels that a tile sees beyond its own part, on each side where there are any
 SMALLEST_TILE = 256  # pixels on a side, overlap not counted
-# Of one call on a CPU, whatever the budget: measured with ResNet-50, 2 rows of 750 x 1000 take a third longer per row
-# than one (the activations leave the cache), 4 rows of 375 x 500 a tenth less than one (the weights are read once).
-CPU_PIXELS = 800_000
 
 
 class OutOfMemory(Exception):
@@ -41,6 +40,7 @@ class MapMaker:
         self.device = resolve_device(next(model.parameters()).device)
         self.stride = math.prod(spec.stride for spec in model.backbone.specs)
         use_winograd(model)
+        keep_freed_memory(self.device)
         with self._cast():
             self.pixels = int(budget / activation_bytes(model.maps, self.device))  # input pixels that fit
         self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, self.device)
@@ -72,8 +72,7 @@ class MapMaker:
         done: list[Tensor] = []
         at, size = 0, images.shape[2] * images.shape[3]
         while at < len(classes):
-            most = self.pixels if self.device.type != "cpu" else min(self.pixels, CPU_PIXELS)
-            count = min(len(classes) - at, max(1, most // size))
+            count = min(len(classes) - at, max(1, self.pixels // size), rows_at_once(self.device, size))
             rows = _take(images, at, at + count)
             try:
                 done.append(self._tiles(rows, classes[at:at + count]) if size > self.pixels
