@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pplfast.benchmarks import models
-from pplfast.benchmarks.harness import Effort, alternate, usual_memory
+from pplfast.benchmarks.harness import Effort, alternate
 from pplfast.benchmarks.images import crf_missing, dali_missing, open_images
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.reference import ReferenceClassifier
@@ -67,8 +67,8 @@ def _measure(report: Report, dataset: Dataset, backbone: str, ours: PatchClassif
             return out
 
         _reference_labels(reference, dataset, cams.scales, mean, std, threshold, root / "reference")
-        runs = {"reference": usual_memory(lambda: _reference_labels(
-            reference, dataset, cams.scales, mean, std, threshold, root / "reference"))}
+        runs = {"reference": lambda: _reference_labels(reference, dataset, cams.scales, mean, std, threshold,
+                                                       root / "reference")}
         # Near 1 the comparison below says little: then the CRF has made one label of maps without an object.
         print(f"         share of the reference's most frequent label: {_most_frequent(root / 'reference'):.3f}")
         for precision, contestant in (("fp32", "pplfast"), ("bf16", "pplfast_bf16")):
