@@ -8,6 +8,7 @@ import torch
 from pplfast.benchmarks.ceilings import measure_ceilings
 from pplfast.benchmarks.results import Report, hardware
 from pplfast.data.dataset import DataConfig
+from pplfast.memory import give_freed_memory_back
 
 NEED_IMAGES = ("loader", "cam", "label", "crf", "walk")
 
@@ -27,4 +28,5 @@ def run_benches(names: Sequence[str], data: DataConfig | None = None, quick: boo
         print(f"{name}:", flush=True)
         module = importlib.import_module(f"pplfast.benchmarks.{name}")
         module.run(report, data) if name in NEED_IMAGES else module.run(report)
+        give_freed_memory_back()  # `cam` has it kept
     return report

@@ -90,8 +90,8 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
 
 
 def _without_denormals(threads: int) -> None:
-    """Entries of the squared matrices fall below 1e-38, where a CPU multiplies in microcode: the fourth squaring took
-    minutes, and takes 10 s with such entries as zero."""
+    """Entries of the squared matrices fall below 1e-38, where a CPU multiplies in microcode: the fourth squaring was not
+    done after 27 s, and takes 10 s with such entries as zero."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
 
