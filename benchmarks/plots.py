@@ -39,6 +39,7 @@ def _bars(path: Path, labels: list[str], values: list[float], errors: list[tuple
         axes.text(value, position, f" {value:.2f}", va="bottom")
         if goal is not None:
             axes.plot([goal, goal], [position - 0.4, position + 0.4], color="#cc3311")
+    axes.margins(x=0.1)  # room for the longest bar's figure
     axes.axvline(line, color="grey", linewidth=0.8)
     axes.set_yticks(positions, labels, fontsize=7)
     axes.invert_yaxis()

@@ -140,6 +140,16 @@ def test_commands_label_and_eval(voc_root, capsys):
     assert json.loads((out.parent / "label.json").read_text())["miou"] == pytest.approx(sweep["miou"], abs=1e-9)
 
 
+def test_the_command_exits_with_3_where_some_images_failed(voc_root, capsys):
+    data, cams, out = voc_root
+    whole = (cams / "im2.npz").read_bytes()
+    (cams / "im2.npz").write_bytes(b"no cam")
+    command = ["label", *data, "--cams", str(cams), "--out", str(out), "--crf", "none", "--value", "0.4", "--jobs", "1"]
+    assert main(command) == 3 and "1 failed" in capsys.readouterr().out
+    (cams / "im2.npz").write_bytes(whole)
+    assert main(command) == 0
+
+
 @pytest.mark.parametrize("change,message", [
     (["--cams", "nowhere"], "nowhere: no such folder; make it with `pplfast cam`"),
     (["--value", "1.5"], "background threshold 1.5: must lie between 0 and 1"),

@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_classes(args.model, dataset)
     model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    print(generate_cams(model, dataset, config, args.out, npy=args.npy).summary("CAMs", args.out))
-    return 0
+    outcome = generate_cams(model, dataset, config, args.out, npy=args.npy)
+    print(outcome.summary("CAMs", args.out))
+    return outcome.exit_code
 
 
 def add_cam_arguments(parser: argparse.ArgumentParser) -> None:

@@ -86,8 +86,9 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str) -> int:
         value = evaluate_cams(args.cams, dataset, jobs=jobs).threshold
         print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
     config = LabelConfig(background=args.background, value=value, crf=preset)
-    print(generate_labels(args.cams, dataset, config, args.out, jobs).summary("labels", args.out))
-    return 0
+    outcome = generate_labels(args.cams, dataset, config, args.out, jobs)
+    print(outcome.summary("labels", args.out))
+    return outcome.exit_code
 
 
 def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:

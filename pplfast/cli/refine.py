@@ -62,5 +62,6 @@ def _walk(args: argparse.Namespace) -> int:
 
     model = load_boundaries(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     config = WalkConfig(args.radius, args.beta, args.steps)
-    print(walk_cams(model, args.cams, dataset, config, args.out).summary("CAMs", args.out))
-    return 0
+    outcome = walk_cams(model, args.cams, dataset, config, args.out)
+    print(outcome.summary("CAMs", args.out))
+    return outcome.exit_code

@@ -62,5 +62,6 @@ def _test(args: argparse.Namespace) -> int:
     model, classes = load_segmentation(args.model)
     check_classes(classes, dataset)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    print(segment_images(model, classes, dataset, config, args.out, args.jobs).summary("labels", args.out))
-    return 0
+    outcome = segment_images(model, classes, dataset, config, args.out, args.jobs)
+    print(outcome.summary("labels", args.out))
+    return outcome.exit_code

@@ -13,6 +13,7 @@ from pplfast.labels.stream.manifest import BAD, MERGED, read_records
 
 SETTINGS_FILE = "settings.json"
 BAD_FILE = "bad.jsonl"
+EXIT_BAD = 3  # exit code: finished, but some images are bad
 
 
 @dataclass
@@ -23,6 +24,11 @@ class Outcome:
     skipped: int = 0  # were there already
     bad: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that did this pass: 0, or 3 where some images failed."""
+        return EXIT_BAD if self.bad else 0
 
     def summary(self, what: str, folder: str | os.PathLike) -> str:
         """Lines for the user: the counts, then each image that failed."""

@@ -13,7 +13,7 @@ from pplfast.errors import UserError
 from pplfast.labels import crf
 from pplfast.labels.background import check_background
 from pplfast.labels.cam import check_fits, classifier_hash
-from pplfast.labels.folder import claim_folder
+from pplfast.labels.folder import EXIT_BAD, claim_folder
 from pplfast.labels.pool import default_jobs
 from pplfast.labels.stream import status as state
 from pplfast.labels.stream.budget import Room, most_pixels, split_budget
@@ -34,7 +34,6 @@ from pplfast.recipe import CamConfig, LabelConfig
 OUTPUTS = ("png", "npy", "shards")
 ENGINES = ("pydensecrf", "device")
 DEFAULT_MEMORY = 8.0  # GiB
-EXIT_BAD = 3  # finished, but some images are bad
 
 
 @dataclass(frozen=True)
