@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pplfast.cli import main
 from pplfast.data.dataset import DataConfig
 from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.data.masks import read_mask
@@ -121,6 +122,28 @@ def test_cut_off_steps_continue_and_end_the_same(finished, tmp_path, monkeypatch
         assert resumed["ppl"][figure] == summary["ppl"][figure]
     for path in (config.out / "ppl" / "predictions").glob("*.png"):
         assert path.read_bytes() == (out / "ppl" / "predictions" / path.name).read_bytes()
+
+
+def test_commands_exit_with_3_where_some_images_failed(finished, tmp_path, capsys):
+    config, _ = finished
+    part, root = config.out / "ppl", tmp_path / "demo"
+    shutil.copytree(config.val.root, root)
+    shutil.copytree(part / "cams", tmp_path / "cams")
+    name = sorted((tmp_path / "cams").glob("*.npz"))[0].stem
+    image, cam = next((root / "JPEGImages").glob(f"{name}.*")), tmp_path / "cams" / f"{name}.npz"
+    whole = image.read_bytes(), cam.read_bytes()
+    data = ["--data", str(root), "--list", "val"]
+    walk = ["refine", "walk", *data, "--model", str(part / "boundary"), "--cams", str(tmp_path / "cams"),
+            "--out", str(tmp_path / "walk"), "--steps", "8"]
+    test = ["segment", "test", *data, "--model", str(part / "segmentation"), "--out", str(tmp_path / "predictions"),
+            "--scales", "1", "--crf", "none", "--jobs", "1"]
+    for command, path, content in ((walk, cam, whole[1]), (test, image, whole[0])):
+        path.write_bytes(b"broken")
+        assert main(command) == 3
+        output = capsys.readouterr()
+        assert "1 failed" in output.out and name in output.out + output.err
+        path.write_bytes(content)
+        assert main(command) == 0
 
 
 @pytest.mark.parametrize("table, changes, message", [

@@ -52,12 +52,13 @@ def load_cam(path: str | os.PathLike) -> Cam:
     """Raises UserError naming the file when it is missing, damaged, or not a CAM file."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            classes, maps, size = archive["classes"], archive["cam"], archive["size"]
+            classes, maps = archive["classes"], archive["cam"]
+            height, width = (int(value) for value in archive["size"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `pplfast cam` for this list first") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise UserError(f"{path}: not a readable CAM file ({error}); delete it and run `pplfast cam` again") from None
-    height, width = (int(value) for value in size)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError):
+        # numpy's own words would advise to unpickle it.
+        raise UserError(f"{path}: not a readable CAM file; delete it and run `pplfast cam` again") from None
     if maps.shape != (len(classes), *stored_size(height, width)):
         raise UserError(f"{path}: maps of shape {maps.shape} do not belong to an image of {width} x {height}; "
                         "delete it and run `pplfast cam` again")

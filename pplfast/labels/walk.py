@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
+from pplfast.errors import UserError
 from pplfast.kernels import random_walk
 from pplfast.labels import camfile
 from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
@@ -61,18 +62,16 @@ def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: 
                 folder: OutputFolder, device: torch.device) -> None:
     names = [dataset.ids[index] for index in batch.indices]
     size = (batch.height, batch.width)
-    loaded = [load_cam(cams / f"{name}{camfile.SUFFIX}") for name in names]
-    maps = torch.zeros(len(loaded), max(len(cam.classes) for cam in loaded), *stored_size(*size))
+    loaded = [_load(cams / f"{name}{camfile.SUFFIX}", name, size, folder) for name in names]
+    maps = torch.zeros(len(loaded), max(len(cam.classes) if cam else 1 for cam in loaded), *stored_size(*size))
     for row, cam in zip(maps, loaded, strict=True):
-        if cam.size == size:
+        if cam is not None:
             row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
     walked = random_walk(maps.to(device), edges(model, batch.images[0].to(device)), config.steps, config.beta,
                          config.radius)
     walked = (walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)).cpu().numpy()
     for name, cam, values in zip(names, loaded, walked, strict=True):
-        if cam.size != size:
-            folder.failed(name, f"{cams / name}{camfile.SUFFIX}: is for {cam.size[1]} x {cam.size[0]} pixels, the "
-                                f"image has {batch.width} x {batch.height}; make the CAM again")
+        if cam is None:
             continue
         own = values[: len(cam.classes)]
         if not np.isfinite(own).all():
@@ -80,6 +79,20 @@ def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: 
             continue
         save_cam(folder.output(name), Cam(cam.classes, own.astype(np.float16), cam.size))
         folder.outcome.written += 1
+
+
+def _load(path: Path, name: str, size: tuple[int, int], folder: OutputFolder) -> Cam | None:
+    """The CAM of an image of that size; None, and the reason noted in the folder, where there is no such CAM."""
+    try:
+        cam = load_cam(path)
+    except UserError as error:
+        folder.failed(name, str(error))
+        return None
+    if cam.size != size:
+        folder.failed(name, f"{path}: is for {cam.size[1]} x {cam.size[0]} pixels, the image has {size[1]} x "
+                            f"{size[0]}; make the CAM again")
+        return None
+    return cam
 
 
 def _settings(model: BoundaryNet, cams: Path, config: WalkConfig) -> dict[str, Any]:
