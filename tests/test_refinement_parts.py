@@ -249,8 +249,10 @@ def test_cost_counts_what_a_training_step_does():
     blocks = cost.block_flops("efficientnet_lite0")
     positions = [cost._position(blocks, stage.position) for stage in recipe.stages]
     own = cost._classifier_training(recipe, "ppl", blocks, positions)
-    case = [Case("efficientnet_lite0", 20, ((stage.position, stage.grid),)) for stage in recipe.stages]
-    counted = sum(step_flops(one, 1, recipe.augment.crop, 3) for one in case)
+    counted = sum(
+        stage.epochs
+        * step_flops(Case("efficientnet_lite0", 20, ((stage.position, stage.grid),)), 1, recipe.augment.crop, 3)
+        for stage in recipe.stages)
     assert own == pytest.approx(counted, rel=0.06)  # a step computes no gradient of the frozen blocks' output
     names = [step.name for step in cost.recipe_cost(load_recipe("own-images"), "ppl", 100, 0, 10)]
     assert names == ["classifier", "CAMs", "labels through the CRF", "confident labels", "boundary network",
