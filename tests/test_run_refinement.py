@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from pplfast.cli import main
-from pplfast.data.dataset import DataConfig
+from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
 from pplfast.files import read_json
-from pplfast.labels.camfile import load_cam
-from pplfast.recipe import AugmentConfig, LabelConfig, ModelConfig, recipe_from_dict
+from pplfast.labels.camfile import Cam, load_cam, save_cam
+from pplfast.labels.walk import walk_cams
+from pplfast.recipe import AugmentConfig, LabelConfig, ModelConfig, WalkConfig, recipe_from_dict
 from pplfast.run import RunConfig, chain_table, refinement, run, with_default_lists
 from pplfast.train import TrainOptions, trainer
+from pplfast.train.affinity import load_boundaries
 
 SMALL = {"augment": {"crop": 64, "resize_long": [64, 80]}, "optim": {"batch": 4, "precision": "fp32"}}
 RECIPE = recipe_from_dict({
@@ -144,6 +146,18 @@ def test_commands_exit_with_3_where_some_images_failed(finished, tmp_path, capsy
         assert "1 failed" in output.out and name in output.out + output.err
         path.write_bytes(content)
         assert main(command) == 0
+
+
+def test_a_cam_of_another_size_is_that_images_failure(finished, tmp_path):
+    config, _ = finished
+    part = config.out / "ppl"
+    shutil.copytree(part / "cams", tmp_path / "cams")
+    path = sorted((tmp_path / "cams").glob("*.npz"))[0]
+    save_cam(path, Cam(np.array([0]), np.ones((1, 2, 2)), (8, 8)))
+    outcome = walk_cams(load_boundaries(part / "boundary"), tmp_path / "cams", open_dataset(config.val),
+                        WalkConfig(steps=8), tmp_path / "walk")
+    assert outcome.written == 3 and [name for name, _ in outcome.bad] == [path.stem]
+    assert "is for 8 x 8 pixels, the image has 96 x" in outcome.bad[0][1]
 
 
 @pytest.mark.parametrize("table, changes, message", [
