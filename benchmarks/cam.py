@@ -24,7 +24,7 @@ from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import CamConfig
 
 BENCH = "cam"
-FP32_LIMIT, BF16_LIMIT = 1e-4, 2e-2  # largest difference of CAMs, which lie in 0..1
+LIMITS = {"fp32": 1e-4, "bf16": 2e-2}  # largest difference of CAMs, which lie in 0..1
 MIOU_LIMIT = 0.3  # points of mIoU between labels from the reference's CAMs and from pplfast's files
 LABEL_SCALES = (0.5, 1.0)  # for the labels, so that more images fit than are timed
 POSITIONS = {"resnet50": "layer3", "efficientnet_lite0": "group5"}
@@ -78,10 +78,10 @@ def reference_cams(model: nn.Module, images: Images, bf16: bool) -> Tensor:
 
 def _same_maps(report: Report, name: str, ours: PatchClassifier, reference: nn.Module, images: Images) -> None:
     truth = reference_cams(reference, images, False)
-    for precision, limit in (("fp32", FP32_LIMIT), ("bf16", BF16_LIMIT)):
+    for precision in report.precisions(BENCH):
         difference = (pplfast_cams(ours, images, precision == "bf16") - truth).abs()
         what = f"largest difference of the CAMs (on average {float(difference.mean()):.1e})"
-        report.check(BENCH, f"{name}, {precision}", what, float(difference.max()), limit)
+        report.check(BENCH, f"{name}, {precision}", what, float(difference.max()), LIMITS[precision])
 
 
 def _time(report: Report, name: str, runs: dict[str, Callable[[], object]], effort: Effort, images: int) -> None:
@@ -93,7 +93,7 @@ def _time(report: Report, name: str, runs: dict[str, Callable[[], object]], effo
     clock = compute_clock(report.device)
     samples = alternate(chosen, report.device, effort, clock) if len(chosen) > 1 else {}
     pairs = GPU_PAIRS if report.device == "cuda" else PAIRS
-    for precision in ("fp32", "bf16"):
+    for precision in report.precisions(BENCH):
         own = {label: times for label, times in samples.items()
                if label == "reference" or (label in half) == (precision == "bf16")}
         report.add(BENCH, f"{name}, {precision}", own, pairs, images=images, clock=clock)
@@ -119,9 +119,10 @@ def run_memory(report: Report, backbone: str, scales: tuple[float, ...], batch: 
     runs: dict[str, Callable[[], object]] = {
         "reference": lambda: reference_cams(reference, nchw, False),
         "pplfast": lambda: pplfast_cams(ours, last, False),
-        "pplfast_bf16": lambda: pplfast_cams(ours, last, True),
     }
-    if report.can_tune(BENCH):
+    if "bf16" in report.precisions(BENCH):
+        runs["pplfast_bf16"] = lambda: pplfast_cams(ours, last, True)
+    if "pplfast_bf16" in runs and report.can_tune(BENCH):
         tuned = models.tune(models.make_reference(case, ours, device).eval(), report.compile)
         runs["tuned"] = lambda: reference_cams(tuned, last, True)
     _time(report, name, runs, Effort(3, 0.0) if report.quick else Effort(5, 10.0), batch)
@@ -145,14 +146,14 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
         runs: dict[str, Callable[[], object]] = {
             "reference": usual_memory(
                 lambda: _reference_files(reference, dataset, scales, mean, std, Path(folder), False))}
-        for precision in ("fp32", "bf16"):
+        for precision in report.precisions(BENCH):
             config = CamConfig(scales=scales, precision=precision)
 
             def ours_files(config: CamConfig = config) -> None:
                 write_cams(ours, dataset, config, tempfile.mkdtemp(dir=folder))
 
             runs["pplfast" if precision == "fp32" else "pplfast_bf16"] = ours_files
-        if report.can_tune(BENCH):
+        if "pplfast_bf16" in runs and report.can_tune(BENCH):
             tuned = models.tune(models.make_reference(case, ours).eval(), report.compile)
             runs["tuned"] = usual_memory(
                 lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True))
@@ -176,7 +177,7 @@ def _same_labels(report: Report, name: str, dataset: Dataset, ours: PatchClassif
         expected.append((image_cam(reference, pairs, height, width, classes.tolist()).numpy(), classes))
     truth = _mious(dataset, expected)
     best = int(truth.argmax())
-    for precision in ("fp32", "bf16"):
+    for precision in report.precisions(BENCH):
         with tempfile.TemporaryDirectory(prefix="pplfast-bench-") as folder:
             write_cams(ours, dataset, CamConfig(scales=LABEL_SCALES, precision=precision), folder)
             cams = [load_cam(Path(folder) / f"{image}{SUFFIX}") for image in dataset.ids]

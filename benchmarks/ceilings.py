@@ -3,6 +3,7 @@
 import torch
 
 from pplfast.benchmarks.harness import Effort, Spread, alternate, compute_clock
+from pplfast.benchmarks.models import has_bf16
 from pplfast.kernels.model import Cost
 
 CPU_COPY_BYTES, GPU_COPY_BYTES = 256 << 20, 2 << 30
@@ -10,7 +11,8 @@ CPU_MATRIX, GPU_MATRIX = 2048, 8192
 
 
 def measure_ceilings(device: str, quick: bool) -> dict[str, float]:
-    """Bytes/s of a copy (read + write) and of a read; FLOP/s of square matrix products in fp32 and bf16.
+    """Bytes/s of a copy (read + write) and of a read; FLOP/s of square matrix products in fp32 and, where the device
+    computes it, bf16.
 
     On a GPU the fp32 product is the TF32-free one that eager float32 code uses by default.
     """
@@ -20,14 +22,16 @@ def measure_ceilings(device: str, quick: bool) -> dict[str, float]:
     target = torch.empty_like(source)
     size = CPU_MATRIX if device == "cpu" else GPU_MATRIX
     single = torch.randn(size, size, device=device)
-    half = single.to(torch.bfloat16)
     runs = {
         "copy": lambda: target.copy_(source),
         "read": lambda: source.sum(),
         "matmul_fp32": lambda: single @ single,
-        "matmul_bf16": lambda: half @ half,
     }
-    work = {"copy": 2 * 4 * count, "read": 4 * count, "matmul_fp32": 2 * size**3, "matmul_bf16": 2 * size**3}
+    work = {"copy": 2 * 4 * count, "read": 4 * count, "matmul_fp32": 2 * size**3}
+    if has_bf16(device):
+        half = single.to(torch.bfloat16)
+        runs["matmul_bf16"] = lambda: half @ half
+        work["matmul_bf16"] = work["matmul_fp32"]
     samples = alternate(runs, device, effort, compute_clock(device))
     # The best fifth of the samples: a ceiling is what the machine can do, not what it did while disturbed.
     return {name: work[name] / Spread.of(times).q20 for name, times in samples.items()}

@@ -27,6 +27,7 @@ BENCH = "label"
 POSITIONS = {"resnet50": "layer3", "efficientnet_lite0": "group5"}
 # Largest share of pixels with another label than the reference's.
 DIFFERENT_LIMIT = {"fp32": 1e-3, "bf16": 1e-2}
+CONTESTANTS = {"fp32": "pplfast", "bf16": "pplfast_bf16"}
 PAIRS = [Ratio("reference", "pplfast", 1.5), Ratio("reference", "pplfast_bf16", 2.5)]
 
 
@@ -71,14 +72,15 @@ def _measure(report: Report, dataset: Dataset, backbone: str, ours: PatchClassif
                                                        root / "reference")}
         # Near 1 the comparison below says little: then the CRF has made one label of maps without an object.
         print(f"         share of the reference's most frequent label: {_most_frequent(root / 'reference'):.3f}")
-        for precision, contestant in (("fp32", "pplfast"), ("bf16", "pplfast_bf16")):
+        contestants = {precision: CONTESTANTS[precision] for precision in report.precisions(BENCH)}
+        for precision, contestant in contestants.items():
             share = _different(dataset, job(precision), root / "reference")
             if report.check(BENCH, f"{name}, {precision}", "pixels with another label than the reference's", share,
                             DIFFERENT_LIMIT[precision]):
                 runs[contestant] = lambda precision=precision: job(precision)
         samples = alternate(runs, "cpu", Effort(2, 0.0), warm=True)
     extra = {}
-    for precision, contestant in (("fp32", "pplfast"), ("bf16", "pplfast_bf16")):
+    for precision, contestant in contestants.items():
         if contestant in samples:
             rates = {stage: round(rate, 2) for stage, rate in results[precision].stage_rates().items()}
             extra[contestant] = {"bottleneck": results[precision].bottleneck, "stage_images_per_second": rates}

@@ -12,6 +12,7 @@ from pplfast.benchmarks.reference import ReferenceClassifier, create_backbone, l
 from pplfast.models.registry import create
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
+from pplfast.precision import cpu_has_bf16
 
 SEED = 0
 
@@ -66,6 +67,11 @@ def tune(model: ReferenceClassifier, compiled: bool) -> ReferenceClassifier:
         model.forward = torch.compile(model.forward)
         model.maps = torch.compile(model.maps)
     return model
+
+
+def has_bf16(device: str) -> bool:
+    """Whether bf16 can be measured there: a CPU without the instructions emulates it, hundreds of times slower."""
+    return device != "cpu" or cpu_has_bf16()
 
 
 def autocast(device: str, bf16: bool) -> contextlib.AbstractContextManager:

@@ -64,6 +64,15 @@ class Report:
                 self.skip(bench, what, missing or "--no-compile: it is measured with bf16 and channels_last alone")
         return not missing
 
+    def precisions(self, bench: str) -> tuple[str, ...]:
+        """Those to measure: "bf16" only where the device computes it; notes once per benchmark that it does not."""
+        if models.has_bf16(self.device):
+            return "fp32", "bf16"
+        what = "bf16, the tuned reference included"
+        if not any((row["bench"], row["what"]) == (bench, what) for row in self.skipped):
+            self.skip(bench, what, "this CPU has neither AVX512-BF16 nor AMX")
+        return ("fp32",)
+
     def red(self, bench: str, case: str) -> bool:
         return any(not c["passed"] for c in self.checks if (c["bench"], c["case"]) == (bench, case))
 

@@ -24,11 +24,16 @@ def cpu_prefers_bf16() -> bool:
     """Timed, since having the instructions says little: AVX512-BF16 made training a fifth faster on an AMD EPYC, but
     its products are half as fast as float32's on a Sapphire Rapids without AMX (86 against 164 GFLOP/s).
     """
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if not (native and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if not cpu_has_bf16():
         return False
     single = torch.ones(SIZE, SIZE)
     return MARGIN * _seconds(single.bfloat16()) < _seconds(single)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has instructions for products in bf16; elsewhere they are emulated, far slower than float32's."""
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return native and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _seconds(matrix: Tensor) -> float:

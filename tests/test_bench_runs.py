@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pplfast.benchmarks import cam, crf, kernels, label, loader, suite, train, walk
+from pplfast.benchmarks import cam, crf, kernels, label, loader, models, suite, train, walk
 from pplfast.benchmarks.operations import Sizes
 from pplfast.benchmarks.plots import plot
 from pplfast.benchmarks.results import Report
@@ -34,7 +34,8 @@ def demo(tmp_path_factory) -> DataConfig:
 
 
 @pytest.fixture
-def report() -> Report:
+def report(monkeypatch) -> Report:
+    monkeypatch.setattr(models, "cpu_has_bf16", lambda: True)  # emulated where it has not
     return Report("cpu", quick=True, compile=False, ceilings=dict(CEILINGS))
 
 
@@ -56,6 +57,16 @@ def test_train(report: Report):
     train.run(report, replace(train.CPU_WORK, size=64, batch=2))
     assert set(_ratios(report)) == {(pair.numerator, pair.denominator) for pair in train.CPU_WORK.pairs}
     assert [row["what"] for row in report.skipped] == ["torch.compile of the tuned reference"]
+
+
+def test_a_cpu_without_bf16_is_measured_in_float32_alone(report: Report, monkeypatch):
+    monkeypatch.setattr(models, "cpu_has_bf16", lambda: False)
+    train.run(report, replace(train.CPU_WORK, size=64, batch=2))
+    assert {row["contestant"] for row in report.rows} == {"reference", "pplfast", "plain"}
+    assert [(row["what"], row["why"]) for row in report.skipped] == [
+        ("bf16, the tuned reference included", "this CPU has neither AVX512-BF16 nor AMX")]
+    cam.run_memory(report, "efficientnet_lite0", (0.5, 1.0), batch=2, size=(49, 64))
+    assert [row["bench"] for row in report.skipped] == ["train", "cam"]
 
 
 def test_train_reports_no_times_when_the_losses_differ(report: Report, monkeypatch):
@@ -80,7 +91,7 @@ def test_loader(report: Report, demo: DataConfig):
 @pytest.fixture
 def loose_bf16(monkeypatch):
     """The limit is for real images: maps of a few cells of a random network differ by more."""
-    monkeypatch.setattr(cam, "BF16_LIMIT", 0.05)
+    monkeypatch.setitem(cam.LIMITS, "bf16", 0.05)
     monkeypatch.setattr(cam, "MIOU_LIMIT", 2.0)
 
 
@@ -92,7 +103,7 @@ def test_cam_from_files(report: Report, demo: DataConfig, loose_bf16):
 
 
 def test_cam_in_memory_gives_bf16_no_times_beyond_its_limit(report: Report, monkeypatch):
-    monkeypatch.setattr(cam, "BF16_LIMIT", 0.0)
+    monkeypatch.setitem(cam.LIMITS, "bf16", 0.0)
     cam.run_memory(report, "efficientnet_lite0", (0.5, 1.0), batch=2, size=(49, 64))
     assert [check["passed"] for check in report.checks] == [True, False]
     assert {row["contestant"] for row in report.rows} == {"reference", "pplfast"}
@@ -135,11 +146,11 @@ def test_command_writes_results_and_plots(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kernels, "LITE0", Sizes("tiny", 1, 2, (4, 6, 6, 2), (8, 4, 4), 3, "relu", (9, 9)))
     out = tmp_path / "kernels.json"
     assert main(["bench", "kernels", "--quick", "--out", str(out)]) == 0
-    results = json.loads(out.read_text())
-    assert results["ceilings"] == CEILINGS and results["quick"]
+    written = json.loads(out.read_text())
+    assert written["ceilings"] == CEILINGS and written["quick"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels.json", "kernels.speedup.png"]
-    results["device"] = "cuda"
-    assert [path.name for path in plot(results, out)] == ["kernels.speedup.png", "kernels.ceiling.png"]
+    written["device"] = "cuda"
+    assert [path.name for path in plot(written, out)] == ["kernels.speedup.png", "kernels.ceiling.png"]
     assert main(["bench", "kernels", "--out", str(tmp_path / "x.txt")]) == 2
     assert "must end in .json" in capsys.readouterr().err
 
