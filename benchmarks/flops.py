@@ -1,6 +1,7 @@
 """Operations of a training step, counted on the meta device: no memory, no time."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,15 @@ def step_flops(case: Case, batch: int, size: int, frozen: int) -> int:
         images = torch.empty(batch, 3, size, size)
         with FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
             model(images).sum().backward()
+    return counter.get_total_flops()
+
+
+def dense_flops(step: Callable[[], object]) -> int:
+    """Of the dense convolutions and products that a call runs, those that pplfast saves left out. Depthwise convolutions
+    run in an operation of their own and are not among them.
+    """
+    with FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
+        step()
     return counter.get_total_flops()
 
 

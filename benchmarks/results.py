@@ -135,6 +135,8 @@ def format_row(row: dict[str, Any]) -> str:
     text = f"{median} ({low} to {high})"
     if "images_per_second" in row:
         text += f", {row['images_per_second']:.1f} images/s"
+    if "operations_of_plain" in row:
+        text += f", {row['operations_of_plain']:.2f}x the plain step's dense operations"
     if "bottleneck" in row:
         text += f", bottleneck: {row['bottleneck']}"
     if "share_of_ceiling" in row:

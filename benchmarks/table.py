@@ -48,21 +48,29 @@ def table(folder: Path = RESULTS) -> str:
 
 
 def _newest(runs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
-    """Each benchmark from the newest file that has it."""
-    taken: set[str] = set()
+    """Each benchmark from the newest file of each machine that has it."""
+    taken: set[tuple[str, str]] = set()
     chosen = []
     for run in runs:
-        benches = [name for name in BENCHES if name not in taken and any(r["bench"] == name for r in run["rows"])]
-        taken.update(benches)
+        machine = _machine(run)
+        benches = [name for name in BENCHES
+                   if (machine, name) not in taken and any(r["bench"] == name for r in run["rows"])]
+        taken.update((machine, name) for name in benches)
         if benches:
             chosen.append((run, benches))
     return chosen
 
 
+def _machine(run: dict[str, Any]) -> str:
+    """A CPU by name and vector instructions: virtual machines give many models one name."""
+    hardware = run["hardware"]
+    return hardware.get("gpu") or f"{hardware['cpu']} ({', '.join(hardware['cpu_flags']) or 'no avx2'})"
+
+
 def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
     hardware, versions = run["hardware"], run["versions"]
-    machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
-    yield (f"{machine}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
+    threads = "" if hardware.get("gpu") else f", {hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
+    yield (f"{_machine(run)}{threads}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
            f"(`benchmarks/results/{run['file']}`)")
     yield ""
     gpu = run["device"] == "cuda"

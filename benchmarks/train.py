@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pplfast.benchmarks import models
-from pplfast.benchmarks.flops import step_flops
+from pplfast.benchmarks.flops import dense_flops, step_flops
 from pplfast.benchmarks.harness import FULL, QUICK, STEPS, alternate, compute_clock, difference
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
@@ -85,9 +85,11 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> None
     if tune and "bf16" in precisions and report.can_tune(BENCH):
         add("tuned", models.tune(models.make_reference(case, ours, device), report.compile), last, True)
 
-    extra = {}
+    extra: dict[str, dict[str, float]] = {label: {} for label in steps}
+    extra["pplfast"]["operations_of_plain"] = dense_flops(steps["pplfast"]) / dense_flops(steps["plain"])
     if device == "cuda":
-        extra = {label: {"peak_gib": _peak_gib(step)} for label, step in steps.items()}
+        for label, step in steps.items():
+            extra[label]["peak_gib"] = _peak_gib(step)
         extra["pplfast_bf16"]["goal_share"] = GPU_SHARE
     clock = compute_clock(device)
     effort = QUICK if report.quick else FULL if device == "cuda" else STEPS

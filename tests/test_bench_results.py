@@ -128,6 +128,17 @@ def test_table_keeps_machines_apart_and_says_what_was_not_measured(tmp_path):
     assert "| train | case | 4 ms | 1.01 s |" in after_gpu and "| cam | x | 1 s | not measured |" in after_gpu
 
 
+def test_table_has_each_benchmark_from_the_newest_file_of_each_cpu(tmp_path):
+    for name, slow, date, flags in (("old", 2.0, "2026-01-01", ["avx2"]), ("new", 3.0, "2026-01-02", ["avx2"]),
+                                    ("wide", 4.0, "2025-01-01", ["avx2", "avx512f"])):
+        value = _report(slow=slow).to_dict() | {"date": date}
+        value["hardware"] |= {"cpu": "Some CPU", "cpu_flags": flags, "threads": 1}
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    text = table.table(tmp_path)
+    assert "Some CPU (avx2), 1 thread; 2026-01-02" in text and "Some CPU (avx2, avx512f), 1 thread;" in text
+    assert "2026-01-01" not in text
+
+
 def test_table_writes_between_the_markers(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"head\n{table.BEGIN}\nold\n{table.END}\ntail\n")

@@ -57,6 +57,8 @@ def test_train(report: Report):
     train.run(report, replace(train.CPU_WORK, size=64, batch=2))
     assert set(_ratios(report)) == {(pair.numerator, pair.denominator) for pair in train.CPU_WORK.pairs}
     assert [row["what"] for row in report.skipped] == ["torch.compile of the tuned reference"]
+    operations = next(row["operations_of_plain"] for row in report.rows if row["contestant"] == "pplfast")
+    assert 1.2 < operations < 2  # after group4: the trained half of the plain step twice, the frozen one once
 
 
 def test_a_cpu_without_bf16_is_measured_in_float32_alone(report: Report, monkeypatch):
