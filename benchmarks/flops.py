@@ -1,4 +1,4 @@
-"""Operations of a training step, counted on the meta device: no memory, no time."""
+"""Operations of a training step: the method's, counted on the meta device, and those that a call runs."""
 
 import math
 from collections.abc import Callable

@@ -60,18 +60,19 @@ class Report:
         missing = models.compiler_missing() if self.compile else None
         if missing or not self.compile:
             what = "torch.compile of the tuned reference"
-            if not any((row["bench"], row["what"]) == (bench, what) for row in self.skipped):
-                self.skip(bench, what, missing or "--no-compile: it is measured with bf16 and channels_last alone")
+            self._skip_once(bench, what, missing or "--no-compile: it is measured with bf16 and channels_last alone")
         return not missing
 
     def precisions(self, bench: str) -> tuple[str, ...]:
         """Those to measure: "bf16" only where the device computes it; notes once per benchmark that it does not."""
         if models.has_bf16(self.device):
             return "fp32", "bf16"
-        what = "bf16, the tuned reference included"
-        if not any((row["bench"], row["what"]) == (bench, what) for row in self.skipped):
-            self.skip(bench, what, "this CPU has neither AVX512-BF16 nor AMX")
+        self._skip_once(bench, "bf16, the tuned reference included", "this CPU has neither AVX512-BF16 nor AMX")
         return ("fp32",)
+
+    def _skip_once(self, bench: str, what: str, why: str) -> None:
+        if not any((row["bench"], row["what"]) == (bench, what) for row in self.skipped):
+            self.skip(bench, what, why)
 
     def red(self, bench: str, case: str) -> bool:
         return any(not c["passed"] for c in self.checks if (c["bench"], c["case"]) == (bench, case))
