@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pplfast.errors import UserError
 
 MODES = ("plain", "progressive", "explicit")
+Part = TypeVar("Part")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -169,6 +170,14 @@ def recipe_from_dict(table: dict[str, Any], source: str) -> Recipe:
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
+
+
+def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part:
+    """One table of a recipe, as `recipe_to_dict` gives it; keys that it lacks have the class's own values.
+
+    Raises UserError naming the source and the key. Values are checked where they are used.
+    """
+    return _build(kind, table, source, "")
 
 
 def _build(kind: type, table: dict[str, Any], source: str, path: str, base: Any = None) -> Any:

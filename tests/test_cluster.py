@@ -138,6 +138,18 @@ def test_deepspeed_files_do_not_speak_for_the_recipe(tmp_path):
     assert extra == {"wall_clock_breakdown": True} and recipe.optim.reduction == "bf16"
 
 
+def test_a_deepspeed_file_for_one_of_the_other_networks(tmp_path):
+    path = LAUNCH / "zero1_bf16.json"
+    before = make_recipe()
+    recipe, _ = apply_deepspeed_file(before, str(path), "segmentation")
+    assert (recipe.segmentation.optim.zero, recipe.segmentation.optim.precision) == (1, "bf16")
+    assert recipe.optim == before.optim and recipe.affinity == before.affinity
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"optimizer": {}, "bf16": {}}))
+    with pytest.raises(UserError, match=r"set \[segmentation\.optim\]"):
+        apply_deepspeed_file(make_recipe(), str(path), "segmentation")
+
+
 def test_scripts_are_executable_shell():
     for script in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"):
         assert os.system(f"bash -n {script}") == 0, script

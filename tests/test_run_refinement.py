@@ -27,7 +27,7 @@ RECIPE = recipe_from_dict({
     "name": "tiny", "variants": ["ppl"], **SMALL,
     "stages": [{"epochs": 1, "position": "group5", "grid": 2}],
     "cam": {"scales": [1.0], "flip": False, "precision": "fp32"},
-    "label": {"crf": "none"},
+    "label": {"crf": "none", "background": "alpha", "value": 4},
     "affinity": {"epochs": 1, "crf": "none", "walk": {"steps": 8}, **SMALL},
     "segmentation": {"epochs": 1, "scales": [1.0, 0.5], "crf": "none", **SMALL},
 }, "test")
@@ -76,6 +76,28 @@ def test_the_boundary_networks_backbone_is_the_classifiers(finished):
     boundary = load_file(folder / "boundary" / "boundary.safetensors")
     shared = [name for name in boundary if name.startswith("backbone.")]
     assert len(shared) > 100 and all(torch.equal(boundary[name], classifier[name]) for name in shared)
+
+
+def test_single_commands_do_by_themselves_what_the_chain_did(finished, tmp_path, capsys):
+    """Without options they take the settings of the recipe that their network was trained by."""
+    config, _ = finished
+    part, data = config.out / "ppl", ["--data", config.val.root, "--list", "val"]
+    for command, network, output, said in (
+            (["cam"], "train", "cams", "CAMs at scales 1 (recipe of the training)"),
+            (["label", "--jobs", "1"], "train", "labels", "scales 1, background alpha 4, CRF none (recipe"),
+            (["refine", "walk", "--cams", str(part / "cams")], "boundary", "walk", "random walk of 8 steps"),
+            (["segment", "test", "--jobs", "1"], "segmentation", "predictions", "scales 1, 0.5 with flips, CRF none")):
+        out = tmp_path / output
+        assert main([*command, *data, "--model", str(part / network), "--out", str(out)]) == 0
+        assert said in capsys.readouterr().err
+        files = sorted(path for path in (part / output).iterdir() if path.suffix in (".npz", ".png"))
+        assert len(files) == 4
+        for path in files:
+            if path.suffix == ".png":  # `label` does not store its maps at a quarter of the size between
+                equal = (read_mask(out / path.name) == read_mask(path)).mean()
+                assert equal > 0.95 if output == "labels" else equal == 1
+            else:
+                assert (load_cam(out / path.name).maps == load_cam(path).maps).all()
 
 
 def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):

@@ -1,11 +1,16 @@
 """`pplfast cam`: class activation maps of a trained classifier."""
 
 import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 from pplfast.data.dataset import Dataset
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.recipe import CamConfig
+from pplfast.recipe import CamConfig, part_from_dict
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = cam_config(args)
+    changes = cam_changes(args)
     dataset = dataset_from_arguments(args)
 
     import torch  # after the arguments and the data set, so that their errors come at once
@@ -28,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from pplfast.train import load_classifier
 
     check_classes(args.model, dataset)
+    config = cam_config(args.model, changes)
+    say_settings(f"CAMs at {scales_text(config.scales, config.flip)}", bool(changes))
     model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     outcome = generate_cams(model, dataset, config, args.out, npy=args.npy)
     print(outcome.summary("CAMs", args.out))
@@ -35,22 +42,47 @@ def run(args: argparse.Namespace) -> int:
 
 
 def add_cam_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the maps are made: the options of `cam_config`."""
-    defaults = CamConfig()
-    parser.add_argument("--scales", default=",".join(f"{scale:g}" for scale in defaults.scales), metavar="S,S",
-                        help="image sizes relative to the original (default: %(default)s)")
+    """How the maps are made: the options of `cam_changes`."""
+    parser.add_argument("--scales", metavar="S,S",
+                        help="image sizes relative to the original (default: those of the classifier's recipe)")
     parser.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
-    parser.add_argument("--batch", type=int, default=defaults.batch, metavar="N",
-                        help="images of one shape at a time (default: %(default)s)")
-    parser.add_argument("--precision", default=defaults.precision, choices=("auto", "fp32", "bf16"),
-                        help="auto: bf16 where the device computes it natively, else fp32 (default: %(default)s)")
+    parser.add_argument("--batch", type=int, metavar="N",
+                        help="images of one shape at a time (default: the recipe's)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"),
+                        help="auto: bf16 where the device computes it natively, else fp32 (default: the recipe's)")
 
 
-def cam_config(args: argparse.Namespace) -> CamConfig:
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: must be 1 or more")
-    return CamConfig(scales=parse_scales(args.scales), flip=not args.no_flip, batch=args.batch,
-                     precision=args.precision)
+def cam_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_cam_arguments` say otherwise than the recipe. Needs no classifier yet."""
+    changes: dict[str, Any] = {}
+    if args.scales is not None:
+        changes["scales"] = parse_scales(args.scales)
+    if args.no_flip:
+        changes["flip"] = False
+    if args.batch is not None:
+        if args.batch < 1:
+            raise UserError(f"--batch {args.batch}: must be 1 or more")
+        changes["batch"] = args.batch
+    if args.precision is not None:
+        changes["precision"] = args.precision
+    return changes
+
+
+def cam_config(model: str, changes: dict[str, Any]) -> CamConfig:
+    """As in the recipe that the classifier was trained by, but for the changes."""
+    from pplfast.train import read_info
+
+    return dataclasses.replace(part_from_dict(CamConfig, read_info(model).recipe.get("cam", {}), model), **changes)
+
+
+def scales_text(scales: Sequence[float], flip: bool) -> str:
+    return f"scales {', '.join(f'{scale:g}' for scale in scales)}{' with flips' if flip else ''}"
+
+
+def say_settings(text: str, changed: bool) -> None:
+    """On rank 0: settings that a command took from the recipe of a training, so that nobody has to guess them."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{text} (recipe of the training{', changed by options' if changed else ''})", file=sys.stderr)
 
 
 def check_classes(model: str, dataset: Dataset) -> None:

@@ -2,17 +2,21 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pplfast.cli.cam import add_cam_arguments, cam_config, check_classes
+from pplfast.cli.cam import add_cam_arguments, cam_changes, cam_config, check_classes, say_settings, scales_text
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.labels import background, crf
 from pplfast.labels.pool import default_jobs
-from pplfast.recipe import LabelConfig
+from pplfast.recipe import LabelConfig, part_from_dict
+
+if TYPE_CHECKING:
+    from pplfast.labels.stream.job import JobConfig
 
 ENGINES = ("pydensecrf", "device")
+ALPHA_NEEDS_VALUE = "--background alpha needs --value; usual: 4, 24, 32"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +28,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
                              "(deepspeed --module pplfast label ...). Start it again to continue")
     source.add_argument("--cams", metavar="DIR", help="folder of `pplfast cam`: labels from its maps")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
-    parser.add_argument("--background", default=defaults.background, choices=background.KINDS,
-                        help="threshold: a constant; alpha: (1 - max of the CAMs)^alpha (default: %(default)s)")
+    parser.add_argument("--background", choices=background.KINDS,
+                        help="threshold: a constant; alpha: (1 - max of the CAMs)^alpha (default: with --model that of "
+                             f"the classifier's recipe, with --cams {defaults.background})")
     parser.add_argument("--value", type=float, metavar="X",
                         help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32); without it, with "
                              "--cams: the threshold with the best CAM mIoU, for a list that has masks; with --model: "
-                             "the recipe's, else 0.25")
-    parser.add_argument("--crf", default=defaults.crf, metavar="CRF",
-                        help=f"preset of the dense CRF ({', '.join(crf.PRESETS)}, {crf.NONE}; default: %(default)s); "
-                             "with --model also what computes it: pydensecrf (processes; the default), device (with "
-                             "the network, exact too), or both words, device:labels")
+                             "the recipe's, or 0.25 where that leaves it to the masks")
+    parser.add_argument("--crf", metavar="CRF",
+                        help=f"preset of the dense CRF ({', '.join(crf.PRESETS)}, {crf.NONE}; default: with --model "
+                             f"the recipe's, with --cams {defaults.crf}); with --model also what computes it: "
+                             "pydensecrf (processes; the default), device (with the network, exact too), or both "
+                             "words, device:labels")
     parser.add_argument("--jobs", type=int, metavar="N",
                         help=f"processes (default: one per core, here {default_jobs()}; shared by a machine's ranks)")
     _configure_model(parser.add_argument_group("with --model"))
@@ -76,35 +82,39 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str) -> int:
         raise UserError("--crf device: needs --model; from CAM files the CRF is pydensecrf's")
     jobs = default_jobs() if args.jobs is None else args.jobs
     dataset = dataset_from_arguments(args)
-    value = args.value
+    kind, value = args.background or LabelConfig().background, args.value
     if value is None:
-        if args.background == "alpha":
-            raise UserError("--background alpha needs --value; usual: 4, 24, 32")
+        if kind == "alpha":
+            raise UserError(ALPHA_NEEDS_VALUE)
         if not any(dataset.masks):
             raise UserError(f"{dataset.name}: has no masks to find the best threshold on; give --value (usual: 0.15 "
                             "to 0.30)")
         value = evaluate_cams(args.cams, dataset, jobs=jobs).threshold
         print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
-    config = LabelConfig(background=args.background, value=value, crf=preset)
+    config = LabelConfig(background=kind, value=value, crf=preset or LabelConfig().crf)
     outcome = generate_labels(args.cams, dataset, config, args.out, jobs)
     print(outcome.summary("labels", args.out))
     return outcome.exit_code
 
 
 def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
-    cam = cam_config(args)
+    changes = cam_changes(args)
     unsure = parse_unsure(args.unsure)
+    if unsure is not None and args.value is not None:
+        raise UserError("--value and --unsure exclude each other: the two thresholds of --unsure replace the one")
     dataset = dataset_from_arguments(args)
     check_classes(args.model, dataset)
 
-    from pplfast.labels.stream.job import JobConfig, label_dataset, share_threads
+    from pplfast.labels.stream.job import JobConfig, check_config, label_dataset, share_threads
     from pplfast.train import load_classifier
 
     config = JobConfig(
-        out=Path(args.out), cam=cam, label=LabelConfig(args.background, _value(args, unsure), preset), engine=engine,
-        outputs=tuple(dict.fromkeys(args.outputs.split(","))), unsure=unsure, memory=args.memory, jobs=args.jobs,
-        shard_size=args.shard_size, rotated=args.rotated, verify=args.verify, strict=args.fail_on_bad,
+        out=Path(args.out), cam=cam_config(args.model, changes), label=label_config(args, preset, unsure),
+        engine=engine, outputs=tuple(dict.fromkeys(args.outputs.split(","))), unsure=unsure, memory=args.memory,
+        jobs=args.jobs, shard_size=args.shard_size, rotated=args.rotated, verify=args.verify, strict=args.fail_on_bad,
         prometheus=Path(args.prometheus) if args.prometheus else None)
+    check_config(config)
+    _say(config, bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure)))
     share_threads()
     result = label_dataset(load_classifier(args.model), dataset, config, args.local_rank)
     if os.environ.get("RANK", "0") == "0" and not result.unfinished:
@@ -112,28 +122,48 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
     return result.exit_code
 
 
-def _value(args: argparse.Namespace, unsure: tuple[float, float] | None) -> float:
+def label_config(args: argparse.Namespace, preset: str, unsure: tuple[float, float] | None) -> LabelConfig:
+    """As in the recipe that the classifier was trained by, but for the options.
+
+    preset: of the CRF, "" for the recipe's. With `unsure` the background's value has no meaning and is 0.
+    """
     from pplfast.train import read_info
 
-    if args.value is not None or unsure is not None:
-        if args.value is not None and unsure is not None:
-            raise UserError("--value and --unsure exclude each other: the two thresholds of --unsure replace the one")
-        return args.value or 0.0
-    if args.background == "alpha":
-        raise UserError("--background alpha needs --value; usual: 4, 24, 32")
-    value = read_info(args.model).recipe.get("label", {}).get("value") or background.DEFAULT_THRESHOLD
-    if not args.local_rank:
-        print(f"threshold {value:g}: give --value for another", file=sys.stderr)
-    return value
+    recorded = part_from_dict(LabelConfig, read_info(args.model).recipe.get("label", {}), args.model)
+    if unsure is not None:
+        return LabelConfig("threshold", 0.0, preset or recorded.crf)
+    kind = args.background or recorded.background
+    return LabelConfig(kind, _value(args, kind, recorded), preset or recorded.crf)
 
 
-def parse_crf(text: str) -> tuple[str, str]:
-    """"labels" -> ("", "labels"); "device" -> ("device", the default preset); "device:labels" -> both."""
+def _value(args: argparse.Namespace, kind: str, recorded: LabelConfig) -> float:
+    if args.value is not None:
+        if args.background is None and kind == "alpha" and args.value < 1:
+            raise UserError(f"--value {args.value:g}: the recipe's background is alpha, whose exponents are 1 or more; "
+                            "add --background threshold, if it is one")
+        return args.value
+    value = recorded.value if kind == recorded.background else 0.0
+    if not value and kind == "alpha":
+        raise UserError(ALPHA_NEEDS_VALUE)
+    return value or background.DEFAULT_THRESHOLD
+
+
+def _say(config: "JobConfig", changed: bool) -> None:
+    label, unsure = config.label, config.unsure
+    background_text = f"{unsure[0]:g} and {unsure[1]:g}" if unsure else f"{label.background} {label.value:g}"
+    say_settings(f"CAMs at {scales_text(config.cam.scales, config.cam.flip)}, background {background_text}, "
+                 f"CRF {label.crf}", changed)
+
+
+def parse_crf(text: str | None) -> tuple[str, str]:
+    """What computes it, and its preset: "labels" -> ("", "labels"); "device" -> ("device", ""); "device:labels"."""
+    if text is None:
+        return "", ""
     engine, colon, preset = text.partition(":")
     if engine not in ENGINES:
         engine, preset = "", text
     elif not colon:
-        preset = LabelConfig().crf
+        return engine, ""
     crf.check_crf(preset)
     return engine, preset
 

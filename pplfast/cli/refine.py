@@ -1,9 +1,12 @@
 """`pplfast refine`: a boundary network on confident labels, and the random walk of CAMs within its boundaries."""
 
 import argparse
+import dataclasses
 
+from pplfast.cli.cam import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
+from pplfast.errors import UserError
 from pplfast.recipe import WalkConfig
 
 
@@ -20,16 +23,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     walk = actions.add_parser("walk", help="refine CAM files",
                               description="Write CAM files like those of `pplfast cam`; `pplfast eval --cams` scores "
                                           "them and `pplfast label --cams` makes labels of them.")
-    defaults = WalkConfig()
     add_data_arguments(walk)
     walk.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `pplfast refine train`")
     walk.add_argument("--cams", required=True, metavar="DIR", help="folder of `pplfast cam`")
     walk.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
-    walk.add_argument("--radius", type=int, default=defaults.radius, metavar="N",
-                      help="of a step, in pixels at stride 4 (default: %(default)s)")
-    walk.add_argument("--beta", type=float, default=defaults.beta, metavar="X",
-                      help="exponent of the affinities (default: %(default)s)")
-    walk.add_argument("--steps", type=int, default=defaults.steps, metavar="N", help="default: %(default)s")
+    walk.add_argument("--radius", type=int, metavar="N",
+                      help="of a step, in pixels at stride 4 (default: the recipe's that the network was trained by)")
+    walk.add_argument("--beta", type=float, metavar="X", help="exponent of the affinities (default: the recipe's)")
+    walk.add_argument("--steps", type=int, metavar="N", help="default: the recipe's")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,20 +49,24 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _walk(args: argparse.Namespace) -> int:
-    from pplfast.errors import UserError
-
-    if args.radius < 2 or args.steps < 0 or not args.beta > 0:
-        raise UserError(f"--radius {args.radius} --steps {args.steps} --beta {args.beta:g}: must be 2 or more, 0 or "
-                        "more, above 0")
+    changes = {name: value for name in ("radius", "beta", "steps") if (value := getattr(args, name)) is not None}
+    _check_walk(dataclasses.replace(WalkConfig(), **changes))
     dataset = dataset_from_arguments(args)
 
     import torch
 
     from pplfast.labels.walk import walk_cams
-    from pplfast.train.affinity import load_boundaries
+    from pplfast.train.affinity import load_boundaries, read_settings
 
+    config = dataclasses.replace(read_settings(args.model).walk, **changes)
+    say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
     model = load_boundaries(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    config = WalkConfig(args.radius, args.beta, args.steps)
     outcome = walk_cams(model, args.cams, dataset, config, args.out)
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
+
+
+def _check_walk(config: WalkConfig) -> None:
+    if config.radius < 2 or config.steps < 0 or not config.beta > 0:
+        raise UserError(f"--radius {config.radius} --steps {config.steps} --beta {config.beta:g}: must be 2 or more, 0 "
+                        "or more, above 0")

@@ -2,13 +2,13 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
-from pplfast.cli.cam import parse_scales
+from pplfast.cli.cam import parse_scales, say_settings, scales_text
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.labels.crf import NONE, PRESETS, check_crf
 from pplfast.labels.pool import default_jobs
-from pplfast.recipe import SegmentationConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,16 +21,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_network_arguments(train)
     test = actions.add_parser("test", help="label images: scales, flips, CRF",
                               description="Write <id>.png; `pplfast eval --pngs` scores them.")
-    defaults = SegmentationConfig()
     add_data_arguments(test)
     test.set_defaults(labels="none")
     test.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `pplfast segment train`")
     test.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
-    test.add_argument("--scales", default=",".join(f"{scale:g}" for scale in defaults.scales), metavar="S,S",
-                      help="image sizes relative to the original (default: %(default)s)")
+    test.add_argument("--scales", metavar="S,S",
+                      help="image sizes relative to the original (default: those of the network's recipe)")
     test.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
-    test.add_argument("--crf", default=defaults.crf, metavar="CRF",
-                      help=f"preset of the dense CRF: {', '.join(PRESETS)}, {NONE} (default: %(default)s)")
+    test.add_argument("--crf", metavar="CRF",
+                      help=f"preset of the dense CRF: {', '.join(PRESETS)}, {NONE} (default: the recipe's)")
     test.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",
                       help="processes of the CRF (default: one per core, here %(default)s)")
 
@@ -49,16 +48,23 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    check_crf(args.crf)
-    config = dataclasses.replace(SegmentationConfig(), scales=parse_scales(args.scales), flip=not args.no_flip,
-                                 crf=args.crf)
+    changes: dict[str, Any] = {}
+    if args.scales is not None:
+        changes["scales"] = parse_scales(args.scales)
+    if args.no_flip:
+        changes["flip"] = False
+    if args.crf is not None:
+        check_crf(args.crf)
+        changes["crf"] = args.crf
     dataset = dataset_from_arguments(args)
 
     import torch
 
     from pplfast.labels.segment import check_classes, segment_images
-    from pplfast.train.segmentation import load_segmentation
+    from pplfast.train.segmentation import load_segmentation, read_settings
 
+    config = dataclasses.replace(read_settings(args.model), **changes)
+    say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
     model, classes = load_segmentation(args.model)
     check_classes(classes, dataset)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

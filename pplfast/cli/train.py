@@ -26,9 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                              "at once (default: %(default)s)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out at its last checkpoint")
-    parser.add_argument("--deepspeed", metavar="FILE.json",
-                        help="a DeepSpeed configuration: its ZeRO stage and precision replace the recipe's, what it "
-                             "says of speed is used as it stands (launch/ has some)")
+    add_deepspeed_argument(parser)
     add_training_arguments(parser)
 
 
@@ -38,6 +36,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="change a setting of the recipe, like optim.lr=0.02 or stages.0.epochs=2; repeatable")
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's seed")
+
+
+def add_deepspeed_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--deepspeed", metavar="FILE.json",
+                        help="a DeepSpeed configuration: its ZeRO stage and precision replace the recipe's, what it "
+                             "says of speed is used as it stands (launch/ has some)")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,11 +69,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_from_arguments(args)
     dataset = dataset_from_arguments(args)
 
-    extra: dict[str, Any] = {}
-    if args.deepspeed:
-        from pplfast.train.deepspeed_file import apply_deepspeed_file
-
-        recipe, extra = apply_deepspeed_file(recipe, args.deepspeed)
+    recipe, extra = deepspeed_from_arguments(args, recipe)
 
     from pplfast.train import train  # after the arguments, so that their errors come at once
 
@@ -92,6 +92,16 @@ def report(train: "Callable[[], TrainResult]") -> int:
         print(f"{result.folder}: {done}: {result.steps} steps, {result.seconds:.1f} s, loss {result.loss:.4f}",
               file=sys.stderr)
     return 0
+
+
+def deepspeed_from_arguments(args: argparse.Namespace, recipe: Recipe, part: str = "") -> tuple[Recipe, dict[str, Any]]:
+    """The recipe and the engine's further settings as the file of --deepspeed has them; part: see
+    `apply_deepspeed_file`."""
+    if not args.deepspeed:
+        return recipe, {}
+    from pplfast.train.deepspeed_file import apply_deepspeed_file
+
+    return apply_deepspeed_file(recipe, args.deepspeed, part)
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:

@@ -1,13 +1,16 @@
 """What the commands that train a boundary or a segmentation network share with `pplfast train`."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pplfast.cli.train import (
+    add_deepspeed_argument,
     add_recipe_arguments,
     add_training_arguments,
     check_training_arguments,
+    deepspeed_from_arguments,
     options_from_arguments,
     recipe_from_arguments,
     report,
@@ -25,6 +28,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out at its last checkpoint")
+    add_deepspeed_argument(parser)
     add_training_arguments(parser)
 
 
@@ -36,5 +40,7 @@ def run_training(args: argparse.Namespace, table: str,
     if not getattr(recipe, table).epochs:
         raise UserError(f"{args.recipe}: has no [{table}] table with epochs; add one, or --set {table}.epochs=3")
     dataset = dataset_from_arguments(args)
+    recipe, extra = deepspeed_from_arguments(args, recipe, table)
 
-    return report(lambda: train(recipe, dataset, options_from_arguments(args)))
+    options = dataclasses.replace(options_from_arguments(args), deepspeed=extra)
+    return report(lambda: train(recipe, dataset, options))

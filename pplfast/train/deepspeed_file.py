@@ -16,9 +16,10 @@ OF_RECIPE = {
 PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
 
 
-def apply_deepspeed_file(recipe: Recipe, path: str) -> tuple[Recipe, dict[str, Any]]:
+def apply_deepspeed_file(recipe: Recipe, path: str, part: str = "") -> tuple[Recipe, dict[str, Any]]:
     """The recipe with the file's ZeRO stage, precision and reduction, and the file's other keys for the engine.
 
+    part: "affinity" or "segmentation" where one of those networks is to be trained; "" for the classifier.
     Raises UserError for a file that is none, or that has keys of the recipe.
     """
     table = read_json(path)
@@ -26,11 +27,13 @@ def apply_deepspeed_file(recipe: Recipe, path: str) -> tuple[Recipe, dict[str, A
         raise UserError(f"{path}: must be a JSON object, like launch/zero1_bf16.json")
     for key, place in OF_RECIPE.items():
         if key in table:
-            raise UserError(f"{path}: '{key}' is the recipe's to say; leave it out and set {place}")
+            raise UserError(f"{path}: '{key}' is the recipe's to say; leave it out and set "
+                            f"{place.replace('optim', f'{part}.optim') if part else place}")
+    owner = getattr(recipe, part) if part else recipe
     zero = dict(table.get("zero_optimization", {}))
     autocast = table.get("torch_autocast", {})
-    changes = {"zero": zero.pop("stage", recipe.optim.zero),
-               "reduction": table.get("communication_data_type", recipe.optim.reduction)}
+    changes = {"zero": zero.pop("stage", owner.optim.zero),
+               "reduction": table.get("communication_data_type", owner.optim.reduction)}
     if autocast.get("enabled"):
         dtype = autocast.get("dtype", "bfloat16")
         if dtype not in PRECISIONS:
@@ -40,5 +43,7 @@ def apply_deepspeed_file(recipe: Recipe, path: str) -> tuple[Recipe, dict[str, A
             if key not in ("zero_optimization", "torch_autocast", "communication_data_type")}
     if zero:
         rest["zero_optimization"] = zero
-    changed = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, **changes))
+    changed = dataclasses.replace(owner, optim=dataclasses.replace(owner.optim, **changes))
+    if part:
+        changed = dataclasses.replace(recipe, **{part: changed})
     return recipe_from_dict(recipe_to_dict(changed), path), rest  # checked again: the values come from the file
