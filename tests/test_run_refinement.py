@@ -95,9 +95,9 @@ def test_single_commands_do_by_themselves_what_the_chain_did(finished, tmp_path,
         for path in files:
             if path.suffix == ".png":  # `label` does not store its maps at a quarter of the size between
                 equal = (read_mask(out / path.name) == read_mask(path)).mean()
-                assert equal > 0.95 if output == "labels" else equal == 1
-            else:
-                assert (load_cam(out / path.name).maps == load_cam(path).maps).all()
+                assert equal > (0.99 if output == "labels" else 0.999)
+            else:  # within a unit in the last place of float16: threads share work in other ways
+                np.testing.assert_allclose(load_cam(out / path.name).maps, load_cam(path).maps, rtol=0, atol=1e-3)
 
 
 def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):
