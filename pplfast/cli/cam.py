@@ -54,17 +54,23 @@ def add_cam_arguments(parser: argparse.ArgumentParser) -> None:
 
 def cam_changes(args: argparse.Namespace) -> dict[str, Any]:
     """What the options of `add_cam_arguments` say otherwise than the recipe. Needs no classifier yet."""
-    changes: dict[str, Any] = {}
-    if args.scales is not None:
-        changes["scales"] = parse_scales(args.scales)
-    if args.no_flip:
-        changes["flip"] = False
+    changes = scale_changes(args)
     if args.batch is not None:
         if args.batch < 1:
             raise UserError(f"--batch {args.batch}: must be 1 or more")
         changes["batch"] = args.batch
     if args.precision is not None:
         changes["precision"] = args.precision
+    return changes
+
+
+def scale_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """What --scales and --no-flip say otherwise than the recipe."""
+    changes: dict[str, Any] = {}
+    if args.scales is not None:
+        changes["scales"] = parse_scales(args.scales)
+    if args.no_flip:
+        changes["flip"] = False
     return changes
 
 

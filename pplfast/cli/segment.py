@@ -2,9 +2,8 @@
 
 import argparse
 import dataclasses
-from typing import Any
 
-from pplfast.cli.cam import parse_scales, say_settings, scales_text
+from pplfast.cli.cam import say_settings, scale_changes, scales_text
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.labels.crf import NONE, PRESETS, check_crf
@@ -48,11 +47,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    changes: dict[str, Any] = {}
-    if args.scales is not None:
-        changes["scales"] = parse_scales(args.scales)
-    if args.no_flip:
-        changes["flip"] = False
+    changes = scale_changes(args)
     if args.crf is not None:
         check_crf(args.crf)
         changes["crf"] = args.crf
