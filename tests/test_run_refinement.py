@@ -81,6 +81,7 @@ def test_the_boundary_networks_backbone_is_the_classifiers(finished):
 def test_single_commands_do_by_themselves_what_the_chain_did(finished, tmp_path, capsys):
     """Without options they take the settings of the recipe that their network was trained by."""
     config, _ = finished
+    again(config)
     part, data = config.out / "ppl", ["--data", config.val.root, "--list", "val"]
     for command, network, output, said in (
             (["cam"], "train", "cams", "CAMs at scales 1 (recipe of the training)"),
@@ -98,6 +99,19 @@ def test_single_commands_do_by_themselves_what_the_chain_did(finished, tmp_path,
                 assert equal > (0.99 if output == "labels" else 0.999)
             else:  # within a unit in the last place of float16: threads share work in other ways
                 np.testing.assert_allclose(load_cam(out / path.name).maps, load_cam(path).maps, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("options,message", [
+    (["--value", "0.25"], "--value 0.25: the recipe's background is alpha"),
+    (["--background", "threshold", "--value", "4"], "background threshold 4.0: must lie between 0 and 1"),
+    (["--scales", "0,1"], "--scales 0,1: must be numbers above 0"),
+])
+def test_values_that_do_not_fit_the_recipe_are_one_line(finished, tmp_path, capsys, options, message):
+    config, _ = finished
+    assert main(["label", "--data", config.val.root, "--list", "val", "--model", str(config.out / "ppl" / "train"),
+                 "--out", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):

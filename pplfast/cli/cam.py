@@ -2,11 +2,9 @@
 
 import argparse
 import dataclasses
-import os
-import sys
-from collections.abc import Sequence
 from typing import Any
 
+from pplfast.cli.recorded import say_settings, scale_changes, scales_text
 from pplfast.data.dataset import Dataset
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
@@ -64,31 +62,11 @@ def cam_changes(args: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def scale_changes(args: argparse.Namespace) -> dict[str, Any]:
-    """What --scales and --no-flip say otherwise than the recipe."""
-    changes: dict[str, Any] = {}
-    if args.scales is not None:
-        changes["scales"] = parse_scales(args.scales)
-    if args.no_flip:
-        changes["flip"] = False
-    return changes
-
-
 def cam_config(model: str, changes: dict[str, Any]) -> CamConfig:
     """As in the recipe that the classifier was trained by, but for the changes."""
     from pplfast.train import read_info
 
     return dataclasses.replace(part_from_dict(CamConfig, read_info(model).recipe.get("cam", {}), model), **changes)
-
-
-def scales_text(scales: Sequence[float], flip: bool) -> str:
-    return f"scales {', '.join(f'{scale:g}' for scale in scales)}{' with flips' if flip else ''}"
-
-
-def say_settings(text: str, changed: bool) -> None:
-    """On rank 0: settings that a command took from the recipe of a training, so that nobody has to guess them."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{text} (recipe of the training{', changed by options' if changed else ''})", file=sys.stderr)
 
 
 def check_classes(model: str, dataset: Dataset) -> None:
@@ -99,14 +77,3 @@ def check_classes(model: str, dataset: Dataset) -> None:
     if trained != dataset.classes.names:
         raise UserError(f"{model}: was trained for the classes {', '.join(trained)}, not "
                         f"{', '.join(dataset.classes.names)}; give --classes as in training")
-
-
-def parse_scales(text: str) -> tuple[float, ...]:
-    """"0.5,1" -> (0.5, 1.0). Raises UserError for anything but numbers above 0."""
-    try:
-        scales = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        scales = ()
-    if not scales or not all(0 < scale <= 8 for scale in scales):
-        raise UserError(f"--scales {text}: must be numbers above 0 and at most 8, like 0.5,1,1.5")
-    return scales

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.cli.cam import add_cam_arguments, cam_changes, cam_config, check_classes, say_settings, scales_text
+from pplfast.cli.cam import add_cam_arguments, cam_changes, cam_config, check_classes
+from pplfast.cli.recorded import say_settings, scales_text
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.labels import background, crf

@@ -3,11 +3,11 @@
 import argparse
 import dataclasses
 
-from pplfast.cli.cam import say_settings
+from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.recipe import WalkConfig
+from pplfast.recipe import AffinityConfig, WalkConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +56,10 @@ def _walk(args: argparse.Namespace) -> int:
     import torch
 
     from pplfast.labels.walk import walk_cams
-    from pplfast.train.affinity import load_boundaries, read_settings
+    from pplfast.train.affinity import NAME, load_boundaries
+    from pplfast.train.network_file import read_settings
 
-    config = dataclasses.replace(read_settings(args.model).walk, **changes)
+    config = dataclasses.replace(read_settings(args.model, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
     model = load_boundaries(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     outcome = walk_cams(model, args.cams, dataset, config, args.out)

@@ -3,11 +3,12 @@
 import argparse
 import dataclasses
 
-from pplfast.cli.cam import say_settings, scale_changes, scales_text
+from pplfast.cli.recorded import say_settings, scale_changes, scales_text
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.labels.crf import NONE, PRESETS, check_crf
 from pplfast.labels.pool import default_jobs
+from pplfast.recipe import SegmentationConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +57,10 @@ def _test(args: argparse.Namespace) -> int:
     import torch
 
     from pplfast.labels.segment import check_classes, segment_images
-    from pplfast.train.segmentation import load_segmentation, read_settings
+    from pplfast.train.network_file import read_settings
+    from pplfast.train.segmentation import NAME, load_segmentation
 
-    config = dataclasses.replace(read_settings(args.model), **changes)
+    config = dataclasses.replace(read_settings(args.model, NAME, SegmentationConfig), **changes)
     say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
     model, classes = load_segmentation(args.model)
     check_classes(classes, dataset)

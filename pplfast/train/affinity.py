@@ -18,7 +18,7 @@ from pplfast.kernels.random_walk import neighbours, straight_path
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.recipe import AffinityConfig, part_from_dict
+from pplfast.recipe import AffinityConfig
 from pplfast.train.masks import mask_record, with_masks
 from pplfast.train.network_file import load_weights_into, read_network, save_network
 from pplfast.train.plan import StagePlan
@@ -84,11 +84,6 @@ def load_boundaries(folder: str | os.PathLike) -> BoundaryNet:
     info = read_network(folder, NAME)
     backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
     return load_weights_into(BoundaryNet(backbone), folder, NAME)
-
-
-def read_settings(folder: str | os.PathLike) -> AffinityConfig:
-    """What a finished `train_boundaries` was told, its random walk included."""
-    return part_from_dict(AffinityConfig, read_network(folder, NAME)["settings"], f"{folder}/{NAME}.json")
 
 
 def affinity_losses(logits: Tensor, labels: Tensor, radius: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
+from pplfast.recipe import Part, part_from_dict
 from pplfast.train.model_file import library_versions, save_weights
 
 FORMAT = 1
@@ -29,6 +30,11 @@ def read_network(folder: str | Path, name: str) -> dict[str, Any]:
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UserError(f"{path}: not the description of a {name} network of this pplfast; train again")
     return info
+
+
+def read_settings(folder: str | Path, name: str, kind: type[Part]) -> Part:
+    """The recipe's table that the network was trained by, what follows its training included."""
+    return part_from_dict(kind, read_network(folder, name)["settings"], f"{folder}/{name}.json")
 
 
 def load_weights_into(model: nn.Module, folder: str | Path, name: str) -> nn.Module:

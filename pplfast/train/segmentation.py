@@ -15,7 +15,7 @@ from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.models.segmentation import HEADS, SegmentationNet
-from pplfast.recipe import ModelConfig, SegmentationConfig, part_from_dict
+from pplfast.recipe import ModelConfig, SegmentationConfig
 from pplfast.train.masks import mask_record, with_masks
 from pplfast.train.network_file import load_weights_into, read_network, save_network
 from pplfast.train.plan import StagePlan
@@ -85,11 +85,6 @@ def load_segmentation(folder: str | os.PathLike) -> tuple[SegmentationNet, Class
     classes = ClassList(tuple(info["class_names"]), tuple(info["class_ids"]))
     backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
     return load_weights_into(SegmentationNet(backbone, len(classes) + 1, info["head"]), folder, NAME), classes
-
-
-def read_settings(folder: str | os.PathLike) -> SegmentationConfig:
-    """What a finished `train_segmentation` was told, its test included."""
-    return part_from_dict(SegmentationConfig, read_network(folder, NAME)["settings"], f"{folder}/{NAME}.json")
 
 
 def row_table(classes: ClassList) -> Tensor:
