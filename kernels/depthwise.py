@@ -41,12 +41,18 @@ class _Shape(ctypes.Structure):
     ]
 
 
+def has_native(x: Tensor) -> bool:
+    """Whether the C++ kernels take x: a CPU tensor in float32 or bf16. Their weights are in float32."""
+    return (x.device.type == "cpu" and x.dtype in NATIVE_DTYPES and not backend.forced_plain()
+            and library().functions is not None)  # fmt: skip
+
+
 def is_native(x: Tensor, weight: Tensor, stride: int) -> bool:
-    """Whether the C++ kernel takes these: a CPU tensor in float32 or bf16, 3x3 or 5x5, stride 1 or 2."""
-    fits = (x.device.type == "cpu" and x.dtype in NATIVE_DTYPES and weight.dtype == torch.float32
+    """Whether the C++ kernel takes these: `has_native`, float32 weights, 3x3 or 5x5, stride 1 or 2."""
+    fits = (weight.dtype == torch.float32
             and weight.shape[1] == 1 and weight.shape[0] == x.shape[1] and weight.shape[2] == weight.shape[3]
             and weight.shape[2] in KERNEL_SIZES and stride in STRIDES)  # fmt: skip
-    return fits and not backend.forced_plain() and library().functions is not None
+    return fits and has_native(x)
 
 
 def _sizes(x: Tensor, weight: Tensor, stride: int, padding: list[int]) -> tuple[int, int]:
@@ -71,18 +77,43 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-@torch.library.custom_op("pplfast::depthwise_act", mutates_args=())
-def _depthwise_act(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int], before: str, after: str
-) -> Tensor:
-    x, size, taps = packed(x), _sizes(x, weight, stride, padding), _by_taps(weight)
-    bias = None if bias is None else bias.float().contiguous()
-    y = empty_packed(x, (*x.shape[:2], *size))
-    shape = _shape(x, size, padding, before, after)
+def _forward_into(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int], before: str,
+                  after: str) -> None:
+    """x, y: dense channels_last tensors."""
+    taps, bias = _by_taps(weight), None if bias is None else bias.float().contiguous()
+    shape = _shape(x, y.shape[2:], padding, before, after)
     failed = library().functions.pplfast_depthwise_forward(
         _pointer(x), _pointer(taps), _pointer(bias), _pointer(y), weight.shape[2], stride,
         int(x.dtype == torch.bfloat16), ctypes.byref(shape))  # fmt: skip
     assert not failed, "is_native() lets only the compiled sizes through"
+
+
+def _backward_into(grad_x: Tensor | None, grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, stride: int,
+                   padding: list[int], before: str, after: str) -> Tensor:
+    """All dense channels_last tensors -> the gradients of the taps and of the bias, (k*k + 1, C)."""
+    taps, kernel, threads = _by_taps(weight), weight.shape[2], torch.get_num_threads()
+    chunks = max(1, min(x.shape[0], threads))  # of images, summed apart, so that no two threads add to one number
+    partial = torch.empty((chunks, kernel * kernel + 1, x.shape[1]))
+    shape = _shape(x, y.shape[2:], padding, before, after)
+    failed = library().functions.pplfast_depthwise_backward(
+        _pointer(grad), _pointer(x), _pointer(y), _pointer(taps), _pointer(grad_x), _pointer(partial),
+        ctypes.c_int64(chunks), kernel, stride, int(x.dtype == torch.bfloat16), ctypes.byref(shape))  # fmt: skip
+    assert not failed, "is_native() lets only the compiled sizes through"
+    return partial.sum(0)
+
+
+def _by_weight(sums: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_backward_into` returns -> the gradients of weight and bias."""
+    return sums[:-1].t().contiguous().view(weight.shape), sums[-1].clone()
+
+
+@torch.library.custom_op("pplfast::depthwise_act", mutates_args=())
+def _depthwise_act(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int], before: str, after: str
+) -> Tensor:
+    x = packed(x)
+    y = empty_packed(x, (*x.shape[:2], *_sizes(x, weight, stride, padding)))
+    _forward_into(y, x, weight, bias, stride, padding, before, after)
     return y
 
 
@@ -97,19 +128,10 @@ def _depthwise_act_backward(
     need_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x (empty unless `need_x`), weight and bias."""
-    grad, x, y, taps = packed(grad), packed(x), packed(y), _by_taps(weight)
-    kernel, threads = weight.shape[2], torch.get_num_threads()
-    grad_x = empty_packed(x, x.shape) if need_x else x.new_empty(0)
-    chunks = max(1, min(x.shape[0], threads))  # of images, summed apart, so that no two threads add to one number
-    partial = torch.empty((chunks, kernel * kernel + 1, x.shape[1]))
-    shape = _shape(x, y.shape[2:], padding, before, after)
-    failed = library().functions.pplfast_depthwise_backward(
-        _pointer(grad), _pointer(x), _pointer(y), _pointer(taps), _pointer(grad_x if need_x else None),
-        _pointer(partial), ctypes.c_int64(chunks), kernel, stride, int(x.dtype == torch.bfloat16),
-        ctypes.byref(shape))  # fmt: skip
-    assert not failed, "is_native() lets only the compiled sizes through"
-    sums = partial.sum(0)
-    return grad_x, sums[:-1].t().contiguous().view(weight.shape), sums[-1].clone()
+    x = packed(x)
+    grad_x = empty_packed(x, x.shape) if need_x else None
+    sums = _backward_into(grad_x, packed(grad), x, packed(y), weight, stride, padding, before, after)
+    return x.new_empty(0) if grad_x is None else grad_x, *_by_weight(sums, weight)
 
 
 @_depthwise_act_backward.register_fake
@@ -131,6 +153,89 @@ def _autograd(ctx, grad):
 
 
 _depthwise_act.register_autograd(_autograd, setup_context=_setup)
+
+
+def maps_of_rows(rows: Tensor, sizes: list[int]) -> list[Tensor]:
+    """rows (n, C) -> views of the maps (B, C, H, W) that they are; sizes: B, H, W of each."""
+    triples = list(zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True))
+    parts = rows.split([b * h * w for b, h, w in triples])
+    return [part.view(*size, -1).permute(0, 3, 1, 2) for part, size in zip(parts, triples, strict=True)]
+
+
+def sizes_behind(sizes: list[int], kernel: int, stride: int, paddings: list[int]) -> list[int]:
+    """Of `depthwise_act_rows`: `sizes` of its result."""
+    behind = []
+    for i in range(len(sizes) // 3):
+        left, right, top, bottom = paddings[4 * i:4 * i + 4]
+        batch, height, width = sizes[3 * i:3 * i + 3]
+        behind += [batch, (height + top + bottom - kernel) // stride + 1, (width + left + right - kernel) // stride + 1]
+    return behind
+
+
+def _empty_rows(x: Tensor, sizes: list[int]) -> Tensor:
+    return x.new_empty(sum(b * h * w for b, h, w in zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True)), x.shape[1])
+
+
+@torch.library.custom_op("pplfast::depthwise_act_rows", mutates_args=())
+def _depthwise_act_rows(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[int], stride: int, paddings: list[int], before: str,
+    after: str,
+) -> Tensor:  # fmt: skip
+    x, behind = x.contiguous(), sizes_behind(sizes, weight.shape[2], stride, paddings)
+    y = _empty_rows(x, behind)
+    for i, (source, target) in enumerate(zip(maps_of_rows(x, sizes), maps_of_rows(y, behind), strict=True)):
+        _forward_into(target, source, weight, bias, stride, paddings[4 * i:4 * i + 4], before, after)
+    return y
+
+
+@_depthwise_act_rows.register_fake
+def _(x, weight, bias, sizes, stride, paddings, before, after):
+    return _empty_rows(x, sizes_behind(sizes, weight.shape[2], stride, paddings))
+
+
+@torch.library.custom_op("pplfast::depthwise_act_rows_backward", mutates_args=())
+def _depthwise_act_rows_backward(
+    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, sizes: list[int], stride: int, paddings: list[int], before: str,
+    after: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, weight and bias."""
+    x, behind = x.contiguous(), sizes_behind(sizes, weight.shape[2], stride, paddings)
+    grad_x = torch.empty_like(x)
+    maps = (*(maps_of_rows(tensor, behind) for tensor in (grad.contiguous(), y)), maps_of_rows(x, sizes), maps_of_rows(grad_x, sizes))
+    sums = [_backward_into(grad_in, grad_out, source, target, weight, stride, paddings[4 * i:4 * i + 4], before, after)
+            for i, (grad_out, target, source, grad_in) in enumerate(zip(*maps, strict=True))]
+    return grad_x, *_by_weight(torch.stack(sums).sum(0), weight)
+
+
+@_depthwise_act_rows_backward.register_fake
+def _(grad, x, y, weight, sizes, stride, paddings, before, after):
+    return torch.empty_like(x), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+def _setup_rows(ctx, inputs, output) -> None:
+    x, weight, bias, *ctx.options = inputs
+    ctx.save_for_backward(x, output, weight)
+
+
+def _autograd_rows(ctx, grad):
+    grad_x, grad_weight, grad_bias = torch.ops.pplfast.depthwise_act_rows_backward(
+        grad, *ctx.saved_tensors, *ctx.options)
+    return grad_x, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, *(None,) * 5
+
+
+_depthwise_act_rows.register_autograd(_autograd_rows, setup_context=_setup_rows)
+
+
+def depthwise_act_rows(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[int], stride: int, paddings: list[int], before: str,
+    after: str,
+) -> Tensor:  # fmt: skip
+    """`depthwise_act` of several maps that lie behind each other as rows of cells: x (n, C) -> (n', C). Differentiable.
+
+    sizes: B, H, W of each map; paddings: left, right, top, bottom of each; `sizes_behind` has the result's sizes. For
+    tensors that `is_native` takes only.
+    """
+    return _depthwise_act_rows(x, weight, bias, sizes, stride, paddings, before, after)
 
 
 def depthwise_act(

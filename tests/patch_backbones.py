@@ -105,3 +105,6 @@ class TinyBackbone(nn.Module):
             x = block(x) if activated is None else block(x, activated)
             activated = None
         return x
+
+    def run_all(self, maps: list[Tensor], first: int, last: int) -> list[Tensor]:
+        return [self.run(x, first, last) for x in maps]

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from patch_backbones import TinyBackbone
 
+from pplfast.kernels import native
+from pplfast.models import efficientnet
 from pplfast.models.registry import create
 from pplfast.patch import definition
 from pplfast.patch.borders import SharedPatches
@@ -113,6 +115,36 @@ def test_reach_and_stride_of_real_backbones(name, position, size, blocks, monkey
         expected = run(definition.split(x, 2, stride), first, first + blocks)
         torch.testing.assert_close(whole, run(x, first, first + blocks), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(patches, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(native.library().functions is None, reason=native.library().reason)
+@pytest.mark.parametrize("mode, stages", (
+    ("progressive", [(2, 2)]), ("progressive", [(5, 3)]), ("explicit", [(2, 2), (4, 2), (6, 3)])))
+def test_maps_trained_as_rows_equal_maps_one_by_one(mode, stages, monkeypatch):
+    """The small maps of all branches together, in float32: logits and every gradient; without gradients, never."""
+    torch.manual_seed(0)
+    backbone, _ = create("efficientnet_lite0", "none", 32)
+    backbone.freeze(2)
+    model = PatchClassifier(backbone, 3, mode, branches=len(stages))
+    model.set_stage([PatchStage(*stage) for stage in stages])
+    images = torch.randn(2, 3, 200, 256).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 2, (2, 3)).float()
+    taken, run_rows = [], backbone._run_rows
+    monkeypatch.setattr(backbone, "_run_rows", lambda *args: taken.append(args[1:]) or run_rows(*args))
+    logits = model(images)
+    _, gradients = loss_and_gradients(model, logits, labels)
+    calls = list(taken)
+    assert calls[-1][1] == len(backbone.specs), "the last blocks were not run as rows"
+    with torch.no_grad():
+        model(images)
+    monkeypatch.setattr(efficientnet, "LARGEST_AS_ROWS", 0)
+    expected_logits = model(images)
+    _, expected = loss_and_gradients(model, expected_logits, labels)
+    assert taken == calls
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    for name, gradient in gradients.items():
+        error = float((gradient - expected[name]).norm() / expected[name].norm())
+        assert error <= 1e-2, f"{name}: {error}"  # rounding turns some cells at the kink of a ReLU6
 
 
 def test_dropped_channels_are_not_shared():

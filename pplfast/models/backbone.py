@@ -1,6 +1,6 @@
 """A backbone as an ordered list of blocks that can be run piecewise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -91,6 +91,10 @@ class Backbone(nn.Module):
                 x = self._block(index, x, activated)
             activated = None
         return x
+
+    def run_all(self, maps: Sequence[Tensor], first: int, last: int) -> list[Tensor]:
+        """`run` on maps of several sizes."""
+        return [self.run(x, first, last) for x in maps]
 
     def units(self, index: int) -> list[Unit]:
         """What block `index` is made of: run one after the other, they are run(x, index, index + 1)."""

@@ -7,7 +7,7 @@ shift, exact up to rounding, with the gradient reaching w through the product.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.kernels.depthwise import depthwise_act, is_native
+from pplfast.kernels.depthwise import depthwise_act, depthwise_act_rows, is_native, sizes_behind
 from pplfast.kernels.winograd import MIN_CHANNELS, MIN_TILES, tiles, winograd_conv, winograd_weight
 
 
@@ -103,12 +103,30 @@ class Conv(nn.Conv2d):
             return self._convolve(x, *self._operands(bn, self.weight.dtype))
         return self._convolve(x, *self._operands(bn, torch.get_autocast_dtype(device)))
 
+    def on_rows(self, x: Tensor, bn: FrozenBatchNorm | None = None) -> Tensor:
+        """`forward` of a 1x1 convolution on cells (n, C) -> (n, C')."""
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+        weight, bias = self._operands(bn, dtype)
+        return F.linear(x, weight.flatten(1), bias)
+
+    def depthwise_on_rows(self, x: Tensor, sizes: list[int], bn: FrozenBatchNorm, before: str, after: str
+                          ) -> tuple[Tensor, list[int]]:
+        """`depthwise` of maps as rows, kernels.depthwise.depthwise_act_rows, and their sizes behind it."""
+        stride, paddings = self.stride[0], []
+        for height, width in zip(sizes[1::3], sizes[2::3], strict=True):
+            (top, bottom), (left, right) = self._paddings((height, width))
+            paddings += [left, right, top, bottom]
+        with torch.autocast(x.device.type, enabled=False):
+            y = depthwise_act_rows(x, *self._operands(bn, self.weight.dtype), sizes, stride, paddings, before, after)
+        return y, sizes_behind(sizes, self.kernel_size[0], stride, paddings)
+
     def depthwise(self, x: Tensor, bn: FrozenBatchNorm, before: str, after: str) -> Tensor:
         """after(bn(conv(before(x)))) of a depthwise convolution, in one pass on CPUs; x may be changed in place.
 
         before, after: "none", "relu" or "relu6".
         """
-        (top, bottom), (left, right) = self._paddings(x)
+        (top, bottom), (left, right) = self._paddings(x.shape[2:])
         padding, stride = (left, right, top, bottom), self.stride[0]
         device, dtype = x.device.type, self.weight.dtype
         if device != "cpu" and torch.is_autocast_enabled(device):
@@ -120,7 +138,7 @@ class Conv(nn.Conv2d):
             return depthwise_act(x, *self._operands(bn, dtype), stride, padding, before, after)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        (top, bottom), (left, right) = self._paddings(x)
+        (top, bottom), (left, right) = self._paddings(x.shape[2:])
         padding = (top, left)
         if top != bottom or left != right:
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
@@ -132,12 +150,12 @@ class Conv(nn.Conv2d):
             return winograd_conv(x, self._transformed[1], bias)
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
-    def _paddings(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(top, bottom), (left, right)."""
+    def _paddings(self, sizes: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """sizes: height, width -> (top, bottom), (left, right)."""
         if not self.same:
             return (self.padding[0],) * 2, (self.padding[1],) * 2
         height, width = (same_padding(size, self.kernel_size[i], self.stride[i], self.dilation[i])
-                         for i, size in enumerate(x.shape[2:]))
+                         for i, size in enumerate(sizes))
         return height, width
 
     def _operands(self, bn: FrozenBatchNorm | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

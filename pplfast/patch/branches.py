@@ -81,10 +81,15 @@ def _advance(backbone: nn.Module, x: Tensor, groups: list[_Group], first: int, l
         first += 1
     if first == last:
         return x
-    for group in groups:
-        group.x = backbone.run(group.x, first, last, activated=group.activated)
-        group.activated = None
-    return backbone.run(x, first, last)
+    if any(group.activated is not None for group in groups):
+        for group in groups:
+            group.x = backbone.run(group.x, first, last, activated=group.activated)
+            group.activated = None
+        return backbone.run(x, first, last)
+    *patched, x = backbone.run_all([*(group.x for group in groups), x], first, last)
+    for group, patches in zip(groups, patched, strict=True):
+        group.x = patches
+    return x
 
 
 def _advance_shared(backbone: nn.Module, x: Tensor, groups: list[_Group], index: int) -> Tensor:
