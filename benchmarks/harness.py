@@ -48,7 +48,7 @@ class Effort:
 
 
 QUICK, FULL = Effort(3, 0.0, sample=0.002), Effort(7, 10.0)
-STEPS = Effort(5, 10.0)  # for calls of seconds, as training steps on a CPU are
+STEPS = Effort(9, 10.0)  # for calls of seconds, as training steps on a CPU are
 SHORT = Effort(20, 1.0)  # for calls of less than a millisecond, on a GPU
 WARM_UPS, LONG = 3, 1.0  # calls before the first round; a single one of a contestant that takes LONG seconds
 
