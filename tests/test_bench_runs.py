@@ -101,6 +101,16 @@ def loose_bf16(monkeypatch):
     monkeypatch.setattr(cam, "MIOU_LIMIT", 2.0)
 
 
+def test_classes_of_images_respond_to_a_random_classifier():
+    model = models.make_pplfast(models.Case("efficientnet_lite0", 6, (("group5", 2),))).eval()
+    images, classes, before = torch.randn(2, 3, 49, 64), torch.tensor([[0, 3], [3, 4]]), model.classifier.weight.clone()
+    spread = model(images).std()
+    models.let_classes_respond(model, images, classes)
+    torch.testing.assert_close(model(images).gather(1, classes), spread.expand(2, 2), rtol=1e-3, atol=0)
+    others = [1, 2, 5]
+    assert torch.equal(model.classifier.weight[others], before[others])
+
+
 def test_cam_from_files(report: Report, demo: DataConfig, loose_bf16):
     cam.run(report, demo, "efficientnet_lite0", scales=(0.5, 1.0))
     assert ("reference", "pplfast") in _ratios(report)
