@@ -155,25 +155,28 @@ def _autograd(ctx, grad):
 _depthwise_act.register_autograd(_autograd, setup_context=_setup)
 
 
+def _triples(sizes: list[int]) -> list[tuple[int, int, int]]:
+    """An operator's arguments are flat lists: B, H, W of each map."""
+    return list(zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True))
+
+
 def maps_of_rows(rows: Tensor, sizes: list[int]) -> list[Tensor]:
     """rows (n, C) -> views of the maps (B, C, H, W) that they are; sizes: B, H, W of each."""
-    triples = list(zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True))
-    parts = rows.split([b * h * w for b, h, w in triples])
-    return [part.view(*size, -1).permute(0, 3, 1, 2) for part, size in zip(parts, triples, strict=True)]
+    parts = rows.split([b * h * w for b, h, w in _triples(sizes)])
+    return [part.view(*size, -1).permute(0, 3, 1, 2) for part, size in zip(parts, _triples(sizes), strict=True)]
 
 
 def sizes_behind(sizes: list[int], kernel: int, stride: int, paddings: list[int]) -> list[int]:
     """Of `depthwise_act_rows`: `sizes` of its result."""
     behind = []
-    for i in range(len(sizes) // 3):
+    for i, (batch, height, width) in enumerate(_triples(sizes)):
         left, right, top, bottom = paddings[4 * i:4 * i + 4]
-        batch, height, width = sizes[3 * i:3 * i + 3]
         behind += [batch, (height + top + bottom - kernel) // stride + 1, (width + left + right - kernel) // stride + 1]
     return behind
 
 
 def _empty_rows(x: Tensor, sizes: list[int]) -> Tensor:
-    return x.new_empty(sum(b * h * w for b, h, w in zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True)), x.shape[1])
+    return x.new_empty(sum(b * h * w for b, h, w in _triples(sizes)), x.shape[1])
 
 
 @torch.library.custom_op("pplfast::depthwise_act_rows", mutates_args=())
@@ -201,9 +204,10 @@ def _depthwise_act_rows_backward(
     """Gradients of x, weight and bias."""
     x, behind = x.contiguous(), sizes_behind(sizes, weight.shape[2], stride, paddings)
     grad_x = torch.empty_like(x)
-    maps = (*(maps_of_rows(tensor, behind) for tensor in (grad.contiguous(), y)), maps_of_rows(x, sizes), maps_of_rows(grad_x, sizes))
+    inputs = zip(maps_of_rows(grad_x, sizes), maps_of_rows(x, sizes), strict=True)
+    outputs = zip(maps_of_rows(grad.contiguous(), behind), maps_of_rows(y, behind), strict=True)
     sums = [_backward_into(grad_in, grad_out, source, target, weight, stride, paddings[4 * i:4 * i + 4], before, after)
-            for i, (grad_out, target, source, grad_in) in enumerate(zip(*maps, strict=True))]
+            for i, ((grad_in, source), (grad_out, target)) in enumerate(zip(inputs, outputs, strict=True))]
     return grad_x, *_by_weight(torch.stack(sums).sum(0), weight)
 
 
