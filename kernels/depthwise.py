@@ -77,8 +77,8 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _forward_into(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int], before: str,
-                  after: str) -> None:
+def _forward_into(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int],
+                  before: str, after: str) -> None:
     """x, y: dense channels_last tensors."""
     taps, bias = _by_taps(weight), None if bias is None else bias.float().contiguous()
     shape = _shape(x, y.shape[2:], padding, before, after)

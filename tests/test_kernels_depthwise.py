@@ -132,8 +132,10 @@ def rows_plain(x, weight, bias, stride, before, after):
 def test_maps_as_rows(stride, before, after):
     sizes, paddings = ROWS
     generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(2 * 9 * 14 + 8 * 4 * 6 + 3, 35, generator=generator), torch.randn(35, 1, 3, 3), torch.randn(35)]
-    leaves, exact = ([tensor.to(dtype).requires_grad_() for tensor in tensors] for dtype in (torch.float32, torch.float64))
+    shapes = ((2 * 9 * 14 + 8 * 4 * 6 + 3, 35), (35, 1, 3, 3), (35,))
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    leaves, exact = ([tensor.to(dtype).requires_grad_() for tensor in tensors]
+                     for dtype in (torch.float32, torch.float64))
     y = depthwise_act_rows(*leaves, sizes, stride, paddings, before, after)
     truth, shapes = rows_plain(*exact, stride, before, after)
     behind = sizes_behind(sizes, 3, stride, paddings)

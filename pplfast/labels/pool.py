@@ -73,7 +73,8 @@ def _here(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tup
         yield task, function(task)
 
 
-def _in_workers(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Generator[tuple[Any, Any], None, None]:
+def _in_workers(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int
+                ) -> Generator[tuple[Any, Any], None, None]:
     executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), start_worker)
     waiting = iter(tasks)
     running: dict[Future, Any] = {}

@@ -23,9 +23,9 @@ GROUPS = (
 )
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 BN_EPS = 1e-3
-# Cells of a map up to which several are trained as rows: a product for all of them took 71 to 76 % of the time of the 1x1
-# convolutions of each at 8 x 8, 83 to 95 % at 16 x 16, 95 to 136 % at 32 x 32 (AMD with AVX2, two threads). Without
-# gradients there is no gain.
+# Cells of a map up to which several are trained as rows: forward and backward, a product for all of them took 71 to 76 %
+# of the time of the 1x1 convolutions of each at 8 x 8, 83 to 95 % at 16 x 16, 95 to 136 % at 32 x 32 (AMD with AVX2, two
+# threads, batch 8, K = 2). Forward alone, 81 to 91 % at 8 x 8 and 96 to 117 % at 16 x 16: not worth it.
 LARGEST_AS_ROWS = 256
 LAST_STRIDED_GROUP = 6  # from 1; its stride becomes 1 for output stride 16
 

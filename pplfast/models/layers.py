@@ -98,16 +98,11 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor, bn: FrozenBatchNorm | None = None) -> Tensor:
         """x (B, C, H, W) -> bn(conv(x)), a new tensor that the caller may change in place."""
-        device = x.device.type
-        if not torch.is_autocast_enabled(device):
-            return self._convolve(x, *self._operands(bn, self.weight.dtype))
-        return self._convolve(x, *self._operands(bn, torch.get_autocast_dtype(device)))
+        return self._convolve(x, *self._operands(bn, self._dtype(x)))
 
     def on_rows(self, x: Tensor, bn: FrozenBatchNorm | None = None) -> Tensor:
         """`forward` of a 1x1 convolution on cells (n, C) -> (n, C')."""
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
-        weight, bias = self._operands(bn, dtype)
+        weight, bias = self._operands(bn, self._dtype(x))
         return F.linear(x, weight.flatten(1), bias)
 
     def depthwise_on_rows(self, x: Tensor, sizes: list[int], bn: FrozenBatchNorm, before: str, after: str
@@ -136,6 +131,11 @@ class Conv(nn.Conv2d):
             x = x.to(dtype)
         with torch.autocast(device, enabled=False):
             return depthwise_act(x, *self._operands(bn, dtype), stride, padding, before, after)
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        """Of a dense product with x."""
+        device = x.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (top, bottom), (left, right) = self._paddings(x.shape[2:])

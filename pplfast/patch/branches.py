@@ -81,7 +81,7 @@ def _advance(backbone: nn.Module, x: Tensor, groups: list[_Group], first: int, l
         first += 1
     if first == last:
         return x
-    if any(group.activated is not None for group in groups):
+    if any(group.activated is not None for group in groups):  # then each has its own beginning
         for group in groups:
             group.x = backbone.run(group.x, first, last, activated=group.activated)
             group.activated = None
