@@ -40,6 +40,22 @@ def test_folding_equals_batch_norm_with_gradients(kernel, stride, dilation, grou
         torch.testing.assert_close(fused, plain, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("stride", (2, 3))
+@pytest.mark.parametrize("inputs", (3, 4, 7, 12, 16))
+def test_strided_pointwise_convolutions_of_few_channels(inputs, stride):
+    """oneDNN's own gradient of the weights is wrong, now and then, or never comes: layers.ONEDNN_BLOCK."""
+    torch.manual_seed(0)
+    conv = Conv(inputs, 8, 1, stride)
+    x = torch.randn(8, inputs, 18, 21).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = conv(x)
+    factor = torch.randn(y.shape)
+    y_double = F.conv2d(x.double(), conv.weight.double(), stride=stride)
+    expected = torch.autograd.grad(y_double, (x, conv.weight), factor.double())
+    for _ in range(20):
+        for gradient, wanted in zip(torch.autograd.grad(conv(x), (x, conv.weight), factor), expected, strict=True):
+            torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_weights_rest_in_nchw_and_channels_last_inputs_stay_so():
     conv, bn = Conv(8, 16, 3), random_norm(16)
     x = torch.randn(2, 8, 5, 7).contiguous(memory_format=torch.channels_last)

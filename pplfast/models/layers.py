@@ -18,6 +18,11 @@ from torch import Tensor, nn
 from pplfast.kernels.depthwise import depthwise_act, depthwise_act_rows, is_native, sizes_behind
 from pplfast.kernels.winograd import MIN_CHANNELS, MIN_TILES, tiles, winograd_conv, winograd_weight
 
+# Of a strided 1x1 convolution with fewer channels than this, oneDNN's weight gradient in channels_last writes past its
+# workspace (its issue 6035): wrong gradients, a crash or two threads that wait for each other for ever. It happens
+# below 8 channels with AVX2 and below 16 with AVX-512; taking every stride-th cell first avoids it.
+ONEDNN_BLOCK = 16
+
 
 class FrozenBatchNorm(nn.Module):
     """BatchNorm2d with inference statistics for ever. All four tensors are buffers: no optimizer can move them.
@@ -148,7 +153,10 @@ class Conv(nn.Conv2d):
                 with _kept():
                     self._transformed = (weight, winograd_weight(weight.detach()))
             return winograd_conv(x, self._transformed[1], bias)
-        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        stride = self.stride
+        if self.kernel_size == (1, 1) and stride != (1, 1) and self.in_channels < ONEDNN_BLOCK:
+            x, stride = x[:, :, ::stride[0], ::stride[1]], (1, 1)
+        return F.conv2d(x, weight, bias, stride, padding, self.dilation, self.groups)
 
     def _paddings(self, sizes: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """sizes: height, width -> (top, bottom), (left, right)."""
