@@ -257,7 +257,7 @@ def test_stages_that_cannot_be():
 
 
 @pytest.mark.parametrize("mode, names", (("progressive", ["group3"]), ("explicit", ["group2", "group4"])))
-def test_efficientnet_equals_definition(mode, names):
+def test_efficientnet_equals_definition(mode, names, one_thread):
     backbone, _ = create("efficientnet_lite0", weights="none")
     backbone.freeze(2)
     model = PatchClassifier(backbone, 3, mode, branches=len(names)).double()
