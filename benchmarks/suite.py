@@ -28,5 +28,5 @@ def run_benches(names: Sequence[str], data: DataConfig | None = None, quick: boo
         print(f"{name}:", flush=True)
         module = importlib.import_module(f"pplfast.benchmarks.{name}")
         module.run(report, data) if name in NEED_IMAGES else module.run(report)
-        give_freed_memory_back()  # `cam` has it kept
+        give_freed_memory_back()  # `cam` and `train` have it kept
     return report

@@ -13,6 +13,7 @@ from torch import nn
 
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.files import read_json
+from pplfast.memory import keep_freed_memory
 from pplfast.precision import resolve_precision
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
@@ -126,6 +127,7 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
     micro_batch = engines.micro_batch(task.optim, ranks)
     threads = options.threads or max(1, len(os.sched_getaffinity(0)) // ranks.local_world)
     torch.set_num_threads(threads)
+    keep_freed_memory(ranks.device)
     torch.backends.cudnn.benchmark = True  # every step of a stage has the same shapes
     torch.manual_seed(task.seed)
     model, stages = task.build()
