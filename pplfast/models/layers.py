@@ -19,8 +19,8 @@ from pplfast.kernels.depthwise import depthwise_act, depthwise_act_rows, is_nati
 from pplfast.kernels.winograd import MIN_CHANNELS, MIN_TILES, tiles, winograd_conv, winograd_weight
 
 # Of a strided 1x1 convolution with fewer channels than this, oneDNN's weight gradient in channels_last writes past its
-# workspace (its issue 6035): wrong gradients, a crash or two threads that wait for each other for ever. It happens
-# below 8 channels with AVX2 and below 16 with AVX-512; taking every stride-th cell first avoids it.
+# workspace: wrong gradients, a crash, or two threads that wait for each other for ever. Seen here below 8 channels with
+# AVX2 (oneDNN of torch 2.13.0); its issue 6035 says below 16 with AVX-512. Taking each stride-th cell first avoids it.
 ONEDNN_BLOCK = 16
 
 
