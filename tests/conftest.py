@@ -1,6 +1,7 @@
 """Environment of all tests: set before torch, triton or deepspeed is imported by any of them."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell starts a job in the background with Ctrl-C ignored, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VOC_MINI = Path(__file__).resolve().parent.parent.parent / "shared" / "voc-mini" / "VOCdevkit" / "VOC2012"
 

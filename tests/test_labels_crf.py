@@ -1,7 +1,6 @@
 """Background scores, the dense CRF against pydensecrf itself, and the worker pool."""
 
 import os
-import signal
 import subprocess
 import sys
 from functools import partial
@@ -85,27 +84,6 @@ def test_single_channel_and_wrong_input():
     with pytest.raises(UserError, match="CRF preset 'densecrf': must be one of probabilities, labels, deeplab, none"):
         check_crf("densecrf")
     assert all(preset.iterations == 10 for preset in PRESETS.values())
-
-
-class InterruptedAtItsEnd:
-    """Python only reports the KeyboardInterrupt of a destructor, and goes on."""
-
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(1000):  # where Python looks for signals
-            pass
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("jobs", (1, 2))
-def test_an_interrupt_that_python_drops_still_ends_the_work(jobs):
-    done = []
-    with pytest.raises(KeyboardInterrupt):
-        for task, _ in map_unordered(partial(pow, 3), range(20), jobs):
-            done.append(task)
-            InterruptedAtItsEnd()
-    assert len(done) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_pool_equals_sequential_and_raises_what_the_work_raises():

@@ -8,10 +8,9 @@ processes: it needs `if __name__ == "__main__":`, and its own imports cost each 
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import Any
@@ -36,45 +35,10 @@ def map_unordered(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: in
     """
     if jobs < 1:
         raise UserError(f"jobs {jobs}: must be 1 or more")
-    with _interrupts() as interrupted:
-        results = _in_workers(function, tasks, jobs) if min(jobs, len(tasks)) > 1 else _here(function, tasks)
-        try:
-            for result in results:
-                yield result
-                if interrupted:
-                    raise KeyboardInterrupt
-        finally:
-            results.close()
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """The list is no longer empty after a Ctrl-C, even if its KeyboardInterrupt was lost: Python drops one that is raised
-    while a destructor or a callback of the garbage collector or of an import runs."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread() or \
-            signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield came
+    if min(jobs, len(tasks)) <= 1:
+        for task in tasks:
+            yield task, function(task)
         return
-
-    def remember(number: int, frame: Any) -> None:
-        came.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _here(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
-    for task in tasks:
-        yield task, function(task)
-
-
-def _in_workers(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int
-                ) -> Generator[tuple[Any, Any], None, None]:
     executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), start_worker)
     waiting = iter(tasks)
     running: dict[Future, Any] = {}
