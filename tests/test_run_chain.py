@@ -75,6 +75,13 @@ def test_a_second_call_skips_every_step_and_changes_no_figure(finished):
     assert {key: second[key] for key in ("plain", "ppl")} == {key: summary[key] for key in ("plain", "ppl")}
 
 
+def test_a_call_that_does_not_train_gives_the_other_steps_as_many_threads(finished):
+    config, _ = finished
+    torch.set_num_threads(2)
+    again(config)
+    assert torch.get_num_threads() == 1
+
+
 def test_a_changed_setting_redoes_what_depends_on_it(finished):
     config, _ = finished
     label = LabelConfig(value=0.3, crf="deeplab")

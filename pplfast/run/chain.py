@@ -18,6 +18,7 @@ from pplfast.run.config import RunConfig, absolute, fingerprint
 from pplfast.run.refinement import check_refinement, has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, step_names
+from pplfast.train.trainer import TrainOptions, use_threads
 
 MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
 
@@ -26,9 +27,10 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     """Do what is not done yet of a run in `config.out`; returns its summary, which is also in summary.json.
 
     Images that cannot be used are named and left out, up to MAX_UNUSABLE of a list; repaired ones come back with the
-    next call. say: called with one line per step. Raises UserError for data, settings or outputs that cannot be used; the same
-    call continues after it, or after a kill, where it stopped.
+    next call. say: called with one line per step. Raises UserError for data, settings or outputs that cannot be used;
+    the same call continues after it, or after a kill, where it stopped.
     """
+    use_threads(config.training or TrainOptions())  # of all steps, whether this call trains or an earlier one did
     train_set, val_set = open_dataset(config.train), open_dataset(config.val)
     test_set = open_dataset(config.test) if config.test and has_segmentation(config.recipe) else val_set
     _check_usable(config, train_set, val_set, test_set)

@@ -45,6 +45,13 @@ class TrainOptions:
     local_rank: int | None = None  # from a launcher's command line
 
 
+def use_threads(options: TrainOptions, local_ranks: int = 1) -> int:
+    """Give torch the threads of one of this machine's ranks; returns how many. CAMs differ with them by rounding."""
+    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // local_ranks)
+    torch.set_num_threads(threads)
+    return threads
+
+
 @dataclass(frozen=True)
 class TrainResult:
     folder: Path
@@ -125,8 +132,7 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
     task.check()
     engines.check_precision(task.optim, ranks.device)
     micro_batch = engines.micro_batch(task.optim, ranks)
-    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // ranks.local_world)
-    torch.set_num_threads(threads)
+    threads = use_threads(options, ranks.local_world)
     keep_freed_memory(ranks.device)
     torch.backends.cudnn.benchmark = True  # every step of a stage has the same shapes
     torch.manual_seed(task.seed)
