@@ -14,7 +14,7 @@ import torch  # noqa: E402
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A shell starts a job in the background with Ctrl-C ignored, and so would every process that a test starts and interrupts.
+# A shell starts a job in the background with Ctrl-C ignored, and so would be what a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
