@@ -1,0 +1,114 @@
+"""Maps, labels and predictions: name -> a function that is run under a Watch, on fake tensors on CUDA."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from cases_train import CLASSES, RADIUS, autocast, classifier, images, segmentation_net
+from torch import Tensor
+
+from pplfast.kernels import cam_fuse, random_walk
+from pplfast.labels.device_crf import DeviceLabeller
+from pplfast.labels.segment import probabilities
+from pplfast.labels.stream import maps as stream_maps
+from pplfast.labels.walk import edges
+from pplfast.models import create
+from pplfast.models.boundary import BoundaryNet
+from pplfast.recipe import CamConfig, LabelConfig
+
+HEIGHT, WIDTH = 375, 500
+SCALES = (0.5, 1.0, 1.5, 2.0)
+WANTED = 3  # classes of an image
+PRESET_HEIGHTS = {"probabilities": 375, "labels": 333, "deeplab": 281}  # apart: Gaussian lattices are kept by shape
+UNSURE = {"sure": None, "unsure": (0.1, 0.6)}
+
+
+def maps(backbone: str, mode: str, precision: str) -> Callable[[], None]:
+    model = classifier(backbone, mode).eval()
+    scaled = [images(16, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES]
+    classes = torch.zeros(16, WANTED, dtype=torch.int64, device="cuda")
+
+    def run() -> None:
+        with torch.inference_mode(), autocast(precision):
+            full = cam_fuse([model.maps(x, classes) for x in scaled], HEIGHT, WIDTH, True)
+        _expect(full, (8, WANTED, HEIGHT, WIDTH))
+
+    return run
+
+
+def map_maker(backbone: str, rows: str) -> Callable[[], None]:
+    """rows "groups": of four rows three at a time at scale 1, one at scale 1.5. "tiles": one of scale 2 in six parts."""
+    wanted, scales, count = {"groups": (3 * HEIGHT * WIDTH, (0.5, 1.0, 1.5), 2), "tiles": (400_000, (2.0,), 1)}[rows]
+    model = classifier(backbone, "progressive").eval()
+    pixels = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
+    ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}
+    stream_maps.Resizer = lambda *_: lambda _, scale: ready[scale]  # DALI's needs a real device
+
+    def maker(budget: int) -> stream_maps.MapMaker:
+        return stream_maps.MapMaker(model, CamConfig(scales=scales), "bf16", budget, count, 1)
+
+    made = maker(int(2**30 * wanted / maker(2**30).pixels))
+    classes = torch.zeros(count, WANTED, dtype=torch.int64)
+    return lambda: _expect(made(pixels, classes), (count, WANTED, HEIGHT, WIDTH))
+
+
+def crf(preset: str, unsure: str) -> Callable[[], None]:
+    height = PRESET_HEIGHTS[preset] + len(unsure)
+    labeller = DeviceLabeller(LabelConfig("threshold", 0.3, preset), UNSURE[unsure], torch.device("cuda"))
+    pixels = [np.zeros((height, WIDTH, 3), np.uint8)] * 4
+    cams = torch.empty(4, WANTED, height, WIDTH, device="cuda")
+    labels = np.eye(4, CLASSES, dtype=np.uint8)
+
+    def run() -> None:
+        found = labeller(pixels, cams, labels)
+        if [label.shape for label in found] != [(height, WIDTH)] * 4:
+            raise AssertionError(f"labels of {[label.shape for label in found]}")
+
+    return run
+
+
+def walk(backbone: str) -> Callable[[], None]:
+    with torch.device("cuda"):
+        model = BoundaryNet(create(backbone, "none")[0]).eval()
+    inputs, cams = images(16, HEIGHT, WIDTH), torch.empty(8, WANTED, 94, 125, device="cuda")
+
+    def run() -> None:
+        with torch.inference_mode():
+            _expect(random_walk(cams, edges(model, inputs), 256, radius=RADIUS), (8, WANTED, 94, 125))
+
+    return run
+
+
+def predict(backbone: str, precision: str) -> Callable[[], None]:
+    model = segmentation_net(backbone).eval()
+    batch = SimpleNamespace(images=[images(4, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES], height=HEIGHT,
+                            width=WIDTH)
+
+    def run() -> None:
+        with torch.inference_mode(), autocast(precision):
+            _expect(probabilities(model, batch, True), (2, CLASSES + 1, HEIGHT, WIDTH))
+
+    return run
+
+
+def large(what: str) -> Callable[[], None]:
+    """A photo of 24 megapixels: the launch grids have to hold."""
+    height, width = 4000, 6000
+    if what == "cam_fuse":
+        scaled = [torch.empty(2, WANTED, 500, 750, device="cuda"), torch.empty(2, WANTED, 250, 375, device="cuda")]
+        return lambda: _expect(cam_fuse(scaled, height, width, True), (1, WANTED, height, width))
+    cams, edge = torch.empty(1, WANTED, 1000, 1500, device="cuda"), torch.empty(1, 1000, 1500, device="cuda")
+    return lambda: _expect(random_walk(cams, edge, 256), (1, WANTED, 1000, 1500))
+
+
+def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+    return round(height * scale), round(width * scale)
+
+
+def _expect(found: Tensor, shape: tuple[int, ...]) -> None:
+    if (tuple(found.shape), found.dtype, found.device.type) != (shape, torch.float32, "cuda"):
+        raise AssertionError(f"gives {tuple(found.shape)} {found.dtype} on {found.device}, not {shape} float32 on cuda")
+
+
+KINDS = {"maps": maps, "map_maker": map_maker, "crf": crf, "walk": walk, "predict": predict, "large": large}

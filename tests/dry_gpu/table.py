@@ -1,0 +1,73 @@
+"""The cases and what each may cost. Without torch: pytest reads it in a process that has no fake device."""
+
+from dataclasses import dataclass
+
+BACKBONES = ("wrn38", "resnet50", "efficientnet_lite0")
+MODES = ("plain", "progressive", "explicit")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """mib: alive at once besides weights and inputs, a tenth above what was counted. waits, copies: how often the host
+    may wait for the device, and tensors may go from one to the other. nchw: inputs and gradients of convolutions that
+    may be NCHW."""
+
+    mib: int
+    waits: int = 0
+    copies: int = 0
+    nchw: int = 0
+
+
+# MiB of a training step by mode, in half precision and in float32; gradients and momentum are among them.
+# Batch 4 at 448 x 448, EfficientNet-Lite0: 8 at 256 x 256.
+TRAINING = {
+    "wrn38": ((1320, 2480), (2030, 3970), (2600, 5100)),
+    "resnet50": ((325, 645), (480, 955), (580, 1155)),
+    "efficientnet_lite0": ((220, 440), (385, 765), (495, 980)),
+}
+# Of 16 images (8, mirrored) of 375 x 500 at four scales: the largest scale's features.
+MAPS = {
+    "wrn38": ((5900, 11700), (7950, 15750), (12250, 24400)),
+    "resnet50": ((960, 1920), (1190, 2370), (1320, 2630)),
+    "efficientnet_lite0": ((1480, 2950),) * 3,
+}
+BOUNDARY = {"wrn38": (370, 605), "resnet50": (95, 165), "efficientnet_lite0": (45, 60)}
+SEGMENTATION = {"wrn38": (1560, 1560), "resnet50": (315, 315), "efficientnet_lite0": (150, 235)}
+PREDICTION = {"wrn38": (2350, 3290), "resnet50": (380, 655), "efficientnet_lite0": (480, 850)}
+MAP_MAKER = {"wrn38": (375, 250), "resnet50": (65, 45), "efficientnet_lite0": (76, 55)}
+WALK = {"wrn38": 4110, "resnet50": 890, "efficientnet_lite0": 735}
+CRF = {"probabilities": 980, "labels": 870, "deeplab": 740}
+# On CUDA a group normalisation makes its tensors NCHW, and so is the gradient of an interpolation of few channels.
+HEAD_NCHW = {"wrn38": 1, "resnet50": 4, "efficientnet_lite0": 5}
+LATTICE_WAITS, LATTICE_COPIES = 3, 2  # their number of vertices is a result; small constants
+
+
+def _table() -> dict[str, Limits]:
+    table = {}
+    for backbone in BACKBONES:
+        for mode, (half, single) in zip(MODES, TRAINING[backbone], strict=True):
+            table[f"train/{backbone}/{mode}/bf16"] = Limits(half)
+            table[f"train/{backbone}/{mode}/fp16"] = Limits(half, waits=1)  # the loss scaler: are all values finite?
+            table[f"train/{backbone}/{mode}/fp32"] = Limits(single)
+        for mode, sizes in zip(MODES, MAPS[backbone], strict=True):
+            for precision, mib in zip(("bf16", "fp32"), sizes, strict=True):
+                table[f"maps/{backbone}/{mode}/{precision}"] = Limits(mib)
+        for k, precision in enumerate(("bf16", "fp32")):
+            table[f"boundary/{backbone}/{precision}"] = Limits(BOUNDARY[backbone][k], nchw=7)
+            table[f"segmentation/{backbone}/{precision}"] = Limits(SEGMENTATION[backbone][k], nchw=HEAD_NCHW[backbone])
+            nchw = 4 if backbone == "efficientnet_lite0" else 0  # one of each scale
+            table[f"predict/{backbone}/{precision}"] = Limits(PREDICTION[backbone][k], nchw=nchw)
+        for k, rows in enumerate(("groups", "tiles")):
+            table[f"map_maker/{backbone}/{rows}"] = Limits(MAP_MAKER[backbone][k], copies=1)  # the classes
+        table[f"walk/{backbone}"] = Limits(WALK[backbone], copies=3, nchw=1)  # tables of the neighbours, once
+    for preset, mib in CRF.items():
+        for unsure, lattices in (("sure", 2), ("unsure", 3)):
+            # Images and counts go there, labels come back; "labels" sends a constant for each set of energies.
+            copies = 3 + LATTICE_COPIES * lattices + (lattices - 1 if preset == "labels" else 0)
+            table[f"crf/{preset}/{unsure}"] = Limits(mib, LATTICE_WAITS * lattices, copies)
+    table["large/cam_fuse"] = Limits(305)
+    table["large/random_walk"] = Limits(275, copies=3)
+    return table
+
+
+TABLE = _table()
