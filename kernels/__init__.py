@@ -13,10 +13,12 @@ from .patch_merge import patch_merge
 from .patch_pool import patch_pool, patch_pool_map
 from .patch_split import patch_split, patch_split_act
 from .random_walk import random_walk
+from .scale_act import add_scale_act, scale_act
 
 __all__ = [
     "CrfTerms",
     "PatchGrid",
+    "add_scale_act",
     "cam_fuse",
     "cam_head",
     "depthwise_act",
@@ -27,4 +29,5 @@ __all__ = [
     "patch_split",
     "patch_split_act",
     "random_walk",
+    "scale_act",
 ]

@@ -24,11 +24,11 @@ try:
 
     INTERPRETED = bool(triton.knobs.runtime.interpret)
 except ImportError:  # no Triton for this platform: the kernels' sources are defined but never compiled
-    triton = SimpleNamespace(jit=lambda function: function)
+    triton = SimpleNamespace(jit=lambda function=None, **_: function or (lambda later: later))
     tl = SimpleNamespace(constexpr=None)
     INTERPRETED = False
 
-KERNELS = ("patch_split", "patch_pool", "patch_merge", "cam_head", "cam_fuse", "random_walk", "dense_crf")
+KERNELS = ("scale_act", "patch_split", "patch_pool", "patch_merge", "cam_head", "cam_fuse", "random_walk", "dense_crf")
 CHOICES = ("plain", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # what the Triton kernels take
 

@@ -21,6 +21,9 @@ def operators():
     tail = (SCALE, SHIFT, "relu")
     whole = torch.zeros(1, 5, 5, 4).to(memory_format=torch.channels_last)
     return {
+        "scale_act": (x, None, *tail),
+        "add_scale_act": (x, x.detach().flip(0), None, SHIFT, "relu6"),
+        "scale_act_backward": (x.detach(), x.detach().flip(0), x.detach(), SCALE, "relu6"),
         "patch_split": (x, 2, 2),
         "patch_split_act": (x, 2, 2, *tail),
         "patch_split_act_backward": (patches.detach(), patches.detach(), x.detach(), 2, *tail),
