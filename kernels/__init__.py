@@ -6,7 +6,6 @@ or "relu6"; sums are in float32. Patches are stacked on the batch axis, row-majo
 
 from .cam_fuse import cam_fuse
 from .cam_head import cam_head
-from .depthwise import depthwise_act
 from .dense_crf import CrfTerms, mean_field
 from .geometry import PatchGrid
 from .patch_merge import patch_merge
@@ -21,7 +20,6 @@ __all__ = [
     "add_scale_act",
     "cam_fuse",
     "cam_head",
-    "depthwise_act",
     "mean_field",
     "patch_merge",
     "patch_pool",
