@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pplfast.memory import give_freed_memory_back
+from pplfast.cpu.memory import give_freed_memory_back
 
 FLUSH_BYTES = 256 << 20  # larger than the last-level cache of any GPU so far
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pplfast import cpu
 from pplfast.benchmarks.reference import ReferenceClassifier, create_backbone, load_published
 from pplfast.models.registry import create
 from pplfast.patch.branches import PatchStage
@@ -39,6 +40,7 @@ def make_pplfast(case: Case, device: str = "cpu") -> PatchClassifier:
     backbone, _ = create(case.backbone, case.weights, case.output_stride)
     model = PatchClassifier(backbone, case.classes, case.mode, branches=max(len(case.stages), 1))
     model.set_stage([PatchStage(backbone.position(name) + 1, grid) for name, grid in case.stages])
+    cpu.install(model, torch.device(device))
     return model.to(device)
 
 

@@ -8,7 +8,7 @@ import torch
 from pplfast.benchmarks.ceilings import measure_ceilings
 from pplfast.benchmarks.results import Report, hardware
 from pplfast.data.dataset import DataConfig
-from pplfast.memory import give_freed_memory_back
+from pplfast.cpu.memory import give_freed_memory_back
 
 NEED_IMAGES = ("loader", "cam", "label", "crf", "walk")
 

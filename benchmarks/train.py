@@ -10,7 +10,7 @@ from pplfast.benchmarks.flops import dense_flops, step_flops
 from pplfast.benchmarks.harness import FULL, QUICK, STEPS, alternate, compute_clock, difference
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
-from pplfast.memory import keep_freed_memory
+from pplfast.cpu.memory import keep_freed_memory
 
 BENCH = "train"
 GPU_SHARE = 0.45  # goal: model operations against the measured bf16 matrix product
@@ -50,7 +50,8 @@ GPU_WORK = Work("wrn38", 448, 16, 20, 2, ("b4_5",), 4, (
 
 def run(report: Report, work: Work | None = None) -> None:
     """`work`: by default those of the device; in a quick run at one position only."""
-    keep_freed_memory(torch.device(report.device))  # as the trainer does; the reference gains by it too
+    if report.device == "cpu":
+        keep_freed_memory()  # as the trainer does; the reference gains by it too
     works = (work,) if work else CPU_WORKS if report.device == "cpu" else (GPU_WORK,)
     for own in works[:1] if report.quick else works:
         _run_work(report, own)

@@ -6,20 +6,20 @@ or "relu6"; sums are in float32. Patches are stacked on the batch axis, row-majo
 
 from .cam_fuse import cam_fuse
 from .cam_head import cam_head
-from .depthwise import depthwise_act
 from .dense_crf import CrfTerms, mean_field
 from .geometry import PatchGrid
 from .patch_merge import patch_merge
 from .patch_pool import patch_pool, patch_pool_map
 from .patch_split import patch_split, patch_split_act
 from .random_walk import random_walk
+from .scale_act import add_scale_act, scale_act
 
 __all__ = [
     "CrfTerms",
     "PatchGrid",
+    "add_scale_act",
     "cam_fuse",
     "cam_head",
-    "depthwise_act",
     "mean_field",
     "patch_merge",
     "patch_pool",
@@ -27,4 +27,5 @@ __all__ = [
     "patch_split",
     "patch_split_act",
     "random_walk",
+    "scale_act",
 ]

@@ -31,6 +31,7 @@ from .pool_triton import pool_backward_kernel, pool_kernel
 from .random_walk import BLOCK as WALK_BLOCK
 from .random_walk import MAPS_PER_PROGRAM, walk_step_kernel, walk_weights_kernel
 from .random_walk import WARPS as WALK_WARPS
+from .scale_act import flat_launch, scale_act_backward_kernel, scale_act_kernel
 
 ARCHITECTURES = (80, 90, 100)  # A100; H100 and H200; B200
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -40,7 +41,8 @@ POINTWISE_BUDGET, HEAD_BUDGET = 128, 192
 
 FLOAT32 = ("scale", "shift", "per_patch", "pooled", "grad_patch", "grad_pooled", "peaks", "weight")
 TYPES = {"arg": "*i32", "classes": "*i64", "sharpness": "fp32", **dict.fromkeys(FLOAT32, "*fp32")}
-MAPS = ("x", "raw", "activated", "patches", "out", "grad", "grad_raw", "grad_activated", "grad_x", "grad_patches")
+MAPS = ("x", "y", "z", "residual", "raw", "activated", "patches", "out", "grad", "grad_y", "grad_z", "grad_raw",
+        "grad_activated", "grad_x", "grad_patches")
 DIVISIBLE = ("C", "out_channels", "offset")  # by 16 in every real network: allows 16-byte accesses
 
 
@@ -66,12 +68,28 @@ def cases(dtype: str) -> list[Case]:
         Case("patch_split_act backward", _split_act_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
         Case("patch_merge", _merge_kernel, {**tail, **rows}, ROW_OPTIONS),
         Case("patch_merge backward", _merge_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
+        *_scale_act_cases(dtype),
         *(case for mode in MODES for case in _pool_cases(mode, dtype, rows)),
         _head_case("cam_head", dtype, tiles=512),
         _head_case("cam_head few pixels", dtype, tiles=1),
         *(_crf_cases(4) + _crf_cases(32) if dtype == "fp32" else ()),  # 2 or 3 classes and all of VOC's, in float32
         *(_fuse_cases() if dtype == "fp32" else ()),  # the head's maps are float32 whatever it reads
         *(_walk_cases() if dtype == "fp32" else ()),
+    ]
+
+
+def _scale_act_cases(dtype: str) -> list[Case]:
+    """With everything (a residual sum with the next block's BN), and as the networks use it most (bias + activation)."""
+    blocks = flat_launch(2**20, 512, DTYPES[dtype])[2]
+    sizes = {name: blocks[name] for name in ("BR", "V")}
+    most, bias = {"ACT": "relu6", **sizes}, {"ACT": "relu", **sizes, "residual": None, "scale": None, "z": None}
+    odd = {**most, **{name: flat_launch(2**20, 37, DTYPES[dtype])[2][name] for name in ("BR", "V")}}
+    return [
+        Case("scale_act", scale_act_kernel, most, ROW_OPTIONS),
+        Case("scale_act bias", scale_act_kernel, bias, ROW_OPTIONS),
+        Case("scale_act odd", scale_act_kernel, odd, ROW_OPTIONS),
+        Case("scale_act backward", scale_act_backward_kernel, most, ROW_OPTIONS),
+        Case("scale_act bias backward", scale_act_backward_kernel, {**bias, "grad_z": None}, ROW_OPTIONS),
     ]
 
 

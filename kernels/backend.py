@@ -1,4 +1,4 @@
-"""Which implementation runs: Triton kernels on CUDA tensors, vectorised PyTorch (depthwise: C++) elsewhere.
+"""Which implementation runs: Triton kernels on CUDA tensors, vectorised PyTorch elsewhere.
 
 PPLFAST_KERNELS=plain|triton in the environment forces one for the process, `force(...)` for a block of code. Triton
 on CPU tensors needs Triton's interpreter (TRITON_INTERPRET=1 before the first import): slow, for tests.
@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .native import library
-
 # Triton 3.10 changes the default; the kernels' tolerances assume fused multiply-add, as in PyTorch's own kernels.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
@@ -24,11 +22,11 @@ try:
 
     INTERPRETED = bool(triton.knobs.runtime.interpret)
 except ImportError:  # no Triton for this platform: the kernels' sources are defined but never compiled
-    triton = SimpleNamespace(jit=lambda function: function)
+    triton = SimpleNamespace(jit=lambda function=None, **_: function or (lambda later: later))
     tl = SimpleNamespace(constexpr=None)
     INTERPRETED = False
 
-KERNELS = ("patch_split", "patch_pool", "patch_merge", "cam_head", "cam_fuse", "random_walk", "dense_crf")
+KERNELS = ("scale_act", "patch_split", "patch_pool", "patch_merge", "cam_head", "cam_fuse", "random_walk", "dense_crf")
 CHOICES = ("plain", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # what the Triton kernels take
 
@@ -100,14 +98,4 @@ def describe() -> list[tuple[str, str, str]]:
         backend, reason = "plain", "no CUDA device"
     else:
         backend, reason = "triton", f"Triton {triton.__version__} on {torch.cuda.get_device_name()}"
-    return [*((kernel, backend, reason) for kernel in KERNELS), _describe_depthwise()]
-
-
-def _describe_depthwise() -> tuple[str, str, str]:
-    """The one kernel that is for CPUs."""
-    if forced_plain():
-        return "depthwise_act", "plain", "forced"
-    if torch.cuda.is_available():
-        return "depthwise_act", "plain", "the GPU's own convolution"
-    compiled = library()
-    return "depthwise_act", "plain" if compiled.functions is None else "C++", compiled.reason
+    return [(kernel, backend, reason) for kernel in KERNELS]

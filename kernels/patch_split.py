@@ -7,7 +7,7 @@ from torch import Tensor
 from .backend import needs_no_operator, run, tl, triton, use_triton
 from .geometry import PatchGrid, valid_extents
 from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
-from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_last, tail_packed
+from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_packed
 
 
 def patch_split_plain(x: Tensor, grid: int, stride: int) -> Tensor:
@@ -142,11 +142,7 @@ def _split_act(
         _launch_split(x, cut, raw, activated, scale, shift, act)
         return raw, activated
     _split_into(x, cut, raw)
-    if scale is not None and shift is not None:
-        return raw, tail_packed(raw, scale, shift, act)
-    activated = empty_packed(x, raw.shape)
-    last(activated).copy_(tail_last(last(raw), scale, shift, act))
-    return raw, activated
+    return raw, tail_packed(raw, scale, shift, act)
 
 
 _patch_split_act = torch.library.custom_op("pplfast::patch_split_act", _split_act, mutates_args=())

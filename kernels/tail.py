@@ -34,7 +34,7 @@ def affine_act(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str) 
         y = y * scale.view(shape)
     if shift is not None:
         y = y + shift.view(shape)
-    return y.relu() if act == "relu" else y.clamp(0, 6) if act == "relu6" else y
+    return y.relu() if act == "relu" else torch.nn.functional.relu6(y) if act == "relu6" else y
 
 
 def tail_last(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str) -> Tensor:
@@ -56,15 +56,17 @@ def tail_last(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str) -
     return y.clamp_(0, 6) if fresh else y.clamp(0, 6)
 
 
-def tail_packed(x: Tensor, scale: Tensor, shift: Tensor, act: str) -> Tensor:
+def tail_packed(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str) -> Tensor:
     """affine_act without autograd for a packed (N, C, H, W), in x's dtype: a new packed tensor.
 
     PyTorch's batch normalisation walks channels_last tensors with any number of channels at full speed; a broadcast
     product takes three times as long for the few channels of early blocks.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    mean, var = torch.zeros_like(scale, dtype=wide), torch.ones_like(scale, dtype=wide)
-    y = torch.nn.functional.batch_norm(x, mean, var, scale.to(wide), shift.to(wide), eps=0.0)
+    zeros, ones = x.new_zeros(x.shape[1], dtype=wide), x.new_ones(x.shape[1], dtype=wide)
+    scale, shift = ones if scale is None else scale.to(wide), zeros if shift is None else shift.to(wide)
+    # PyTorch 2.11 refuses an eps of 0; 1 + 1e-30 is 1 in float32 and float64.
+    y = torch.nn.functional.batch_norm(x, zeros, ones, scale, shift, eps=1e-30)
     return y.relu_() if act == "relu" else y.clamp_(0, 6) if act == "relu6" else y
 
 

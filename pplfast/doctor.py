@@ -77,7 +77,15 @@ def _probe_kernels() -> list[Finding]:
     patches = kernels.patch_split(x, 2, 1)
     if not torch.equal(patches[3, :, :2, :3], x[0, :, 2:, 3:]):
         raise RuntimeError("patch_split gives wrong values")
-    return [Finding(f"kernel {name}", chosen, why) for name, chosen, why in backend.describe()]
+    findings = [Finding(f"kernel {name}", chosen, why) for name, chosen, why in backend.describe()]
+    return findings if _device() == "cuda" else [*findings, _examine_depthwise()]
+
+
+def _examine_depthwise() -> Finding:
+    from pplfast.cpu.native import library
+
+    compiled = library()
+    return Finding("depthwise convolution", "PyTorch" if compiled.functions is None else "C++", compiled.reason)
 
 
 def _probe_loader() -> list[Finding]:

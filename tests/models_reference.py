@@ -93,20 +93,25 @@ def wideresnet_features(state, x):
     return x
 
 
+# oneDNN's weight gradient of a strided 1x1 convolution of few channels writes past its workspace: wrong, or it hangs. Seen
+# below 8 channels with AVX2, its issue 6035 says below 16 with AVX-512; no network of the registry has one below 64.
+FEWEST_STRIDED = 16
+
+
 def tiny_wideresnet(monkeypatch):
     """Every unit of WideResNet-38 with few channels."""
     torch.manual_seed(0)
     monkeypatch.setattr(wideresnet, "UNITS", tuple(
-        UnitRow(*row) for row in (("b2", 3, 6, 6, 2, 1, 1), ("b3", 3, 8, 8, 2, 1, 1), ("b4", 6, 10, 10, 2, 1, 1),
+        UnitRow(*row) for row in (("b2", 3, 6, 16, 2, 1, 1), ("b3", 3, 8, 16, 2, 1, 1), ("b4", 6, 10, 10, 2, 1, 1),
                                   ("b5", 3, 10, 12, 1, 1, 2))))
     monkeypatch.setattr(wideresnet, "BOTTLENECKS", (("b6", 16, 0.3), ("b7", 24, 0.5)))
-    monkeypatch.setattr(wideresnet, "STEM_CHANNELS", 4)
+    monkeypatch.setattr(wideresnet, "STEM_CHANNELS", 16)
     return randomise(WideResNet38())
 
 
 def tiny_resnet(monkeypatch, name="resnet50", output_stride=16):
     torch.manual_seed(0)
-    monkeypatch.setattr(resnet, "PLANES", (2, 3, 4, 5))
+    monkeypatch.setattr(resnet, "PLANES", (4, 4, 4, 5))
     monkeypatch.setattr(resnet, "STEM_CHANNELS", 6)
     return randomise(ResNet(name, output_stride))
 

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.models.backbone import Unit
-
 
 @dataclass(frozen=True)
 class Spec:
@@ -96,15 +94,9 @@ class TinyBackbone(nn.Module):
         affine = self.blocks[index].affine
         return affine.scale, affine.shift, "relu"
 
-    def units(self, index: int) -> list[Unit]:
-        return [Unit(self.blocks[index], self.specs[index].stride, 1)]
-
     def run(self, x: Tensor, first: int, last: int, activated: Tensor | None = None) -> Tensor:
         self.runs.append((first, last, len(x)))
         for block in self.blocks[first:last]:
             x = block(x) if activated is None else block(x, activated)
             activated = None
         return x
-
-    def run_all(self, maps: list[Tensor], first: int, last: int) -> list[Tensor]:
-        return [self.run(x, first, last) for x in maps]

@@ -21,6 +21,9 @@ def operators():
     tail = (SCALE, SHIFT, "relu")
     whole = torch.zeros(1, 5, 5, 4).to(memory_format=torch.channels_last)
     return {
+        "scale_act": (x, None, *tail),
+        "add_scale_act": (x, x.detach().flip(0), None, SHIFT, "relu6"),
+        "scale_act_backward": (x.detach(), x.detach().flip(0), x.detach(), SCALE, "relu6"),
         "patch_split": (x, 2, 2),
         "patch_split_act": (x, 2, 2, *tail),
         "patch_split_act_backward": (patches.detach(), patches.detach(), x.detach(), 2, *tail),
@@ -86,9 +89,7 @@ def test_outputs_are_channels_last():
 def test_backend_is_automatic_and_can_be_forced():
     x = torch.zeros(1)
     assert not backend.use_triton(x)
-    *rows, depthwise = backend.describe()
-    assert {row[1] for row in rows} == {"triton" if torch.cuda.is_available() else "plain"}
-    assert depthwise[0] == "depthwise_act" and depthwise[1] in ("plain", "C++")
+    assert {row[1] for row in backend.describe()} == {"triton" if torch.cuda.is_available() else "plain"}
     with backend.force("plain"):
         assert backend.describe()[0][1:] == ("plain", "forced")
         with pytest.raises(ValueError, match="known: plain, triton"), backend.force("cuda"):

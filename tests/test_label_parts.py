@@ -1,4 +1,4 @@
-"""Parts of the labelling job: memory, tiles, workers that die, shards, status, Winograd's convolution."""
+"""Parts of the labelling job: memory, tiles, workers that die, shards, status."""
 
 import os
 import tarfile
@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from pplfast.errors import UserError
-from pplfast.kernels.winograd import winograd_conv, winograd_weight
 from pplfast.labels.folder import find_outputs
 from pplfast.labels.stream import budget, maps, shards, status
 from pplfast.labels.stream.manifest import ManifestWriter, at_work, merge, rank_file, read_manifest, read_records
@@ -17,7 +16,6 @@ from pplfast.labels.stream.meter import Meter, bottleneck
 from pplfast.labels.stream.refine import RefineConfig, Task
 from pplfast.labels.stream.workers import Workers
 from pplfast.models.backbone import BlockSpec
-from pplfast.models.layers import Conv, FrozenBatchNorm, use_winograd
 from pplfast.recipe import CamConfig, LabelConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -205,32 +203,3 @@ def test_status_of_all_ranks_together(tmp_path):
     text = (tmp_path / "m.prom").read_text()
     assert 'pplfast_label_images{state="pending"} 6' in text and 'rank="1",stage="crf"' in text
     assert all(line.startswith("#") or len(line.split()) == 2 for line in text.splitlines())
-
-
-@pytest.mark.parametrize("shape", [(2, 5, 9, 14), (1, 3, 4, 4), (3, 4, 1, 7)])
-def test_winograd_equals_the_convolution(shape):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
-    weight, bias = torch.randn(6, shape[1], 3, 3, generator=generator), torch.randn(6, generator=generator)
-    expected = torch.nn.functional.conv2d(x, weight, bias, padding=1)
-    found = winograd_conv(x, winograd_weight(weight), bias)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_layer_uses_winograd_only_where_it_was_allowed():
-    conv, bn = Conv(256, 256, 3).eval(), FrozenBatchNorm(256)
-    bn.running_mean.normal_(generator=torch.Generator().manual_seed(1))
-    x = torch.randn(1, 256, 29, 29, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        direct = conv(x, bn)
-        assert conv._transformed is None
-        use_winograd(conv)
-        torch.testing.assert_close(conv(x, bn), direct, atol=1e-4, rtol=1e-4)
-        assert conv._transformed is not None and torch.equal(conv(x[:, :, :8, :8], bn), conv(x[:, :, :8, :8], bn))
-        conv.weight.mul_(2)
-        assert not torch.allclose(conv(x, bn), direct, atol=1e-2)
-    assert conv(x.requires_grad_(), bn).requires_grad
-    stride = Conv(256, 256, 3, 2)
-    use_winograd(stride)
-    assert not stride.winograd

@@ -1,14 +1,11 @@
-"""Folded convolutions, their cache, the fused pre-activation, and TensorFlow's padding."""
+"""Folded convolutions and their cache, what follows them in one pass, and TensorFlow's padding."""
 
-import contextlib
 import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pplfast.kernels import backend
-from pplfast.kernels.native import library
 from pplfast.models.layers import Conv, FrozenBatchNorm, folded_once, same_padding
 
 
@@ -40,22 +37,6 @@ def test_folding_equals_batch_norm_with_gradients(kernel, stride, dilation, grou
         torch.testing.assert_close(fused, plain, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("stride", (2, 3))
-@pytest.mark.parametrize("inputs", (3, 4, 7, 12, 16))
-def test_strided_pointwise_convolutions_of_few_channels(inputs, stride):
-    """oneDNN's own gradient of the weights is wrong, now and then, or never comes: layers.ONEDNN_BLOCK."""
-    torch.manual_seed(0)
-    conv = Conv(inputs, 8, 1, stride)
-    x = torch.randn(8, inputs, 18, 21).contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = conv(x)
-    factor = torch.randn(y.shape)
-    y_double = F.conv2d(x.double(), conv.weight.double(), stride=stride)
-    expected = torch.autograd.grad(y_double, (x, conv.weight), factor.double())
-    for _ in range(20):
-        for gradient, wanted in zip(torch.autograd.grad(conv(x), (x, conv.weight), factor), expected, strict=True):
-            torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-4)
-
-
 def test_weights_rest_in_nchw_and_channels_last_inputs_stay_so():
     conv, bn = Conv(8, 16, 3), random_norm(16)
     x = torch.randn(2, 8, 5, 7).contiguous(memory_format=torch.channels_last)
@@ -73,7 +54,7 @@ def test_inference_folds_once_and_never_serves_stale_weights():
     def folded():
         with torch.no_grad():
             torch.testing.assert_close(conv(x, bn), unfused(conv, bn, x))
-            return conv._folded[1]
+            return conv.operands(bn, torch.float32)[0]
 
     first = folded()
     assert folded() is first
@@ -118,33 +99,40 @@ def test_inference_mode_does_not_spoil_later_training():
     assert conv.weight.grad is not None
 
 
-@pytest.mark.parametrize("choice", (None, "plain"))
-def test_autocast_on_cpus(choice):
-    """Dense convolutions run in bf16; depthwise ones in bf16 only where the C++ kernel takes them."""
-    x, bn = torch.randn(1, 8, 6, 6), random_norm(8)
-    dense, depthwise = Conv(8, 8, 3), Conv(8, 8, 3, groups=8)
-    compiled = choice is None and library().functions is not None
-    expected = unfused(depthwise, bn, x.relu()).relu()
-    for grad in (True, False):
-        forced = backend.force(choice) if choice else contextlib.nullcontext()
-        with forced, torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
-            assert dense.eval()(x, bn).dtype == torch.bfloat16
-            torch.testing.assert_close(dense(x, bn).float(), unfused(dense, bn, x).float(), rtol=0.03, atol=0.06)
-            y = depthwise.eval().depthwise(x.bfloat16(), bn, "relu", "relu")
-            assert y.dtype == (torch.bfloat16 if compiled else torch.float32)
-            torch.testing.assert_close(y.float(), expected, rtol=0.03, atol=0.06)
+@pytest.mark.parametrize("groups", (1, 8))
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_under_autocast_weights_are_folded_in_its_dtype(groups, dtype):
+    """One fold, in the convolution's dtype, whose gradient arrives in float32; a depthwise one's bias is no exception."""
+    conv, bn = Conv(8, 8, 3, groups=groups).train(), random_norm(8)
+    x = torch.randn(2, 8, 6, 6)
+    expected = unfused(conv, bn, x).relu()
+    (wanted,) = torch.autograd.grad(expected.sum(), conv.weight)
+    with torch.autocast("cpu", dtype), folded_once():
+        assert conv.operands(bn, dtype)[0].dtype == dtype
+        y = conv(x, bn, "relu")
+        assert conv.operands(bn, dtype)[0] is conv.operands(bn, dtype)[0]
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), expected, rtol=0.03, atol=0.06)
+    (gradient,) = torch.autograd.grad(y.float().sum(), conv.weight)
+    assert gradient.dtype == torch.float32
+    torch.testing.assert_close(gradient, wanted, rtol=0.05, atol=0.5)
 
 
-def test_fused_activation_has_the_gradient_of_batch_norm_and_relu():
+@pytest.mark.parametrize("act", ("none", "relu", "relu6"))
+@pytest.mark.parametrize("norm", (True, False))
+@pytest.mark.parametrize("with_residual", (True, False))
+def test_residual_and_activation_equal_plain_operations(act, norm, with_residual):
     torch.manual_seed(0)
-    bn = random_norm(5).double()
-    x = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
-    plain = F.relu(F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps))
-    torch.testing.assert_close(bn.relu(x), plain, rtol=1e-12, atol=1e-12)
-    scale, shift = bn.affine()
-    torch.testing.assert_close(F.relu(x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)), plain)
-    assert torch.autograd.gradcheck(bn.relu, x)
-    assert bn.float().relu(x.bfloat16()).dtype == torch.bfloat16
+    conv, bn = Conv(5, 6, 3).double(), random_norm(6).double() if norm else None
+    x, residual = torch.randn(2, 5, 7, 9).double().requires_grad_(), torch.randn(2, 6, 7, 9).double().requires_grad_()
+    y = conv(x, bn, act, residual if with_residual else None)
+    plain = unfused(conv, bn, x) if norm else F.conv2d(x, conv.weight, padding=1)
+    plain = plain + residual if with_residual else plain
+    plain = {"none": lambda z: z, "relu": F.relu, "relu6": F.relu6}[act](plain)
+    leaves = (x, conv.weight, residual)[:2 + with_residual]
+    torch.testing.assert_close(y, plain, rtol=1e-11, atol=1e-11)
+    for found, wanted in zip(*(torch.autograd.grad(z.square().sum(), leaves) for z in (y, plain)), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride", "expected"), [
@@ -177,7 +165,7 @@ def test_one_forward_pass_folds_once_and_adds_up_the_gradients():
     x, z = torch.randn(2, 1, 4, 5, 5, dtype=torch.float64)
     (expected,) = torch.autograd.grad((conv(x, bn) * conv(z, bn)).sum(), conv.weight)
     with folded_once():
-        assert conv._operands(bn, conv.weight.dtype)[0] is conv._operands(bn, conv.weight.dtype)[0]
+        assert conv.operands(bn, conv.weight.dtype)[0] is conv.operands(bn, conv.weight.dtype)[0]
         y = (conv(x, bn) * conv(z, bn)).sum()
     torch.testing.assert_close(torch.autograd.grad(y, conv.weight)[0], expected)
-    assert conv._operands(bn, conv.weight.dtype)[0] is not conv._operands(bn, conv.weight.dtype)[0]
+    assert conv.operands(bn, conv.weight.dtype)[0] is not conv.operands(bn, conv.weight.dtype)[0]

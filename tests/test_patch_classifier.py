@@ -5,12 +5,9 @@ import torch
 import torch.nn.functional as F
 from patch_backbones import TinyBackbone
 
-from pplfast.kernels import native
-from pplfast.models import efficientnet
 from pplfast.models.registry import create
 from pplfast.patch import definition
-from pplfast.patch.borders import SharedPatches
-from pplfast.patch.branches import PatchStage, remaining_stride, run_branches
+from pplfast.patch.branches import PatchStage, run_branches
 from pplfast.patch.classifier import PatchClassifier
 
 FAMILIES = ("effnet", "resnet", "preact")
@@ -61,97 +58,6 @@ def test_progressive_equals_definition(family, position, grid):
     model = make_model(family, "progressive")
     model.set_stage([PatchStage(position, grid)])
     assert_equals_definition(model)
-
-
-@pytest.mark.parametrize("grid, size", ((2, (128, 160)), (3, (144, 192)), (4, (256, 128))))
-@pytest.mark.parametrize("position", (1, 2, 3))
-@pytest.mark.parametrize("family", FAMILIES)
-def test_shared_cells_equal_definition(family, position, grid, size, monkeypatch):
-    """Sizes that K divides: as long as it pays, only strips along the cuts are computed."""
-    assert_shares(family, position, grid, size, monkeypatch)
-
-
-@pytest.mark.parametrize("grid, size", ((2, (200, 248)), (2, (200, 256)), (3, (592, 600)), (4, (856, 440))))
-@pytest.mark.parametrize("family", FAMILIES)
-def test_shared_cells_beside_padding_equal_definition(family, grid, size, monkeypatch):
-    """Sizes that K does not divide, and no stride to come: strips along the padding too."""
-    assert_shares(family, 3, grid, size, monkeypatch, ((4, 2), (4, 2), (6, 2), (6, 1), (5, 1)))
-
-
-def assert_shares(family, position, grid, size, monkeypatch, *layout):
-    taken = []
-    step = SharedPatches.step
-    monkeypatch.setattr(SharedPatches, "step", lambda *args: taken.append(step(*args)) or taken[-1])
-    model = make_model(family, "progressive", 1, 0.0, *layout)
-    model.set_stage([PatchStage(position, grid)])
-    assert_equals_definition(model, size)
-    assert taken[0], "nothing was shared"
-
-
-def test_sharing_sends_no_gradient_below_a_detached_cut():
-    """It may share with frozen blocks below the cut, and with others not."""
-    for frozen in (True, False):
-        model = make_model("effnet", "explicit", branches=2)
-        model.set_stage([PatchStage(1, 2), PatchStage(3, 2)])
-        model.backbone.blocks[0].requires_grad_(not frozen)
-        assert_equals_definition(model, (128, 128))
-
-
-@pytest.mark.parametrize("name, position, size, blocks", (
-    ("efficientnet_lite0", "group1", (64, 96), 7), ("efficientnet_lite0", "group4", (24, 28), 4),
-    ("resnet50", "layer2", (32, 48), 2), ("wrn38", "b4_5", (32, 28), 2),
-    ("resnet50", "layer3", (35, 47), 3), ("wrn38", "b4_5", (41, 30), 2)))
-def test_reach_and_stride_of_real_backbones(name, position, size, blocks, monkeypatch):
-    """Of the blocks behind the cut, on a random map in place of the blocks before it."""
-    backbone, _ = create(name, weights="none")
-    first = backbone.position(position) + 1
-    x = torch.randn(1, backbone.specs[first - 1].channels, *size)
-    run, specs = backbone.run, backbone.specs
-    backbone.specs = specs[:first + blocks]
-    monkeypatch.setattr(backbone, "run", lambda y, a, b, **more: x if a == 0 else run(y, a, b, **more))
-    with torch.no_grad():
-        [(patches, _)], whole = run_branches(backbone, x, [PatchStage(first, 2)], detach=False)
-        stride = remaining_stride(backbone, first)
-        expected = run(definition.split(x, 2, stride), first, first + blocks)
-        torch.testing.assert_close(whole, run(x, first, first + blocks), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(patches, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.skipif(native.library().functions is None, reason=native.library().reason)
-@pytest.mark.parametrize("mode, stages", (
-    ("progressive", [(2, 2)]), ("progressive", [(5, 3)]), ("explicit", [(2, 2), (4, 2), (6, 3)])))
-def test_maps_trained_as_rows_equal_maps_one_by_one(mode, stages, monkeypatch):
-    """The small maps of all branches together, in float32: logits and every gradient; without gradients, never."""
-    torch.manual_seed(0)
-    backbone, _ = create("efficientnet_lite0", "none", 32)
-    backbone.freeze(2)
-    model = PatchClassifier(backbone, 3, mode, branches=len(stages))
-    model.set_stage([PatchStage(*stage) for stage in stages])
-    images = torch.randn(2, 3, 200, 256).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 2, (2, 3)).float()
-    taken, run_rows = [], backbone._run_rows
-    monkeypatch.setattr(backbone, "_run_rows", lambda *args: taken.append(args[1:]) or run_rows(*args))
-    logits = model(images)
-    _, gradients = loss_and_gradients(model, logits, labels)
-    calls = list(taken)
-    assert calls[-1][1] == len(backbone.specs), "the last blocks were not run as rows"
-    with torch.no_grad():
-        model(images)
-    monkeypatch.setattr(efficientnet, "LARGEST_AS_ROWS", 0)
-    expected_logits = model(images)
-    _, expected = loss_and_gradients(model, expected_logits, labels)
-    assert taken == calls
-    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
-    for name, gradient in gradients.items():
-        error = float((gradient - expected[name]).norm() / expected[name].norm())
-        assert error <= 1e-2, f"{name}: {error}"  # rounding turns some cells at the kink of a ReLU6
-
-
-def test_dropped_channels_are_not_shared():
-    backbone, _ = create("wrn38", weights="none")
-    reaches = [unit.reach for name in ("b5", "b5_2", "b6") for unit in backbone.train().units(backbone.position(name))]
-    assert reaches == [3, 4, None]
-    assert backbone.eval().units(backbone.position("b6"))[0].reach == 4
 
 
 @pytest.mark.parametrize("stages", (

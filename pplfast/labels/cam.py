@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pplfast import cpu
 from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
@@ -19,8 +20,6 @@ from pplfast.kernels import cam_fuse
 from pplfast.labels.camfile import SUFFIX, Cam, save_cam, save_npy, stored_size
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.progress import Progress
-from pplfast.memory import keep_freed_memory
-from pplfast.models.layers import use_winograd
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import resolve_precision
 from pplfast.recipe import CamConfig
@@ -43,8 +42,7 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
     check_fits(model, dataset)
     device = next(model.parameters()).device
     precision = resolve_precision(config.precision, device)
-    use_winograd(model)
-    keep_freed_memory(device)
+    cpu.install(model, device)
     folder = OutputFolder(out, SUFFIX, _settings(model, config, precision))
     pending = folder.pending(dataset.ids)
     if npy:  # an earlier pass may have been without

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pplfast import cpu
 from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
@@ -23,7 +24,6 @@ from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
 from pplfast.labels.pseudo import SUFFIX
 from pplfast.labels.refine import Prediction, refine_prediction
-from pplfast.memory import keep_freed_memory
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.precision import resolve_precision
 from pplfast.recipe import SegmentationConfig
@@ -41,7 +41,7 @@ def segment_images(model: SegmentationNet, classes: ClassList, dataset: Dataset,
     crf.check_crf(config.crf)
     device = next(model.parameters()).device
     precision = resolve_precision(config.optim.precision, device)
-    keep_freed_memory(device)
+    cpu.install(model, device)
     folder = OutputFolder(out, SUFFIX, _settings(model, classes, config, precision))
     pending = folder.pending(dataset.ids)
     with Progress("segmentation", len(pending)) as progress:

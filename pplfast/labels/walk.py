@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pplfast import cpu
 from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
@@ -32,6 +33,7 @@ def walk_cams(model: BoundaryNet, cams: str | os.PathLike, dataset: Dataset, con
     threshold serves them. Images that fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
     """
     device = next(model.parameters()).device
+    cpu.install(model, device)
     cams = Path(cams)
     failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
     folder = OutputFolder(out, camfile.SUFFIX, _settings(model, cams, config))

@@ -1,7 +1,6 @@
 """A backbone as an ordered list of blocks that can be run piecewise."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,22 +12,14 @@ from pplfast.models.layers import Conv, FrozenBatchNorm
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255 units
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
+Activation = tuple[Tensor, Tensor, str]  # act(x * scale + shift): scale (C,), shift (C,), act
+
 
 @dataclass(frozen=True)
 class BlockSpec:
     name: str
     stride: int  # of this block alone
     channels: int  # of its output
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A part of a block that can run on any rectangle of its input whose sides are multiples of its stride."""
-
-    run: Callable[[Tensor], Tensor]  # (B, C, H, W) -> its output, in the block's gradient mode
-    stride: int
-    # Input cells beyond an output's own stride x stride cells that it depends on, at most; None: on all.
-    reach: int | None
 
 
 @dataclass(frozen=True)
@@ -51,8 +42,7 @@ class Backbone(nn.Module):
 
     Input: (B, 3, H, W), normalised with `mean` and `std` (RGB, 0..255 units). Memory format: channels_last is kept.
     BatchNorm is frozen always; the first `frozen` blocks run without gradient.
-    A subclass sets the class attributes, registers its modules, and gives `specs`, `block_modules`, `_block` and
-    `_units`.
+    A subclass sets the class attributes, registers its modules, and gives `specs`, `block_modules` and `_block`.
     """
 
     name: str
@@ -87,26 +77,12 @@ class Backbone(nn.Module):
             raise ValueError(f"block {self.specs[first].name} does not begin with an activation")
         grad = torch.is_grad_enabled()
         for index in range(first, last):
+            following = self.preactivation(index + 1) if index + 1 < last else None
             with torch.set_grad_enabled(grad and index >= self.frozen):
-                x = self._block(index, x, activated)
-            activated = None
+                x, activated = self._block(index, x, activated, following)
         return x
 
-    def run_all(self, maps: Sequence[Tensor], first: int, last: int) -> list[Tensor]:
-        """`run` on maps of several sizes."""
-        return [self.run(x, first, last) for x in maps]
-
-    def units(self, index: int) -> list[Unit]:
-        """What block `index` is made of: run one after the other, they are run(x, index, index + 1)."""
-        if index >= self.frozen:
-            return self._units(index)
-
-        def frozen(unit: Unit) -> Unit:
-            return replace(unit, run=torch.no_grad()(unit.run))
-
-        return [frozen(unit) for unit in self._units(index)]
-
-    def preactivation(self, index: int) -> tuple[Tensor, Tensor, str] | None:
+    def preactivation(self, index: int) -> Activation | None:
         """(scale (C,), shift (C,), act) with which block `index` begins, or None if it begins otherwise."""
         return None
 
@@ -150,10 +126,10 @@ class Backbone(nn.Module):
         """The modules that block `index` owns."""
         raise NotImplementedError
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None) -> Tensor:
-        raise NotImplementedError
-
-    def _units(self, index: int) -> list[Unit]:
+    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+               ) -> tuple[Tensor, Tensor | None]:
+        """x -> the block's output, and that behind `following`, the activation that the next block begins with, where
+        it could be made in the same pass."""
         raise NotImplementedError
 
     def _tail_norm(self) -> FrozenBatchNorm | None:

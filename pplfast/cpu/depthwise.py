@@ -1,4 +1,4 @@
-"""Depthwise convolution between two activations, in one pass on CPUs (C++, depthwise.cpp); PyTorch's own elsewhere."""
+"""Depthwise convolution between two activations in one pass (C++, depthwise.cpp); PyTorch's own without a compiler."""
 
 import ctypes
 
@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backend
-from .layout import empty_packed, packed
-from .native import library
-from .tail import ACTS
+from pplfast.cpu.native import library
+from pplfast.kernels import backend
+from pplfast.kernels.layout import empty_packed, packed
+from pplfast.kernels.tail import ACTS
 
 KERNEL_SIZES, STRIDES = (3, 5), (1, 2)
 NATIVE_DTYPES = (torch.float32, torch.bfloat16)
@@ -20,11 +20,11 @@ def depthwise_act_plain(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int], before: str, after: str
 ) -> Tensor:
     """The definition: after(conv(pad(before(x)), weight) + bias); padding: left, right, top, bottom, as in F.pad."""
-    y = F.conv2d(F.pad(_act(x, before), padding), weight, bias, stride, groups=x.shape[1])
-    return _act(y, after)
+    y = F.conv2d(F.pad(activate(x, before), padding), weight, bias, stride, groups=x.shape[1])
+    return activate(y, after)
 
 
-def _act(x: Tensor, name: str, inplace: bool = False) -> Tensor:
+def activate(x: Tensor, name: str, inplace: bool = False) -> Tensor:
     if name == "none":
         return x
     return F.relu6(x, inplace=inplace) if name == "relu6" else F.relu(x, inplace=inplace)
@@ -41,18 +41,12 @@ class _Shape(ctypes.Structure):
     ]
 
 
-def has_native(x: Tensor) -> bool:
-    """Whether the C++ kernels take x: a CPU tensor in float32 or bf16. Their weights are in float32."""
-    return (x.device.type == "cpu" and x.dtype in NATIVE_DTYPES and not backend.forced_plain()
-            and library().functions is not None)  # fmt: skip
-
-
 def is_native(x: Tensor, weight: Tensor, stride: int) -> bool:
-    """Whether the C++ kernel takes these: `has_native`, float32 weights, 3x3 or 5x5, stride 1 or 2."""
-    fits = (weight.dtype == torch.float32
+    """Whether the C++ kernel takes these: maps in float32 or bf16, float32 weights, 3x3 or 5x5, stride 1 or 2."""
+    fits = (x.device.type == "cpu" and x.dtype in NATIVE_DTYPES and weight.dtype == torch.float32
             and weight.shape[1] == 1 and weight.shape[0] == x.shape[1] and weight.shape[2] == weight.shape[3]
             and weight.shape[2] in KERNEL_SIZES and stride in STRIDES)  # fmt: skip
-    return fits and has_native(x)
+    return fits and not backend.forced_plain() and library().functions is not None
 
 
 def _sizes(x: Tensor, weight: Tensor, stride: int, padding: list[int]) -> tuple[int, int]:
@@ -155,93 +149,6 @@ def _autograd(ctx, grad):
 _depthwise_act.register_autograd(_autograd, setup_context=_setup)
 
 
-def _triples(sizes: list[int]) -> list[tuple[int, int, int]]:
-    """An operator's arguments are flat lists: B, H, W of each map."""
-    return list(zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True))
-
-
-def maps_of_rows(rows: Tensor, sizes: list[int]) -> list[Tensor]:
-    """rows (n, C) -> views of the maps (B, C, H, W) that they are; sizes: B, H, W of each."""
-    parts = rows.split([b * h * w for b, h, w in _triples(sizes)])
-    return [part.view(*size, -1).permute(0, 3, 1, 2) for part, size in zip(parts, _triples(sizes), strict=True)]
-
-
-def sizes_behind(sizes: list[int], kernel: int, stride: int, paddings: list[int]) -> list[int]:
-    """Of `depthwise_act_rows`: `sizes` of its result."""
-    behind = []
-    for i, (batch, height, width) in enumerate(_triples(sizes)):
-        left, right, top, bottom = paddings[4 * i:4 * i + 4]
-        behind += [batch, (height + top + bottom - kernel) // stride + 1, (width + left + right - kernel) // stride + 1]
-    return behind
-
-
-def _empty_rows(x: Tensor, sizes: list[int]) -> Tensor:
-    return x.new_empty(sum(b * h * w for b, h, w in _triples(sizes)), x.shape[1])
-
-
-@torch.library.custom_op("pplfast::depthwise_act_rows", mutates_args=())
-def _depthwise_act_rows(
-    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[int], stride: int, paddings: list[int], before: str,
-    after: str,
-) -> Tensor:  # fmt: skip
-    x, behind = x.contiguous(), sizes_behind(sizes, weight.shape[2], stride, paddings)
-    y = _empty_rows(x, behind)
-    for i, (source, target) in enumerate(zip(maps_of_rows(x, sizes), maps_of_rows(y, behind), strict=True)):
-        _forward_into(target, source, weight, bias, stride, paddings[4 * i:4 * i + 4], before, after)
-    return y
-
-
-@_depthwise_act_rows.register_fake
-def _(x, weight, bias, sizes, stride, paddings, before, after):
-    return _empty_rows(x, sizes_behind(sizes, weight.shape[2], stride, paddings))
-
-
-@torch.library.custom_op("pplfast::depthwise_act_rows_backward", mutates_args=())
-def _depthwise_act_rows_backward(
-    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, sizes: list[int], stride: int, paddings: list[int], before: str,
-    after: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, weight and bias."""
-    x, behind = x.contiguous(), sizes_behind(sizes, weight.shape[2], stride, paddings)
-    grad_x = torch.empty_like(x)
-    inputs = zip(maps_of_rows(grad_x, sizes), maps_of_rows(x, sizes), strict=True)
-    outputs = zip(maps_of_rows(grad.contiguous(), behind), maps_of_rows(y, behind), strict=True)
-    sums = [_backward_into(grad_in, grad_out, source, target, weight, stride, paddings[4 * i:4 * i + 4], before, after)
-            for i, ((grad_in, source), (grad_out, target)) in enumerate(zip(inputs, outputs, strict=True))]
-    return grad_x, *_by_weight(torch.stack(sums).sum(0), weight)
-
-
-@_depthwise_act_rows_backward.register_fake
-def _(grad, x, y, weight, sizes, stride, paddings, before, after):
-    return torch.empty_like(x), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
-
-
-def _setup_rows(ctx, inputs, output) -> None:
-    x, weight, bias, *ctx.options = inputs
-    ctx.save_for_backward(x, output, weight)
-
-
-def _autograd_rows(ctx, grad):
-    grad_x, grad_weight, grad_bias = torch.ops.pplfast.depthwise_act_rows_backward(
-        grad, *ctx.saved_tensors, *ctx.options)
-    return grad_x, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, *(None,) * 5
-
-
-_depthwise_act_rows.register_autograd(_autograd_rows, setup_context=_setup_rows)
-
-
-def depthwise_act_rows(
-    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[int], stride: int, paddings: list[int], before: str,
-    after: str,
-) -> Tensor:  # fmt: skip
-    """`depthwise_act` of several maps that lie behind each other as rows of cells: x (n, C) -> (n', C). Differentiable.
-
-    sizes: B, H, W of each map; paddings: left, right, top, bottom of each; `sizes_behind` has the result's sizes. For
-    tensors that `is_native` takes only.
-    """
-    return _depthwise_act_rows(x, weight, bias, sizes, stride, paddings, before, after)
-
-
 def depthwise_act(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: tuple[int, int, int, int], before: str,
     after: str,
@@ -257,9 +164,9 @@ def depthwise_act(
     if is_native(x, weight, stride):
         return _depthwise_act(x, weight, bias, stride, list(padding), before, after)
     left, right, top, bottom = padding
-    x = _act(x, before, inplace=True)
+    x = activate(x, before, inplace=True)
     if left == right and top == bottom:
         own = (top, left)
     else:
         x, own = F.pad(x, padding), (0, 0)
-    return _act(F.conv2d(x, weight, bias, stride, own, groups=x.shape[1]), after, inplace=True)
+    return activate(F.conv2d(x, weight, bias, stride, own, groups=x.shape[1]), after, inplace=True)

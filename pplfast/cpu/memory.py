@@ -2,23 +2,21 @@
 
 import ctypes
 
-import torch
-
 KEPT = 1 << 30  # bytes: of a block that is kept when freed, and of free memory at the heap's end
 USUAL = 1 << 25  # where glibc's own threshold ends, once a program has freed a block so large; twice that at the end
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
-def keep_freed_memory(device: torch.device) -> bool:
-    """Have glibc's malloc keep what is freed; False on a GPU, and where the C library has no such setting.
+def keep_freed_memory() -> bool:
+    """Have glibc's malloc keep what is freed; False where the C library has no such setting.
 
     It gives a block of more than 32 MB back to the kernel and takes the next one from there, filled with zeros page by
-    page: a tenth to half of the CPU time of a network's forward pass over a large image, and about 4 % of a training
-    step of EfficientNet-Lite0 at 256 x 256. For the whole process, which holds up to a fifth more in return (500
-    images of as many sizes, EfficientNet-Lite0: 2.7 GB instead of 2.2; training, whose sizes repeat: 5 % less to 7 %
-    more).
+    page: a tenth to half of the CPU time of a network's forward pass over a large image, and 4 to 23 % of a training
+    step of EfficientNet-Lite0 at 256 x 256 (two CPUs). For the whole process, which holds up to a fifth more in return
+    (500 images of as many sizes, EfficientNet-Lite0: 2.7 GB instead of 2.2; training, whose sizes repeat: 5 % less to
+    7 % more).
     """
-    return device.type == "cpu" and _set_thresholds(KEPT, KEPT)
+    return _set_thresholds(KEPT, KEPT)
 
 
 def give_freed_memory_back() -> bool:

@@ -5,9 +5,10 @@ import time
 import pytest
 import torch
 
-from pplfast.kernels import backend, native
-from pplfast.kernels.depthwise import (
-    depthwise_act, depthwise_act_plain, depthwise_act_rows, is_native, maps_of_rows, sizes_behind)
+from pplfast import doctor
+from pplfast.cpu import native
+from pplfast.cpu.depthwise import depthwise_act, depthwise_act_plain, is_native
+from pplfast.kernels import backend
 
 compiled = pytest.mark.skipif(native.library().functions is None, reason=native.library().reason)
 CASES = [  # batch, channels, height, width, kernel, stride, padding, before, after
@@ -117,47 +118,6 @@ def test_opcheck():
                           (torch.randn_like(y), x.detach(), y, weight.detach(), *options, True))
 
 
-ROWS = ([2, 9, 14, 8, 4, 6, 1, 1, 3], [1, 1, 1, 1, 2, 2, 2, 2, 1, 2, 2, 1])  # sizes and paddings of three maps
-
-
-def rows_plain(x, weight, bias, stride, before, after):
-    sizes, paddings = ROWS
-    maps = [depthwise_act_plain(part, weight, bias, stride, paddings[4 * i:4 * i + 4], before, after)
-            for i, part in enumerate(maps_of_rows(x, sizes))]
-    return torch.cat([y.permute(0, 2, 3, 1).flatten(0, 2) for y in maps]), [y.shape for y in maps]
-
-
-@compiled
-@pytest.mark.parametrize("stride, before, after", ((1, "relu6", "relu6"), (2, "none", "relu")))
-def test_maps_as_rows(stride, before, after):
-    sizes, paddings = ROWS
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((2 * 9 * 14 + 8 * 4 * 6 + 3, 35), (35, 1, 3, 3), (35,))
-    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
-    leaves, exact = ([tensor.to(dtype).requires_grad_() for tensor in tensors]
-                     for dtype in (torch.float32, torch.float64))
-    y = depthwise_act_rows(*leaves, sizes, stride, paddings, before, after)
-    truth, shapes = rows_plain(*exact, stride, before, after)
-    behind = sizes_behind(sizes, 3, stride, paddings)
-    assert behind == [size for batch, _, height, width in shapes for size in (batch, height, width)]
-    grad = torch.randn(y.shape)
-    results = (y, *torch.autograd.grad(y, leaves, grad))
-    for result, expected in zip(results, (truth, *torch.autograd.grad(truth, exact, grad.double())), strict=True):
-        torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=2e-5)
-
-
-@compiled
-def test_opcheck_of_rows():
-    sizes, paddings = ROWS
-    x, weight, bias = torch.randn(447, 5), torch.randn(5, 1, 3, 3), torch.randn(5)
-    options = (sizes, 2, paddings, "relu6", "relu6")
-    torch.library.opcheck(torch.ops.pplfast.depthwise_act_rows.default,
-                          (x.requires_grad_(), weight.requires_grad_(), bias, *options))
-    y = depthwise_act_rows(x, weight, bias, *options).detach()
-    torch.library.opcheck(torch.ops.pplfast.depthwise_act_rows_backward.default,
-                          (torch.randn_like(y), x.detach(), y, weight.detach(), *options))
-
-
 def test_without_the_compiled_kernel(monkeypatch):
     case = CASES[3]
     expected = run(depthwise_act_plain, case, inputs(case))
@@ -165,9 +125,8 @@ def test_without_the_compiled_kernel(monkeypatch):
         assert not is_native(*inputs(case)[:2], 2)
         for result, truth in zip(run(depthwise_act, case, inputs(case)), expected, strict=True):
             torch.testing.assert_close(result, truth)
-    monkeypatch.setattr(backend, "library", lambda: native.Library(None, "no C++ compiler"))
-    if not torch.cuda.is_available():
-        assert backend.describe()[-1] == ("depthwise_act", "plain", "no C++ compiler")
+    monkeypatch.setattr(native, "library", lambda: native.Library(None, "no C++ compiler"))
+    assert doctor._examine_depthwise() == doctor.Finding("depthwise convolution", "PyTorch", "no C++ compiler")
     with pytest.raises(ValueError, match="'gelu'"):
         depthwise_act(*inputs(case), 2, case[6], "gelu", "none")
 

@@ -38,7 +38,7 @@ def library() -> Library:
     path = _folder() / f"depthwise-{_digest(compiler)}.so"
     try:
         if not path.exists():
-            logging.getLogger(__name__).info("compiling the CPU kernels into %s", path)
+            logging.getLogger(__name__).info("compiling the depthwise kernel into %s", path)
             _compile(compiler, path)
         return Library(ctypes.CDLL(str(path)), f"compiled by {compiler[0]}")
     except (OSError, subprocess.SubprocessError) as error:
