@@ -4,13 +4,16 @@ A fault looks at an operator and its arguments, with no watch on, and gives the 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from unittest.mock import patch
 
 import torch
 from watch import Watch
 
-FORWARD, BACKWARD = {"aten::convolution", "aten::conv2d"}, {"aten::convolution_backward"}
+from pplfast.models.backbone import Backbone
+
+FORWARD = {"aten::convolution", "aten::conv2d"}
 COUNTING = {"aten::scatter_add_", "aten::scatter_add", "aten::index_add_", "aten::index_add"}
 
 
@@ -19,6 +22,7 @@ class Fault:
     case: str  # where it has to show
     operators: set[str]
     change: Callable[[Watch, tuple], tuple]
+    setup: Callable[[], AbstractContextManager] = nullcontext  # around building the network
 
 
 def _float_operand(watch: Watch, args: tuple) -> tuple:
@@ -55,14 +59,25 @@ def _mixed(watch: Watch, args: tuple) -> tuple:
     return (args[0], args[1].cpu(), *args[2:])
 
 
-def _without_weight_gradient(watch: Watch, args: tuple) -> tuple:
-    return (*args[:-1], [args[-1][0], False, args[-1][2]])
-
-
 def _kept(watch: Watch, args: tuple) -> tuple:
     with watch:
         watch.kept = [*getattr(watch, "kept", []), args[0].clone()]
     return args
+
+
+def _unchanged(watch: Watch, args: tuple) -> tuple:
+    return args
+
+
+def _a_block_without_gradient() -> AbstractContextManager:
+    """One block more than the frozen ones runs under no_grad."""
+    freeze = Backbone.freeze
+
+    def too_far(backbone: Backbone, count: int) -> None:
+        freeze(backbone, count)
+        backbone.frozen += 1
+
+    return patch.object(Backbone, "freeze", too_far)
 
 
 CASE = "train/resnet50/plain/bf16"
@@ -73,6 +88,6 @@ FAULTS = {
     "copy": Fault(CASE, FORWARD, _copied),
     "item": Fault(CASE, FORWARD, _read),
     "mix": Fault(CASE, FORWARD, _mixed),
-    "gradient": Fault(CASE, BACKWARD, _without_weight_gradient),
+    "gradient": Fault(CASE, set(), _unchanged, _a_block_without_gradient),
     "memory": Fault(CASE, FORWARD, _kept),
 }

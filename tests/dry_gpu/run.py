@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def run_case(name: str, limits: Limits, mode: Any, fault: str) -> dict:
     watch = Watch(FAULTS.get(fault))
     with mode:
         try:
-            step = prepare(*arguments)
+            with FAULTS[fault].setup() if fault else nullcontext():
+                step = prepare(*arguments)
             Current.watch = watch
             with watch:
                 step()

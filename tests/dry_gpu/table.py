@@ -21,22 +21,22 @@ class Limits:
 # MiB of a training step by mode, in half precision and in float32; gradients and momentum are among them.
 # Batch 4 at 448 x 448, EfficientNet-Lite0: 8 at 256 x 256.
 TRAINING = {
-    "wrn38": ((1320, 2480), (2030, 3970), (2600, 5100)),
-    "resnet50": ((325, 645), (480, 955), (580, 1155)),
-    "efficientnet_lite0": ((220, 440), (385, 765), (495, 980)),
+    "wrn38": ((1400, 2790), (2140, 4270), (2660, 5400)),
+    "resnet50": ((325, 645), (480, 955), (580, 1160)),
+    "efficientnet_lite0": ((140, 280), (235, 465), (295, 590)),
 }
 # Of 16 images (8, mirrored) of 375 x 500 at four scales: the largest scale's features.
 MAPS = {
-    "wrn38": ((5900, 11700), (7950, 15750), (12250, 24400)),
-    "resnet50": ((960, 1920), (1190, 2370), (1320, 2630)),
-    "efficientnet_lite0": ((1480, 2950),) * 3,
+    "wrn38": ((7500, 15000), (9600, 19100), (15500, 31000)),
+    "resnet50": ((1470, 2930), (1470, 2930), (1740, 3480)),
+    "efficientnet_lite0": ((1630, 3250), (1630, 3250), (1630, 3250)),
 }
-BOUNDARY = {"wrn38": (370, 605), "resnet50": (95, 165), "efficientnet_lite0": (45, 60)}
-SEGMENTATION = {"wrn38": (1560, 1560), "resnet50": (315, 315), "efficientnet_lite0": (150, 235)}
-PREDICTION = {"wrn38": (2350, 3290), "resnet50": (380, 655), "efficientnet_lite0": (480, 850)}
-MAP_MAKER = {"wrn38": (375, 250), "resnet50": (65, 45), "efficientnet_lite0": (76, 55)}
-WALK = {"wrn38": 4110, "resnet50": 890, "efficientnet_lite0": 735}
-CRF = {"probabilities": 980, "labels": 870, "deeplab": 740}
+BOUNDARY = {"wrn38": (380, 755), "resnet50": (95, 165), "efficientnet_lite0": (45, 60)}
+SEGMENTATION = {"wrn38": (1560, 1560), "resnet50": (315, 315), "efficientnet_lite0": (120, 175)}
+PREDICTION = {"wrn38": (2350, 4180), "resnet50": (505, 910), "efficientnet_lite0": (520, 930)}
+MAP_MAKER = {"wrn38": (450, 265), "resnet50": (75, 55), "efficientnet_lite0": (85, 60)}
+WALK = {"wrn38": 5100, "resnet50": 890, "efficientnet_lite0": 815}
+CRF = {"probabilities": 980, "labels": 875, "deeplab": 740}
 # On CUDA a group normalisation makes its tensors NCHW, and so is the gradient of an interpolation of few channels.
 HEAD_NCHW = {"wrn38": 1, "resnet50": 4, "efficientnet_lite0": 5}
 LATTICE_WAITS, LATTICE_COPIES = 3, 2  # their number of vertices is a result; small constants

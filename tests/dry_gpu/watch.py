@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from pplfast.models import layers
 
 ROOT = Path(__file__).resolve().parents[2]
+# Which of their arguments are maps.
 CONVOLUTIONS = {"aten::convolution": (0,), "aten::conv2d": (0,), "aten::convolution_backward": (0, 1)}
 TRANSFERS = {"aten::_to_copy", "aten::copy_", "aten::to"}
 GRID_LIMITS = (2**31 - 1, 65_535, 65_535)  # CUDA's, of the three axes of a launch
@@ -62,8 +63,8 @@ class Watch(TorchDispatchMode):
             result = function(*args, **kwargs)
         outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         self._check_devices(function, name, inputs, outputs)
-        for index in CONVOLUTIONS.get(name, ()):
-            self._check_layout(name, args[index])
+        if name in CONVOLUTIONS:
+            self._check_convolution(name, args)
         self._count_bytes(inputs, outputs)
         return result
 
@@ -117,9 +118,14 @@ class Watch(TorchDispatchMode):
             if not scalars:
                 self.findings[f"CPU and CUDA tensors in {name} at {_where()}"] += 1
 
-    def _check_layout(self, name: str, x: Tensor) -> None:
-        if x.dim() == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1 and x.stride(1) != 1:
-            self.nchw[f"{tuple(x.shape)} in {name} at {_where()}"] += 1
+    def _check_convolution(self, name: str, args: tuple) -> None:
+        # conv2d refuses this, but a fake convolution below it does not.
+        dtypes = {str(x.dtype) for x in args[:3] if isinstance(x, Tensor)}
+        if len(dtypes) > 1:
+            self.findings[f"dtypes in {name} should be the same: {', '.join(sorted(dtypes))} at {_where()}"] += 1
+        for x in (args[index] for index in CONVOLUTIONS[name]):
+            if x.dim() == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1 and x.stride(1) != 1:
+                self.nchw[f"{tuple(x.shape)} in {name} at {_where()}"] += 1
 
     def _count_bytes(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         given = None
