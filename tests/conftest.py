@@ -1,4 +1,4 @@
-"""Environment of all tests: set before torch, triton or deepspeed is imported by any of them."""
+"""Environment of all tests: set before triton or deepspeed is imported by any of them."""
 
 import os
 import signal
@@ -6,17 +6,30 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import torch  # noqa: E402
 
 if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A shell starts a job in the background with Ctrl-C ignored, and so would be what a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The others compare with the CPU to the last bit, place tensors there, or run Triton's interpreter.
+FOR_A_GPU = ("test_kernels_gpu.py", "test_gpu_networks.py", "test_doctor.py")
+HIDDEN = "runs on the CPU: hide the GPU from it with CUDA_VISIBLE_DEVICES="
+
+
+def pytest_collection_modifyitems(items):
+    """In a process that sees a GPU only the tests that are written for one."""
+    if torch.cuda.is_available():
+        for item in items:
+            if item.path.name not in FOR_A_GPU:
+                item.add_marker(pytest.mark.skip(reason=HIDDEN))
+
 
 VOC_MINI = Path(__file__).resolve().parent.parent.parent / "shared" / "voc-mini" / "VOCdevkit" / "VOC2012"
 

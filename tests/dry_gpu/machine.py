@@ -54,10 +54,25 @@ def patch_torch(on_wait: Callable[[str], None]) -> None:
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     answers: dict[str, Any] = {
         "is_available": True, "is_bf16_supported": True, "current_device": 0, "device_count": 1,
-        "get_device_capability": (9, 0), "device_of": nullcontext(), "device": nullcontext(), "empty_cache": None}
+        "get_device_capability": (9, 0), "device_of": nullcontext(), "device": nullcontext(), "empty_cache": None,
+        "stream": nullcontext()}
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
+
+    class Queue:
+        """A stream or an event."""
+
+        def __init__(self, *_, **__) -> None:
+            pass
+
+        def record(self, *_) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            on_wait("synchronize")
+
     torch.cuda.synchronize = lambda *_, **__: on_wait("torch.cuda.synchronize")
+    torch.cuda.Stream = torch.cuda.Event = torch.cuda.current_stream = Queue
 
 
 def _torch_folder() -> Path:
