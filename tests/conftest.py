@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The others compare with the CPU to the last bit, place tensors there, or run Triton's interpreter.
-FOR_A_GPU = ("test_kernels_gpu.py", "test_gpu_networks.py", "test_doctor.py")
+FOR_A_GPU = ("test_kernels_gpu.py", "test_gpu_networks.py", "test_gpu_labels.py", "test_doctor.py")
 HIDDEN = "runs on the CPU: hide the GPU from it with CUDA_VISIBLE_DEVICES="
 
 
