@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pplfast.data.dataset import Dataset
+from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
 from pplfast.kernels import random_walk
@@ -67,7 +68,7 @@ def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: 
     for row, cam in zip(maps, loaded, strict=True):
         if cam is not None:
             row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
-    walked = random_walk(maps.to(device), edges(model, batch.images[0].to(device)), config.steps, config.beta,
+    walked = random_walk(to_device(maps, device), edges(model, batch.images[0]), config.steps, config.beta,
                          config.radius)
     walked = (walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)).cpu().numpy()
     for name, cam, values in zip(names, loaded, walked, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pplfast.data.handover import Handover, to_device
 from pplfast.data.pipelines import Resizer, ahead, resolve_device
 from pplfast.kernels import cam_fuse
 from pplfast.labels.cam import rows_at_once
@@ -41,7 +42,7 @@ class MapMaker:
         use_winograd(model)
         with self._cast():
             self.pixels = int(budget / activation_bytes(model.maps, self.device))  # input pixels that fit
-        self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, self.device)
+        self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, Handover(self.device))
         self._scaler = ThreadPoolExecutor(1, "scale")
         self.halvings = 0
 
@@ -55,13 +56,13 @@ class MapMaker:
         None when `stopped` says so between two scales. Raises OutOfMemory.
         """
         height, width = pixels[0].shape[:2]
-        classes = classes.to(self.device).repeat(2 if self.config.flip else 1, 1)
+        classes = to_device(classes, self.device).repeat(2 if self.config.flip else 1, 1)
         maps = []
         with torch.inference_mode(), self._cast():
             for scaled in ahead(lambda scale: self._scaler.submit(self._resizer, pixels, scale), self.config.scales, 1):
                 if stopped():
                     return None
-                maps.append(self._rows(scaled.to(self.device), classes))
+                maps.append(self._rows(scaled, classes))
                 del scaled
             return cam_fuse(maps, height, width, self.config.flip)
 
