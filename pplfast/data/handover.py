@@ -19,8 +19,8 @@ class Handover:
 
     On a CPU nothing is copied. On a GPU every tensor is a copy, made on a stream of the loader's own and complete when
     it is returned. DALI gives a buffer back to its pool with the last reference, and knows nothing of torch's streams:
-    the copy is what nobody else writes to. Its memory in turn is not reused before the consumer's queue has read it; the
-    consumer's stream is the one that is current where this object is made.
+    the copy is what nobody else writes to. Its memory in turn is not reused before the consumer's queue has read it.
+    The consumer's stream is the one that is current where this object is made.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -20,6 +20,11 @@ from pplfast.recipe import CamConfig
 
 OVERLAP = 128  # pixels that a tile sees beyond its own part, on each side where there are any
 SMALLEST_TILE = 256  # pixels on a side, overlap not counted
+# Words of errors without a class of their own: the CPU's allocator, oneDNN's scratch, the CUDA driver; cuBLAS's and
+# cuDNN's handles and workspaces (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED, and since cuDNN 9
+# CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED and ..._HOST_ALLOCATION_FAILED).
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED",
+             "_ALLOCATION_FAILED")
 
 
 class OutOfMemory(Exception):
@@ -78,7 +83,7 @@ class MapMaker:
                             else self.model.maps(rows, classes[at:at + count]))
                 at += count
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(count * size)
         return torch.cat(done)
@@ -122,7 +127,6 @@ def _take(images: Tensor, first: int, last: int) -> Tensor:
     return torch.cat((straight, mirrored)) if len(straight) else mirrored
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Of the GPU's allocator, or of the CPU's (which has no class of its own), or of oneDNN's scratch."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        text in str(error) for text in ("can't allocate memory", "not enough memory", "out of memory"))
+def out_of_memory(error: BaseException) -> bool:
+    """Of torch's allocator for the GPU, or of anybody else's; see NO_MEMORY."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in NO_MEMORY)
