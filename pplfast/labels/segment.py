@@ -99,7 +99,7 @@ def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> 
     """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size."""
     total: Tensor | float = 0.0
     for images in batch.images:
-        logits = model(images.to(next(model.parameters()).device)).float()
+        logits = model(images).float()
         if flip:
             plain, mirrored = logits.chunk(2)
             logits = torch.cat((plain, mirrored.flip(3)))
