@@ -62,8 +62,8 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def _optimizer(model: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.SGD:
-    """The parameters of `model.backbone` at the learning rate, all others (the head) at `head_factor` times it. On a GPU
-    one kernel updates many parameters, but for fp16: where the first step overflows, fused SGD skips it with the
+    """The parameters of `model.backbone` at the learning rate, all others (the head) at `head_factor` times it. On a
+    GPU one kernel updates many parameters, but for fp16: where the first step overflows, fused SGD skips it with the
     memory of the momentum allocated and never written, and the second step reads it."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
