@@ -16,6 +16,7 @@ from pplfast.models import create
 from pplfast.patch.branches import PatchStage
 from pplfast.precision import exact_float32
 from pplfast.recipe import OptimConfig
+from pplfast.train import trainer
 from pplfast.train.engine import check_precision, micro_batch
 from pplfast.train.identity import claim_folder, describe
 from pplfast.train.log import TrainLog
@@ -38,6 +39,19 @@ def test_float32_is_ieees_whatever_was_set_before():
     exact_float32()
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+
+
+def test_cudnn_tries_algorithms_only_while_training(tmp_path, monkeypatch):
+    seen = []
+
+    def fail(*_):
+        seen.append(torch.backends.cudnn.benchmark)
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(trainer, "_run_task", fail)
+    with pytest.raises(UserError, match="full"):
+        trainer.run_task(Mock(), tmp_path)
+    assert seen == [True] and not torch.backends.cudnn.benchmark
 
 
 def test_lengths_of_stages():
