@@ -1,17 +1,19 @@
 """What the engine of a stage is told, and that the host does not wait for the device in its steps; one rank."""
 
 import gc
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from test_train_state import Tiny, steps
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
-from pplfast.train.engine import start_engine
+from pplfast.train.engine import compile_network, start_engine
 from pplfast.train.ranks import start_ranks
 from pplfast.train.state import BUFFER, MOMENTUM, collect_state, restore_optimizer, restore_weights
 
@@ -91,3 +93,24 @@ def test_restored_momentum_has_the_strides_of_its_parameter():
     restore_optimizer(engine, saved, ranks)
     momentum = optimizer.state[model.weight][BUFFER]
     assert momentum.stride() == model.weight.stride() and torch.equal(momentum, saved.tensors[MOMENTUM + "weight"])
+
+
+@pytest.mark.filterwarnings("ignore:.*[Dd]istutils")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on the CPU")
+@pytest.mark.parametrize("zero", (0, 2))
+def test_a_compiled_network_trains_as_it_does_uncompiled(zero):
+    """In one graph, DeepSpeed's hooks included, that is compiled once; under the same names."""
+    ranks, optim, results = start_ranks(), OptimConfig(lr=1e-2, batch=2, precision="fp32", zero=zero), []
+    for mode in ("", "default"):
+        torch.manual_seed(0)
+        model = Tiny()
+        counters.clear()
+        compile_network(model, mode)
+        engine = start_engine(model, optim, ranks)
+        steps(engine, 4)
+        assert counters["stats"]["unique_graphs"] == (1 if mode else 0) and not counters["graph_break"]
+        results.append(collect_state(engine, ranks, momentum=True).tensors)
+        engine.destroy()
+    assert results[0].keys() == results[1].keys()
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=1e-4, atol=1e-6)

@@ -1,5 +1,6 @@
 """Schedules, plans, logs and refusals, without training."""
 
+import argparse
 import json
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_images
 
 from pplfast.cli import main
+from pplfast.cli.train import add_training_arguments, options_from_arguments
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
@@ -52,6 +54,20 @@ def test_cudnn_tries_algorithms_only_while_training(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="full"):
         trainer.run_task(Mock(), tmp_path)
     assert seen == [True] and not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("arguments, expected", (
+    ([], {"checkpoint_every": None, "checkpoint_seconds": 300.0, "compile": ""}),
+    (["--checkpoint-every", "7", "--compile"], {"checkpoint_every": 7, "compile": "default"}),
+    (["--checkpoint-seconds", "9.5", "--compile", "reduce-overhead"],
+     {"checkpoint_seconds": 9.5, "compile": "reduce-overhead"}),
+))
+def test_options_of_the_command(arguments, expected):
+    parser = argparse.ArgumentParser()
+    add_training_arguments(parser)
+    parser.set_defaults(local_rank=None)
+    options = options_from_arguments(parser.parse_args(arguments))
+    assert {name: getattr(options, name) for name in expected} == expected
 
 
 def test_lengths_of_stages():
@@ -170,6 +186,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
         (["--labels", "none"], "no image labels"),
         (["--recipe", "no_such"], "no_such"),
         (["--log-every", "0"], "--log-every 0"),
+        (["--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0: must be above 0"),
     ):
         assert main(base + arguments) == 2, arguments
         error = capsys.readouterr().err

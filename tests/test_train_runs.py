@@ -21,6 +21,7 @@ from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_ima
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
+from pplfast.patch.classifier import PatchClassifier
 from pplfast.train import TrainOptions, checkpoint, load_classifier, loss, read_info, step, train
 from pplfast.train.checkpoint import CheckpointFolder
 
@@ -281,10 +282,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("variant, precision", (("plain", "fp32"), ("explicit", "bf16")))
-def test_other_variants(dataset, tmp_path, variant, precision):
+def test_other_variants(dataset, tmp_path, variant, precision, monkeypatch):
     stages = [{"position": "group3", "grid": 2, "epochs": 0.25}, {"position": "group5", "grid": 2, "epochs": 0.25}]
     recipe = make_recipe(optim={"precision": precision, "zero": 2}, stages=stages)
-    result = train(recipe, dataset, tmp_path / "out", variant=variant, options=EVERY_STEP)
+    compiled = []  # what torch would compile: it takes a minute to do so
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model, **options: compiled.append((model, options)))
+    options = dataclasses.replace(EVERY_STEP, compile="max-autotune")
+    result = train(recipe, dataset, tmp_path / "out", variant=variant, options=options)
+    [(network, how)] = compiled
+    assert isinstance(network, PatchClassifier) and how == {"mode": "max-autotune", "dynamic": False}
     assert result.steps == 1 and 0 < result.loss < 10
     model = load_classifier(tmp_path / "out")
     assert model.classifier.weight.shape[1] == 1280 * {"plain": 1, "explicit": 3}[variant]

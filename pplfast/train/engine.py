@@ -41,6 +41,14 @@ def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
     return -(-group // ranks.world)
 
 
+def compile_network(model: nn.Module, mode: str) -> None:
+    """By torch.compile, in place, in its mode of that name; "": not at all. Before an engine is started on the model: all
+    batches of a stage have one shape. The names of its parameters stay."""
+    if mode:
+        torch.compiler.reset()  # the graphs of the stage before, and their memory
+        model.compile(mode=mode, dynamic=False)
+
+
 def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks,
                  extra: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """A new engine on the model's current weights, its momentum at zero. optim: its precision decided, not "auto".

@@ -180,8 +180,7 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
     for index in range(first, len(run.stages)):
         run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
-        if run.options.compile:
-            run.model.compile(mode=run.options.compile, dynamic=False)
+        engines.compile_network(run.model, run.options.compile)
         run.watchdog.mark(f"stage {index + 1}, starting its engine")
         engine = engines.start_engine(run.model, run.optim, run.ranks, run.options.deepspeed)
         if state and not progress.stage_ended:
