@@ -42,8 +42,8 @@ def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
 
 
 def compile_network(model: nn.Module, mode: str) -> None:
-    """By torch.compile, in place, in its mode of that name; "": not at all. Before an engine is started on the model: all
-    batches of a stage have one shape. The names of its parameters stay."""
+    """By torch.compile, in place, in its mode of that name; "": not at all. Before an engine is started on the model:
+    all batches of a stage have one shape. The names of its parameters stay."""
     if mode:
         torch.compiler.reset()  # the graphs of the stage before, and their memory
         model.compile(mode=mode, dynamic=False)
