@@ -22,7 +22,7 @@ from pplfast.labels.camwriter import CamWriter, Row, npy_path
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.progress import Progress
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.precision import resolve_precision
+from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig
 
 # Of one call of the network on a CPU: small maps gain from company (8 rows of 188 x 250: 40 % less time a row than one),
@@ -42,6 +42,7 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
     """
     check_fits(model, dataset)
     device = next(model.parameters()).device
+    exact_float32()
     precision = resolve_precision(config.precision, device)
     cpu.install(model, device)
     folder = OutputFolder(out, SUFFIX, _settings(model, config, precision))

@@ -25,7 +25,7 @@ from pplfast.labels.progress import Progress
 from pplfast.labels.pseudo import SUFFIX
 from pplfast.labels.refine import Prediction, refine_prediction
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.precision import resolve_precision
+from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import SegmentationConfig
 
 LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in its CRF
@@ -40,6 +40,7 @@ def segment_images(model: SegmentationNet, classes: ClassList, dataset: Dataset,
     """
     crf.check_crf(config.crf)
     device = next(model.parameters()).device
+    exact_float32()
     precision = resolve_precision(config.optim.precision, device)
     cpu.install(model, device)
     folder = OutputFolder(out, SUFFIX, _settings(model, classes, config, precision))

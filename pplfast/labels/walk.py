@@ -21,6 +21,7 @@ from pplfast.labels.camwriter import CamWriter, Row
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
 from pplfast.labels.progress import Progress
 from pplfast.models.boundary import BoundaryNet
+from pplfast.precision import exact_float32
 from pplfast.recipe import WalkConfig
 
 BATCH = 8  # images of one shape at a time
@@ -36,6 +37,7 @@ def walk_cams(model: BoundaryNet, cams: str | os.PathLike, dataset: Dataset, con
     """
     device = next(model.parameters()).device
     cpu.install(model, device)
+    exact_float32()
     cams = Path(cams)
     failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
     folder = OutputFolder(out, camfile.SUFFIX, _settings(model, cams, config))

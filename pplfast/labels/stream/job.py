@@ -28,7 +28,7 @@ from pplfast.labels.stream.shards import ShardWriter
 from pplfast.labels.stream.stopping import Stopping
 from pplfast.labels.stream.workers import Workers
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.precision import resolve_precision
+from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig
 
 OUTPUTS = ("png", "npy", "shards")
@@ -129,6 +129,7 @@ def label_dataset(model: PatchClassifier, dataset: Dataset, config: JobConfig, l
     check_fits(model, dataset)
     ranks = start_ranks(local_rank)
     try:
+        exact_float32()
         precision = resolve_precision(config.cam.precision, ranks.device)
 
         def begin() -> tuple[str, Plan]:
