@@ -19,7 +19,7 @@ from pplfast.patch.branches import PatchStage
 from pplfast.precision import exact_float32
 from pplfast.recipe import OptimConfig
 from pplfast.train import trainer
-from pplfast.train.engine import check_precision, micro_batch
+from pplfast.train.engine import check_compile, check_precision, micro_batch
 from pplfast.train.identity import claim_folder, describe
 from pplfast.train.log import TrainLog
 from pplfast.train.model_file import load_classifier
@@ -130,6 +130,10 @@ def test_batches_that_cannot_be_divided():
         micro_batch(OptimConfig(batch=16, accumulation=8), ranks)
     with pytest.raises(UserError, match="fp16.*needs a GPU"):
         check_precision(OptimConfig(precision="fp16"), torch.device("cpu"))
+    with pytest.raises(UserError, match="optim.accumulation = 2 parts; choose default"):
+        check_compile("reduce-overhead", OptimConfig(accumulation=2))
+    check_compile("default", OptimConfig(accumulation=2))
+    check_compile("reduce-overhead", OptimConfig())
 
 
 def test_log_of_a_resumed_run_continues_after_the_checkpoint(tmp_path, capsys):

@@ -13,7 +13,7 @@ from pplfast.errors import UserError
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
-    from pplfast.train import TrainOptions, TrainResult
+    from pplfast.train import TrainOptions
 
 VARIANTS = ("plain", "ppl", "explicit")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")

@@ -28,6 +28,13 @@ def check_precision(optim: OptimConfig, device: torch.device) -> None:
         raise UserError("optim.reduction = 'bf16' with optim.precision = 'fp16': reduce in fp32, or train in bf16")
 
 
+def check_compile(mode: str, optim: OptimConfig) -> None:
+    if mode == "reduce-overhead" and optim.accumulation > 1:
+        # Each replay of a CUDA graph writes its gradients to the same memory, where those of the part before still are.
+        raise UserError(f"--compile {mode}: cannot add up the gradients of optim.accumulation = {optim.accumulation} parts; "
+                        f"choose default, or set optim.accumulation = 1")
+
+
 def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
     """The most images that one rank has in one accumulation step; ranks that do not divide the batch share it almost
     evenly, so that a run continues on whatever is left of its ranks. Raises UserError if some would have none."""

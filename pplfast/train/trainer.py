@@ -149,6 +149,7 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
     """Everything that can be wrong with the settings is found here, before anything is written."""
     task.check()
     engines.check_precision(task.optim, ranks.device)
+    engines.check_compile(options.compile, task.optim)
     micro_batch = engines.micro_batch(task.optim, ranks)
     threads = use_threads(options, ranks.local_world)
     exact_float32()
