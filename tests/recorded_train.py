@@ -40,7 +40,7 @@ def seed_step(seed, stage, iteration, rank):
 
 def train_step(engine, batches, *rest):
     global steps
-    ranks = rest[-1]
+    ranks = rest[3]
     steps += 1
     if steps == int(fatal) and ranks.rank == int(unlucky) and not (folder / "misfortune.jsonl").exists():
         append("misfortune.jsonl", {"time": time.time(), "action": action, "step": steps})

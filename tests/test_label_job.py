@@ -19,6 +19,7 @@ from pplfast.benchmarks import label_kill
 from pplfast.benchmarks.label_data import image_id, label_arguments, make_images
 from pplfast.data.masks import read_mask, voc_palette
 from pplfast.files import load_npy_dict
+from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.stream.status import resident_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,6 +81,32 @@ def test_300_images_of_which_30_are_bad(tmp_path, capsys):
     (root / "images" / f"{first}.jpg").write_bytes((root / "images" / f"{image_id(0)}.jpg").read_bytes())
     assert label(root, tmp_path / "out", "--crf", "none") == 3
     assert "1 labels written" in capsys.readouterr().out and len(pngs(tmp_path / "out")) == 271
+
+
+def test_a_lattice_that_does_not_fit_costs_its_image_and_the_next_start_tries_it_again(tmp_path, monkeypatch, capsys):
+    root, out = make_images(tmp_path / "data", 8), tmp_path / "out"
+    whole, calls = DeviceLabeller.__call__, []
+
+    def limited(self, pixels, maps, labels):
+        calls.append(len(pixels))
+        if len(pixels) > 1 or len([count for count in calls if count == 1]) == 2:
+            raise RuntimeError("CUDA error: out of memory")
+        return whole(self, pixels, maps, labels)
+
+    monkeypatch.setattr(DeviceLabeller, "__call__", limited)
+    assert label(root, out, "--crf", "device") == 3
+    printed = capsys.readouterr()
+    assert "CRF computed by device" in printed.err and "7 labels written" in printed.out
+    (bad,) = [record for record in records(out).values() if record["state"] == "bad"]
+    assert bad["kind"] == "memory" and re.search(r"\.jpg: its CRF does not fit .* --crf pydensecrf", bad["reason"])
+    monkeypatch.undo()
+    assert label(root, out) == 0, "without --crf it goes on with the engine that it began with"
+    assert "1 labels written" in capsys.readouterr().out and len(pngs(out)) == 8
+    assert json.loads((out / "settings.json").read_text())["crf_engine"] == "device"
+
+
+def test_on_a_cpu_the_crf_is_pydensecrfs(clean):
+    assert json.loads((clean / "out/settings.json").read_text())["crf_engine"] == "pydensecrf"
 
 
 def test_strict_and_rotated(clean, tmp_path, capsys):

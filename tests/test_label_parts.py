@@ -1,5 +1,6 @@
-"""Parts of the labelling job: memory, tiles, workers that die, shards, status."""
+"""Parts of the labelling job: memory, tiles, workers that die, shards, status, its CRF."""
 
+import dataclasses
 import os
 import tarfile
 
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 
 from pplfast.errors import UserError
+from pplfast.files import write_json
 from pplfast.labels.folder import find_outputs
-from pplfast.labels.stream import budget, maps, shards, status
+from pplfast.labels.stream import budget, job, maps, pipeline, shards, status
 from pplfast.labels.stream.manifest import ManifestWriter, at_work, merge, rank_file, read_manifest, read_records
 from pplfast.labels.stream.meter import Meter, bottleneck
 from pplfast.labels.stream.refine import RefineConfig, Task
@@ -203,3 +205,54 @@ def test_status_of_all_ranks_together(tmp_path):
     text = (tmp_path / "m.prom").read_text()
     assert 'pplfast_label_images{state="pending"} 6' in text and 'rank="1",stage="crf"' in text
     assert all(line.startswith("#") or len(line.split()) == 2 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+])  # fmt: skip
+def test_every_library_has_its_own_words_for_no_memory(error):
+    assert maps.out_of_memory(error)
+
+
+def test_other_errors_are_not_for_lack_of_memory():
+    for text in ("CUDNN_STATUS_EXECUTION_FAILED", "CUDA error: an illegal memory access", "size mismatch"):
+        assert not maps.out_of_memory(RuntimeError(text))
+
+
+def test_a_lattice_that_does_not_fit_costs_its_image_only():
+    sizes = []
+
+    def labeller(pixels, maps_, rows):
+        sizes.append(len(pixels))
+        if any(image.max() == 9 for image in pixels) or len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [np.full(image.shape[:2], row[0], np.uint8) for image, row in zip(pixels, rows, strict=True)]
+
+    pixels = [np.full((4, 6, 3), value, np.uint8) for value in (1, 9, 2)]
+    rows = np.array([[5], [6], [7]], np.uint8)
+    labels = pipeline.labels_that_fit(labeller, pixels, torch.zeros(3, 1, 4, 6), rows)
+    assert [None if one is None else int(one[0, 0]) for one in labels] == [5, None, 7] and sizes == [3, 1, 1, 1]
+    with pytest.raises(RuntimeError, match="illegal"):
+        pipeline.labels_that_fit(lambda *_: (_ for _ in ()).throw(RuntimeError("illegal")), pixels, None, rows)
+
+
+@pytest.mark.parametrize(("device", "preset", "engine"), [
+    ("cpu", "probabilities", "pydensecrf"), ("cuda:0", "probabilities", "device"), ("cuda:0", "none", "pydensecrf")])
+def test_the_crf_is_computed_where_the_network_is(tmp_path, device, preset, engine):
+    config = job.JobConfig(tmp_path, label=LabelConfig(value=0.3, crf=preset))
+    assert job.resolve_engine(config, torch.device(device)) == engine
+    for chosen in ("pydensecrf", "device"):
+        assert job.resolve_engine(dataclasses.replace(config, engine=chosen), torch.device(device)) == chosen
+
+
+def test_a_job_goes_on_with_the_crf_that_it_began_with(tmp_path):
+    write_json(tmp_path / "settings.json", {"crf_engine": "pydensecrf"})
+    assert job.resolve_engine(job.JobConfig(tmp_path), torch.device("cuda", 0)) == "pydensecrf"
+    write_json(tmp_path / "settings.json", {"cams": "of another command"})
+    assert job.resolve_engine(job.JobConfig(tmp_path), torch.device("cuda", 0)) == "device"

@@ -9,6 +9,7 @@ from loader_helpers import MEAN, STD, dataset_of, picture, save_jpeg, small_data
 from PIL import Image
 
 from pplfast.data import sampling
+from pplfast.data.handover import Handover
 from pplfast.data.loader import TrainLoader
 from pplfast.data.pipelines import Augmenter
 from pplfast.errors import UserError
@@ -167,7 +168,7 @@ def test_jitter_leaves_padding_zero_and_changes_pixels(dataset, epochs):
     ((1, 1, 0), [125, 125, 125]),  # saturation 0: the luma 0.299 R + 0.587 G + 0.114 B = 124.8
 ])
 def test_jitter_factors(factors, expected):
-    augmenter = Augmenter(8, True, (0, 0, 0), (1, 1, 1), 1, 1, torch.device("cpu"))
+    augmenter = Augmenter(8, True, (0, 0, 0), (1, 1, 1), 1, 1, Handover(torch.device("cpu")))
     corner = np.zeros((1, 2), np.float32)
     whole = sampling.Geometry(corner + 8, corner, corner + 8, corner, np.zeros(1, np.int32))
     named = dict(zip(("brightness", "contrast", "saturation"), np.float32(factors)[:, None], strict=True))

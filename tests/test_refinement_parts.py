@@ -5,11 +5,13 @@ import re
 import tarfile
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from train_data import open_images, write_images
 
 from pplfast.benchmarks import cost
@@ -27,9 +29,16 @@ from pplfast.labels.camfile import Cam
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.recipe import AffinityConfig, AugmentConfig, load_recipe, preset_names, recipe_from_dict
+from pplfast.recipe import (
+    AffinityConfig,
+    AugmentConfig,
+    SegmentationConfig,
+    load_recipe,
+    preset_names,
+    recipe_from_dict,
+)
 from pplfast.train.affinity import affinity_losses
-from pplfast.train.segmentation import pixel_losses, row_table
+from pplfast.train.segmentation import SegmentationTask, pixel_losses, row_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,6 +126,23 @@ def test_affinity_loss_equals_its_definition_pair_by_pair():
     assert own.abs().sum() > 0 and torch.isfinite(own).all()
     nothing = affinity_losses(logits, torch.full((2, 16, 20), IGNORE), radius=4)
     assert nothing.tolist() == [0, 0]
+
+
+def test_losses_ask_for_no_value_of_a_tensor():
+    """On a GPU the host would wait for it in every step; bincount, for one, asks for the largest."""
+    labels = torch.randint(0, 3, (2, 32, 32))
+    logits = torch.randn(2, 8, 8, requires_grad=True)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        losses = affinity_losses(mode.from_tensor(logits), mode.from_tensor(labels), radius=3)
+        assert losses.shape == (2,)
+
+
+def test_the_table_of_rows_stays_on_the_device_of_the_labels(masked):
+    task = SegmentationTask(SegmentationConfig(), masked, seed=0)
+    batch = SimpleNamespace(labels=torch.zeros(2, 8, 8, dtype=torch.int64, device="meta"), weights=1)
+    for _ in range(2):
+        assert task.losses(torch.randn(2, 4, 2, 2, device="meta"), batch).shape == (2,)
+        assert task.table.is_meta
 
 
 def test_pixel_losses():

@@ -4,6 +4,7 @@ import errno
 import random
 import shutil
 import subprocess
+import threading
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ def save(checkpoints: CheckpointFolder, *places: tuple[int, int, bool]) -> None:
     for stage, iteration, ended in places:
         state = TrainState({"model.a": torch.full((300,), float(iteration))}, {"scale": 1024.0})
         checkpoints.save(state, Progress(stage, iteration, 10 * stage + iteration, ended))
+    checkpoints.finish()
 
 
 def names(folder) -> list[str]:
@@ -95,4 +97,49 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, error):
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(UserError, match="disk is full"):
         save(checkpoints, (0, 4, False))
-    assert names(tmp_path) == ["stage1-0000002"]
+    assert names(tmp_path) == ["stage1-0000002"] and checkpoints.last == tmp_path / "stage1-0000002"
+    checkpoints.finish()  # said once
+
+
+class SlowDisk:
+    """Instead of save_file: each call waits to be let through."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.writing, self.through = threading.Semaphore(0), threading.Semaphore(0)
+        self.plain, self.at_once, self.most = checkpoint.save_file, 0, 0
+        monkeypatch.setattr(checkpoint, "save_file", self.save_file)
+
+    def save_file(self, *arguments) -> None:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        self.writing.release()
+        assert self.through.acquire(timeout=30)
+        self.plain(*arguments)
+        self.at_once -= 1
+
+
+def test_the_last_one_is_whole_and_one_is_written_at_a_time(tmp_path, monkeypatch):
+    disk, checkpoints = SlowDisk(monkeypatch), CheckpointFolder(tmp_path, ONE_RANK, keep=9)
+    state = TrainState({"model.a": torch.zeros(9)})
+    checkpoints.save(state, Progress(iteration=1))
+    assert disk.writing.acquire(timeout=30)
+    assert checkpoints.last is None and names(tmp_path) == [".stage1-0000001.partial"]
+    disk.through.release(2)
+    checkpoints.save(state, Progress(iteration=2))
+    assert checkpoints.last == tmp_path / "stage1-0000001"
+    checkpoints.finish()
+    assert checkpoints.last == tmp_path / "stage1-0000002" and disk.most == 1
+
+
+def test_rank_0_wants_one_after_so_many_seconds(tmp_path, monkeypatch):
+    now, disk = [100.0], SlowDisk(monkeypatch)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    checkpoints, other = (CheckpointFolder(tmp_path, Ranks(rank, 1, 1, torch.device("cpu")), 9) for rank in (0, 1))
+    now[0] += 5
+    assert checkpoints.wanted(5) and not checkpoints.wanted(6) and not other.wanted(5)
+    checkpoints.save(TrainState({"model.a": torch.zeros(9)}), Progress(iteration=1))
+    now[0] += 5
+    assert not checkpoints.wanted(5)  # it is still being written
+    disk.through.release()
+    checkpoints.finish()
+    assert checkpoints.wanted(5) and not checkpoints.wanted(6)

@@ -1,25 +1,32 @@
 """Schedules, plans, logs and refusals, without training."""
 
+import argparse
 import json
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_images
 
 from pplfast.cli import main
+from pplfast.cli.train import add_training_arguments, options_from_arguments
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
+from pplfast.precision import exact_float32
 from pplfast.recipe import OptimConfig
-from pplfast.train.engine import check_precision, micro_batch
+from pplfast.train import trainer
+from pplfast.train.engine import check_compile, check_precision, micro_batch
 from pplfast.train.identity import claim_folder, describe
 from pplfast.train.log import TrainLog
 from pplfast.train.model_file import load_classifier
 from pplfast.train.plan import plan_stages
 from pplfast.train.ranks import Ranks
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
-from pplfast.train.step import step_batches
+from pplfast.train.step import LossWatch, step_batches, train_step
 
 
 def test_learning_rates():
@@ -27,6 +34,40 @@ def test_learning_rates():
     rates = learning_rates(optim, factor=0.5, iterations=10, warmup=0)
     np.testing.assert_allclose(rates, [0.05 * (1 - t / 10) ** 0.9 for t in range(10)])
     np.testing.assert_allclose(learning_rates(optim, 0.5, 10, warmup=4)[:5] / rates[:5], [0.25, 0.5, 0.75, 1, 1])
+
+
+def test_float32_is_ieees_whatever_was_set_before():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    exact_float32()
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+
+
+def test_cudnn_tries_algorithms_only_while_training(tmp_path, monkeypatch):
+    seen = []
+
+    def fail(*_):
+        seen.append(torch.backends.cudnn.benchmark)
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(trainer, "_run_task", fail)
+    with pytest.raises(UserError, match="full"):
+        trainer.run_task(Mock(), tmp_path)
+    assert seen == [True] and not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("arguments, expected", (
+    ([], {"checkpoint_every": None, "checkpoint_seconds": 300.0, "compile": ""}),
+    (["--checkpoint-every", "7", "--compile"], {"checkpoint_every": 7, "compile": "default"}),
+    (["--checkpoint-seconds", "9.5", "--compile", "reduce-overhead"],
+     {"checkpoint_seconds": 9.5, "compile": "reduce-overhead"}),
+))
+def test_options_of_the_command(arguments, expected):
+    parser = argparse.ArgumentParser()
+    add_training_arguments(parser)
+    parser.set_defaults(local_rank=None)
+    options = options_from_arguments(parser.parse_args(arguments))
+    assert {name: getattr(options, name) for name in expected} == expected
 
 
 def test_lengths_of_stages():
@@ -47,6 +88,20 @@ def test_steps_stay_inside_their_epoch_and_start_anywhere():
     assert [next(steps) for _ in range(5)] == expected
     for start in range(4):
         assert next(step_batches(FakeLoader(), 2, start)) == expected[start]
+
+
+def test_the_wish_of_one_rank_reaches_the_others_with_a_loss(monkeypatch):
+    """This one of two ranks has none; read one step late, as the loss is."""
+    ranks = Ranks(1, 2, 2, torch.device("cpu"))
+    engine = Mock(side_effect=lambda images: images, torch_autocast_z0_gradscaler=None)
+    engine.zero_optimization.return_value = False
+    monkeypatch.setattr(dist, "all_reduce", lambda shared: shared.add_(torch.tensor([0.5, 1.0])))
+    batch = SimpleNamespace(images=torch.tensor([1.0, 3.0]), total=4, indices=torch.arange(2))
+    watch = LossWatch("abcd", ranks, Mock())
+    for step in (1, 2):
+        watch.add(step, *train_step(engine, [batch], lambda losses, _: losses, 1, print, ranks, wish=False), [batch])
+        assert watch.wished == (step == 2)
+    assert watch.last == 1.5
 
 
 def test_plans_of_the_variants():
@@ -75,6 +130,10 @@ def test_batches_that_cannot_be_divided():
         micro_batch(OptimConfig(batch=16, accumulation=8), ranks)
     with pytest.raises(UserError, match="fp16.*needs a GPU"):
         check_precision(OptimConfig(precision="fp16"), torch.device("cpu"))
+    with pytest.raises(UserError, match="optim.accumulation = 2 parts; choose default"):
+        check_compile("reduce-overhead", OptimConfig(accumulation=2))
+    check_compile("default", OptimConfig(accumulation=2))
+    check_compile("reduce-overhead", OptimConfig())
 
 
 def test_log_of_a_resumed_run_continues_after_the_checkpoint(tmp_path, capsys):
@@ -131,6 +190,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
         (["--labels", "none"], "no image labels"),
         (["--recipe", "no_such"], "no_such"),
         (["--log-every", "0"], "--log-every 0"),
+        (["--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0: must be above 0"),
     ):
         assert main(base + arguments) == 2, arguments
         error = capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Whole training runs: one rank, two ranks under the launcher, killed and resumed, stopped by a bad loss."""
 
+import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,8 @@ from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_ima
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
-from pplfast.train import TrainOptions, load_classifier, loss, read_info, step, train
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.train import TrainOptions, checkpoint, load_classifier, loss, read_info, step, train
 from pplfast.train.checkpoint import CheckpointFolder
 
 EVERY_STEP = TrainOptions(threads=1, log_every=1, checkpoint_every=2)
@@ -71,6 +75,8 @@ def test_a_run_from_end_to_end(reference, dataset, capsys):
     assert all(0 < line["loss"] < 10 and line["images_per_s"] > 0 for line in lines)
     assert reference.steps == 3 and reference.loss == lines[-1]["loss"]
     assert list((reference.folder / "tb").glob("events.*"))
+    assert json.loads((reference.folder / "recipe.json").read_text())["float32"] == "ieee"
+    assert not torch.backends.cudnn.allow_tf32  # torch's default is True, without a GPU too
 
     info = read_info(reference.folder)
     assert (info.class_names, info.class_ids) == (dataset.classes.names, dataset.classes.ids)
@@ -146,18 +152,39 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
     assert_same_training(tmp_path / "out", tmp_path / "reference")
 
 
-def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path):
-    """kill -9 inside step 6, the checkpoint of step 4 torn as well, on three epochs of two stages with dropout."""
+@pytest.fixture(scope="module")
+def nine_steps(dataset, tmp_path_factory):
+    """Three epochs of two stages with dropout."""
     recipe = make_recipe(model={"dropout": 0.5}, optim={"batch": 4},
                          stages=[{"position": "group3", "grid": 2, "epochs": 2},
                                  {"position": "group5", "grid": 2, "epochs": 1}])
-    whole = train(recipe, dataset, tmp_path / "whole", options=EVERY_STEP)
-    assert whole.steps == 9
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(recipe, dataset, out, options=EVERY_STEP).steps == 9
+    return recipe, out
 
+
+def run_until_killed(dataset, out: Path, place: str) -> None:
     killed = subprocess.run(
-        [sys.executable, Path(__file__).with_name("train_until_killed.py"), dataset.images[0].parent, tmp_path / "out"],
+        [sys.executable, Path(__file__).with_name("train_until_killed.py"), dataset.images[0].parent, out, place],
         env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+
+
+def test_killed_while_a_checkpoint_is_written(dataset, tmp_path, nine_steps):
+    recipe, whole = nine_steps
+    run_until_killed(dataset, tmp_path / "out", "write")
+    checkpoints = tmp_path / "out" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == [".stage1-0000004.partial", "stage1-0000002"]
+    assert (checkpoints / ".stage1-0000004.partial" / "state.safetensors").exists()
+    train(recipe, dataset, tmp_path / "out", resume=True, options=EVERY_STEP)
+    assert_identical_training(tmp_path / "out", whole)
+    assert not list(checkpoints.glob(".*"))
+
+
+def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path, nine_steps):
+    """kill -9 inside step 6, the checkpoint of step 4 torn as well."""
+    recipe, whole = nine_steps
+    run_until_killed(dataset, tmp_path / "out", "step")
     assert [line["iteration"] for line in read_log(tmp_path / "out")] == [1, 2, 3, 4, 5]
     state = tmp_path / "out" / "checkpoints" / "stage1-0000004" / "state.safetensors"
     os.truncate(state, state.stat().st_size // 2)
@@ -166,14 +193,68 @@ def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path):
         train(recipe, dataset, tmp_path / "out", options=EVERY_STEP)
     resumed = train(recipe, dataset, tmp_path / "out", resume=True, options=EVERY_STEP)
     assert resumed.steps == 9
-    assert_identical_training(tmp_path / "out", tmp_path / "whole")
+    assert_identical_training(tmp_path / "out", whole)
 
     # The same from the end of a stage: nothing after the first stage's end is there.
     for path in (tmp_path / "out" / "checkpoints").glob("stage2-*"):
         (path / "state.safetensors").unlink()
     (tmp_path / "out" / "classifier.json").unlink()
     train(recipe, dataset, tmp_path / "out", resume=True, options=EVERY_STEP)
-    assert_identical_training(tmp_path / "out", tmp_path / "whole")
+    assert_identical_training(tmp_path / "out", whole)
+
+
+SIX_STEPS = {"optim": {"batch": 4}, "stages": [{"epochs": 2, "position": "group3", "grid": 2}]}
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(dataset, tmp_path, monkeypatch):
+    """The disk is so slow that the checkpoint of step 2 is on it only after step 4: it holds the weights of step 2."""
+    on, weights = threading.Event(), []
+
+    def train_step(engine, *rest):
+        weights.append({name: tensor.clone() for name, tensor in engine.module.state_dict().items()})
+        result = step.train_step(engine, *rest)
+        if len(weights) == 4:
+            on.set()
+        return result
+
+    def save_file(*arguments, plain=checkpoint.save_file):
+        assert on.wait(timeout=60)
+        plain(*arguments)
+
+    monkeypatch.setattr("pplfast.train.trainer.train_step", train_step)
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    train(make_recipe(**SIX_STEPS), dataset, tmp_path / "out", options=dataclasses.replace(EVERY_STEP, keep=9))
+    saved = load_file(tmp_path / "out" / "checkpoints" / "stage1-0000002" / "state.safetensors")
+    assert all(torch.equal(saved["model." + name], tensor) for name, tensor in weights[2].items())
+    assert not all(torch.equal(saved["model." + name], tensor) for name, tensor in weights[3].items())
+
+
+@pytest.mark.parametrize("fatal, last", ((2, "stage1-0000002"), (3, "stage1-0000004")))
+def test_a_full_disk_ends_the_run(dataset, tmp_path, monkeypatch, fatal, last):
+    """Found at the next checkpoint, or, where it was the last one, at the end."""
+    writes = []
+
+    def save_file(*arguments, plain=checkpoint.save_file):
+        writes.append(1)
+        if len(writes) == fatal:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    with pytest.raises(UserError, match="the disk is full; make space"):
+        train(make_recipe(**SIX_STEPS), dataset, tmp_path / "out", options=EVERY_STEP)
+    assert not (tmp_path / "out" / "classifier.json").exists()
+    assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())[-1] == last
+
+
+def test_a_checkpoint_by_time(dataset, tmp_path, monkeypatch):
+    """Wanted in step 3; the ranks hear of it with the loss of that step, in the next."""
+    calls = []
+    monkeypatch.setattr(CheckpointFolder, "wanted", lambda self, seconds: calls.append(seconds) or len(calls) == 3)
+    train(make_recipe(**SIX_STEPS), dataset, tmp_path / "out", options=TrainOptions(threads=1, checkpoint_seconds=7))
+    assert calls == [7] * 6
+    checkpoints = tmp_path / "out" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["stage1-0000004", "stage1-end"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
@@ -201,10 +282,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("variant, precision", (("plain", "fp32"), ("explicit", "bf16")))
-def test_other_variants(dataset, tmp_path, variant, precision):
+def test_other_variants(dataset, tmp_path, variant, precision, monkeypatch):
     stages = [{"position": "group3", "grid": 2, "epochs": 0.25}, {"position": "group5", "grid": 2, "epochs": 0.25}]
     recipe = make_recipe(optim={"precision": precision, "zero": 2}, stages=stages)
-    result = train(recipe, dataset, tmp_path / "out", variant=variant, options=EVERY_STEP)
+    compiled = []  # what torch would compile: it takes a minute to do so
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model, **options: compiled.append((model, options)))
+    options = dataclasses.replace(EVERY_STEP, compile="max-autotune")
+    result = train(recipe, dataset, tmp_path / "out", variant=variant, options=options)
+    [(network, how)] = compiled
+    assert isinstance(network, PatchClassifier) and how == {"mode": "max-autotune", "dynamic": False}
     assert result.steps == 1 and 0 < result.loss < 10
     model = load_classifier(tmp_path / "out")
     assert model.classifier.weight.shape[1] == 1280 * {"plain": 1, "explicit": 3}[variant]

@@ -16,7 +16,6 @@ from pplfast.recipe import LabelConfig, part_from_dict
 if TYPE_CHECKING:
     from pplfast.labels.stream.job import JobConfig
 
-ENGINES = ("pydensecrf", "device")
 ALPHA_NEEDS_VALUE = "--background alpha needs --value; usual: 4, 24, 32"
 
 
@@ -39,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crf", metavar="CRF",
                         help=f"preset of the dense CRF ({', '.join(crf.PRESETS)}, {crf.NONE}; default: with --model "
                              f"the recipe's, with --cams {defaults.crf}); with --model also what computes it: "
-                             "pydensecrf (processes; the default), device (with the network, exact too), or both "
-                             "words, device:labels")
+                             "pydensecrf (processes), device (with the network, exact too; the default on a GPU), or "
+                             "both words, device:labels")
     parser.add_argument("--jobs", type=int, metavar="N",
                         help=f"processes (default: one per core, here {default_jobs()}; shared by a machine's ranks)")
     _configure_model(parser.add_argument_group("with --model"))
@@ -72,14 +71,14 @@ def run(args: argparse.Namespace) -> int:
     engine, preset = parse_crf(args.crf)
     if args.cams:
         return _from_cams(args, engine, preset)
-    return _from_images(args, engine or ENGINES[0], preset)
+    return _from_images(args, engine or crf.AUTO, preset)
 
 
 def _from_cams(args: argparse.Namespace, engine: str, preset: str) -> int:
     from pplfast.evaluate import evaluate_cams
     from pplfast.labels.pseudo import generate_labels
 
-    if engine == "device":
+    if engine == crf.DEVICE:
         raise UserError("--crf device: needs --model; from CAM files the CRF is pydensecrf's")
     jobs = default_jobs() if args.jobs is None else args.jobs
     dataset = dataset_from_arguments(args)
@@ -161,7 +160,7 @@ def parse_crf(text: str | None) -> tuple[str, str]:
     if text is None:
         return "", ""
     engine, colon, preset = text.partition(":")
-    if engine not in ENGINES:
+    if engine not in crf.ENGINES:
         engine, preset = "", text
     elif not colon:
         return engine, ""

@@ -13,9 +13,10 @@ from pplfast.errors import UserError
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
-    from pplfast.train import TrainOptions, TrainResult
+    from pplfast.train import TrainOptions
 
 VARIANTS = ("plain", "ppl", "explicit")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +50,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                         help="per rank (default: the cores divided by the ranks of this machine)")
     parser.add_argument("--cache-mb", type=float, default=4096, metavar="MB",
                         help="memory for decoded images, per rank (default: %(default)s)")
-    parser.add_argument("--checkpoint-every", type=int, default=100, metavar="N",
-                        help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--checkpoint-seconds", type=float, default=300, metavar="SECONDS",
+                        help="of training between two checkpoints; the end of a stage writes one as well (default: "
+                             "%(default)s)")
+    parser.add_argument("--checkpoint-every", type=int, metavar="N",
+                        help="optimizer steps between two checkpoints, at most (default: as many as are done in "
+                             "--checkpoint-seconds)")
     parser.add_argument("--keep", type=int, default=3, metavar="N",
                         help="how many of the latest checkpoints stay; those that end a stage stay as well "
                              "(default: %(default)s)")
@@ -62,6 +67,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                              "checkpoint or start (default: %(default)s)")
     parser.add_argument("--log-every", type=int, default=10, metavar="N",
                         help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--compile", nargs="?", const="default", default="", choices=COMPILE_MODES,
+                        metavar="MODE", help="the network by torch.compile, in this mode: "
+                                             f"{', '.join(COMPILE_MODES)} (without MODE: {COMPILE_MODES[0]})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,9 +114,10 @@ def deepspeed_from_arguments(args: argparse.Namespace, recipe: Recipe, part: str
 
 def check_training_arguments(args: argparse.Namespace) -> None:
     for name in ("checkpoint_every", "keep", "log_every"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
-    for name in ("lost_after", "stuck_after"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+    for name in ("checkpoint_seconds", "lost_after", "stuck_after"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")
 
@@ -117,9 +126,10 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
     """Imports torch: check the other arguments first."""
     from pplfast.train import TrainOptions, TrainResult
 
-    return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_every=args.checkpoint_every,
-                        keep=args.keep, log_every=args.log_every, lost_after=args.lost_after,
-                        stuck_after=args.stuck_after, local_rank=args.local_rank)
+    return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_seconds=args.checkpoint_seconds,
+                        checkpoint_every=args.checkpoint_every, keep=args.keep, log_every=args.log_every,
+                        compile=args.compile, lost_after=args.lost_after, stuck_after=args.stuck_after,
+                        local_rank=args.local_rank)
 
 
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:

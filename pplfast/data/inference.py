@@ -9,6 +9,7 @@ import torch
 
 from pplfast.data.dataset import Dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
+from pplfast.data.handover import Handover
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.pipelines import Decoder, Scaler, ahead, resolve_device
 from pplfast.errors import UserError
@@ -46,7 +47,7 @@ class InferenceLoader:
         self._indices = [int(index) for index in (range(len(dataset)) if indices is None else indices)]
         device = resolve_device(device)
         self._decoder = Decoder(batch_size, threads, device)
-        self._scaler = Scaler(scales, flip, mean, std, batch_size, threads, device)
+        self._scaler = Scaler(scales, flip, mean, std, batch_size, threads, Handover(device))
         self._readers = ThreadPoolExecutor(threads, "read")
         self._decode_thread = ThreadPoolExecutor(1, "decode")
         self._scale_thread = ThreadPoolExecutor(1, "scale")

@@ -11,6 +11,7 @@ from pplfast.data import sampling
 from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
+from pplfast.data.handover import Handover
 from pplfast.data.images import BadImage
 from pplfast.data.masks import read_mask
 from pplfast.data.pipelines import Augmenter, Decoder, MaskCutter, ahead, resolve_device
@@ -62,13 +63,14 @@ class TrainLoader:
         self._group = batch_size * world_size if group is None else group
         if self._group > batch_size * world_size:
             raise ValueError(f"{self._group} images do not fit {world_size} ranks of {batch_size}")
-        self._device = resolve_device(device)
+        device = resolve_device(device)
+        self._handover = Handover(device)  # of the augment thread
         self.cache = DecodedCache(cache_mb * (1 - MASKS_SHARE) if masks else cache_mb)
         self._masks = DecodedCache(cache_mb * MASKS_SHARE) if masks else None
         self._inspected = np.zeros(len(dataset), bool)
-        self._decoder = Decoder(batch_size, threads, self._device)
-        self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._device)
-        self._cutter = MaskCutter(augment.crop, batch_size, threads, self._device) if masks else None
+        self._decoder = Decoder(batch_size, threads, device)
+        self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._handover)
+        self._cutter = MaskCutter(augment.crop, batch_size, threads, self._handover) if masks else None
         # A pipeline belongs to one thread each; the two work on neighbouring batches at the same time.
         self._readers = ThreadPoolExecutor(threads, "read")
         self._decode_thread = ThreadPoolExecutor(1, "decode")
@@ -125,8 +127,8 @@ class TrainLoader:
         factors = sampling.jitter_factors(uniforms, self._augment.jitter) if self._augment.jitter > 0 else {}
         return Batch(
             images=self._augmenter(images, geometry, factors),
-            labels=self._labels(shard, images, [mask.result() for mask in masks], geometry).to(self._device),
-            weights=torch.from_numpy(shard.weights).to(self._device),
+            labels=self._labels(shard, images, [mask.result() for mask in masks], geometry),
+            weights=self._handover.from_host(torch.from_numpy(shard.weights)),
             indices=torch.from_numpy(shard.indices),
             total=shard.total,
         )
@@ -134,7 +136,7 @@ class TrainLoader:
     def _labels(self, shard: sampling.Shard, images: list[np.ndarray], masks: list[np.ndarray],
                 geometry: sampling.Geometry) -> torch.Tensor:
         if self._cutter is None:
-            return torch.from_numpy(self._dataset.labels[shard.indices].astype(np.float32))
+            return self._handover.from_host(torch.from_numpy(self._dataset.labels[shard.indices].astype(np.float32)))
         for index, image, mask in zip(shard.indices.tolist(), images, masks, strict=True):
             if image.shape[:2] != mask.shape[:2]:
                 raise UserError(f"{self._dataset.masks[index]}: is {mask.shape[1]} x {mask.shape[0]} pixels, its image "

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pplfast.data.classes import IGNORE
+from pplfast.data.handover import Handover
 from pplfast.data.sampling import Geometry
 from pplfast.errors import UserError
 
@@ -36,9 +37,11 @@ def pipeline_options(batch_size: int, threads: int, device: torch.device) -> dic
     """Arguments of every pipeline here.
 
     Each is run by a thread of ours (see `ahead`), one batch at a time, hence no queue inside. The dynamic executor
-    gives every batch its own buffers: they stay valid as long as the arrays or tensors made from them.
+    gives every batch its own buffers: on a CPU they stay valid as long as the arrays or tensors made from them; on a
+    GPU as long as nothing that reads them waits in a queue of torch's, see `Handover`.
     """
-    return dict(batch_size=batch_size, num_threads=threads, device_id=device.index if device.type == "cuda" else None,
+    gpu = device.type == "cuda"
+    return dict(gpu=gpu, batch_size=batch_size, num_threads=threads, device_id=device.index if gpu else None,
                 prefetch_queue_depth=1, exec_dynamic=True)
 
 
@@ -111,11 +114,10 @@ class Decoder:
 
     def __init__(self, batch_size: int, threads: int, device: torch.device):
         self._options = pipeline_options(batch_size, threads, device)
-        self._gpu = device.type == "cuda"
         self._pipeline = self._build()
 
     def _build(self):
-        return decode_graph(gpu=self._gpu, **self._options)
+        return decode_graph(**self._options)
 
     def __call__(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray | None]:
         """uint8 (H, W, 3) for each, views of one buffer; None where the file is damaged."""
@@ -144,49 +146,49 @@ class Augmenter:
     """Decoded images -> one training batch."""
 
     def __init__(self, crop: int, jitter: bool, mean: Sequence[float], std: Sequence[float], batch_size: int,
-                 threads: int, device: torch.device):
+                 threads: int, handover: Handover):
+        self._handover = handover
         self._pipeline = augment_graph(
             crop=crop, jitter=jitter, mean=[float(value) for value in mean], std=[float(value) for value in std],
-            gpu=device.type == "cuda", **pipeline_options(batch_size, threads, device))
+            **pipeline_options(batch_size, threads, handover.device))
 
     def __call__(self, images: Sequence[np.ndarray], geometry: Geometry,
                  factors: dict[str, np.ndarray]) -> torch.Tensor:
-        """float32 (B, 3, crop, crop), channels_last: DALI's own buffer, not a copy."""
+        """float32 (B, 3, crop, crop), channels_last."""
         (batch,) = self._pipeline.run(images=list(images), **vars(geometry), **factors)
-        return to_torch(batch).permute(0, 3, 1, 2)
+        return self._handover.from_dali(batch).permute(0, 3, 1, 2)
 
 
 class MaskCutter:
     """Masks -> those of one training batch, cut like their images."""
 
-    def __init__(self, crop: int, batch_size: int, threads: int, device: torch.device):
-        self._pipeline = mask_graph(crop=crop, gpu=device.type == "cuda",
-                                    **pipeline_options(batch_size, threads, device))
+    def __init__(self, crop: int, batch_size: int, threads: int, handover: Handover):
+        self._handover = handover
+        self._pipeline = mask_graph(crop=crop, **pipeline_options(batch_size, threads, handover.device))
 
     def __call__(self, masks: Sequence[np.ndarray], geometry: Geometry) -> torch.Tensor:
         """masks: uint8 (H, W, 1) -> int64 (B, crop, crop)."""
         (batch,) = self._pipeline.run(images=list(masks), **vars(geometry))
-        return to_torch(batch).squeeze(3).long()
+        return self._handover.from_dali(batch, dtype=torch.int64).squeeze(3)
 
 
 class Scaler:
     """Decoded images of one shape -> normalised batches, one for each scale."""
 
     def __init__(self, scales: Sequence[float], flip: bool, mean: Sequence[float], std: Sequence[float],
-                 batch_size: int, threads: int, device: torch.device):
-        self._scales, self._flip = tuple(scales), flip
+                 batch_size: int, threads: int, handover: Handover):
+        self._scales, self._flip, self._handover = tuple(scales), flip, handover
         self._pipeline = scale_graph(
             scales=len(self._scales), flip=flip, mean=[float(value) for value in mean],
-            std=[float(value) for value in std], gpu=device.type == "cuda",
-            **pipeline_options(batch_size, threads, device))
+            std=[float(value) for value in std], **pipeline_options(batch_size, threads, handover.device))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Per scale float32 (B*F, 3, h, w), channels_last, F = 2 with flip: B plain rows, then B mirrored ones."""
         height, width = images[0].shape[:2]
         sizes = {f"size{number}": np.full((len(images), 2), scaled_size(height, width, scale), np.float32)
                  for number, scale in enumerate(self._scales)}
-        outputs = iter([to_torch(batch) for batch in self._pipeline.run(images=list(images), **sizes)])
-        return [torch.cat(list(islice(outputs, 1 + self._flip))).permute(0, 3, 1, 2) for _ in self._scales]
+        outputs = iter(self._pipeline.run(images=list(images), **sizes))
+        return [self._handover.from_dali(*islice(outputs, 1 + self._flip)).permute(0, 3, 1, 2) for _ in self._scales]
 
 
 class Resizer:
@@ -194,26 +196,22 @@ class Resizer:
     time, so that no more than the scale in work has to be in memory."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], batch_size: int, threads: int,
-                 device: torch.device):
+                 handover: Handover):
+        self._handover = handover
         self._pipeline = scale_graph(
             scales=1, flip=False, mean=[float(value) for value in mean], std=[float(value) for value in std],
-            gpu=device.type == "cuda", **pipeline_options(batch_size, threads, device))
+            **pipeline_options(batch_size, threads, handover.device))
 
     def __call__(self, images: Sequence[np.ndarray], scale: float) -> torch.Tensor:
         """float32 (B, 3, h, w), channels_last."""
         size = scaled_size(*images[0].shape[:2], scale)
         (batch,) = self._pipeline.run(images=list(images), size0=np.full((len(images), 2), size, np.float32))
-        return to_torch(batch).permute(0, 3, 1, 2)
+        return self._handover.from_dali(batch).permute(0, 3, 1, 2)
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """Pixels at a scale: rounded half to even, at least 1."""
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def to_torch(batch) -> torch.Tensor:
-    """A DALI batch of equal shapes as a tensor on the same memory, which it keeps alive."""
-    return torch.from_dlpack(batch.as_tensor())
 
 
 def ahead(submit: Callable[[Item], "Future[Result]"], items: Iterable[Item], count: int) -> Iterator[Result]:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,16 @@ from torch import Tensor
 
 from pplfast import cpu
 from pplfast.data.dataset import Dataset
+from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
 from pplfast.kernels import cam_fuse
-from pplfast.labels.camfile import SUFFIX, Cam, save_cam, save_npy, stored_size
+from pplfast.labels.camfile import SUFFIX, stored_size
+from pplfast.labels.camwriter import CamWriter, Row, npy_path
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.progress import Progress
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.precision import resolve_precision
+from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig
 
 # Of one call of the network on a CPU: small maps gain from company (8 rows of 188 x 250: 40 % less time a row than one),
@@ -41,14 +42,15 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
     """
     check_fits(model, dataset)
     device = next(model.parameters()).device
+    exact_float32()
     precision = resolve_precision(config.precision, device)
     cpu.install(model, device)
     folder = OutputFolder(out, SUFFIX, _settings(model, config, precision))
     pending = folder.pending(dataset.ids)
     if npy:  # an earlier pass may have been without
-        pending = sorted({*pending, *(i for i, name in enumerate(dataset.ids) if not _npy(folder, name).exists())})
+        pending = sorted({*pending, *(i for i, name in enumerate(dataset.ids) if not npy_path(folder, name).exists())})
         folder.outcome.skipped = len(dataset) - len(pending)
-    with Progress("CAMs", len(pending)) as progress, torch.inference_mode():
+    with Progress("CAMs", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
 
         def on_bad(index: int, reason: str) -> None:
             folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
@@ -57,10 +59,13 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
         batches = loader(dataset, config.scales, config.flip, model.backbone.mean, model.backbone.std, config.batch,
                          threads, device, indices=pending, on_bad=on_bad) if pending else ()
         for batch in batches:
-            classes = own_classes(dataset.labels[batch.indices]).to(device).repeat(2 if config.flip else 1, 1)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                maps = [_maps(model, images.to(device), classes) for images in batch.images]
-            _write_batch(folder, dataset, batch, maps, config.flip, npy)
+                full = _fused_maps(model, batch, dataset.labels[batch.indices], config.flip, device)
+            size = (batch.height, batch.width)
+            stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False)
+            rows = [Row(row, dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16))
+                    for row, index in enumerate(batch.indices)]
+            writer.add(rows, size, stored, full if npy else None)
             progress.advance(len(batch.indices))
     return folder.finish(progress.seconds)
 
@@ -68,6 +73,13 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
 def rows_at_once(device: torch.device, pixels: int) -> int:
     """How many images of that many pixels one call of the network gets; on a GPU all."""
     return max(1, CPU_PIXELS // pixels) if device.type == "cpu" else sys.maxsize
+
+
+def _fused_maps(model: PatchClassifier, batch: InferenceBatch, labels: np.ndarray, flip: bool, device: torch.device
+                ) -> Tensor:
+    """float32 (B, n, H, W), of the classes of `own_classes(labels)`."""
+    classes = to_device(own_classes(labels), device).repeat(2 if flip else 1, 1)
+    return cam_fuse([_maps(model, images, classes) for images in batch.images], batch.height, batch.width, flip)
 
 
 def _maps(model: PatchClassifier, images: Tensor, classes: Tensor) -> Tensor:
@@ -82,29 +94,6 @@ def own_classes(labels: np.ndarray) -> Tensor:
     """
     most = int(labels.sum(axis=1).max())
     return torch.from_numpy(np.argsort(labels == 0, axis=1, kind="stable")[:, :most])
-
-
-def _write_batch(folder: OutputFolder, dataset: Dataset, batch: InferenceBatch, maps: list[Tensor], flip: bool,
-                 npy: bool) -> None:
-    """maps: per scale float32 (B * F, n, h, w), of the classes of `own_classes`."""
-    size = (batch.height, batch.width)
-    full = cam_fuse(maps, *size, flip)
-    stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False).cpu()
-    for row, index in enumerate(batch.indices):
-        name, classes = dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16)
-        own = stored[row, :len(classes)].numpy()
-        if not np.isfinite(own).all():
-            folder.failed(name, "the maps hold values that are not finite")
-            continue
-        cam = Cam(classes, own.astype(np.float16), size)
-        if npy:
-            save_npy(_npy(folder, name), cam, full[row, :len(classes)].cpu().numpy())
-        save_cam(folder.output(name), cam)
-        folder.outcome.written += 1
-
-
-def _npy(folder: OutputFolder, name: str) -> Path:
-    return folder.path / f"{name}.npy"
 
 
 def check_fits(model: PatchClassifier, dataset: Dataset) -> None:

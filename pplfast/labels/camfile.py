@@ -6,7 +6,6 @@ Only numpy is imported here: the workers of the label and evaluation pools start
 import os
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np

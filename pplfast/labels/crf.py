@@ -33,6 +33,9 @@ PRESETS = {
     "deeplab": CrfPreset("DeepLab v2, PASCAL VOC", 1, 3, 67, 3, 4),
 }
 NONE = "none"
+# What computes it in a labelling job: processes, or the network's device; "auto" takes the GPU where there is one.
+ENGINES = PYDENSECRF, DEVICE = "pydensecrf", "device"
+AUTO = "auto"
 
 
 def check_crf(name: str) -> None:

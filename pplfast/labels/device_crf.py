@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pplfast.data.handover import to_device
 from pplfast.kernels import CrfTerms, mean_field
 from pplfast.labels.crf import PRESETS, CrfPreset
 from pplfast.recipe import LabelConfig
@@ -24,8 +25,8 @@ class DeviceLabeller:
     def __call__(self, pixels: Sequence[np.ndarray], maps: Tensor, labels: np.ndarray) -> list[np.ndarray]:
         """pixels: B times uint8 (H, W, 3); maps float32 (B, n, H, W), each image's own classes first; labels uint8
         (B, classes). Returns B times uint8 (H, W): 0 background, 1 + position of the class, 255 unsure."""
-        images = torch.from_numpy(np.stack(pixels)).to(self._device)
-        counts = torch.from_numpy(labels.astype(np.int64).sum(axis=1)).to(self._device)
+        images = to_device(torch.from_numpy(np.stack(pixels)), self._device)
+        counts = to_device(torch.from_numpy(labels.astype(np.int64).sum(axis=1)), self._device)
         with torch.inference_mode():
             if self._unsure is None:
                 result = self._argmax(images, maps, counts, self._config.background, self._config.value)

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from pplfast.labels.progress import Progress
 from pplfast.labels.pseudo import SUFFIX
 from pplfast.labels.refine import Prediction, refine_prediction
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.precision import resolve_precision
+from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import SegmentationConfig
 
 LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in its CRF
@@ -40,6 +39,7 @@ def segment_images(model: SegmentationNet, classes: ClassList, dataset: Dataset,
     """
     crf.check_crf(config.crf)
     device = next(model.parameters()).device
+    exact_float32()
     precision = resolve_precision(config.optim.precision, device)
     cpu.install(model, device)
     folder = OutputFolder(out, SUFFIX, _settings(model, classes, config, precision))
@@ -99,7 +99,7 @@ def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> 
     """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size."""
     total: Tensor | float = 0.0
     for images in batch.images:
-        logits = model(images.to(next(model.parameters()).device)).float()
+        logits = model(images).float()
         if flip:
             plain, mirrored = logits.chunk(2)
             logits = torch.cat((plain, mirrored.flip(3)))

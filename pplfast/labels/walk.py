@@ -11,14 +11,17 @@ from torch import Tensor
 
 from pplfast import cpu
 from pplfast.data.dataset import Dataset
+from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
 from pplfast.kernels import random_walk
 from pplfast.labels import camfile
-from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
+from pplfast.labels.camfile import Cam, load_cam, stored_size
+from pplfast.labels.camwriter import CamWriter, Row
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
 from pplfast.labels.progress import Progress
 from pplfast.models.boundary import BoundaryNet
+from pplfast.precision import exact_float32
 from pplfast.recipe import WalkConfig
 
 BATCH = 8  # images of one shape at a time
@@ -34,13 +37,14 @@ def walk_cams(model: BoundaryNet, cams: str | os.PathLike, dataset: Dataset, con
     """
     device = next(model.parameters()).device
     cpu.install(model, device)
+    exact_float32()
     cams = Path(cams)
     failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
     folder = OutputFolder(out, camfile.SUFFIX, _settings(model, cams, config))
     for image_id, reason in failed.items():
         folder.failed(image_id, reason)
     pending = [index for index in folder.pending(dataset.ids) if dataset.ids[index] not in failed]
-    with Progress("random walk", len(pending)) as progress, torch.inference_mode():
+    with Progress("random walk", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
 
         def on_bad(index: int, reason: str) -> None:
             folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
@@ -49,7 +53,7 @@ def walk_cams(model: BoundaryNet, cams: str | os.PathLike, dataset: Dataset, con
         batches = InferenceLoader(dataset, (1.0,), True, model.backbone.mean, model.backbone.std, BATCH, threads,
                                   device, indices=pending, on_bad=on_bad) if pending else ()
         for batch in batches:
-            _walk_batch(model, batch, cams, dataset, config, folder, device)
+            _walk_batch(model, batch, cams, dataset, config, folder, writer, device)
             progress.advance(len(batch.indices))
     return folder.finish(progress.seconds)
 
@@ -61,7 +65,7 @@ def edges(model: BoundaryNet, images: Tensor) -> Tensor:
 
 
 def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: Dataset, config: WalkConfig,
-                folder: OutputFolder, device: torch.device) -> None:
+                folder: OutputFolder, writer: CamWriter, device: torch.device) -> None:
     names = [dataset.ids[index] for index in batch.indices]
     size = (batch.height, batch.width)
     loaded = [_load(cams / f"{name}{camfile.SUFFIX}", name, size, folder) for name in names]
@@ -69,18 +73,11 @@ def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: 
     for row, cam in zip(maps, loaded, strict=True):
         if cam is not None:
             row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
-    walked = random_walk(maps.to(device), edges(model, batch.images[0].to(device)), config.steps, config.beta,
+    walked = random_walk(to_device(maps, device), edges(model, batch.images[0]), config.steps, config.beta,
                          config.radius)
-    walked = (walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)).cpu().numpy()
-    for name, cam, values in zip(names, loaded, walked, strict=True):
-        if cam is None:
-            continue
-        own = values[: len(cam.classes)]
-        if not np.isfinite(own).all():
-            folder.failed(name, "the walked maps hold values that are not finite")
-            continue
-        save_cam(folder.output(name), Cam(cam.classes, own.astype(np.float16), cam.size))
-        folder.outcome.written += 1
+    walked = walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
+    writer.add([Row(row, name, cam.classes) for row, (name, cam) in enumerate(zip(names, loaded, strict=True))
+                if cam is not None], size, walked)
 
 
 def _load(path: Path, name: str, size: tuple[int, int], folder: OutputFolder) -> Cam | None:

@@ -9,7 +9,7 @@ take one pass over the convolution's result.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -195,10 +195,14 @@ def _is(a: object, b: object) -> bool:
 _folded_once: ContextVar[dict | None] = ContextVar("folded_once", default=None)
 
 
-@contextmanager
-def folded_once() -> Iterator[None]:
+def folded_once() -> AbstractContextManager[None]:
     """For one forward pass that runs some convolutions several times: each weight is folded, and its gradient sent
-    back through that, once for all of them."""
+    back through that, once for all of them. A compiler finds that out by itself."""
+    return nullcontext() if torch.compiler.is_compiling() else _fold_once()
+
+
+@contextmanager
+def _fold_once() -> Iterator[None]:
     token = _folded_once.set({})
     try:
         yield

@@ -32,7 +32,7 @@ class _Group:
 
 def remaining_stride(backbone: Backbone, position: int) -> int:
     """The product of the strides of the blocks after the first `position`."""
-    return math.prod(spec.stride for spec in backbone.specs[position:])
+    return math.prod([spec.stride for spec in backbone.specs[position:]])  # torch.compile takes no generator
 
 
 def run_branches(backbone: Backbone, images: Tensor, stages: Sequence[PatchStage],

@@ -116,8 +116,10 @@ def _barriers(order: Tensor, labels: Tensor, radius: int) -> Tensor:
     kind.masked_fill_((labels == IGNORE) | (ends == IGNORE), 3)
     planes = torch.arange(0, 4 * batch, 4, dtype=torch.int32, device=order.device).view(batch, 1, 1)
     slots = kind.add_(planes).mul_(cells).add_(_largest_ranks(order, radius))
-    found = torch.bincount(slots.flatten(), minlength=4 * batch * cells).view(batch, 4, cells)
-    return found[:, :3].float()
+    # torch.bincount would count the same, but on a GPU it waits for the device to ask for the largest slot.
+    found = torch.zeros(4 * batch * cells, dtype=torch.int32, device=order.device)
+    found.index_add_(0, slots.flatten(), found.new_ones(()).expand(slots.numel()))
+    return found.view(batch, 4, cells)[:, :3].float()
 
 
 def _largest_ranks(order: Tensor, radius: int) -> Tensor:

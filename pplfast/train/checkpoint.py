@@ -5,13 +5,15 @@
                                   SHA256SUMS          of both; `sha256sum -c SHA256SUMS` checks it as well
 
 A checkpoint is written under a temporary name and renamed when everything is on the disk. The last `keep` are kept,
-and those that end a stage (without momentum: half the size).
+and those that end a stage (without momentum: half the size). A thread of rank 0 writes it while training goes on.
 """
 
 import errno
 import hashlib
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,14 +54,34 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
         self.folder, self.ranks, self.keep = folder, ranks, keep
-        self.last: Path | None = None  # the last good one
+        self.last: Path | None = None  # the last whole one that rank 0 knows of
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None  # what ended the writer
+        self._saved = time.monotonic()
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Called by all ranks. Raises UserError if the disk is full; what was there before stays."""
-        end = "end" if progress.stage_ended else f"{progress.iteration:07d}"
-        final = self.folder / f"stage{progress.stage + 1}-{end}"
-        on_main(self.ranks, lambda: _guarded(final, lambda: self._write(final, state, progress)))
-        self.last = final
+        """Called by all ranks. Returns while a thread writes: the state must be left as it is until `finish`, which
+        raises what goes wrong. Calls `finish` for the one before."""
+        self.finish()
+        self._saved = time.monotonic()
+        if self.ranks.main:
+            self._writer = threading.Thread(target=self._write, args=(state, progress), name="checkpoint")
+            self._writer.start()
+
+    def finish(self) -> None:
+        """Called by all ranks: wait until what was saved is on the disk. Raises UserError on all of them if the disk is
+        full; what was there before stays."""
+        on_main(self.ranks, self._outcome)
+
+    def wait(self) -> None:
+        """`finish` for one rank alone, which says nothing of errors."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def wanted(self, seconds: float) -> bool:
+        """Whether rank 0 would have one: so long after the last, and not while that is still being written."""
+        writing = self._writer is not None and self._writer.is_alive()
+        return self.ranks.main and not writing and time.monotonic() - self._saved >= seconds
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The furthest whole checkpoint, and a line about each one that had to be passed over. Called by all ranks."""
@@ -72,7 +94,24 @@ class CheckpointFolder:
         tensors = load_file(checkpoint.path / STATE) if self.ranks.main else {}
         return TrainState(tensors, checkpoint.loss_scale)
 
-    def _write(self, final: Path, state: TrainState, progress: Progress) -> None:
+    def _outcome(self) -> None:
+        self.wait()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write(self, state: TrainState, progress: Progress) -> None:
+        """The writer."""
+        end = "end" if progress.stage_ended else f"{progress.iteration:07d}"
+        final = self.folder / f"stage{progress.stage + 1}-{end}"
+        try:
+            state.wait()
+            _guarded(final, lambda: self._write_folder(final, state, progress))
+            self.last = final
+        except BaseException as error:
+            self._error = error
+
+    def _write_folder(self, final: Path, state: TrainState, progress: Progress) -> None:
         _remove_partial(self.folder)
         temporary = final.with_name(f".{final.name}{TEMPORARY_SUFFIX}")
         try:

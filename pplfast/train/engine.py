@@ -28,6 +28,13 @@ def check_precision(optim: OptimConfig, device: torch.device) -> None:
         raise UserError("optim.reduction = 'bf16' with optim.precision = 'fp16': reduce in fp32, or train in bf16")
 
 
+def check_compile(mode: str, optim: OptimConfig) -> None:
+    if mode == "reduce-overhead" and optim.accumulation > 1:
+        # Each replay of a CUDA graph writes its gradients to the same memory, where those of the part before still are.
+        raise UserError(f"--compile {mode}: cannot add up the gradients of optim.accumulation = {optim.accumulation} parts; "
+                        f"choose default, or set optim.accumulation = 1")
+
+
 def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
     """The most images that one rank has in one accumulation step; ranks that do not divide the batch share it almost
     evenly, so that a run continues on whatever is left of its ranks. Raises UserError if some would have none."""
@@ -41,14 +48,26 @@ def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
     return -(-group // ranks.world)
 
 
+def compile_network(model: nn.Module, mode: str) -> None:
+    """By torch.compile, in place, in its mode of that name; "": not at all. Before an engine is started on the model:
+    all batches of a stage have one shape. The names of its parameters stay."""
+    if mode:
+        torch.compiler.reset()  # the graphs of the stage before, and their memory
+        model.compile(mode=mode, dynamic=False)
+
+
 def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks,
                  extra: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """A new engine on the model's current weights, its momentum at zero. optim: its precision decided, not "auto".
     extra: DeepSpeed settings of the user's."""
     deepspeed = _import_deepspeed()
     config = _config(model, optim, ranks)
-    config |= {**extra, "zero_optimization": config["zero_optimization"] | extra.get("zero_optimization", {})}
-    engine, *_ = deepspeed.initialize(model=model, optimizer=_optimizer(model, optim), config=config)
+    zero = config["zero_optimization"] | extra.get("zero_optimization", {})
+    if zero.get("offload_optimizer"):
+        zero.pop("compute_grad_norm", None)  # DeepSpeed cannot do without there
+    config |= {**extra, "zero_optimization": zero}
+    optimizer = _optimizer(model, optim, ranks.device)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 
 
@@ -57,8 +76,10 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def _optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
-    """The parameters of `model.backbone` at the learning rate, all others (the head) at `head_factor` times it."""
+def _optimizer(model: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.SGD:
+    """The parameters of `model.backbone` at the learning rate, all others (the head) at `head_factor` times it. On a
+    GPU one kernel updates many parameters, but for fp16: where the first step overflows, fused SGD skips it with the
+    memory of the momentum allocated and never written, and the second step reads it."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -66,7 +87,8 @@ def _optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
         {"params": [parameter for parameter in trained if id(parameter) not in backbone], "factor": optim.head_factor},
     ]
     used = [group for group in groups if group["params"]]
-    return torch.optim.SGD(used, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    return torch.optim.SGD(used, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay,
+                           fused=device.type == "cuda" and optim.precision != "fp16")
 
 
 def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any]:
@@ -80,7 +102,12 @@ def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any
                               "allgather_bucket_size": BUCKET},
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for plain SGD
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a step
     }
+    if optim.zero and not optim.clip and optim.precision != "fp16":
+        # Nobody asks for the gradients' norm, and the host would wait for it in each step. fp16's overflows are found
+        # by it: there the wait stays, as it does where gradients are clipped.
+        config["zero_optimization"]["compute_grad_norm"] = False
     if optim.precision in AUTOCAST:
         # The parameters of the listed modules are reduced in the lower precision, where ZeRO is on.
         config["torch_autocast"] = {

@@ -32,8 +32,9 @@ def describe(recipe: Recipe, variant: str, dataset: Dataset) -> dict[str, Any]:
 def claim_folder(folder: Path, record: dict[str, Any], resume: bool, result: str = DESCRIPTION) -> str:
     """Decide what to do with `folder`: "finished", "resume" or "start". Called by rank 0 alone.
 
-    record: what the run is; all of it but `versions`, `precision` (what "auto" came to when the run began) and the
-    parts of `recipe` that training does not use has to agree with the folder's. result: the file that a finished run has.
+    record: what the run is; all of it but `versions`, `precision` (what "auto" came to when the run began), `float32`
+    and the parts of `recipe` that training does not use has to agree with the folder's. result: the file that a
+    finished run has.
     Writes recipe.json into a fresh folder. Raises UserError if the folder belongs to another run, or to an unfinished
     one and `resume` is off.
     """
@@ -63,7 +64,7 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:
     recipe = record.get("recipe", {})
-    rest = {key: value for key, value in record.items() if key not in ("recipe", "versions", "precision")}
+    rest = {key: value for key, value in record.items() if key not in ("recipe", "versions", "precision", "float32")}
     return {**rest, **{key: recipe.get(key) for key in USED}}
 
 

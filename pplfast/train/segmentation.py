@@ -64,7 +64,8 @@ class SegmentationTask(Task):
                            **options)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        rows = self.table.to(batch.labels.device)[batch.labels]
+        self.table = self.table.to(batch.labels.device)  # stays there: a copy in each step would wait for the device
+        rows = self.table[batch.labels]
         return batch.weights * pixel_losses(outputs, rows, self.config.balanced)
 
     def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:

@@ -23,22 +23,30 @@ BUFFER = "momentum_buffer"  # torch.optim.SGD's name
 class TrainState:
     tensors: dict[str, Tensor] = field(default_factory=dict)  # on the CPU; empty on all ranks but 0
     loss_scale: dict[str, float] = field(default_factory=dict)  # torch's GradScaler; empty unless fp16
+    ready: "torch.cuda.Event | None" = None  # happens once the tensors have come from the device
+
+    def wait(self) -> None:
+        if self.ready is not None:
+            self.ready.synchronize()
 
 
 def collect_state(engine: Any, ranks: Ranks, momentum: bool) -> TrainState:
-    """Called by all ranks. momentum: off at the end of a stage, as the next one starts without. The tensors may be the
-    engine's own: they are to be written before the next step."""
+    """Called by all ranks. momentum: off at the end of a stage, as the next one starts without. The tensors are copies:
+    training may go on at once. From a GPU they are still on their way, `wait` for them."""
     module = engine.module
-    tensors = {MODEL + name: tensor for name, tensor in module.state_dict().items()} if ranks.main else {}
+    tensors = {MODEL + name: _host_copy(tensor) for name, tensor in module.state_dict().items()} if ranks.main else {}
     if momentum and _has_momentum(engine):
         _link_momentum(engine)
         for name, parameter in _trained(module):
             value = _momentum(engine, parameter)
             if ranks.main:
-                tensors[MOMENTUM + name] = value.cpu()  # one by one: the device holds no second copy of them all
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                tensors[MOMENTUM + name] = _host_copy(value)
+    ready = None
+    if ranks.device.type == "cuda":
+        ready = torch.cuda.Event()
+        ready.record()
     scaler = loss_scaler(engine)
-    return TrainState(tensors, scaler.state_dict() if scaler else {})
+    return TrainState(tensors, scaler.state_dict() if scaler else {}, ready)
 
 
 def restore_weights(model: nn.Module, state: TrainState, ranks: Ranks) -> None:
@@ -62,7 +70,8 @@ def restore_optimizer(engine: Any, state: TrainState, ranks: Ranks) -> None:
 
                 safe_set_full_optimizer_state(parameter, value, BUFFER)
             else:
-                engine.optimizer.state[parameter][BUFFER] = value.clone(memory_format=torch.preserve_format)
+                # In the parameter's strides, as the optimizer would make it: fused SGD refuses others.
+                engine.optimizer.state[parameter][BUFFER] = torch.empty_like(parameter).copy_(value)
     scale = on_main(ranks, lambda: state.loss_scale)
     scaler = loss_scaler(engine)
     if scaler and scale:
@@ -82,6 +91,12 @@ def lower_loss_scale(engine: Any) -> None:
     scaler = loss_scaler(engine)
     if scaler and engine.zero_optimization() and engine.optimizer.overflow:
         scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
+
+
+def _host_copy(tensor: Tensor) -> Tensor:
+    """Contiguous, on the CPU. From a GPU into pinned memory, without waiting."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return copy.copy_(tensor.detach(), non_blocking=True)
 
 
 def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

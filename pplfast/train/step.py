@@ -39,9 +39,10 @@ def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
 
 
 def train_step(engine: Any, batches: Sequence[Batch], image_losses: Callable[[Tensor, Batch], Tensor],
-               accumulation: int, mark: Callable[[str], None], ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Forward, backward and update. Returns the mean loss over all images of all ranks (a scalar on the device), and
-    this rank's losses, one per row of the batches.
+               accumulation: int, mark: Callable[[str], None], ranks: Ranks,
+               wish: bool = False) -> tuple[Tensor, Tensor]:
+    """Forward, backward and update. Returns float32 (2,) on the device, the same on all ranks: the mean loss over all
+    images of all ranks, and how many ranks have a `wish`; and this rank's losses, one per row of the batches.
 
     image_losses: the network's outputs and the batch -> weighted losses (B,). mark: told what is about to be done.
 
@@ -61,16 +62,16 @@ def train_step(engine: Any, batches: Sequence[Batch], image_losses: Callable[[Te
             lower_loss_scale(engine)
         losses.append(batch_losses.detach())
     own = torch.cat(losses)
-    mean = own.sum() / images
+    shared = torch.stack((own.sum() / images, own.new_full((), float(wish))))
     if ranks.world > 1:
-        dist.all_reduce(mean)
-    return mean, own
+        dist.all_reduce(shared)
+    return shared, own
 
 
 @dataclass(frozen=True)
 class _Pending:
     step: int
-    mean: Tensor  # on the CPU, complete once `ready` has happened
+    shared: Tensor  # on the CPU, complete once `ready` has happened
     ready: "torch.cuda.Event | None"
     losses: Tensor  # on the device
     indices: Tensor
@@ -79,7 +80,8 @@ class _Pending:
 class LossWatch:
     """Reads each loss one step late, so that the device never waits for the host, and stops at one that is not finite.
 
-    All ranks watch the loss over all ranks, so they stop at the same step.
+    All ranks watch the loss over all ranks, so they stop at the same step. The wish for a checkpoint travels with it:
+    so they agree on its step as well, without a message of its own.
     """
 
     def __init__(self, ids: Sequence[str], ranks: Ranks, checkpoints: CheckpointFolder) -> None:
@@ -87,17 +89,18 @@ class LossWatch:
         self._pending: _Pending | None = None
         self._values: list[float] = []
         self.last = float("nan")  # the last loss that was read
+        self.wished = False  # by any rank in the steps that were read, until set back
 
-    def add(self, step: int, mean: Tensor, losses: Tensor, batches: Sequence[Batch]) -> None:
-        """Raises UserError if the loss of the step before was not finite."""
+    def add(self, step: int, shared: Tensor, losses: Tensor, batches: Sequence[Batch]) -> None:
+        """shared, losses: of `train_step`. Raises UserError if the loss of the step before was not finite."""
         self._read()
         ready = None
-        if mean.device.type == "cuda":
-            host = torch.empty((), dtype=mean.dtype, pin_memory=True)
-            mean = host.copy_(mean, non_blocking=True)
+        if shared.device.type == "cuda":
+            host = torch.empty(shared.shape, dtype=shared.dtype, pin_memory=True)
+            shared = host.copy_(shared, non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        self._pending = _Pending(step, mean, ready, losses, torch.cat([batch.indices for batch in batches]))
+        self._pending = _Pending(step, shared, ready, losses, torch.cat([batch.indices for batch in batches]))
 
     def interval_mean(self) -> float:
         """The mean loss of the steps since the last call, this one included. Raises as `add` does."""
@@ -115,7 +118,8 @@ class LossWatch:
             return
         if pending.ready is not None:
             pending.ready.synchronize()
-        self.last = float(pending.mean)
+        self.last, wishes = pending.shared.tolist()
+        self.wished |= wishes > 0
         if not math.isfinite(self.last):
             self._stop(pending)
         self._values.append(self.last)
@@ -127,6 +131,7 @@ class LossWatch:
         bad_ids, all_ids = (list(dict.fromkeys(name for share in shares for name in share[k])) for k in (0, 1))
         if not self._ranks.main:
             raise OtherRankError("the loss is not finite")
+        self._checkpoints.wait()
         rest = "" if len(bad_ids) == len(all_ids) else f" (of the batch {' '.join(all_ids)})"
         raise EveryRankError(
             f"step {pending.step}: the loss is {self.last}; images: {' '.join(bad_ids)}{rest}; last good checkpoint: "

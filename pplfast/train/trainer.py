@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.files import read_json
-from pplfast.precision import resolve_precision
+from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
@@ -36,9 +37,11 @@ class TrainOptions:
 
     threads: int = 0  # of torch and of DALI, per rank; 0: the cores divided by the ranks of this machine
     cache_mb: float = 4096  # of decoded images, per rank
-    checkpoint_every: int = 100  # optimizer steps
+    checkpoint_seconds: float = 300.0  # between two checkpoints; one ends each stage as well
+    checkpoint_every: int | None = None  # optimizer steps between two, at most
     keep: int = 3  # of the latest checkpoints; those that end a stage stay as well
     log_every: int = 10  # optimizer steps
+    compile: str = ""  # the network by torch.compile, in this mode of it; "": not at all
     lost_after: float = 60.0  # seconds within which the run has ended everywhere once a rank gives no sign of life
     stuck_after: float = 900.0  # the same once a rank makes no progress
     deepspeed: dict[str, Any] = field(default_factory=dict)  # more settings of its engine
@@ -99,8 +102,20 @@ def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
     without `resume`, a full disk, and a loss that is not finite.
     """
     ranks = start_ranks(options.local_rank, options.stuck_after)
-    with Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog:
+    with Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog, _measured_convolutions():
         return _run_task(task, Path(out), resume, options, ranks, watchdog)
+
+
+@contextmanager
+def _measured_convolutions() -> Iterator[None]:
+    """cuDNN tries its algorithms on each new shape: every step of a stage has the same ones. What comes after training
+    in this process may have a new one for each image."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _run_task(task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks,
@@ -117,7 +132,10 @@ def _run_task(task: Task, out: Path, resume: bool, options: TrainOptions, ranks:
         _announce(run, notes, checkpoint)
     try:
         progress = _train_stages(run, checkpoint, progress)
+        watchdog.mark("waiting for the last checkpoint to be on the disk")
+        run.checkpoints.finish()
     finally:
+        run.checkpoints.wait()
         if run.log:
             run.log.close()
     result = _result(run, progress)
@@ -131,12 +149,14 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
     """Everything that can be wrong with the settings is found here, before anything is written."""
     task.check()
     engines.check_precision(task.optim, ranks.device)
+    engines.check_compile(options.compile, task.optim)
     micro_batch = engines.micro_batch(task.optim, ranks)
     threads = use_threads(options, ranks.local_world)
-    torch.backends.cudnn.benchmark = True  # every step of a stage has the same shapes
+    exact_float32()
     torch.manual_seed(task.seed)
     model, stages = task.build()
-    cpu.install(model, ranks.device)
+    if not options.compile:  # a compiler fuses by itself, and cannot see into the C++
+        cpu.install(model, ranks.device)
     loader = task.load(model, batch_size=micro_batch, rank=ranks.rank, world_size=ranks.world, seed=task.seed,
                        cache_mb=options.cache_mb, threads=threads, device=ranks.device,
                        group=task.optim.batch // task.optim.accumulation)
@@ -148,7 +168,8 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
 def _claim(run: _Run, resume: bool) -> tuple[str, str]:
     """What `claim_folder` says, and the precision of the run: "auto" is decided once, when the run begins."""
     precision = resolve_precision(run.optim.precision, run.ranks.device)
-    state = claim_folder(run.folder, run.task.record() | {"precision": precision}, resume, run.task.result_file)
+    record = run.task.record() | {"precision": precision, "float32": "ieee"}
+    state = claim_folder(run.folder, record, resume, run.task.result_file)
     return state, read_json(run.folder / RECORD)["precision"]
 
 
@@ -161,6 +182,7 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
     for index in range(first, len(run.stages)):
         run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
+        engines.compile_network(run.model, run.options.compile)
         run.watchdog.mark(f"stage {index + 1}, starting its engine")
         engine = engines.start_engine(run.model, run.optim, run.ranks, run.options.deepspeed)
         if state and not progress.stage_ended:
@@ -192,26 +214,36 @@ def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress:
         step_inputs = next(batches)
         seed_step(task.seed, stage, progress.iteration, run.ranks.rank)
         engines.set_learning_rate(engine, rates[progress.iteration])
-        mean, losses = train_step(engine, step_inputs, task.losses, task.optim.accumulation,
-                                  lambda what, at=at: run.watchdog.mark(f"{at}, {what}"), run.ranks)
+        shared, losses = train_step(engine, step_inputs, task.losses, task.optim.accumulation,
+                                    lambda what, at=at: run.watchdog.mark(f"{at}, {what}"), run.ranks,
+                                    run.checkpoints.wanted(options.checkpoint_seconds))
         run.watchdog.mark(f"{at}, after it")
 
         progress = dataclasses.replace(
             progress, iteration=progress.iteration + 1, steps=progress.steps + 1,
             stage_ended=progress.iteration + 1 == iterations, seconds=spent + time.monotonic() - start)
-        run.watch.add(progress.steps, mean, losses, step_inputs)
+        run.watch.add(progress.steps, shared, losses, step_inputs)
         interval_images += sum(batch.total for batch in step_inputs)
         if progress.stage_ended or progress.iteration % options.log_every == 0:
             now = time.monotonic()
             _log(run, progress, rates[progress.iteration - 1], interval_images, now - interval_start)
             interval_images, interval_start = 0, now
-        if progress.stage_ended or progress.iteration % options.checkpoint_every == 0:
+        if progress.stage_ended or _checkpoint_due(run, progress):
             if progress.stage_ended:
                 check_ranks(run.model, frozen, run.ranks, stage + 1)
             run.watch.settle()  # a checkpoint is good only if the loss of its last step was
-            state = collect_state(engine, run.ranks, momentum=not progress.stage_ended)
-            run.checkpoints.save(state, progress)
+            run.watch.wished = False
+            run.watchdog.mark(f"{at}, waiting for the checkpoint before to be on the disk")
+            run.checkpoints.finish()  # before the copy: no more than one state in memory
+            run.watchdog.mark(f"{at}, copying its checkpoint")
+            run.checkpoints.save(collect_state(engine, run.ranks, momentum=not progress.stage_ended), progress)
     return progress
+
+
+def _checkpoint_due(run: _Run, progress: Progress) -> bool:
+    """The same on all ranks: steps are counted by each, time by rank 0 alone, which tells the others with a loss."""
+    every = run.options.checkpoint_every
+    return run.watch.wished or bool(every and progress.iteration % every == 0)
 
 
 def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float) -> None:
@@ -240,8 +272,10 @@ def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> Non
     optim, ranks, dataset = run.optim, run.ranks, run.task.dataset
     stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
     run.log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
-    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}, batch "
-                f"{optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads")
+    exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
+    compiled = f", compiled ({run.options.compile})" if run.options.compile else ""
+    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
+                f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{compiled}")
     for note in notes:
         run.log.say(note)
     if checkpoint:

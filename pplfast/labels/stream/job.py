@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pplfast.errors import UserError
 from pplfast.labels import crf
 from pplfast.labels.background import check_background
 from pplfast.labels.cam import check_fits, classifier_hash
-from pplfast.labels.folder import EXIT_BAD, claim_folder
+from pplfast.labels.folder import EXIT_BAD, claim_folder, read_settings
 from pplfast.labels.pool import default_jobs
 from pplfast.labels.stream import status as state
 from pplfast.labels.stream.budget import Room, most_pixels, split_budget
@@ -28,11 +28,10 @@ from pplfast.labels.stream.shards import ShardWriter
 from pplfast.labels.stream.stopping import Stopping
 from pplfast.labels.stream.workers import Workers
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.precision import resolve_precision
+from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig
 
 OUTPUTS = ("png", "npy", "shards")
-ENGINES = ("pydensecrf", "device")
 DEFAULT_MEMORY = 8.0  # GiB
 
 
@@ -40,6 +39,7 @@ DEFAULT_MEMORY = 8.0  # GiB
 class JobConfig:
     """unsure: (low, high) thresholds, between which a pixel becomes 255; None: no pixel does.
 
+    engine: of the CRF, see `resolve_engine`.
     memory: GiB that a rank and its workers may use for what grows with the images (not for the programs themselves).
     jobs: CRF processes of this rank, None: its share of the cores. rotated: label images that EXIF turns, as stored.
     verify: compare the checksums of all labels that are there. strict: a bad image ends the job.
@@ -48,7 +48,7 @@ class JobConfig:
     out: Path
     cam: CamConfig = field(default_factory=CamConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
-    engine: str = "pydensecrf"
+    engine: str = crf.AUTO
     outputs: tuple[str, ...] = ("png",)
     unsure: tuple[float, float] | None = None
     memory: float = DEFAULT_MEMORY
@@ -129,13 +129,18 @@ def label_dataset(model: PatchClassifier, dataset: Dataset, config: JobConfig, l
     check_fits(model, dataset)
     ranks = start_ranks(local_rank)
     try:
+        exact_float32()
         precision = resolve_precision(config.cam.precision, ranks.device)
 
-        def begin() -> Plan:
-            claim_folder(config.out, _settings(model, config, precision, dataset))
-            return make_plan(dataset, config.out, config.verify)
+        def begin() -> tuple[str, Plan]:
+            engine = resolve_engine(config, ranks.device)
+            claim_folder(config.out, _settings(model, replace(config, engine=engine), precision, dataset))
+            if config.label.crf != crf.NONE:
+                print(f"CRF computed by {engine}", file=sys.stderr)
+            return engine, make_plan(dataset, config.out, config.verify)
 
-        plan = on_main(ranks, begin)
+        engine, plan = on_main(ranks, begin)
+        config = replace(config, engine=engine)
         mine = plan.share(ranks.rank, ranks.world)
         # All manifests are held locked before anyone goes on, so that a free one means a dead rank from here on.
         manifest = together(ranks, lambda: ManifestWriter(config.out, ranks.rank))
@@ -145,12 +150,23 @@ def label_dataset(model: PatchClassifier, dataset: Dataset, config: JobConfig, l
     return _work(model.to(ranks.device), dataset, config, precision, ranks, plan, mine, manifest)
 
 
+def resolve_engine(config: JobConfig, device: torch.device) -> str:
+    """What computes the CRF. "auto" is decided once for a folder: a job that is continued, perhaps on another machine,
+    goes on as it began. On a GPU the processes of a machine's cores would be what all wait for."""
+    if config.engine != crf.AUTO:
+        return config.engine
+    recorded = read_settings(config.out)
+    if isinstance(recorded, dict) and "crf_engine" in recorded:
+        return recorded["crf_engine"]
+    return crf.DEVICE if device.type == "cuda" and config.label.crf != crf.NONE else crf.PYDENSECRF
+
+
 def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, ranks: Any, plan: Plan,
           mine: Any, manifest: ManifestWriter) -> JobResult:
     out, world = config.out, ranks.world
     cores = max(1, default_jobs() // max(1, ranks.local_world))
     jobs, threads = config.jobs or cores, config.threads or max(2, cores // 4)
-    meter = Meter({"crf": jobs if config.engine == "pydensecrf" else 1, "encode": jobs})
+    meter = Meter({"crf": jobs if config.engine == crf.PYDENSECRF else 1, "encode": jobs})
     heartbeat = state.Heartbeat(out, plan.token, ranks.rank, len(mine), meter)
     display = state.Display(out, plan.token, world, len(plan.pending), plan.done + plan.bad, config.prometheus
                             ) if ranks.main else None
@@ -204,7 +220,7 @@ def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, preci
     workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
     maps = MapMaker(model, config.cam, precision, network, config.cam.batch, threads)
     labeller = None
-    if config.engine == "device" and config.label.crf != crf.NONE:
+    if config.engine == crf.DEVICE and config.label.crf != crf.NONE:
         from pplfast.labels.device_crf import DeviceLabeller
 
         labeller = DeviceLabeller(config.label, config.unsure, maps.device)

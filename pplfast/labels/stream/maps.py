@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pplfast import cpu
+from pplfast.data.handover import Handover, to_device
 from pplfast.data.pipelines import Resizer, ahead, resolve_device
 from pplfast.kernels import cam_fuse
 from pplfast.labels.cam import rows_at_once
@@ -19,6 +20,11 @@ from pplfast.recipe import CamConfig
 
 OVERLAP = 128  # pixels that a tile sees beyond its own part, on each side where there are any
 SMALLEST_TILE = 256  # pixels on a side, overlap not counted
+# Words of errors without a class of their own: the CPU's allocator, oneDNN's scratch, the CUDA driver; cuBLAS's and
+# cuDNN's handles and workspaces (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED, and since cuDNN 9
+# CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED and ..._HOST_ALLOCATION_FAILED).
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED",
+             "_ALLOCATION_FAILED")
 
 
 class OutOfMemory(Exception):
@@ -41,7 +47,7 @@ class MapMaker:
         cpu.install(model, self.device)
         with self._cast():
             self.pixels = int(budget / activation_bytes(model.maps, self.device))  # input pixels that fit
-        self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, self.device)
+        self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, Handover(self.device))
         self._scaler = ThreadPoolExecutor(1, "scale")
         self.halvings = 0
 
@@ -55,13 +61,13 @@ class MapMaker:
         None when `stopped` says so between two scales. Raises OutOfMemory.
         """
         height, width = pixels[0].shape[:2]
-        classes = classes.to(self.device).repeat(2 if self.config.flip else 1, 1)
+        classes = to_device(classes, self.device).repeat(2 if self.config.flip else 1, 1)
         maps = []
         with torch.inference_mode(), self._cast():
             for scaled in ahead(lambda scale: self._scaler.submit(self._resizer, pixels, scale), self.config.scales, 1):
                 if stopped():
                     return None
-                maps.append(self._rows(scaled.to(self.device), classes))
+                maps.append(self._rows(scaled, classes))
                 del scaled
             return cam_fuse(maps, height, width, self.config.flip)
 
@@ -77,7 +83,7 @@ class MapMaker:
                             else self.model.maps(rows, classes[at:at + count]))
                 at += count
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(count * size)
         return torch.cat(done)
@@ -121,7 +127,6 @@ def _take(images: Tensor, first: int, last: int) -> Tensor:
     return torch.cat((straight, mirrored)) if len(straight) else mirrored
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Of the GPU's allocator, or of the CPU's (which has no class of its own), or of oneDNN's scratch."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        text in str(error) for text in ("can't allocate memory", "not enough memory", "out of memory"))
+def out_of_memory(error: BaseException) -> bool:
+    """Of torch's allocator for the GPU, or of anybody else's; see NO_MEMORY."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in NO_MEMORY)

@@ -17,7 +17,7 @@ from pplfast.labels.cam import own_classes
 from pplfast.labels.stream.budget import Room, label_bytes
 from pplfast.labels.stream.feed import DecodedBatch, Feed
 from pplfast.labels.stream.manifest import BAD, DONE, ManifestWriter, checksum
-from pplfast.labels.stream.maps import MapMaker, OutOfMemory
+from pplfast.labels.stream.maps import MapMaker, OutOfMemory, out_of_memory
 from pplfast.labels.stream.meter import Meter
 from pplfast.labels.stream.plan import source_state
 from pplfast.labels.stream.refine import Refined, Task
@@ -27,7 +27,7 @@ from pplfast.labels.stream.workers import Workers
 
 POLL = 0.2
 TRIED_AGAIN = ("memory", "maps", "failed")  # reasons that need not lie in the file: the next start tries again
-# (decoded images, full maps of their classes) -> per image uint8 labels; where the CRF runs on the device
+# (decoded images, full maps of their classes, image labels) -> per image uint8 labels; where the CRF runs on the device
 Labeller = Callable[[Sequence[np.ndarray], torch.Tensor, np.ndarray], list[np.ndarray]]
 
 
@@ -103,15 +103,14 @@ class Pipeline:
         """The network, and on a device the CRF; hands the images to the workers. False when stopped."""
         dataset, stages = self._dataset, self._stages
         rows = dataset.labels[decoded.indices]
-        height, width = decoded.pixels[0].shape[:2]
+        size = decoded.pixels[0].shape[:2]
         with self._meter.busy("network"):
             try:
                 maps = stages.maps(decoded.pixels, own_classes(rows), self._stopping.stopped)
             except OutOfMemory:
                 for index in decoded.indices:
-                    self._release(height, width, 1)
-                    self._bad(index, BadImage("memory", "even a small tile of it does not fit into memory; use a "
-                                                        "larger device"))
+                    self._give_up(index, size, "memory", "even a small tile of it does not fit into memory; use a "
+                                                         "larger device")
                 return True
             if maps is None:
                 return False
@@ -120,12 +119,15 @@ class Pipeline:
         labels = None
         if stages.labeller is not None:
             start = time.monotonic()
-            labels = stages.labeller(decoded.pixels, maps, rows)
+            labels = labels_that_fit(stages.labeller, decoded.pixels, maps, rows)
             self._meter.add("crf", time.monotonic() - start)
         for row, index in enumerate(decoded.indices):
             if not finite[row]:
-                self._release(height, width, 1)
-                self._bad(index, BadImage("maps", "the maps hold values that are not finite; check the classifier"))
+                self._give_up(index, size, "maps", "the maps hold values that are not finite; check the classifier")
+                continue
+            if labels is not None and labels[row] is None:
+                self._give_up(index, size, "memory", "its CRF does not fit into the device's memory; use a larger "
+                                                     "device, or --crf pydensecrf and another --out")
                 continue
             classes = tuple(int(c) for c in np.flatnonzero(rows[row]))
             task = Task(dataset.ids[index], index, dataset.images[index], classes,
@@ -159,10 +161,10 @@ class Pipeline:
         if isinstance(result, BaseException):
             raise result
         size = (task.pixels if task.pixels is not None else task.labels).shape[:2]
-        self._release(*size, 1)
         if result.failure:
-            self._bad(task.index, BadImage("failed", result.failure))
+            self._give_up(task.index, size, "failed", result.failure)
             return
+        self._release(*size, 1)
         for stage, seconds in result.seconds.items():
             self._meter.add(stage, seconds)
         with self._meter.busy("write"), self._lock:
@@ -181,6 +183,10 @@ class Pipeline:
                 shards.close_shard()
             self._meter.count(done=1)
 
+    def _give_up(self, index: int, size: tuple[int, int], kind: str, reason: str) -> None:
+        self._release(*size, 1)
+        self._bad(index, BadImage(kind, reason))
+
     def _bad(self, index: int, error: BadImage) -> None:
         image_id, path = self._dataset.ids[index], self._dataset.images[index]
         with self._lock:
@@ -197,3 +203,17 @@ class Pipeline:
         if self._failure is None:
             self._failure = error
         self._stopping.stop()
+
+
+def labels_that_fit(labeller: Labeller, pixels: Sequence[np.ndarray], maps: torch.Tensor, rows: np.ndarray
+                    ) -> list[np.ndarray | None]:
+    """A batch whose lattices do not fit into memory goes image by image; None for one that does not fit alone."""
+    try:
+        return labeller(pixels, maps, rows)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    # Out of the handler: the error's traceback holds the tensors of the attempt.
+    if len(pixels) == 1:
+        return [None]
+    return [labels_that_fit(labeller, pixels[i:i + 1], maps[i:i + 1], rows[i:i + 1])[0] for i in range(len(pixels))]
