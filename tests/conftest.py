@@ -1,6 +1,7 @@
 """Environment of all tests: set before triton or deepspeed is imported by any of them."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -19,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The others compare with the CPU to the last bit, place tensors there, or run Triton's interpreter.
-FOR_A_GPU = ("test_kernels_gpu.py", "test_gpu_networks.py", "test_gpu_labels.py", "test_doctor.py")
+FOR_A_GPU = re.compile(r"test_gpu_.*|test_kernels_gpu|test_doctor")
 HIDDEN = "runs on the CPU: hide the GPU from it with CUDA_VISIBLE_DEVICES="
 
 
@@ -27,7 +28,7 @@ def pytest_collection_modifyitems(items):
     """In a process that sees a GPU only the tests that are written for one."""
     if torch.cuda.is_available():
         for item in items:
-            if item.path.name not in FOR_A_GPU:
+            if not FOR_A_GPU.fullmatch(item.path.stem):
                 item.add_marker(pytest.mark.skip(reason=HIDDEN))
 
 

@@ -38,8 +38,9 @@ def maps(backbone: str, mode: str, precision: str) -> Callable[[], None]:
 
 
 def map_maker(backbone: str, rows: str) -> Callable[[], None]:
-    """rows "groups": of four rows three at a time at scale 1, one at scale 1.5. "tiles": one of scale 2 in six parts."""
-    wanted, scales, count = {"groups": (3 * HEIGHT * WIDTH, (0.5, 1.0, 1.5), 2), "tiles": (400_000, (2.0,), 1)}[rows]
+    """rows "groups": three of the four rows at a time at scale 1. "tiles": scale 2 in six parts."""
+    wanted, scales, count = {"groups": (3 * HEIGHT * WIDTH, (0.5, 1.0, 1.5), 2),
+                             "tiles": (400_000, (2.0,), 1)}[rows]
     model = classifier(backbone, "progressive").eval()
     pixels = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
     ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}

@@ -14,15 +14,18 @@ from typing import Any
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 
 
-def compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "c++"))
+def missing() -> str:
+    """Why there can be no such device here; "" if there can."""
+    if (_torch_folder() / "lib/libtorch_cuda.so").exists():
+        return "needs torch's CPU build, without a CUDA of its own"
+    return "" if _compiler() else "needs a C++ compiler; name one in CXX"
 
 
 def build(folder: Path) -> Path:
     """Compile the device guard into `folder`. Raises CalledProcessError with the compiler's words on stderr."""
     library = folder / "fake_cuda.so"
     torch = _torch_folder()
-    subprocess.run([compiler(), "-std=c++20", "-shared", "-fPIC", f"-I{torch / 'include'}", SOURCE, "-o", library,
+    subprocess.run([_compiler(), "-std=c++20", "-shared", "-fPIC", f"-I{torch / 'include'}", SOURCE, "-o", library,
                     f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"], check=True)
     return library
 
@@ -73,6 +76,10 @@ def patch_torch(on_wait: Callable[[str], None]) -> None:
 
     torch.cuda.synchronize = lambda *_, **__: on_wait("torch.cuda.synchronize")
     torch.cuda.Stream = torch.cuda.Event = torch.cuda.current_stream = Queue
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "c++"))
 
 
 def _torch_folder() -> Path:

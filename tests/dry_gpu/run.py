@@ -24,8 +24,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--guard", type=Path, help="the compiled device guard; else it is compiled now")
     arguments = parser.parse_args()
-    if arguments.guard is None and machine.compiler() is None:
-        parser.error("needs a C++ compiler; name one in CXX")
+    if machine.missing():
+        parser.error(machine.missing())
     with tempfile.TemporaryDirectory() as folder:
         machine.switch_on(arguments.guard or machine.build(Path(folder)))
     mode, results = start_torch(), {}
@@ -50,7 +50,8 @@ def cases(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 def line(name: str, limits: Limits, result: dict) -> str:
     row = (f"{name:44} {result['mib']:7.0f} of {limits.mib:5} MiB  {result['operators']:6} operators "
-           f"{result['launches']:4} launches {result['waits']} waits {result['copies']} copies {result['seconds']:5.1f} s")
+           f"{result['launches']:4} launches {result['waits']:2} waits {result['copies']:2} copies "
+           f"{result['seconds']:5.1f} s")
     return "\n".join([row, *(f"    FAILED: {finding}" for finding in result["findings"])])
 
 

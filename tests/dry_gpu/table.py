@@ -34,7 +34,8 @@ MAPS = {
 BOUNDARY = {"wrn38": (380, 755), "resnet50": (95, 165), "efficientnet_lite0": (45, 60)}
 SEGMENTATION = {"wrn38": (1560, 1560), "resnet50": (315, 315), "efficientnet_lite0": (120, 175)}
 PREDICTION = {"wrn38": (2350, 4180), "resnet50": (505, 910), "efficientnet_lite0": (520, 930)}
-MAP_MAKER = {"wrn38": (450, 265), "resnet50": (75, 55), "efficientnet_lite0": (85, 60)}
+MAP_MAKER = {("wrn38", "groups"): 450, ("wrn38", "tiles"): 265, ("resnet50", "groups"): 75,
+             ("efficientnet_lite0", "groups"): 85}
 WALK = {"wrn38": 5100, "resnet50": 890, "efficientnet_lite0": 815}
 CRF = {"probabilities": 980, "labels": 875, "deeplab": 740}
 # On CUDA a group normalisation makes its tensors NCHW, and so is the gradient of an interpolation of few channels.
@@ -57,9 +58,9 @@ def _table() -> dict[str, Limits]:
             table[f"segmentation/{backbone}/{precision}"] = Limits(SEGMENTATION[backbone][k], nchw=HEAD_NCHW[backbone])
             nchw = 4 if backbone == "efficientnet_lite0" else 0  # one of each scale
             table[f"predict/{backbone}/{precision}"] = Limits(PREDICTION[backbone][k], nchw=nchw)
-        for k, rows in enumerate(("groups", "tiles")):
-            table[f"map_maker/{backbone}/{rows}"] = Limits(MAP_MAKER[backbone][k], copies=1)  # the classes
         table[f"walk/{backbone}"] = Limits(WALK[backbone], copies=3, nchw=1)  # tables of the neighbours, once
+    for (backbone, rows), mib in MAP_MAKER.items():
+        table[f"map_maker/{backbone}/{rows}"] = Limits(mib, copies=1)  # the classes
     for preset, mib in CRF.items():
         for unsure, lattices in (("sure", 2), ("unsure", 3)):
             # Images and counts go there, labels come back; "labels" sends a constant for each set of energies.
