@@ -66,7 +66,7 @@ def _table() -> dict[str, Limits]:
             # Images and counts go there, labels come back; "labels" sends a constant for each set of energies.
             copies = 3 + LATTICE_COPIES * lattices + (lattices - 1 if preset == "labels" else 0)
             table[f"crf/{preset}/{unsure}"] = Limits(mib, LATTICE_WAITS * lattices, copies)
-    table["large/cam_fuse"] = Limits(305)
+    table["large/cam_fuse"] = Limits(360)
     table["large/random_walk"] = Limits(275, copies=3)
     return table
 
