@@ -9,8 +9,7 @@ from .cam_head import cam_head
 from .depthwise import depthwise_act
 from .dense_crf import CrfTerms, mean_field
 from .geometry import PatchGrid
-from .patch_merge import patch_merge
-from .patch_pool import patch_pool, patch_pool_map
+from .patch_pool import patch_pool
 from .patch_split import patch_split, patch_split_act
 from .random_walk import random_walk
 from .scale_act import add_scale_act, scale_act
@@ -23,9 +22,7 @@ __all__ = [
     "cam_head",
     "depthwise_act",
     "mean_field",
-    "patch_merge",
     "patch_pool",
-    "patch_pool_map",
     "patch_split",
     "patch_split_act",
     "random_walk",

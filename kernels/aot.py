@@ -22,7 +22,7 @@ from .cam_head import cam_head_kernel, head_blocks
 from .dense_crf import update_kernel, update_pixels
 from .dense_crf import WARPS as CRF_WARPS
 from .layout import ROW_OPTIONS, tile_sizes
-from .patch_merge import _merge_backward_kernel, _merge_kernel
+from .patch_merge import _merge_kernel
 from .patch_pool import MODES, POOL_OPTIONS, pool_tile
 from .patch_split import _split_act_backward_kernel, _split_kernel
 from .permutohedral import SPLAT_ENTRIES, blur_kernel, blur_vertices, splat_kernel
@@ -43,7 +43,7 @@ FLOAT32 = ("scale", "shift", "per_patch", "pooled", "grad_patch", "grad_pooled",
 TYPES = {"arg": "*i32", "classes": "*i64", "sharpness": "fp32", **dict.fromkeys(FLOAT32, "*fp32")}
 MAPS = ("x", "y", "z", "residual", "raw", "activated", "patches", "out", "grad", "grad_y", "grad_z", "grad_raw",
         "grad_activated", "grad_x", "grad_patches")
-DIVISIBLE = ("C", "out_channels", "offset")  # by 16 in every real network: allows 16-byte accesses
+DIVISIBLE = ("C",)  # by 16 in every real network: allows 16-byte accesses
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def cases(dtype: str) -> list[Case]:
         Case("patch_split", _split_kernel, {**plain, **rows}, ROW_OPTIONS),
         Case("patch_split_act", _split_kernel, {**tail, **rows}, ROW_OPTIONS),
         Case("patch_split_act backward", _split_act_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
-        Case("patch_merge", _merge_kernel, {**tail, **rows}, ROW_OPTIONS),
-        Case("patch_merge backward", _merge_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
+        Case("patch_split backward", _merge_kernel, rows, ROW_OPTIONS),
         *_scale_act_cases(dtype),
         *(case for mode in MODES for case in _pool_cases(mode, dtype, rows)),
         _head_case("cam_head", dtype, tiles=512),
@@ -95,7 +94,7 @@ def _scale_act_cases(dtype: str) -> list[Case]:
 
 def _pool_cases(mode: str, dtype: str, rows: dict[str, int]) -> list[Case]:
     step = dict(zip(("BP", "BC"), pool_tile(16, 4096, DTYPES[dtype]), strict=True))
-    constants = {"ACT": "relu6", "MODE": mode, "FROM_MAP": False}
+    constants = {"ACT": "relu6", "MODE": mode}
     return [
         Case(f"patch_pool {mode}", pool_kernel, {**constants, **step}, POOL_OPTIONS),
         Case(f"patch_pool {mode} backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS),

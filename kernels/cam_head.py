@@ -7,7 +7,7 @@ from torch import Tensor
 from .backend import run, tl, triton, use_triton
 from .layout import last, packed
 from .patch_merge import merge_into, patch_merge_plain
-from .tail import act_value, check_tail, load_channels, tail_last, widen
+from .tail import act_value, affine_act, check_tail, load_channels, tail_last
 
 
 def cam_head_plain(
@@ -16,7 +16,7 @@ def cam_head_plain(
 ) -> Tensor:  # fmt: skip
     """The definition: merge, concatenate [M_1 .. M_S ; global], 1x1 convolution, ReLU, pick each image's classes."""
     sources = [*patches, (global_map, 1)]
-    whole = torch.cat([patch_merge_plain(widen(t), k, height, width, scale, shift, act) for t, k in sources], 1)
+    whole = torch.cat([affine_act(patch_merge_plain(t, k, height, width), scale, shift, act) for t, k in sources], 1)
     maps = F.conv2d(whole, weight.to(whole.dtype).view(*weight.shape[:2], 1, 1)).relu()
     if classes is None:
         return maps

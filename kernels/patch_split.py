@@ -7,6 +7,7 @@ from torch import Tensor
 from .backend import needs_no_operator, run, tl, triton, use_triton
 from .geometry import PatchGrid, valid_extents
 from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
+from .patch_merge import patch_merge
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_packed
 
 
@@ -126,7 +127,7 @@ def _split_setup(ctx, inputs, output) -> None:
 
 
 def _split_backward(ctx, grad):
-    return torch.ops.pplfast.patch_merge(grad, ctx.grid, *ctx.size, None, None, "none"), None, None
+    return patch_merge(grad, ctx.grid, *ctx.size), None, None
 
 
 _patch_split.register_autograd(_split_backward, setup_context=_split_setup)
@@ -201,7 +202,7 @@ def _split_act_backward(ctx, grad_raw, grad_activated):
     if grad_activated is None and grad_raw is None:
         grad_x = None
     elif grad_activated is None:
-        grad_x = torch.ops.pplfast.patch_merge(grad_raw, ctx.grid, *x.shape[2:], None, None, "none")
+        grad_x = patch_merge(grad_raw, ctx.grid, *x.shape[2:])
     else:
         grad_x = torch.ops.pplfast.patch_split_act_backward(
             grad_raw, grad_activated, x, ctx.grid, scale, shift, ctx.act
