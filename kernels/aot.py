@@ -105,12 +105,12 @@ def _head_case(name: str, dtype: str, tiles: int) -> Case:
     """One patch branch and the global map, whose grid of 1 a launch turns into a constant."""
     blocks = head_blocks(DTYPES[dtype], 20, tiles)
     options = {key: blocks.pop(key) for key in ("num_warps", "num_stages", "maxnreg")}
-    types = {"out": "*fp32", "sources": (f"*{dtype}",) * 2, "grids": ("i32", 1), "hs": ("i32",) * 2, "ws": ("i32",) * 2}
+    types = {"out": "*fp32", "sources": (f"*{dtype}",) * 2, "grids": ("i32", 1), "hs": ("fp32",) * 2, "ws": ("fp32",) * 2}
     return Case(name, cam_head_kernel, {"SOURCES": 2, "ACT": "relu6", **blocks}, options, HEAD_BUDGET, types)
 
 
 def _fuse_cases() -> list[Case]:
-    types = {"maps": ("*fp32",) * 4, "hs": ("i32",) * 4, "ws": ("i32",) * 4}
+    types = {"maps": ("*fp32",) * 4, "hs": ("fp32",) * 4, "ws": ("fp32",) * 4}
     constants, options = {"SCALES": 4, "FLIP": True, "NORMALISE": True, "BLOCK": BLOCK}, {"num_warps": WARPS}
     return [
         Case("cam_fuse", cam_fuse_kernel, constants, options, types=types),

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
+from .layout import as_floats
 
 EPSILON = 1e-5  # added to the maximum; the value that this field's code uses
 BLOCK, WARPS = 256, 4  # two pixels a thread: with four, the taps of all scales no longer fit the registers
@@ -27,23 +28,22 @@ def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, norm
 # Bytes, O = B*n*height*width outputs, M = numbers in all maps: read 4 * M (a few percent of O: maps have the
 # network's stride), write 4 * O; the normalisation reads and writes 4 * O again, from the L2 cache where O fits.
 # Eager writes and reads O at least 3 times a scale: 4 * 12 O for 4 scales without flips.
-@triton.jit
+@triton.jit(do_not_specialize=("H", "W", "PLANES"))
 def cam_fuse_kernel(
     maps, hs, ws, out, peaks, H, W, PLANES,
     SCALES: tl.constexpr, FLIP: tl.constexpr, NORMALISE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK pixels of one plane (image, class). Mirrored planes follow the PLANES straight ones."""
-    plane = tl.program_id(0).to(tl.int64)
-    o_p = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    plane, o_p = _place(H * W, BLOCK)
     m_p = o_p < H * W
     Y = o_p // W
     X = o_p % W
     total = tl.zeros([BLOCK], tl.float32)
     for s in tl.static_range(SCALES):
-        h = hs[s]
-        w = ws[s]
-        y = tl.maximum((Y.to(tl.float32) + 0.5) * ((h + 0.0) / H) - 0.5, 0.0)
-        x = tl.maximum((X.to(tl.float32) + 0.5) * ((w + 0.0) / W) - 0.5, 0.0)
+        h = tl.cast(hs[s], tl.int32)
+        w = tl.cast(ws[s], tl.int32)
+        y = tl.maximum((Y.to(tl.float32) + 0.5) * (hs[s] / H) - 0.5, 0.0)
+        x = tl.maximum((X.to(tl.float32) + 0.5) * (ws[s] / W) - 0.5, 0.0)
         y0 = tl.minimum(y.to(tl.int32), h - 1)
         x0 = tl.minimum(x.to(tl.int32), w - 1)
         y1 = tl.minimum(y0 + 1, h - 1)
@@ -72,21 +72,31 @@ def _tap(p_map, offsets, m_p):
 
 
 @triton.jit
+def _place(SIZE, BLOCK: tl.constexpr):
+    """This program's plane, int64, and its pixels there. Of a launch grid axis 0 alone may pass 65,535."""
+    blocks = tl.cdiv(SIZE, BLOCK)
+    return (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit(do_not_specialize=("SIZE",))
 def normalise_kernel(out, peaks, SIZE, EPS: tl.constexpr, BLOCK: tl.constexpr):
-    plane = tl.program_id(0).to(tl.int64)
-    o_p = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    plane, o_p = _place(SIZE, BLOCK)
     p_out = out + plane * SIZE + o_p
     b_out = tl.load(p_out, mask=o_p < SIZE, other=0.0)
     tl.store(p_out, b_out / (tl.load(peaks + plane) + EPS), mask=o_p < SIZE)
 
 
+def fuse_launch(planes: int, height: int, width: int) -> tuple[int]:
+    return (planes * triton.cdiv(height * width, BLOCK),)
+
+
 def _launch(maps: list[Tensor], flip: bool, normalise: bool, out: Tensor) -> None:
     planes, (height, width) = out.shape[0] * out.shape[1], out.shape[2:]
     peaks = torch.zeros(planes, dtype=torch.float32, device=out.device)
-    launch = (planes, triton.cdiv(height * width, BLOCK))
+    launch = fuse_launch(planes, height, width)
     run(
         cam_fuse_kernel, launch, out,
-        tuple(maps), tuple(m.shape[2] for m in maps), tuple(m.shape[3] for m in maps), out, peaks,
+        tuple(maps), as_floats(m.shape[2] for m in maps), as_floats(m.shape[3] for m in maps), out, peaks,
         height, width, planes, SCALES=len(maps), FLIP=flip, NORMALISE=normalise, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     if normalise:

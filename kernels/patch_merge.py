@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
 from .geometry import valid_extents
-from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
+from .layout import SIZES, elements, empty_packed, last, packed, patch_row, row_launch, tile
 
 
 def patch_merge_plain(patches: Tensor, grid: int, height: int, width: int) -> Tensor:
@@ -17,7 +17,7 @@ def patch_merge_plain(patches: Tensor, grid: int, height: int, width: int) -> Te
 
 
 # Bytes, E = size of an element, N = B*C*H*W: read N (the cropped cells are not touched), write N: E * 2 N
-@triton.jit(do_not_specialize=["h", "w", "H", "W"])
+@triton.jit(do_not_specialize=SIZES)
 def _merge_kernel(patches, out, K, h, w, H, W, C, BP: tl.constexpr, BC: tl.constexpr):
     patch_pixel, map_pixel, inside, _, _ = patch_row(tl.program_id(0), K, h, w, H, W)
     o_p, o_c = tile(BP, BC)

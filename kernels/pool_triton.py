@@ -1,14 +1,14 @@
 """Triton kernels of patch_pool."""
 
 from .backend import tl, triton
-from .layout import elements, patch_row, tile
+from .layout import SIZES, elements, patch_row, tile
 from .tail import act_slope, act_value, load_channels
 
 # Bytes, E = size of an element, N = B*C*H*W:
 #   forward   read N: E * N, plus 4 * B*C*(K*K + 1) for the results (below 1% at 14 x 14 cells a patch)
 #   backward  read N, write N (P with padding): E * 2 N
 # Eager reads and writes N for the affine map, for the activation and for the pooling: about E * 5 N forward.
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pool_kernel(
     x, scale, shift, per_patch, pooled, arg, K, h, w, H, W, C, sharpness,
     ACT: tl.constexpr, MODE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -90,7 +90,7 @@ def pool_kernel(
     tl.store(pooled + image * C + o_c, top, mask=m_c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pool_backward_kernel(
     grad_patch, grad_pooled, x, grad_x, scale, shift, per_patch, pooled, arg, K, h, w, H, W, C, sharpness,
     ACT: tl.constexpr, MODE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
