@@ -23,7 +23,7 @@ from .dense_crf import update_kernel, update_pixels
 from .dense_crf import WARPS as CRF_WARPS
 from .layout import ROW_OPTIONS, tile_sizes
 from .patch_merge import _merge_kernel
-from .patch_pool import MODES, POOL_OPTIONS, pool_tile
+from .patch_pool import MODES, pool_options, pool_tile
 from .patch_split import _split_act_backward_kernel, _split_kernel
 from .permutohedral import SPLAT_ENTRIES, blur_kernel, blur_vertices, splat_kernel
 from .permutohedral import WARPS as LATTICE_WARPS
@@ -69,8 +69,8 @@ def cases(dtype: str) -> list[Case]:
         Case("patch_split backward", _merge_kernel, rows, ROW_OPTIONS),
         *_scale_act_cases(dtype),
         *(case for mode in MODES for case in _pool_cases(mode, dtype, rows)),
-        _head_case("cam_head", dtype, tiles=512),
-        _head_case("cam_head few pixels", dtype, tiles=1),
+        *(_head_case(f"cam_head {sources}", dtype, tiles=512, sources=sources) for sources in (1, 2, 3, 4)),
+        _head_case("cam_head few pixels", dtype, tiles=1, sources=2),
         *(_crf_cases(4) + _crf_cases(32) if dtype == "fp32" else ()),  # 2 or 3 classes and all of VOC's, in float32
         *(_fuse_cases() if dtype == "fp32" else ()),  # the head's maps are float32 whatever it reads
         *(_walk_cases() if dtype == "fp32" else ()),
@@ -94,19 +94,24 @@ def _scale_act_cases(dtype: str) -> list[Case]:
 
 def _pool_cases(mode: str, dtype: str, rows: dict[str, int]) -> list[Case]:
     step = dict(zip(("BP", "BC"), pool_tile(16, 4096, DTYPES[dtype]), strict=True))
-    constants = {"ACT": "relu6", "MODE": mode}
+    constants, whole = {"ACT": "relu6", "MODE": mode}, {"K": 1}  # without patches, a launch turns K into a constant
     return [
-        Case(f"patch_pool {mode}", pool_kernel, {**constants, **step}, POOL_OPTIONS),
+        Case(f"patch_pool {mode}", pool_kernel, {**constants, **step}, pool_options(mode)),
         Case(f"patch_pool {mode} backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS),
+        *((
+            Case("patch_pool K=1", pool_kernel, {**constants, **step}, pool_options(mode), types=whole),
+            Case("patch_pool K=1 backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS, types=whole),
+        ) if mode == "mean" else ()),
     ]
 
 
-def _head_case(name: str, dtype: str, tiles: int) -> Case:
-    """One patch branch and the global map, whose grid of 1 a launch turns into a constant."""
-    blocks = head_blocks(DTYPES[dtype], 20, tiles)
+def _head_case(name: str, dtype: str, tiles: int, sources: int) -> Case:
+    """Patch branches and the global map, whose grid of 1 a launch turns into a constant."""
+    blocks = head_blocks(DTYPES[dtype], 20, tiles, sources)
     options = {key: blocks.pop(key) for key in ("num_warps", "num_stages", "maxnreg")}
-    types = {"out": "*fp32", "sources": (f"*{dtype}",) * 2, "grids": ("i32", 1), "hs": ("fp32",) * 2, "ws": ("fp32",) * 2}
-    return Case(name, cam_head_kernel, {"SOURCES": 2, "ACT": "relu6", **blocks}, options, HEAD_BUDGET, types)
+    types = {"out": "*fp32", "sources": (f"*{dtype}",) * sources, "grids": (*("i32",) * (sources - 1), 1),
+             "hs": ("fp32",) * sources, "ws": ("fp32",) * sources}
+    return Case(name, cam_head_kernel, {"SOURCES": sources, "ACT": "relu6", **blocks}, options, HEAD_BUDGET, types)
 
 
 def _fuse_cases() -> list[Case]:
@@ -114,6 +119,7 @@ def _fuse_cases() -> list[Case]:
     constants, options = {"SCALES": 4, "FLIP": True, "NORMALISE": True, "BLOCK": BLOCK}, {"num_warps": WARPS}
     return [
         Case("cam_fuse", cam_fuse_kernel, constants, options, types=types),
+        Case("cam_fuse no flip", cam_fuse_kernel, {**constants, "FLIP": False}, options, types=types),
         Case("cam_fuse normalise", normalise_kernel, {"EPS": EPSILON, "BLOCK": BLOCK}, options),
     ]
 
@@ -200,14 +206,14 @@ def main() -> int:
         print("unset TRITON_INTERPRET: interpreted kernels cannot be compiled", file=sys.stderr)
         return 2
     items = [(case.name, arch, dtype) for dtype in args.dtype for case in cases(dtype) for arch in args.arch]
-    print(f"{'kernel':<26} {'arch':<7} {'dtype':<5} {'registers':>9} {'spills':>7} {'shared':>7}")
+    print(f"{'kernel':<28} {'arch':<7} {'dtype':<5} {'registers':>9} {'spills':>7} {'shared':>7}")
     failed = 0
     with ProcessPoolExecutor(args.jobs) as pool:
         for name, arch, dtype, budget, registers, spills, shared in pool.map(_work, items):
             bad = spills > 0 or registers > budget
             failed += bad
             verdict = f"  over budget: {budget} registers, no spills" if bad else ""
-            print(f"{name:<26} sm_{arch:<4} {dtype:<5} {registers:>9} {spills:>7} {shared:>7}{verdict}", flush=True)
+            print(f"{name:<28} sm_{arch:<4} {dtype:<5} {registers:>9} {spills:>7} {shared:>7}{verdict}", flush=True)
     print(f"{len(items)} compiled with Triton {triton.__version__}, {failed} over budget")
     return 1 if failed else 0
 

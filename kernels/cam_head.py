@@ -72,12 +72,13 @@ def cam_head_kernel(
     tl.store(out + o_out, acc, mask=m_p[:, None] & m_n[None, :])
 
 
-def head_blocks(dtype: torch.dtype, classes: int, tiles: int) -> dict[str, int | str]:
+def head_blocks(dtype: torch.dtype, classes: int, tiles: int, sources: int) -> dict[str, int | str]:
     """Block sizes; `tiles` is the number of 64-pixel tiles of all images."""
     wide = dtype == torch.float32
     return {
         "BP": 64 if tiles >= 512 else 32,  # a single image has few pixels: smaller tiles reach more of the GPU
-        "BK": 32 if wide else 64,
+        # 128 bytes of a pixel, or 64 where the addresses of more sources take the registers
+        "BK": (64 if sources > 3 else 128) // dtype.itemsize,
         "BN": max(16, min(triton.next_power_of_2(classes), 64)),
         # three tf32 products give float32 accuracy on tensor cores; "ieee" would be bound by arithmetic
         "PRECISION": "tf32x3" if wide else "ieee",
@@ -88,17 +89,17 @@ def head_blocks(dtype: torch.dtype, classes: int, tiles: int) -> dict[str, int |
 
 
 def head_launch(
-    batch: int, classes: int, height: int, width: int, dtype: torch.dtype
+    batch: int, classes: int, height: int, width: int, dtype: torch.dtype, sources: int
 ) -> tuple[tuple[int, int], dict[str, int | str]]:
     """Launch grid and block sizes. Pixels lie on axis 0: the others end at 65,535."""
-    blocks = head_blocks(dtype, classes, batch * triton.cdiv(height * width, 64))
+    blocks = head_blocks(dtype, classes, batch * triton.cdiv(height * width, 64), sources)
     return (batch * triton.cdiv(height * width, blocks["BP"]), triton.cdiv(classes, blocks["BN"])), blocks
 
 
 def _launch(sources: list[Tensor], grids: list[int], weight: Tensor, scale: Tensor | None, shift: Tensor | None,
             act: str, classes: Tensor | None, out: Tensor) -> None:  # fmt: skip
     batch, n, height, width = out.shape
-    launch, blocks = head_launch(batch, n, height, width, sources[0].dtype)
+    launch, blocks = head_launch(batch, n, height, width, sources[0].dtype, len(sources))
     run(
         cam_head_kernel, launch, out,
         tuple(sources), tuple(grids), as_floats(s.shape[2] for s in sources), as_floats(s.shape[3] for s in sources),

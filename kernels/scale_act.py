@@ -10,6 +10,7 @@ from .layout import ROW_OPTIONS, TILE_BYTES, empty_packed, packed
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, tail_packed
 
 VECTOR = 8  # neighbouring channels that a thread takes at once: 16 bytes of a half type
+MOST_ROWS = 1024  # V-tuples of a program: with more, the offsets of single numbers (V = 1) fill the registers
 
 
 def add_scale_act_plain(
@@ -71,7 +72,7 @@ def scale_act_backward_kernel(
 def flat_launch(numbers: int, channels: int, dtype: torch.dtype) -> tuple[tuple[int], tuple[int, int], dict[str, int]]:
     """Launch grid, the arguments ROWS and GROUPS, block sizes and options, for a packed tensor of `numbers`."""
     vector = math.gcd(channels, VECTOR)
-    rows, block = numbers // vector, TILE_BYTES // dtype.itemsize // vector
+    rows, block = numbers // vector, min(TILE_BYTES // dtype.itemsize // vector, MOST_ROWS)
     return (triton.cdiv(rows, block),), (rows, channels // vector), {"BR": block, "V": vector, **ROW_OPTIONS}
 
 

@@ -31,7 +31,7 @@ def test_grids_fit_any_image(height, width):
         "row": row_launch(images * 4 * cut.patch_height, cut.patch_width, channels, dtype)[0],
         "row of one patch": row_launch(images * h, w, 4096, torch.float32)[0],
         "scale_act": flat_launch(images * channels * h * w, channels, dtype)[0],
-        "head": head_launch(images, classes, h, w, dtype)[0],
+        "head": head_launch(images, classes, h, w, dtype, 2)[0],
         "fuse": fuse_launch(images * classes, height, width),
         "walk": walk_launch(images, classes, h, w, MAPS_PER_PROGRAM),
     }
