@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .backend import INTERPRETED, triton
-from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel
+from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel, widen_kernel
 from .cam_head import cam_head_kernel, head_blocks
 from .dense_crf import update_kernel, update_pixels
 from .dense_crf import WARPS as CRF_WARPS
@@ -78,7 +78,7 @@ def cases(dtype: str) -> list[Case]:
 
 
 def _scale_act_cases(dtype: str) -> list[Case]:
-    """With everything (a residual sum with the next block's BN), and as the networks use it most (bias + activation)."""
+    """With everything (a residual sum and the next block's BN), and as networks use it most (bias + activation)."""
     blocks = flat_launch(2**20, 512, DTYPES[dtype])[2]
     sizes = {name: blocks[name] for name in ("BR", "V")}
     most, bias = {"ACT": "relu6", **sizes}, {"ACT": "relu", **sizes, "residual": None, "scale": None, "z": None}
@@ -115,11 +115,13 @@ def _head_case(name: str, dtype: str, tiles: int, sources: int) -> Case:
 
 
 def _fuse_cases() -> list[Case]:
-    types = {"maps": ("*fp32",) * 4, "hs": ("fp32",) * 4, "ws": ("fp32",) * 4}
-    constants, options = {"SCALES": 4, "FLIP": True, "NORMALISE": True, "BLOCK": BLOCK}, {"num_warps": WARPS}
+    types = {"maps": "*fp32", "wide": "*fp32", "wides": ("*fp32",) * 4, "hs": ("fp32",) * 4}
+    options = {"num_warps": WARPS}
+    fuse = {"SCALES": 4, "NORMALISE": True, "BLOCK": BLOCK}
     return [
-        Case("cam_fuse", cam_fuse_kernel, constants, options, types=types),
-        Case("cam_fuse no flip", cam_fuse_kernel, {**constants, "FLIP": False}, options, types=types),
+        *(Case(f"cam_fuse widen{name}", widen_kernel, {"FLIP": flip, "BLOCK": BLOCK}, options, types=types)
+          for name, flip in (("", True), (" no flip", False))),
+        Case("cam_fuse", cam_fuse_kernel, fuse, options, types=types),
         Case("cam_fuse normalise", normalise_kernel, {"EPS": EPSILON, "BLOCK": BLOCK}, options),
     ]
 

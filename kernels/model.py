@@ -48,7 +48,7 @@ def _sizes(batch: int, channels: int, cut: PatchGrid, element: int) -> tuple[int
 def scale_act(
     numbers: int, element: int, residual: bool = False, keep_sum: bool = False, backward: bool = False
 ) -> Cost:
-    """Of a map of `numbers`. The backward reads the result and its gradient, and the sum's gradient where it is kept."""
+    """Of a map of `numbers`. The backward reads the result and its gradient, and the sum's where that is kept."""
     whole = numbers * element
     if backward:
         return Cost((3 if keep_sum else 2) * whole, whole, 3 * numbers)

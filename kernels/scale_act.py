@@ -1,4 +1,4 @@
-"""The pointwise work between two convolutions in one pass: residual sum, affine map of a frozen BatchNorm, activation."""
+"""The pointwise work between two convolutions in one pass: residual sum, affine map of a BatchNorm, activation."""
 
 import math
 
@@ -25,8 +25,8 @@ def add_scale_act_plain(
 #   forward   read N (x), N (residual, where there is one), write N (y), N (z, where it is wanted):   E * (2 to 4) N
 #   backward  read N (grad y), N (y, only with an activation), N (grad z, where there is one), write N: E * (2 to 4) N
 # Eager reads and writes N for the bias, the sum, the affine map and the activation each: E * 8 to 9 N forward.
-# Numbers are taken V at a time, V channels of one pixel (V divides C): one division gives the channels of V numbers, and
-# their scale and shift come in 16-byte loads. Neither a size nor C is compiled in.
+# Numbers are taken V at a time, V channels of one pixel (V divides C): one division gives the channels of V numbers,
+# and their scale and shift come in 16-byte loads. Neither a size nor C is compiled in.
 @triton.jit
 def _places(ROWS, GROUPS, BR: tl.constexpr, V: tl.constexpr):
     """Offsets int64 [BR, V] of this program's numbers and their channels [BR, V], both with their mask. ROWS: V-tuples

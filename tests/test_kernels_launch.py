@@ -32,7 +32,8 @@ def test_grids_fit_any_image(height, width):
         "row of one patch": row_launch(images * h, w, 4096, torch.float32)[0],
         "scale_act": flat_launch(images * channels * h * w, channels, dtype)[0],
         "head": head_launch(images, classes, h, w, dtype, 2)[0],
-        "fuse": fuse_launch(images * classes, height, width),
+        "fuse": fuse_launch(images * classes, height * width),
+        "widen": fuse_launch(images * classes * h * 2, width),  # of scale 2
         "walk": walk_launch(images, classes, h, w, MAPS_PER_PROGRAM),
     }
     for name, launch in launches.items():
@@ -49,5 +50,5 @@ def test_new_sizes_compile_nothing_new():
     compilations = json.loads(run.stdout)
     # With and without the activated patches; the lattice's own norm, of one channel, and the labels'.
     twice = {"_split_kernel", "splat_kernel", "blur_kernel"}
-    assert len(compilations) == 15
+    assert len(compilations) == 16
     assert compilations == {name: 2 if name in twice else 1 for name in compilations}
