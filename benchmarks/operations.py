@@ -89,6 +89,37 @@ def _by_patch(patches: Tensor, grid: int) -> Tensor:
     return patches.contiguous(memory_format=torch.channels_last)
 
 
+def pointwise(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
+    """Between two convolutions: bias and activation; the residual sum and the next pre-activation of it."""
+    channels, height, width, _ = size.cut
+    x, residual = (_random(size.batch, channels, height, width, dtype=dtype, device=device) for _ in range(2))
+    norm = _Norm.random(channels, size.act, device)
+    scale, shift, act = norm.tail
+    shape = (x.numel(), dtype.itemsize)
+
+    def eager_bias(x: Tensor) -> tuple[Tensor]:
+        y = x + shift.to(x.dtype).view(1, -1, 1, 1)
+        return (F.relu(y, inplace=True) if act == "relu" else F.relu6(y, inplace=True),)
+
+    def fast_bias(x: Tensor) -> tuple[Tensor]:
+        return (kernels.scale_act(x, None, shift, act),)
+
+    def eager_sum(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        z = x + residual
+        return z, norm(z)
+
+    def fast_sum(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.add_scale_act(x, residual, scale, shift, act)
+
+    def both(name: str, eager: Callable, fast: Callable, inputs: list[Tensor], **kept: bool) -> list[Operation]:
+        forward, backward = (model.scale_act(*shape, **kept, backward=way) for way in (False, True))
+        return [Operation(name, eager, fast, inputs, inputs, forward, goal_share=BANDWIDTH),
+                Operation(f"{name} forward+backward", eager, fast, inputs, inputs, forward + backward, backward=True)]
+
+    return [*both("scale_act bias", eager_bias, fast_bias, [x]),
+            *both("add_scale_act", eager_sum, fast_sum, [x, residual], residual=True, keep_sum=True)]
+
+
 def splits(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     """P alone, and fused with the pre-activation of the block behind it."""
     channels, height, width, stride = size.cut
@@ -154,26 +185,6 @@ def pools(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     ]
 
 
-def merges(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
-    """M after the tail, into its half of the concatenated tensor."""
-    channels, height, width = size.final
-    patches = _final(size, dtype, device)
-    norm = _Norm.random(channels, size.act, device)
-    tail = norm.tail
-    half = _random(size.batch, channels, height, width, dtype=dtype, device=device)
-    whole = _random(size.batch, 2 * channels, height, width, dtype=dtype, device=device)
-    cost = model.patch_merge(size.batch, channels, kernels.PatchGrid(height, width, size.grid), dtype.itemsize)
-
-    def eager(x: Tensor) -> tuple[Tensor]:
-        merged = merge_patches(norm(x), size.grid, height, width)
-        return (torch.cat([merged, half.to(x.dtype)], dim=1)[:, :channels],)
-
-    def fast(x: Tensor) -> tuple[Tensor]:
-        return (kernels.patch_merge(x, size.grid, height, width, *tail, out=whole)[:, :channels],)
-
-    return [Operation("patch_merge", eager, fast, [_by_patch(patches, size.grid)], [patches], cost)]
-
-
 def heads(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     """Classifier maps of [merged ; global]. Eager: tail on both, merge, concatenate, 1x1 convolution, ReLU."""
     channels, height, width = size.final
@@ -217,4 +228,4 @@ def fuses(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     return [Operation("cam_fuse", eager, fast, maps, maps, cost)]
 
 
-OPERATIONS = (splits, pools, merges, heads, fuses)
+OPERATIONS = (pointwise, splits, pools, heads, fuses)

@@ -8,8 +8,7 @@ from .cam_fuse import cam_fuse
 from .cam_head import cam_head
 from .dense_crf import CrfTerms, mean_field
 from .geometry import PatchGrid
-from .patch_merge import patch_merge
-from .patch_pool import patch_pool, patch_pool_map
+from .patch_pool import patch_pool
 from .patch_split import patch_split, patch_split_act
 from .random_walk import random_walk
 from .scale_act import add_scale_act, scale_act
@@ -21,9 +20,7 @@ __all__ = [
     "cam_fuse",
     "cam_head",
     "mean_field",
-    "patch_merge",
     "patch_pool",
-    "patch_pool_map",
     "patch_split",
     "patch_split_act",
     "random_walk",

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from .backend import INTERPRETED, triton
-from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel
+from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel, widen_kernel
 from .cam_head import cam_head_kernel, head_blocks
 from .dense_crf import update_kernel, update_pixels
 from .dense_crf import WARPS as CRF_WARPS
 from .layout import ROW_OPTIONS, tile_sizes
-from .patch_merge import _merge_backward_kernel, _merge_kernel
-from .patch_pool import MODES, POOL_OPTIONS, pool_tile
+from .patch_merge import _merge_kernel
+from .patch_pool import MODES, pool_options, pool_tile
 from .patch_split import _split_act_backward_kernel, _split_kernel
 from .permutohedral import SPLAT_ENTRIES, blur_kernel, blur_vertices, splat_kernel
 from .permutohedral import WARPS as LATTICE_WARPS
@@ -43,7 +43,7 @@ FLOAT32 = ("scale", "shift", "per_patch", "pooled", "grad_patch", "grad_pooled",
 TYPES = {"arg": "*i32", "classes": "*i64", "sharpness": "fp32", **dict.fromkeys(FLOAT32, "*fp32")}
 MAPS = ("x", "y", "z", "residual", "raw", "activated", "patches", "out", "grad", "grad_y", "grad_z", "grad_raw",
         "grad_activated", "grad_x", "grad_patches")
-DIVISIBLE = ("C", "out_channels", "offset")  # by 16 in every real network: allows 16-byte accesses
+DIVISIBLE = ("C",)  # by 16 in every real network: allows 16-byte accesses
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,11 @@ def cases(dtype: str) -> list[Case]:
         Case("patch_split", _split_kernel, {**plain, **rows}, ROW_OPTIONS),
         Case("patch_split_act", _split_kernel, {**tail, **rows}, ROW_OPTIONS),
         Case("patch_split_act backward", _split_act_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
-        Case("patch_merge", _merge_kernel, {**tail, **rows}, ROW_OPTIONS),
-        Case("patch_merge backward", _merge_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
+        Case("patch_split backward", _merge_kernel, rows, ROW_OPTIONS),
         *_scale_act_cases(dtype),
         *(case for mode in MODES for case in _pool_cases(mode, dtype, rows)),
-        _head_case("cam_head", dtype, tiles=512),
-        _head_case("cam_head few pixels", dtype, tiles=1),
+        *(_head_case(f"cam_head {sources}", dtype, tiles=512, sources=sources) for sources in (1, 2, 3, 4)),
+        _head_case("cam_head few pixels", dtype, tiles=1, sources=2),
         *(_crf_cases(4) + _crf_cases(32) if dtype == "fp32" else ()),  # 2 or 3 classes and all of VOC's, in float32
         *(_fuse_cases() if dtype == "fp32" else ()),  # the head's maps are float32 whatever it reads
         *(_walk_cases() if dtype == "fp32" else ()),
@@ -79,7 +78,7 @@ def cases(dtype: str) -> list[Case]:
 
 
 def _scale_act_cases(dtype: str) -> list[Case]:
-    """With everything (a residual sum with the next block's BN), and as the networks use it most (bias + activation)."""
+    """With everything (a residual sum and the next block's BN), and as networks use it most (bias + activation)."""
     blocks = flat_launch(2**20, 512, DTYPES[dtype])[2]
     sizes = {name: blocks[name] for name in ("BR", "V")}
     most, bias = {"ACT": "relu6", **sizes}, {"ACT": "relu", **sizes, "residual": None, "scale": None, "z": None}
@@ -95,26 +94,34 @@ def _scale_act_cases(dtype: str) -> list[Case]:
 
 def _pool_cases(mode: str, dtype: str, rows: dict[str, int]) -> list[Case]:
     step = dict(zip(("BP", "BC"), pool_tile(16, 4096, DTYPES[dtype]), strict=True))
-    constants = {"ACT": "relu6", "MODE": mode, "FROM_MAP": False}
+    constants, whole = {"ACT": "relu6", "MODE": mode}, {"K": 1}  # without patches, a launch turns K into a constant
     return [
-        Case(f"patch_pool {mode}", pool_kernel, {**constants, **step}, POOL_OPTIONS),
+        Case(f"patch_pool {mode}", pool_kernel, {**constants, **step}, pool_options(mode)),
         Case(f"patch_pool {mode} backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS),
+        *((
+            Case("patch_pool K=1", pool_kernel, {**constants, **step}, pool_options(mode), types=whole),
+            Case("patch_pool K=1 backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS, types=whole),
+        ) if mode == "mean" else ()),
     ]
 
 
-def _head_case(name: str, dtype: str, tiles: int) -> Case:
-    """One patch branch and the global map, whose grid of 1 a launch turns into a constant."""
-    blocks = head_blocks(DTYPES[dtype], 20, tiles)
+def _head_case(name: str, dtype: str, tiles: int, sources: int) -> Case:
+    """Patch branches and the global map, whose grid of 1 a launch turns into a constant."""
+    blocks = head_blocks(DTYPES[dtype], 20, tiles, sources)
     options = {key: blocks.pop(key) for key in ("num_warps", "num_stages", "maxnreg")}
-    types = {"out": "*fp32", "sources": (f"*{dtype}",) * 2, "grids": ("i32", 1), "hs": ("i32",) * 2, "ws": ("i32",) * 2}
-    return Case(name, cam_head_kernel, {"SOURCES": 2, "ACT": "relu6", **blocks}, options, HEAD_BUDGET, types)
+    types = {"out": "*fp32", "sources": (f"*{dtype}",) * sources, "grids": (*("i32",) * (sources - 1), 1),
+             "hs": ("fp32",) * sources, "ws": ("fp32",) * sources}
+    return Case(name, cam_head_kernel, {"SOURCES": sources, "ACT": "relu6", **blocks}, options, HEAD_BUDGET, types)
 
 
 def _fuse_cases() -> list[Case]:
-    types = {"maps": ("*fp32",) * 4, "hs": ("i32",) * 4, "ws": ("i32",) * 4}
-    constants, options = {"SCALES": 4, "FLIP": True, "NORMALISE": True, "BLOCK": BLOCK}, {"num_warps": WARPS}
+    types = {"maps": "*fp32", "wide": "*fp32", "wides": ("*fp32",) * 4, "hs": ("fp32",) * 4}
+    options = {"num_warps": WARPS}
+    fuse = {"SCALES": 4, "NORMALISE": True, "BLOCK": BLOCK}
     return [
-        Case("cam_fuse", cam_fuse_kernel, constants, options, types=types),
+        *(Case(f"cam_fuse widen{name}", widen_kernel, {"FLIP": flip, "BLOCK": BLOCK}, options, types=types)
+          for name, flip in (("", True), (" no flip", False))),
+        Case("cam_fuse", cam_fuse_kernel, fuse, options, types=types),
         Case("cam_fuse normalise", normalise_kernel, {"EPS": EPSILON, "BLOCK": BLOCK}, options),
     ]
 
@@ -201,14 +208,14 @@ def main() -> int:
         print("unset TRITON_INTERPRET: interpreted kernels cannot be compiled", file=sys.stderr)
         return 2
     items = [(case.name, arch, dtype) for dtype in args.dtype for case in cases(dtype) for arch in args.arch]
-    print(f"{'kernel':<26} {'arch':<7} {'dtype':<5} {'registers':>9} {'spills':>7} {'shared':>7}")
+    print(f"{'kernel':<28} {'arch':<7} {'dtype':<5} {'registers':>9} {'spills':>7} {'shared':>7}")
     failed = 0
     with ProcessPoolExecutor(args.jobs) as pool:
         for name, arch, dtype, budget, registers, spills, shared in pool.map(_work, items):
             bad = spills > 0 or registers > budget
             failed += bad
             verdict = f"  over budget: {budget} registers, no spills" if bad else ""
-            print(f"{name:<26} sm_{arch:<4} {dtype:<5} {registers:>9} {spills:>7} {shared:>7}{verdict}", flush=True)
+            print(f"{name:<28} sm_{arch:<4} {dtype:<5} {registers:>9} {spills:>7} {shared:>7}{verdict}", flush=True)
     print(f"{len(items)} compiled with Triton {triton.__version__}, {failed} over budget")
     return 1 if failed else 0
 

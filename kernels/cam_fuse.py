@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
+from .layout import as_floats
 
 EPSILON = 1e-5  # added to the maximum; the value that this field's code uses
-BLOCK, WARPS = 256, 4  # two pixels a thread: with four, the taps of all scales no longer fit the registers
+BLOCK, WARPS = 512, 4  # four pixels a thread, whose loads are on their way together
 
 
 def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool = True) -> Tensor:
@@ -24,42 +25,48 @@ def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, norm
     return total
 
 
-# Bytes, O = B*n*height*width outputs, M = numbers in all maps: read 4 * M (a few percent of O: maps have the
-# network's stride), write 4 * O; the normalisation reads and writes 4 * O again, from the L2 cache where O fits.
-# Eager writes and reads O at least 3 times a scale: 4 * 12 O for 4 scales without flips.
-@triton.jit
+# Bytes, O = B*n*H*W outputs, M = numbers in all maps, U = those widened, O * sum of the scales / stride (5/8 O for
+# scales 0.5 to 2 at stride 8): widening reads 4 * M and writes 4 * U, fusing reads 4 * U (each row several times, from the
+# caches) and writes 4 * O; the normalisation reads and writes 4 * O again, from the L2 cache where O fits. Eager writes
+# and reads O at least 3 times a scale: 4 * 12 O for 4 scales without flips. Of widened maps an output takes two loads a
+# scale, of neighbouring numbers by neighbouring threads, in place of eight gathers.
+@triton.jit(do_not_specialize=("ROWS", "w", "W"))
+def widen_kernel(maps, wide, ROWS, w, W, FLIP: tl.constexpr, BLOCK: tl.constexpr):
+    """One program: BLOCK columns of one row. maps ([mirrored rows behind the straight ones,] w) -> wide (ROWS, W)."""
+    row, o_x = _place(W, BLOCK)
+    m_x = o_x < W
+    x = tl.maximum((o_x.to(tl.float32) + 0.5) * ((w + 0.0) / W) - 0.5, 0.0)
+    x0 = tl.minimum(x.to(tl.int32), w - 1)
+    x1 = tl.minimum(x0 + 1, w - 1)
+    p_row = maps + row * w  # scalar; offsets inside a row fit int32
+    left = _tap(p_row, x0, m_x)
+    right = _tap(p_row, x1, m_x)
+    if FLIP:
+        p_row += (row * 0 + ROWS) * w  # row is int64, so is the product; column x lies at w - 1 - x
+        left += _tap(p_row, w - 1 - x0, m_x)
+        right += _tap(p_row, w - 1 - x1, m_x)
+    tl.store(wide + row * W + o_x, left + (x - x0) * (right - left), mask=m_x)
+
+
+@triton.jit(do_not_specialize=("H", "W"))
 def cam_fuse_kernel(
-    maps, hs, ws, out, peaks, H, W, PLANES,
-    SCALES: tl.constexpr, FLIP: tl.constexpr, NORMALISE: tl.constexpr, BLOCK: tl.constexpr,
+    wides, hs, out, peaks, H, W, SCALES: tl.constexpr, NORMALISE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK pixels of one plane (image, class). Mirrored planes follow the PLANES straight ones."""
-    plane = tl.program_id(0).to(tl.int64)
-    o_p = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    """One program: BLOCK pixels of one plane (image, class). wides: for each scale (planes, h, W)."""
+    plane, o_p = _place(H * W, BLOCK)
     m_p = o_p < H * W
     Y = o_p // W
     X = o_p % W
     total = tl.zeros([BLOCK], tl.float32)
     for s in tl.static_range(SCALES):
-        h = hs[s]
-        w = ws[s]
-        y = tl.maximum((Y.to(tl.float32) + 0.5) * ((h + 0.0) / H) - 0.5, 0.0)
-        x = tl.maximum((X.to(tl.float32) + 0.5) * ((w + 0.0) / W) - 0.5, 0.0)
+        h = tl.cast(hs[s], tl.int32)
+        y = tl.maximum((Y.to(tl.float32) + 0.5) * (hs[s] / H) - 0.5, 0.0)
         y0 = tl.minimum(y.to(tl.int32), h - 1)
-        x0 = tl.minimum(x.to(tl.int32), w - 1)
         y1 = tl.minimum(y0 + 1, h - 1)
-        x1 = tl.minimum(x0 + 1, w - 1)
-        wy = y - y0
-        wx = x - x0
-        p_map = maps[s] + plane * h * w  # scalar; offsets inside a plane fit int32
-        left = (1 - wy) * _tap(p_map, y0 * w + x0, m_p) + wy * _tap(p_map, y1 * w + x0, m_p)
-        right = (1 - wy) * _tap(p_map, y0 * w + x1, m_p) + wy * _tap(p_map, y1 * w + x1, m_p)
-        if FLIP:
-            p_map += (plane * 0 + PLANES) * h * w  # plane is int64, so is the sum; column x lies at w - 1 - x
-            x0 = w - 1 - x0
-            x1 = w - 1 - x1
-            left += (1 - wy) * _tap(p_map, y0 * w + x0, m_p) + wy * _tap(p_map, y1 * w + x0, m_p)
-            right += (1 - wy) * _tap(p_map, y0 * w + x1, m_p) + wy * _tap(p_map, y1 * w + x1, m_p)
-        total += (1 - wx) * left + wx * right
+        p_wide = wides[s] + plane * h * W
+        upper = _tap(p_wide, y0 * W + X, m_p)
+        lower = _tap(p_wide, y1 * W + X, m_p)
+        total += upper + (y - y0) * (lower - upper)
     tl.store(out + plane * H * W + o_p, total, mask=m_p)
     if NORMALISE:
         # The maps are not negative, so 0 is neutral; a maximum does not depend on the order of the programs.
@@ -72,22 +79,38 @@ def _tap(p_map, offsets, m_p):
 
 
 @triton.jit
+def _place(SIZE, BLOCK: tl.constexpr):
+    """This program's plane (or row), int64, and its numbers there. Of a launch grid axis 0 alone may pass 65,535."""
+    blocks = tl.cdiv(SIZE, BLOCK)
+    return (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit(do_not_specialize=("SIZE",))
 def normalise_kernel(out, peaks, SIZE, EPS: tl.constexpr, BLOCK: tl.constexpr):
-    plane = tl.program_id(0).to(tl.int64)
-    o_p = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    plane, o_p = _place(SIZE, BLOCK)
     p_out = out + plane * SIZE + o_p
     b_out = tl.load(p_out, mask=o_p < SIZE, other=0.0)
     tl.store(p_out, b_out / (tl.load(peaks + plane) + EPS), mask=o_p < SIZE)
 
 
+def fuse_launch(planes: int, size: int) -> tuple[int]:
+    """For planes (or rows) of `size` numbers."""
+    return (planes * triton.cdiv(size, BLOCK),)
+
+
 def _launch(maps: list[Tensor], flip: bool, normalise: bool, out: Tensor) -> None:
     planes, (height, width) = out.shape[0] * out.shape[1], out.shape[2:]
     peaks = torch.zeros(planes, dtype=torch.float32, device=out.device)
-    launch = (planes, triton.cdiv(height * width, BLOCK))
+    wides = tuple(out.new_empty(planes * m.shape[2], width) for m in maps)
+    for scale_maps, wide in zip(maps, wides, strict=True):
+        run(
+            widen_kernel, fuse_launch(len(wide), width), out, scale_maps, wide, len(wide), scale_maps.shape[3], width,
+            FLIP=flip, BLOCK=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
+    launch = fuse_launch(planes, height * width)
     run(
-        cam_fuse_kernel, launch, out,
-        tuple(maps), tuple(m.shape[2] for m in maps), tuple(m.shape[3] for m in maps), out, peaks,
-        height, width, planes, SCALES=len(maps), FLIP=flip, NORMALISE=normalise, BLOCK=BLOCK, num_warps=WARPS,
+        cam_fuse_kernel, launch, out, wides, as_floats(m.shape[2] for m in maps), out, peaks, height, width,
+        SCALES=len(maps), NORMALISE=normalise, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     if normalise:
         run(normalise_kernel, launch, out, out, peaks, height * width, EPS=EPSILON, BLOCK=BLOCK, num_warps=WARPS)

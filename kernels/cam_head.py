@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
-from .layout import last, packed
+from .layout import as_floats, last, packed
 from .patch_merge import merge_into, patch_merge_plain
-from .tail import act_value, check_tail, load_channels, tail_last, widen
+from .tail import act_value, affine_act, check_tail, load_channels, tail_last
 
 
 def cam_head_plain(
@@ -16,7 +16,7 @@ def cam_head_plain(
 ) -> Tensor:  # fmt: skip
     """The definition: merge, concatenate [M_1 .. M_S ; global], 1x1 convolution, ReLU, pick each image's classes."""
     sources = [*patches, (global_map, 1)]
-    whole = torch.cat([patch_merge_plain(widen(t), k, height, width, scale, shift, act) for t, k in sources], 1)
+    whole = torch.cat([affine_act(patch_merge_plain(t, k, height, width), scale, shift, act) for t, k in sources], 1)
     maps = F.conv2d(whole, weight.to(whole.dtype).view(*weight.shape[:2], 1, 1)).relu()
     if classes is None:
         return maps
@@ -27,16 +27,17 @@ def cam_head_plain(
 # Bytes, E = size of an element, N = B*C*H*W, S patch branches, n classes: read E * (S + 1) * N, write 4 * B*n*H*W;
 # the weights, (S + 1)*C*n, stay in the L2 cache. 2 * (S + 1) * N * n FLOPs: with n = 20 and bf16, 20 FLOPs a byte,
 # memory-bound on every GPU. Eager moves about E * 11 N (two merges and tails, concatenation, convolution).
-@triton.jit
+@triton.jit(do_not_specialize=("H", "W", "n"))
 def cam_head_kernel(
     sources, grids, hs, ws, weight, scale, shift, classes, out, H, W, C, n,
     SOURCES: tl.constexpr, ACT: tl.constexpr, PRECISION: tl.constexpr,
     BP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """One program: BP pixels of one image, so that its classes are one set of rows of the weight; a gather GEMM."""
-    image = tl.program_id(0).to(tl.int64)
-    o_p = tl.program_id(1) * BP + tl.arange(0, BP)
-    o_n = tl.program_id(2) * BN + tl.arange(0, BN)
+    blocks = tl.cdiv(H * W, BP)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    o_p = tl.program_id(0) % blocks * BP + tl.arange(0, BP)
+    o_n = tl.program_id(1) * BN + tl.arange(0, BN)
     m_p = o_p < H * W
     m_n = o_n < n
     if classes is not None:
@@ -48,10 +49,12 @@ def cam_head_kernel(
     X = o_p % W
     acc = tl.zeros([BP, BN], tl.float32)
     for s in tl.static_range(SOURCES):
-        ky = Y // hs[s]
-        kx = X // ws[s]
+        h = tl.cast(hs[s], tl.int32)
+        w = tl.cast(ws[s], tl.int32)
+        ky = Y // h
+        kx = X // w
         patch = (image * grids[s] + ky) * grids[s] + kx
-        cell = (patch * hs[s] + (Y - ky * hs[s])) * ws[s] + (X - kx * ws[s])
+        cell = (patch * h + (Y - ky * h)) * w + (X - kx * w)
         p_x = sources[s] + cell[:, None] * C
         p_w = weight + (row * (SOURCES * C) + s * C)[None, :]
         for start in range(0, C, BK):
@@ -69,12 +72,13 @@ def cam_head_kernel(
     tl.store(out + o_out, acc, mask=m_p[:, None] & m_n[None, :])
 
 
-def head_blocks(dtype: torch.dtype, classes: int, tiles: int) -> dict[str, int | str]:
+def head_blocks(dtype: torch.dtype, classes: int, tiles: int, sources: int) -> dict[str, int | str]:
     """Block sizes; `tiles` is the number of 64-pixel tiles of all images."""
     wide = dtype == torch.float32
     return {
         "BP": 64 if tiles >= 512 else 32,  # a single image has few pixels: smaller tiles reach more of the GPU
-        "BK": 32 if wide else 64,
+        # 128 bytes of a pixel, or 64 where the addresses of more sources take the registers
+        "BK": (64 if sources > 3 else 128) // dtype.itemsize,
         "BN": max(16, min(triton.next_power_of_2(classes), 64)),
         # three tf32 products give float32 accuracy on tensor cores; "ieee" would be bound by arithmetic
         "PRECISION": "tf32x3" if wide else "ieee",
@@ -84,14 +88,21 @@ def head_blocks(dtype: torch.dtype, classes: int, tiles: int) -> dict[str, int |
     }
 
 
+def head_launch(
+    batch: int, classes: int, height: int, width: int, dtype: torch.dtype, sources: int
+) -> tuple[tuple[int, int], dict[str, int | str]]:
+    """Launch grid and block sizes. Pixels lie on axis 0: the others end at 65,535."""
+    blocks = head_blocks(dtype, classes, batch * triton.cdiv(height * width, 64), sources)
+    return (batch * triton.cdiv(height * width, blocks["BP"]), triton.cdiv(classes, blocks["BN"])), blocks
+
+
 def _launch(sources: list[Tensor], grids: list[int], weight: Tensor, scale: Tensor | None, shift: Tensor | None,
             act: str, classes: Tensor | None, out: Tensor) -> None:  # fmt: skip
     batch, n, height, width = out.shape
-    blocks = head_blocks(sources[0].dtype, n, batch * triton.cdiv(height * width, 64))
-    launch = (batch, triton.cdiv(height * width, blocks["BP"]), triton.cdiv(n, blocks["BN"]))
+    launch, blocks = head_launch(batch, n, height, width, sources[0].dtype, len(sources))
     run(
         cam_head_kernel, launch, out,
-        tuple(sources), tuple(grids), tuple(s.shape[2] for s in sources), tuple(s.shape[3] for s in sources),
+        tuple(sources), tuple(grids), as_floats(s.shape[2] for s in sources), as_floats(s.shape[3] for s in sources),
         weight, scale, shift, classes, out, height, width, sources[0].shape[1], n,
         SOURCES=len(sources), ACT=act, **blocks,
     )  # fmt: skip

@@ -75,7 +75,7 @@ def update_pixels(labels: int) -> int:
 
 # Bytes: V * 4 * C gathered a pixel and lattice (from L2 where the cells fit), 8 * V + 4 for offsets, weights and norm,
 # 4 * C of energy read and of q written. Slice, scaling, sum and softmax apart would move 4 * C about ten times more.
-@triton.jit
+@triton.jit(do_not_specialize=("N", "NC"))
 def update_kernel(
     energy, cells_g, offsets_g, weights_g, norm_g, cells_b, offsets_b, weights_b, norm_b, out, factor_g, factor_b,
     N, NC,

@@ -5,6 +5,8 @@ and so is its image in the unsplit map, so addresses need a few scalar divisions
 Each cell of the map belongs to exactly one patch: writing to the map from patch rows covers it without overlap.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,15 @@ from .backend import tl, triton
 
 TILE_BYTES = 8192  # of each tensor that one program touches: with 4 warps, four 16-byte accesses in flight a thread
 ROW_OPTIONS = {"num_warps": 4}
+# Arguments of the row kernels that differ from image to image: Triton would compile anew for each mix of those that 16
+# divides and those that are 1, and only the channels' number decides whether 16-byte accesses are possible.
+SIZES = ("h", "w", "H", "W")
+
+
+def as_floats(sizes: Iterable[int]) -> tuple[float, ...]:
+    """Sizes for a kernel's tuple argument. Triton cannot be told not to compile integers of a tuple in, and floats it
+    never does; they are exact up to 2^24."""
+    return tuple(float(size) for size in sizes)
 
 
 def packed(x: Tensor) -> Tensor:

@@ -45,6 +45,16 @@ def _sizes(batch: int, channels: int, cut: PatchGrid, element: int) -> tuple[int
     return cells * cut.height * cut.width, cells * cut.patches * cut.patch_height * cut.patch_width
 
 
+def scale_act(
+    numbers: int, element: int, residual: bool = False, keep_sum: bool = False, backward: bool = False
+) -> Cost:
+    """Of a map of `numbers`. The backward reads the result and its gradient, and the sum's where that is kept."""
+    whole = numbers * element
+    if backward:
+        return Cost((3 if keep_sum else 2) * whole, whole, 3 * numbers)
+    return Cost((2 if residual else 1) * whole, (2 if keep_sum else 1) * whole, 4 * numbers)
+
+
 def patch_split(batch: int, channels: int, cut: PatchGrid, element: int, backward: bool = False) -> Cost:
     """`element`: bytes of one number. The backward reads the gradients of the cells inside and writes the map's."""
     whole, patches = _sizes(batch, channels, cut, element)
@@ -63,12 +73,6 @@ def patch_pool(batch: int, channels: int, cut: PatchGrid, element: int, backward
     results = 4 * batch * channels * (cut.patches + 1)
     flops = 4 * whole // element  # multiply, add, compare, accumulate
     return Cost(whole + results, patches, flops) if backward else Cost(whole, results, flops)
-
-
-def patch_merge(batch: int, channels: int, cut: PatchGrid, element: int, backward: bool = False) -> Cost:
-    whole, patches = _sizes(batch, channels, cut, element)
-    flops = 3 * whole // element
-    return Cost(2 * whole, patches, flops) if backward else Cost(whole, whole, flops)
 
 
 def cam_head(batch: int, channels: int, height: int, width: int, branches: int, classes: int, element: int) -> Cost:

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from .backend import run, triton, use_triton
-from .geometry import ceil_div, valid_extents
+from .geometry import valid_extents
 from .layout import empty_packed, last, packed, row_launch
-from .patch_split import patch_split_plain
 from .pool_triton import pool_backward_kernel, pool_kernel
 from .tail import affine_act, check_tail, slope_last, tail_last
 
@@ -48,35 +47,21 @@ def _reduce(values: Tensor, inside: Tensor, mode: str, sharpness: float) -> Tens
     return torch.where(cells > 0, result, 0)
 
 
-def patch_pool_map_plain(
-    x: Tensor, grid: int, scale: Tensor | None = None, shift: Tensor | None = None, act: str = "none",
-    mode: str = "mean", sharpness: float = SHARPNESS,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The definition: split, then patch_pool."""
-    height, width = x.shape[2:]
-    return patch_pool_plain(patch_split_plain(x, grid, 1), grid, height, width, scale, shift, act, mode, sharpness)
-
-
 class _Geometry:
-    """Sizes of a pooling, from either layout: `from_map` says that x is (B, C, H, W) rather than patches."""
+    """Sizes of a pooling of patches x."""
 
-    def __init__(self, x: Tensor, grid: int, height: int, width: int, from_map: bool) -> None:
-        count, self.channels, h, w = x.shape
-        self.grid, self.height, self.width, self.from_map = grid, height, width, from_map
-        self.batch = count if from_map else count // (grid * grid)
-        self.h, self.w = (ceil_div(height, grid), ceil_div(width, grid)) if from_map else (h, w)
+    def __init__(self, x: Tensor, grid: int, height: int, width: int) -> None:
+        count, self.channels, self.h, self.w = x.shape
+        self.grid, self.height, self.width = grid, height, width
+        self.batch = count // (grid * grid)
 
     def tiles(self, x_last: Tensor):
         """(patch, tile (B, rows, columns, C)) of the patches that have cells inside, from the packed NHWC view."""
-        if not self.from_map:
-            x_last = x_last.view(self.batch, self.grid, self.grid, self.h, self.w, self.channels)
+        x_last = x_last.view(self.batch, self.grid, self.grid, self.h, self.w, self.channels)
         for ky, rows in enumerate(valid_extents(self.h, self.grid, self.height)):
             for kx, columns in enumerate(valid_extents(self.w, self.grid, self.width)):
                 if rows and columns:
-                    y, x = ky * self.h, kx * self.w
-                    part = x_last[:, y : y + rows, x : x + columns] if self.from_map \
-                        else x_last[:, ky, kx, :rows, :columns]
-                    yield ky * self.grid + kx, part
+                    yield ky * self.grid + kx, x_last[:, ky, kx, :rows, :columns]
 
 
 def _forward(x: Tensor, size: _Geometry, scale, shift, act: str, mode: str, r: float, per_patch: Tensor,
@@ -116,8 +101,7 @@ def _backward(grad_patch: Tensor | None, grad_pooled: Tensor | None, x: Tensor, 
               act: str, mode: str, r: float, per_patch: Tensor, pooled: Tensor, arg: Tensor,
               grad_x: Tensor) -> None:  # fmt: skip
     """Plain version on a packed x; fills the packed grad_x."""
-    if not size.from_map:
-        grad_x.zero_()
+    grad_x.zero_()
     for (p, part), (_, target) in zip(size.tiles(last(x)), size.tiles(last(grad_x)), strict=True):
         own = 0 if grad_patch is None else grad_patch[:, p, None, None]
         shared = 0 if grad_pooled is None else grad_pooled[:, None, None]
@@ -136,8 +120,8 @@ def _backward(grad_patch: Tensor | None, grad_pooled: Tensor | None, x: Tensor, 
         target.copy_(slope_last(part, scale, shift, act, grad))
 
 
-def _outputs(x: Tensor, grid: int, from_map: bool, mode: str) -> tuple[Tensor, Tensor, Tensor]:
-    batch = x.shape[0] if from_map else x.shape[0] // (grid * grid)
+def _outputs(x: Tensor, grid: int, mode: str) -> tuple[Tensor, Tensor, Tensor]:
+    batch = x.shape[0] // (grid * grid)
     wide = torch.promote_types(x.dtype, torch.float32)
     k2, channels = grid * grid, x.shape[1]
     return (
@@ -148,9 +132,14 @@ def _outputs(x: Tensor, grid: int, from_map: bool, mode: str) -> tuple[Tensor, T
     )
 
 
-POOL_TILE_BYTES = 8192  # two 16-byte loads in flight a thread
-# Without a stated limit ptxas stops at 48 or 64 registers in some variants and spills 8 bytes for it.
-POOL_OPTIONS = {"num_warps": 8, "maxnreg": 128}
+POOL_TILE_BYTES = 8192
+
+
+def pool_options(mode: str) -> dict[str, int]:
+    """With 4 warps a thread has four 16-byte loads in flight, and four programs fit a multiprocessor of an H100: 32 KB
+    on their way, which its bandwidth needs. Of "max" and "lse" that many values, with what they carry, do not fit the
+    registers. Without a stated limit ptxas stops at 48 or 64 registers in some variants and spills 8 bytes for it."""
+    return {"num_warps": 4 if mode == "mean" else 8, "maxnreg": 128}
 
 
 def pool_tile(batch: int, channels: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -163,16 +152,16 @@ def pool_tile(batch: int, channels: int, dtype: torch.dtype) -> tuple[int, int]:
 @torch.library.custom_op("pplfast::patch_pool", mutates_args=())
 def _patch_pool(
     x: Tensor, grid: int, height: int, width: int, scale: Tensor | None, shift: Tensor | None, act: str,
-    mode: str, sharpness: float, from_map: bool,
+    mode: str, sharpness: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    x, outputs = packed(x), _outputs(x, grid, from_map, mode)
-    size = _Geometry(x, grid, height, width, from_map)
+    x, outputs = packed(x), _outputs(x, grid, mode)
+    size = _Geometry(x, grid, height, width)
     if use_triton(x):
         block_p, block_c = pool_tile(size.batch, size.channels, x.dtype)
         launch = (size.batch, triton.cdiv(size.channels, block_c))
         run(
             pool_kernel, launch, x, x, scale, shift, *outputs, grid, size.h, size.w, height, width, size.channels,
-            sharpness, ACT=act, MODE=mode, FROM_MAP=from_map, BP=block_p, BC=block_c, **POOL_OPTIONS,
+            sharpness, ACT=act, MODE=mode, BP=block_p, BC=block_c, **pool_options(mode),
         )  # fmt: skip
     else:
         _forward(x, size, scale, shift, act, mode, sharpness, *outputs)
@@ -180,24 +169,24 @@ def _patch_pool(
 
 
 @_patch_pool.register_fake
-def _(x, grid, height, width, scale, shift, act, mode, sharpness, from_map):
-    return _outputs(x, grid, from_map, mode)
+def _(x, grid, height, width, scale, shift, act, mode, sharpness):
+    return _outputs(x, grid, mode)
 
 
 @torch.library.custom_op("pplfast::patch_pool_backward", mutates_args=())
 def _patch_pool_backward(
     grad_patch: Tensor | None, grad_pooled: Tensor | None, x: Tensor, per_patch: Tensor, pooled: Tensor, arg: Tensor,
     grid: int, height: int, width: int, scale: Tensor | None, shift: Tensor | None, act: str, mode: str,
-    sharpness: float, from_map: bool,
+    sharpness: float,
 ) -> Tensor:  # fmt: skip
     x, grad_x = packed(x), empty_packed(x, x.shape)
-    size = _Geometry(x, grid, height, width, from_map)
+    size = _Geometry(x, grid, height, width)
     if use_triton(x):
         grads = [None if grad is None else grad.contiguous() for grad in (grad_patch, grad_pooled)]
         launch, blocks = row_launch(size.batch * grid * grid * size.h, size.w, size.channels, x.dtype)
         run(
             pool_backward_kernel, launch, x, *grads, x, grad_x, scale, shift, per_patch, pooled, arg, grid, size.h,
-            size.w, height, width, size.channels, sharpness, ACT=act, MODE=mode, FROM_MAP=from_map, **blocks,
+            size.w, height, width, size.channels, sharpness, ACT=act, MODE=mode, **blocks,
         )  # fmt: skip
     else:
         _backward(grad_patch, grad_pooled, x, size, scale, shift, act, mode, sharpness, per_patch, pooled, arg, grad_x)
@@ -223,7 +212,7 @@ def _autograd(ctx, grad_patch, grad_pooled, _):
         grad_x = torch.ops.pplfast.patch_pool_backward(
             grad_patch, grad_pooled, x, *outputs, ctx.grid, ctx.height, ctx.width, scale, shift, *ctx.options
         )
-    return grad_x, *(None,) * 9
+    return grad_x, *(None,) * 8
 
 
 _patch_pool.register_autograd(_autograd, setup_context=_setup)
@@ -254,13 +243,4 @@ def patch_pool(
     count, _, h, w = patches.shape
     if count % (grid * grid) or grid * h < height or grid * w < width:
         raise ValueError(f"patches {tuple(patches.shape)} of a {grid} x {grid} grid do not cover {height} x {width}")
-    return _patch_pool(patches, grid, height, width, scale, shift, act, mode, sharpness, False)[:2]
-
-
-def patch_pool_map(
-    x: Tensor, grid: int, scale: Tensor | None = None, shift: Tensor | None = None, act: str = "none",
-    mode: str = "mean", sharpness: float = SHARPNESS,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """patch_pool of the K x K patches of an unsplit map x (B, C, H, W), of ceil(H/K) x ceil(W/K) cells each."""
-    _check(x, scale, shift, act, mode, sharpness)
-    return _patch_pool(x, grid, *x.shape[2:], scale, shift, act, mode, sharpness, True)[:2]
+    return _patch_pool(patches, grid, height, width, scale, shift, act, mode, sharpness)[:2]

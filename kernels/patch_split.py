@@ -6,7 +6,8 @@ from torch import Tensor
 
 from .backend import needs_no_operator, run, tl, triton, use_triton
 from .geometry import PatchGrid, valid_extents
-from .layout import elements, empty_packed, last, packed, patch_row, row_launch, tile
+from .layout import SIZES, elements, empty_packed, last, packed, patch_row, row_launch, tile
+from .patch_merge import patch_merge
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, slope_last, tail_packed
 
 
@@ -32,7 +33,7 @@ def patch_split_act_plain(
 #   forward   read N, write P (raw) and P (activated):            E * (N + 2 P), with raw alone E * (N + P)
 #   backward  read P (grad raw), P (grad activated), N (x), write N: E * (2 N + 2 P)
 # Eager reads and writes N for the copy, for the affine map and for the activation: E * 6 N forward.
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _split_kernel(
     x, raw, activated, scale, shift, K, h, w, H, W, C,
     ACT: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -52,7 +53,7 @@ def _split_kernel(
         tl.store(activated + o_out, b_y.to(activated.dtype.element_ty), mask=m_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _split_act_backward_kernel(
     grad_raw, grad_activated, x, grad_x, scale, shift, K, h, w, H, W, C,
     ACT: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -126,7 +127,7 @@ def _split_setup(ctx, inputs, output) -> None:
 
 
 def _split_backward(ctx, grad):
-    return torch.ops.pplfast.patch_merge(grad, ctx.grid, *ctx.size, None, None, "none"), None, None
+    return patch_merge(grad, ctx.grid, *ctx.size), None, None
 
 
 _patch_split.register_autograd(_split_backward, setup_context=_split_setup)
@@ -201,7 +202,7 @@ def _split_act_backward(ctx, grad_raw, grad_activated):
     if grad_activated is None and grad_raw is None:
         grad_x = None
     elif grad_activated is None:
-        grad_x = torch.ops.pplfast.patch_merge(grad_raw, ctx.grid, *x.shape[2:], None, None, "none")
+        grad_x = patch_merge(grad_raw, ctx.grid, *x.shape[2:])
     else:
         grad_x = torch.ops.pplfast.patch_split_act_backward(
             grad_raw, grad_activated, x, ctx.grid, scale, shift, ctx.act

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
 
-SPLAT_ENTRIES = 32  # of a vertex at a time: most have fewer
+SPLAT_ENTRIES = 32  # of a vertex at a time: half have 3 to 28, some thousands, so vertices do not share a program
 BLUR_TILE = 128  # vertices times channels of a program
 WARPS = 1
 
@@ -172,7 +172,7 @@ def blur_plain(lattice: Lattice, cells: Tensor, axis: int) -> Tensor:
 
 # Bytes of a splat: the values of N * V entries, 4 * C each, mostly from L2 (a pixel is read V times), 8 an entry for
 # its pixel and weight, 4 * C a vertex written. Of a blur: three reads and a write of 4 * C and 8 a vertex.
-@triton.jit
+@triton.jit(do_not_specialize=("NC",))
 def splat_kernel(values, starts, entries, entry_weights, norm, out, NC, BE: tl.constexpr, BC: tl.constexpr):
     """One program: one vertex, BE of its entries at a time. values (N, NC), norm (N,) -> out (M + 1, NC)."""
     vertex = tl.program_id(0).to(tl.int64)
@@ -190,7 +190,7 @@ def splat_kernel(values, starts, entries, entry_weights, norm, out, NC, BE: tl.c
     tl.store(out + vertex * NC + o_c, total, mask=o_c < NC)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("M", "NC"), do_not_specialize_on_alignment=("neighbours",))
 def blur_kernel(cells, neighbours, out, M, NC, BV: tl.constexpr, BC: tl.constexpr):
     """One program: BV vertices. cells, out (M + 1, NC); neighbours (M, 2) of one axis. The zero row stays zero."""
     o_v = tl.program_id(0) * BV + tl.arange(0, BV)

@@ -1,17 +1,17 @@
-"""Triton kernels of patch_pool, for the patch layout and (FROM_MAP) for an unsplit map read as if it were split."""
+"""Triton kernels of patch_pool."""
 
 from .backend import tl, triton
-from .layout import elements, patch_row, tile
+from .layout import SIZES, elements, patch_row, tile
 from .tail import act_slope, act_value, load_channels
 
 # Bytes, E = size of an element, N = B*C*H*W:
 #   forward   read N: E * N, plus 4 * B*C*(K*K + 1) for the results (below 1% at 14 x 14 cells a patch)
 #   backward  read N, write N (P with padding): E * 2 N
 # Eager reads and writes N for the affine map, for the activation and for the pooling: about E * 5 N forward.
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pool_kernel(
     x, scale, shift, per_patch, pooled, arg, K, h, w, H, W, C, sharpness,
-    ACT: tl.constexpr, MODE: tl.constexpr, FROM_MAP: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    ACT: tl.constexpr, MODE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """One program: one image, BC channels, all patches in turn, so that the aggregate needs neither atomics nor a
     second pass, and repeated runs agree bit by bit."""
@@ -32,12 +32,7 @@ def pool_kernel(
         rows = tl.maximum(tl.minimum(H - ky * h, h), 0)
         columns = tl.maximum(tl.minimum(W - kx * w, w), 0)
         cells = rows * columns
-        if FROM_MAP:
-            first = (image * H + ky * h) * W + kx * w
-            pitch = W
-        else:
-            first = (image * K2 + p) * h * w
-            pitch = w
+        first = (image * K2 + p) * h * w
         b_sum = tl.zeros([BP, BC], tl.float32)
         b_top = tl.full([BP, BC], LOW, tl.float32)
         b_arg = tl.zeros([BP, BC], tl.int32)
@@ -46,7 +41,7 @@ def pool_kernel(
             y = o_cell // columns
             column = o_cell - y * columns
             m_x = (o_cell < cells)[:, None] & m_c[None, :]
-            o_x = ((first + y * pitch + column) * C)[:, None] + o_c[None, :]
+            o_x = ((first + y * w + column) * C)[:, None] + o_c[None, :]
             b_x = tl.load(x + o_x, mask=m_x, other=0.0).to(tl.float32)  # [BP, BC]
             b_z = act_value(b_x * b_scale[None, :] + b_shift[None, :], ACT)
             if MODE == "mean":
@@ -95,12 +90,12 @@ def pool_kernel(
     tl.store(pooled + image * C + o_c, top, mask=m_c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pool_backward_kernel(
     grad_patch, grad_pooled, x, grad_x, scale, shift, per_patch, pooled, arg, K, h, w, H, W, C, sharpness,
-    ACT: tl.constexpr, MODE: tl.constexpr, FROM_MAP: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    ACT: tl.constexpr, MODE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    patch_pixel, map_pixel, inside, y, patch = patch_row(tl.program_id(0), K, h, w, H, W)
+    patch_pixel, _, inside, y, patch = patch_row(tl.program_id(0), K, h, w, H, W)
     o_p, o_c = tile(BP, BC)
     m_c = o_c < C
     K2 = K * K
@@ -114,12 +109,8 @@ def pool_backward_kernel(
     shared = load_channels(grad_pooled, o_image, m_c, 0.0)
 
     m_x = (o_p < inside)[:, None] & m_c[None, :]
-    if FROM_MAP:
-        o_x = elements(map_pixel, o_p, o_c, C)
-        m_out = m_x
-    else:
-        o_x = elements(patch_pixel, o_p, o_c, C)
-        m_out = (o_p < w)[:, None] & m_c[None, :]  # cells outside get 0
+    o_x = elements(patch_pixel, o_p, o_c, C)
+    m_out = (o_p < w)[:, None] & m_c[None, :]  # cells outside get 0
     b_scale = load_channels(scale, o_c, m_c, 1.0)
     b_shift = load_channels(shift, o_c, m_c, 0.0)
     b_z = tl.load(x + o_x, mask=m_x, other=0.0).to(tl.float32) * b_scale[None, :] + b_shift[None, :]  # [BP, BC]

@@ -146,7 +146,7 @@ def _path_table(radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tens
 
 
 # Bytes, N pixels, P pairs: read 4 * N, write 4 * P * N; the paths' cells (7 a pair) come from the L1 cache.
-@triton.jit
+@triton.jit(do_not_specialize=("H", "W"))
 def walk_weights_kernel(edge, starts, cells, weights, beta, H, W, PAIRS, BLOCK: tl.constexpr):
     """One program: BLOCK pixels of one image, all pairs. weights: float32 (B, PAIRS, H*W), of (p, p + offset) at p."""
     image = tl.program_id(1).to(tl.int64)
@@ -169,7 +169,7 @@ def walk_weights_kernel(edge, starts, cells, weights, beta, H, W, PAIRS, BLOCK: 
 # Bytes, N pixels, C maps: read 4 * P * N weights (from the L2 cache: 1.6 MB for a 375 x 500 image at stride 4), read
 # 12 * C * N, write 8 * C * N. The second end of a pair is the same number at p - offset, and the column sum is added up
 # on the way.
-@triton.jit
+@triton.jit(do_not_specialize=("H", "W", "MAPS"))
 def walk_step_kernel(
     last, before, sums, weights, offsets, H, W, PAIRS, MAPS, factor, coefficient, BC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -207,22 +207,26 @@ def walk_step_kernel(
     tl.store(sums + offset, tl.load(sums + offset, mask=m_cp, other=0.0) + coefficient * value, mask=m_cp)
 
 
+def walk_launch(batch: int, maps: int, height: int, width: int, tile: int) -> tuple[int, int, int]:
+    return triton.cdiv(height * width, BLOCK), batch, triton.cdiv(maps, tile)
+
+
 def _launch(x: Tensor, edge: Tensor, steps: int, beta: float, radius: int, out: Tensor) -> None:
     batch, count, height, width = x.shape
     offsets, starts, cells = _path_table(radius, x.device)
-    blocks = triton.cdiv(height * width, BLOCK)
+    tile = min(MAPS_PER_PROGRAM, triton.next_power_of_2(count))
+    launch = walk_launch(batch, count, height, width, tile)
     weights = torch.empty(batch, len(offsets), height, width, dtype=torch.float32, device=x.device)
     run(
-        walk_weights_kernel, (blocks, batch), x, edge, starts, cells, weights, beta, height, width, len(offsets),
+        walk_weights_kernel, launch[:2], x, edge, starts, cells, weights, beta, height, width, len(offsets),
         BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     maps = x * (1 - edge)[:, None], torch.zeros_like(x)
     coefficients = power_weights(steps)
     torch.mul(maps[0], coefficients[0], out=out)
-    tile = min(MAPS_PER_PROGRAM, triton.next_power_of_2(count))
     for k in range(1, len(coefficients)):
         run(
-            walk_step_kernel, (blocks, batch, triton.cdiv(count, tile)), x, maps[1 - k % 2], maps[k % 2], out, weights,
+            walk_step_kernel, launch, x, maps[1 - k % 2], maps[k % 2], out, weights,
             offsets, height, width, len(offsets), count, 1.0 if k == 1 else 2.0, coefficients[k], BC=tile, BLOCK=BLOCK,
             num_warps=WARPS,
         )  # fmt: skip

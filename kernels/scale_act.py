@@ -1,4 +1,4 @@
-"""The pointwise work between two convolutions in one pass: residual sum, affine map of a frozen BatchNorm, activation."""
+"""The pointwise work between two convolutions in one pass: residual sum, affine map of a BatchNorm, activation."""
 
 import math
 
@@ -10,6 +10,7 @@ from .layout import ROW_OPTIONS, TILE_BYTES, empty_packed, packed
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, tail_packed
 
 VECTOR = 8  # neighbouring channels that a thread takes at once: 16 bytes of a half type
+MOST_ROWS = 1024  # V-tuples of a program: with more, the offsets of single numbers (V = 1) fill the registers
 
 
 def add_scale_act_plain(
@@ -24,8 +25,8 @@ def add_scale_act_plain(
 #   forward   read N (x), N (residual, where there is one), write N (y), N (z, where it is wanted):   E * (2 to 4) N
 #   backward  read N (grad y), N (y, only with an activation), N (grad z, where there is one), write N: E * (2 to 4) N
 # Eager reads and writes N for the bias, the sum, the affine map and the activation each: E * 8 to 9 N forward.
-# Numbers are taken V at a time, V channels of one pixel (V divides C), so one division gives the channels of V numbers
-# and their scale and shift come in 16-byte loads for every C that V divides, without a compilation for each C.
+# Numbers are taken V at a time, V channels of one pixel (V divides C): one division gives the channels of V numbers,
+# and their scale and shift come in 16-byte loads. Neither a size nor C is compiled in.
 @triton.jit
 def _places(ROWS, GROUPS, BR: tl.constexpr, V: tl.constexpr):
     """Offsets int64 [BR, V] of this program's numbers and their channels [BR, V], both with their mask. ROWS: V-tuples
@@ -71,7 +72,7 @@ def scale_act_backward_kernel(
 def flat_launch(numbers: int, channels: int, dtype: torch.dtype) -> tuple[tuple[int], tuple[int, int], dict[str, int]]:
     """Launch grid, the arguments ROWS and GROUPS, block sizes and options, for a packed tensor of `numbers`."""
     vector = math.gcd(channels, VECTOR)
-    rows, block = numbers // vector, TILE_BYTES // dtype.itemsize // vector
+    rows, block = numbers // vector, min(TILE_BYTES // dtype.itemsize // vector, MOST_ROWS)
     return (triton.cdiv(rows, block),), (rows, channels // vector), {"BR": block, "V": vector, **ROW_OPTIONS}
 
 

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplfast.kernels import PatchGrid, patch_merge, patch_split
+from pplfast.kernels import PatchGrid, patch_split
+from pplfast.kernels.patch_merge import patch_merge
 
 sizes = st.integers(1, 70)
 

@@ -10,6 +10,7 @@ from kernel_helpers import BACKENDS, needs_interpreter
 
 from pplfast import kernels
 from pplfast.kernels import backend, model
+from pplfast.kernels.patch_merge import patch_merge
 
 SCALE, SHIFT = torch.tensor([0.5, -1.5, 2.0]), torch.tensor([0.1, 0.2, -0.3])
 
@@ -19,7 +20,6 @@ def operators():
     x = torch.randn(1, 3, 5, 4, requires_grad=True)
     patches = torch.randn(4, 3, 4, 2, requires_grad=True)
     tail = (SCALE, SHIFT, "relu")
-    whole = torch.zeros(1, 5, 5, 4).to(memory_format=torch.channels_last)
     return {
         "scale_act": (x, None, *tail),
         "add_scale_act": (x, x.detach().flip(0), None, SHIFT, "relu6"),
@@ -27,12 +27,10 @@ def operators():
         "patch_split": (x, 2, 2),
         "patch_split_act": (x, 2, 2, *tail),
         "patch_split_act_backward": (patches.detach(), patches.detach(), x.detach(), 2, *tail),
-        "patch_merge": (patches, 2, 5, 4, None, SHIFT, "relu6"),
-        "patch_merge_backward": (x.detach(), patches.detach(), 2, *tail),
-        "patch_merge_into": (whole, 1, patches.detach(), 2, *tail),
-        "patch_pool": (patches, 2, 5, 4, *tail, "max", 1.0, False),
+        "patch_merge": (patches.detach(), 2, 5, 4),
+        "patch_pool": (patches, 2, 5, 4, *tail, "max", 1.0),
         "patch_pool_backward": (torch.randn(1, 4, 3), None, patches.detach(), torch.randn(1, 4, 3), torch.randn(1, 3),
-                                torch.zeros(1, 5, 3, dtype=torch.int32), 2, 5, 4, *tail, "max", 1.0, False),
+                                torch.zeros(1, 5, 3, dtype=torch.int32), 2, 5, 4, *tail, "max", 1.0),
         "cam_head": ([patches.detach(), x.detach()], [2, 1], torch.randn(4, 6), 5, 4, *tail, torch.tensor([[1, -1]])),
         "cam_fuse": ([torch.rand(2, 3, 4, 4), torch.rand(2, 3, 2, 5)], 6, 7, True, True),
         "random_walk": (torch.rand(1, 2, 5, 6), torch.rand(1, 5, 6), 2, 10.0, 3),
@@ -46,8 +44,8 @@ def test_opcheck(name):
 
 def step(x: torch.Tensor) -> torch.Tensor:
     raw, activated = kernels.patch_split_act(x, 2, 1, SCALE, SHIFT, "relu")
-    merged = kernels.patch_merge(raw + activated, 2, 5, 4, SCALE, SHIFT, "relu6")
-    return kernels.patch_pool_map(merged, 2, act="relu")[1].sum() + kernels.patch_pool(raw, 2, 5, 4)[0].square().sum()
+    z, y = kernels.add_scale_act(raw, activated, SCALE, SHIFT, "relu6")
+    return kernels.patch_pool(y, 2, 5, 4, act="relu")[1].sum() + kernels.patch_pool(z, 2, 5, 4)[0].square().sum()
 
 
 def test_compiles_without_graph_breaks():
@@ -83,7 +81,7 @@ def test_outputs_are_channels_last():
     x = torch.randn(2, 3, 5, 4)
     patches = kernels.patch_split(x, 2, 1)
     assert patches.is_contiguous(memory_format=torch.channels_last)
-    assert kernels.patch_merge(patches, 2, 5, 4).is_contiguous(memory_format=torch.channels_last)
+    assert patch_merge(patches, 2, 5, 4).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_backend_is_automatic_and_can_be_forced():
@@ -115,10 +113,11 @@ def test_model_counts_what_the_tensors_hold():
     assert (cost.read, cost.written) == (x.nbytes, raw.nbytes + activated.nbytes)
     assert model.patch_split(2, 16, cut, 2).bytes == x.nbytes + raw.nbytes
     even = kernels.PatchGrid(12, 12, 3)
-    per_patch, pooled = kernels.patch_pool_map(torch.zeros(2, 16, 12, 12), 3)
+    per_patch, pooled = kernels.patch_pool(torch.zeros(18, 16, 4, 4), 3, 12, 12)
     cost = model.patch_pool(2, 16, even, 4)
     assert (cost.read, cost.written) == (2 * 16 * 144 * 4, per_patch.nbytes + pooled.nbytes)
-    assert model.patch_merge(2, 16, even, 4, backward=True).written == 2 * 16 * 144 * 4
+    y = kernels.scale_act(x, None, None, "relu")
+    assert model.scale_act(x.numel(), 2, residual=True, keep_sum=True).bytes == 2 * x.nbytes + 2 * y.nbytes
     head = model.cam_head(1, 4096, 56, 56, 1, 20, 2)
     assert head.seconds(model.H100.bandwidth, model.H100.matrix_rate) == head.bytes / 3.35e12  # memory-bound
     fuse = model.cam_fuse(1, 2, 8, 8, [(2, 2), (4, 4)], True)

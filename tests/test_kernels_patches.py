@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from kernel_helpers import BACKENDS, Problem, assert_same, gradient, needs_interpreter, problems, tiny
 
-from pplfast.kernels import backend, patch_merge, patch_pool, patch_pool_map, patch_split, patch_split_act
-from pplfast.kernels.patch_merge import patch_merge_plain
-from pplfast.kernels.patch_pool import MODES, patch_pool_map_plain, patch_pool_plain
+from pplfast.kernels import backend, patch_pool, patch_split, patch_split_act
+from pplfast.kernels.patch_merge import patch_merge, patch_merge_plain
+from pplfast.kernels.patch_pool import MODES, patch_pool_plain
 from pplfast.kernels.patch_split import patch_split_act_plain, patch_split_plain
+from pplfast.kernels.tail import affine_act
 
 DTYPES = (torch.float32, torch.float16)
 EXAMPLE = Problem(2, 37, 7, 5, 3, 2, "relu6", True, True, 1)
@@ -32,10 +33,10 @@ def test_split_and_merge(name, problem):
     compare(name, lambda x: patch_split(x, grid, stride), lambda x: patch_split_plain(x, grid, stride), x)
     compare(name, lambda x: patch_split_act(x, grid, stride, scale, shift, act),
             lambda x: patch_split_act_plain(x, grid, stride, scale, shift, act), x)  # fmt: skip
-    size = (problem.height, problem.width)
-    patches = patch_split_plain(x, grid, stride)
-    compare(name, lambda p: patch_merge(p, grid, *size, scale, shift, act),
-            lambda p: patch_merge_plain(p, grid, *size, scale, shift, act), patches)  # fmt: skip
+    patches, size = patch_split_plain(x + 9, grid, stride), (problem.height, problem.width)
+    with backend.force(name):
+        merged = patch_merge(patches, grid, *size)
+    assert torch.equal(merged, patch_merge_plain(patches, grid, *size)) and torch.equal(merged, x + 9)
 
 
 @needs_interpreter
@@ -51,8 +52,6 @@ def test_pool(name, mode, problem):
     patches = patch_split_plain(x, problem.grid, problem.stride)
     patches = torch.where(patches == 0, 9.0, patches)
     compare(name, partial(patch_pool, **size, **tail), partial(patch_pool_plain, **size, **tail), patches)
-    compare(name, partial(patch_pool_map, grid=problem.grid, **tail),
-            partial(patch_pool_map_plain, grid=problem.grid, **tail), x)  # fmt: skip
 
 
 @needs_interpreter
@@ -62,7 +61,6 @@ def test_half_precision(name):
     tail = (scale, shift, EXAMPLE.act)
     compare(name, lambda x: patch_split_act(x, 3, 2, *tail), lambda x: patch_split_act_plain(x, 3, 2, *tail), x)
     patches = patch_split_plain(x, 3, 2)
-    compare(name, lambda p: patch_merge(p, 3, 7, 5, *tail), lambda p: patch_merge_plain(p, 3, 7, 5, *tail), patches)
     for mode in MODES:
         compare(name, lambda p: patch_pool(p, 3, 7, 5, *tail, mode),  # noqa: B023
                 lambda p: patch_pool_plain(p, 3, 7, 5, *tail, mode), patches)  # noqa: B023  # fmt: skip
@@ -79,7 +77,7 @@ def test_identity_of_the_mean():
     x, scale, shift = Problem(2, 37, 7, 4, 3, 2, "relu6", True, True, 1).tensors()
     patches = patch_split(x, 3, 2)
     per_patch, pooled = patch_pool(patches, 3, 7, 4, scale, shift, "relu6")
-    torch.testing.assert_close(pooled, patch_merge(patches, 3, 7, 4, scale, shift, "relu6").mean((2, 3)))
+    torch.testing.assert_close(pooled, affine_act(x, scale, shift, "relu6").mean((2, 3)))
     weights = torch.tensor([8, 8, 0, 6, 6, 0, 0, 0, 0]) / 28
     torch.testing.assert_close(pooled, (per_patch * weights[:, None]).sum(1))
     assert per_patch.shape == (2, 9, 37) and not per_patch[:, weights == 0].any()
@@ -94,38 +92,15 @@ def test_padding_of_the_activated_patches_is_what_a_block_sees():
 
 @needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
-def test_merge_into_a_slice(name):
-    x, scale, shift = EXAMPLE.tensors()
-    patches = patch_split(x, 3, 2)
-    whole = torch.full((2, 50, 7, 5), 7.0).to(memory_format=torch.channels_last)
-    with backend.force(name), torch.no_grad():
-        assert patch_merge(patches, 3, 7, 5, scale, shift, "relu", out=whole, offset=4) is whole
-    torch.testing.assert_close(whole[:, 4:41], patch_merge_plain(patches, 3, 7, 5, scale, shift, "relu"))
-    assert bool((whole[:, :4] == 7).all() and (whole[:, 41:] == 7).all())
-
-
-def test_merge_into_a_slice_under_autograd():
-    patches = patch_split(EXAMPLE.tensors()[0], 3, 2)
-
-    def into(p):
-        whole = p.new_zeros((2, 50, 7, 5)).to(memory_format=torch.channels_last)
-        return patch_merge(p, 3, 7, 5, out=whole, offset=4)
-
-    found, wanted = gradient(into, patches), gradient(lambda p: patch_merge_plain(p, 3, 7, 5), patches)
-    assert torch.equal(found[0][0][:, 4:41], wanted[0][0])
-    assert torch.equal(found[1] != 0, wanted[1] != 0)
-
-
-@needs_interpreter
-@pytest.mark.parametrize("name", BACKENDS)
 def test_one_output_alone(name):
     """Gradients arrive for one of two outputs only: the other one's is absent, not zero."""
     x, scale, shift = EXAMPLE.tensors()
     for index in (0, 1):
         compare(name, lambda x: patch_split_act(x, 3, 2, scale, shift, "relu")[index],  # noqa: B023
                 lambda x: patch_split_act_plain(x, 3, 2, scale, shift, "relu")[index], x)  # noqa: B023  # fmt: skip
-        compare(name, lambda x: patch_pool_map(x, 3, scale, shift, "relu")[index],  # noqa: B023
-                lambda x: patch_pool_map_plain(x, 3, scale, shift, "relu")[index], x)  # noqa: B023  # fmt: skip
+        compare(name, lambda p: patch_pool(p, 3, 7, 5, scale, shift, "relu")[index],  # noqa: B023
+                lambda p: patch_pool_plain(p, 3, 7, 5, scale, shift, "relu")[index],  # noqa: B023
+                patch_split_plain(x, 3, 2))  # fmt: skip
 
 
 def test_gradcheck():
@@ -134,10 +109,8 @@ def test_gradcheck():
     check = partial(torch.autograd.gradcheck, check_batched_grad=False)
     assert check(lambda x: patch_split(x, 2, 2), x)
     assert check(lambda x: patch_split_act(x, 2, 2, scale, shift, "relu"), x)
-    assert check(lambda p: patch_merge(p, 2, 5, 3, scale, shift, "relu"), patches)
     for mode in MODES:
         assert check(lambda p: patch_pool(p, 2, 5, 3, scale, shift, "relu", mode), patches)  # noqa: B023
-        assert check(lambda x: patch_pool_map(x, 2, scale, shift, "relu", mode), x)  # noqa: B023
 
 
 def test_nan_reaches_the_result():
@@ -146,18 +119,15 @@ def test_nan_reaches_the_result():
     for name in BACKENDS:
         with backend.force(name):
             for mode in MODES:
-                pooled = patch_pool_map(x, 2, None, None, "relu", mode)[1]
+                pooled = patch_pool(patch_split(x, 2, 1), 2, 4, 4, None, None, "relu", mode)[1]
                 assert pooled[0, 0] == 0 and pooled[0, 1].isnan(), (name, mode)
 
 
 @pytest.mark.parametrize("call, message", [
     (lambda p: patch_split_act(p, 2, 1, torch.ones(2), None, "relu"), "scale has shape"),
     (lambda p: patch_split_act(p, 2, 1, None, None, "gelu"), "known: none, relu, relu6"),
-    (lambda p: patch_merge(p, 2, 9, 4), "do not cover 9 x 4"),
-    (lambda p: patch_merge(p, 3, 4, 4), "do not cover"),
-    (lambda p: patch_merge(p, 2, 4, 4, out=torch.empty(1, 3, 4, 4), offset=1), "no room"),
-    (lambda p: patch_merge(p, 2, 4, 4, out=torch.empty(1, 5, 4, 4)), "channels_last"),
     (lambda p: patch_pool(p, 2, 4, 9), "do not cover 4 x 9"),
+    (lambda p: patch_pool(p, 3, 4, 4), "do not cover"),
     (lambda p: patch_pool(p, 2, 4, 4, mode="median"), "known: mean, max, lse"),
     (lambda p: patch_pool(p, 2, 4, 4, mode="lse", sharpness=0.0), "above 0"),
 ])  # fmt: skip

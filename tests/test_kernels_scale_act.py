@@ -135,6 +135,15 @@ def test_nan_and_infinity(name):
     torch.testing.assert_close(x.grad.flatten()[1:], torch.tensor([0, 0, float("inf")]))
 
 
+@needs_interpreter
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_sum_is_rounded_as_if_stored(name):
+    x, small = torch.ones(1, 8, 2, 2, dtype=torch.bfloat16), torch.full((1, 8, 2, 2), 2.0**-9, dtype=torch.bfloat16)
+    with backend.force(name):
+        z, y = add_scale_act(x, small, None, torch.full((8,), -1.0), "none")
+    assert torch.equal(z, x) and torch.equal(y, torch.zeros_like(x))
+
+
 def test_float64_gradients():
     x, residual, tail = inputs(Problem(1, 3, 2, 3, 1, 1, "relu6", True, True, 4), torch.float64)
     tail = (tail[0].double(), tail[1].double(), tail[2])
