@@ -101,6 +101,37 @@ def _add_scale_act(
     return _forward(x, residual, scale, shift, act, keep_sum=True)
 
 
+@torch.library.custom_op("pplfast::scale_act_", mutates_args=("x",))
+def _scale_act_inplace(
+    x: Tensor, residual: Tensor | None, scale: Tensor | None, shift: Tensor | None, act: str
+) -> None:
+    """x, packed, becomes the result."""
+    if use_triton(x):
+        launch, sizes, blocks = flat_launch(x.numel(), x.shape[1], x.dtype)
+        residual = None if residual is None else packed(residual)
+        run(scale_act_kernel, launch, x, x, residual, scale, shift, None, x, *sizes, ACT=act, **blocks)
+    else:
+        x.copy_(_scale_act(x, residual, scale, shift, act))
+
+
+@torch.library.custom_op("pplfast::add_scale_act_", mutates_args=("x",))
+def _add_scale_act_inplace(
+    x: Tensor, residual: Tensor, scale: Tensor | None, shift: Tensor | None, act: str
+) -> Tensor:
+    """x, packed, becomes the sum; the result is returned."""
+    if not use_triton(x):
+        return tail_packed(x.add_(residual), scale, shift, act)
+    y = empty_packed(x, x.shape)
+    launch, sizes, blocks = flat_launch(x.numel(), x.shape[1], x.dtype)
+    run(scale_act_kernel, launch, x, x, packed(residual), scale, shift, x, y, *sizes, ACT=act, **blocks)
+    return y
+
+
+@_add_scale_act_inplace.register_fake
+def _(x, residual, scale, shift, act):
+    return empty_packed(x, x.shape)
+
+
 _scale_act_op = torch.library.custom_op("pplfast::scale_act", _scale_act, mutates_args=())
 _add_scale_act_op = torch.library.custom_op("pplfast::add_scale_act", _add_scale_act, mutates_args=())
 
@@ -183,28 +214,41 @@ def _free(x: Tensor, residual: Tensor | None) -> bool:
     return needs_no_operator(x) and (residual is None or needs_no_operator(residual))
 
 
+def _writable(x: Tensor, residual: Tensor | None) -> bool:
+    """Whether x can be overwritten: no gradient has to find its way back, and its layout is the result's."""
+    needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual))
+    return not needed and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def scale_act(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str, residual: Tensor | None = None
-) -> Tensor:
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, act: str, residual: Tensor | None = None,
+    inplace: bool = False,
+) -> Tensor:  # fmt: skip
     """act((x + residual) * scale + shift) in one pass: (B, C, H, W), channels_last, in x's dtype.
 
     The sum is rounded to that dtype as if it were stored; all else is float32, rounded once. For the backward pass
     the result alone is kept, and for act "none" nothing. Gradients go to x and residual. Inside torch.compile it is
-    the plain definition, which Inductor fuses itself. Raises ValueError for an unknown act, a scale or shift that is
-    not (C,), a residual of another shape or dtype than x.
+    the plain definition, which Inductor fuses itself. inplace: x may be overwritten, and is where no gradient is
+    wanted: a tensor of its size less. Raises ValueError for an unknown act, a scale or shift that is not (C,), a residual
+    of another shape or dtype than x.
     """
     _check(x, residual, scale, shift, act)
     if torch.compiler.is_compiling():
         return add_scale_act_plain(x, residual, scale, shift, act)[1]
+    if inplace and _writable(x, residual):
+        _scale_act_inplace(x, residual, scale, shift, act)
+        return x
     return (_scale_act if _free(x, residual) else _scale_act_op)(x, residual, scale, shift, act)
 
 
 def add_scale_act(
-    x: Tensor, residual: Tensor, scale: Tensor | None, shift: Tensor | None, act: str
+    x: Tensor, residual: Tensor, scale: Tensor | None, shift: Tensor | None, act: str, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
     """(z, y): z = x + residual, and what `scale_act` makes of it, both in one pass: the end of one pre-activation block
-    and the beginning of the next."""
+    and the beginning of the next. inplace: z may take the place of x."""
     _check(x, residual, scale, shift, act)
     if torch.compiler.is_compiling():
         return add_scale_act_plain(x, residual, scale, shift, act)
+    if inplace and _writable(x, residual):
+        return x, _add_scale_act_inplace(x, residual, scale, shift, act)
     return (_add_scale_act if _free(x, residual) else _add_scale_act_op)(x, residual, scale, shift, act)

@@ -206,3 +206,33 @@ def test_plain_version_passes_batch_norm_an_eps_that_every_version_takes(monkeyp
     for dtype in (torch.float32, torch.float64):
         x = torch.randn(2, 3, 4, 5, dtype=dtype)
         assert torch.equal(scale_act(x, torch.full((3,), 2.0), None, "none"), 2 * x)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("with_residual", (True, False))
+def test_in_place_where_no_gradient_is_wanted(name, with_residual):
+    x, scale, shift = EXAMPLE.tensors()
+    x = x.contiguous(memory_format=torch.channels_last)
+    residual = torch.randn_like(x) if with_residual else None
+    z, y = add_scale_act_plain(x, residual, scale, shift, "relu6")
+    with backend.force(name):
+        own = x.clone(memory_format=torch.preserve_format)
+        assert scale_act(own, scale, shift, "relu6", residual, inplace=True) is own
+        torch.testing.assert_close(own, y)
+        if with_residual:
+            own = x.clone(memory_format=torch.preserve_format)
+            total, result = add_scale_act(own, residual, scale, shift, "relu6", inplace=True)
+            assert total is own
+            torch.testing.assert_close((total, result), (z, y))
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        for wanted in (leaf * 1, x.transpose(2, 3)):  # a gradient, and another layout: x stays as it is
+            before = wanted.detach().clone()
+            scale_act(wanted, scale, shift, "relu6", None, inplace=True)
+            assert torch.equal(wanted.detach(), before)
+
+
+@pytest.mark.parametrize("operator", ("scale_act_", "add_scale_act_"))
+def test_opcheck_of_the_operators_in_place(operator):
+    x, scale, shift = EXAMPLE.tensors()
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(getattr(torch.ops.pplfast, operator).default, (x, torch.randn_like(x), scale, shift, "relu"))

@@ -77,7 +77,7 @@ class Conv(nn.Conv2d):
         y = F.conv2d(x, weight, None, self.stride, padding, self.dilation, self.groups)
         if shift is None and residual is None and act == "none":
             return y
-        return scale_act(y, None, shift, act, residual)
+        return scale_act(y, None, shift, act, residual, inplace=True)
 
     def pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input and the padding that the operation itself can give it: the same at both ends."""

@@ -88,8 +88,8 @@ class PreActivationBottleneck(nn.Module):
 
 
 def add(x: Tensor, shortcut: Tensor, following: Activation | None) -> tuple[Tensor, Tensor | None]:
-    """x + shortcut, and in the same pass what the next unit begins with."""
-    return (x + shortcut, None) if following is None else add_scale_act(x, shortcut, *following)
+    """x + shortcut, which may take the place of x, and in the same pass what the next unit begins with."""
+    return (x.add_(shortcut), None) if following is None else add_scale_act(x, shortcut, *following, inplace=True)
 
 
 class WideResNet38(Backbone):

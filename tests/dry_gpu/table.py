@@ -21,22 +21,22 @@ class Limits:
 # MiB of a training step by mode, in half precision and in float32; gradients and momentum are among them.
 # Batch 4 at 448 x 448, EfficientNet-Lite0: 8 at 256 x 256.
 TRAINING = {
-    "wrn38": ((1400, 2790), (2140, 4270), (2660, 5400)),
+    "wrn38": ((1315, 2570), (2030, 4055), (2595, 5190)),
     "resnet50": ((325, 645), (480, 955), (580, 1160)),
     "efficientnet_lite0": ((140, 280), (235, 465), (295, 590)),
 }
 # Of 16 images (8, mirrored) of 375 x 500 at four scales: the largest scale's features.
 MAPS = {
-    "wrn38": ((7500, 15000), (9600, 19100), (15500, 31000)),
-    "resnet50": ((1470, 2930), (1470, 2930), (1740, 3480)),
-    "efficientnet_lite0": ((1630, 3250), (1630, 3250), (1630, 3250)),
+    "wrn38": ((5880, 11760), (7920, 15820), (12240, 24470)),
+    "resnet50": ((1060, 2120), (1060, 2120), (1315, 2630)),
+    "efficientnet_lite0": ((1475, 2945), (1475, 2945), (1475, 2945)),
 }
 BOUNDARY = {"wrn38": (380, 755), "resnet50": (95, 165), "efficientnet_lite0": (45, 60)}
 SEGMENTATION = {"wrn38": (1560, 1560), "resnet50": (315, 315), "efficientnet_lite0": (120, 175)}
-PREDICTION = {"wrn38": (2350, 4180), "resnet50": (505, 910), "efficientnet_lite0": (520, 930)}
-MAP_MAKER = {("wrn38", "groups"): 450, ("wrn38", "tiles"): 265, ("resnet50", "groups"): 75,
-             ("efficientnet_lite0", "groups"): 85}
-WALK = {"wrn38": 5100, "resnet50": 890, "efficientnet_lite0": 815}
+PREDICTION = {"wrn38": (2350, 3375), "resnet50": (405, 705), "efficientnet_lite0": (480, 850)}
+MAP_MAKER = {("wrn38", "groups"): 375, ("wrn38", "tiles"): 220, ("resnet50", "groups"): 55,
+             ("efficientnet_lite0", "groups"): 77}
+WALK = {"wrn38": 4205, "resnet50": 890, "efficientnet_lite0": 735}
 CRF = {"probabilities": 980, "labels": 875, "deeplab": 740}
 # On CUDA a group normalisation makes its tensors NCHW, and so is the gradient of an interpolation of few channels.
 HEAD_NCHW = {"wrn38": 1, "resnet50": 4, "efficientnet_lite0": 5}
