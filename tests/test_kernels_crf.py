@@ -1,8 +1,11 @@
 """The dense CRF on the permutohedral lattice: against pydensecrf; the Triton kernels against the plain definition."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
+from kernel_helpers import needs_interpreter
 from PIL import Image
 
 from pplfast.data.dataset import DataConfig, open_dataset
@@ -16,6 +19,7 @@ from pplfast.recipe import LabelConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 interpreted = pytest.mark.skipif(not backend.INTERPRETED, reason="needs TRITON_INTERPRET=1 (no GPU)")
+needs_pydensecrf = pytest.mark.skipif(find_spec("pydensecrf") is None, reason="pydensecrf is not installed")
 
 
 def smooth(rng, shape, labels, coarse=8):
@@ -65,6 +69,7 @@ def test_fast_filter_equals_the_definition():
 
 
 @interpreted
+@needs_interpreter
 @pytest.mark.parametrize("labels", [1, 3])
 def test_triton_splat_blur_update_equal_plain(labels):
     generator = torch.Generator().manual_seed(2)
@@ -83,6 +88,7 @@ def test_triton_splat_blur_update_equal_plain(labels):
     assert labels == 1 or not plain[:, -1].any()
 
 
+@needs_pydensecrf
 @pytest.mark.parametrize("name", PRESETS)
 def test_marginals_equal_pydensecrf(name):
     rng, preset = np.random.default_rng(5), PRESETS[name]
@@ -107,6 +113,7 @@ def test_batch_equals_single_images_and_lattices_are_cached():
     assert dense_crf._lattices[key] is dense_crf.gaussian_lattice(*key[:4], torch.device("cpu"))
 
 
+@needs_pydensecrf
 @pytest.mark.parametrize("preset,background,value,unsure", [
     ("probabilities", "threshold", 0.3, None), ("labels", "alpha", 4.0, None),
     ("deeplab", "threshold", 0.0, (0.1, 0.6)),
@@ -132,6 +139,7 @@ def test_wrong_shapes_and_too_many_cells():
         build_lattice(torch.tensor([[0.0] * 5, [1e5] * 5]))
 
 
+@needs_pydensecrf
 @pytest.mark.parametrize("name", PRESETS)
 def test_real_images_equal_pydensecrf(name, voc_mini):
     """A few of the 60 images that `python -m pplfast.benchmarks.crf` compares."""

@@ -184,6 +184,9 @@ def test_offsets_beyond_32_bits():
         pytest.skip("needs 24 GiB of free GPU memory")
     x = torch.zeros(9, 4096, 256, 256, dtype=torch.bfloat16, device="cuda").to(memory_format=torch.channels_last)
     x[-1] = 1
+    y = scale_act(x, None, None, "relu")
+    assert y[-1].min() == 1 and y[:-1].max() == 0
+    del y
     patches = patch_split(x, 2, 1)
     assert patches[-4:].min() == 1 and patches[:-4].max() == 0
     per_patch, pooled = patch_pool(patches, 2, 256, 256)
