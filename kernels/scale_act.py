@@ -1,11 +1,12 @@
 """The pointwise work between two convolutions in one pass: residual sum, affine map of a BatchNorm, activation."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .backend import needs_no_operator, run, tl, triton, use_triton
+from .backend import run, tl, triton, use_triton
 from .layout import ROW_OPTIONS, TILE_BYTES, empty_packed, packed
 from .tail import act_slope, act_value, affine_act, check_tail, load_channels, tail_packed
 
@@ -77,80 +78,25 @@ def flat_launch(numbers: int, channels: int, dtype: torch.dtype) -> tuple[tuple[
 
 
 def _forward(
-    x: Tensor, residual: Tensor | None, scale: Tensor | None, shift: Tensor | None, act: str, keep_sum: bool
-) -> tuple[Tensor | None, Tensor]:
+    x: Tensor, residual: Tensor | None, scale: Tensor | None, shift: Tensor | None, act: str, keep_sum: bool,
+    inplace: bool = False,
+) -> tuple[Tensor | None, Tensor]:  # fmt: skip
+    """(z, where it is kept, y); inplace: one of the two takes the place of x, which is packed."""
     x, residual = packed(x), None if residual is None else packed(residual)
     if use_triton(x):
-        y, z = empty_packed(x, x.shape), empty_packed(x, x.shape) if keep_sum else None
+        fresh = empty_packed(x, x.shape) if keep_sum or not inplace else None
+        over = x if inplace else empty_packed(x, x.shape) if keep_sum else None
+        z, y = (over, fresh) if keep_sum else (None, x if inplace else fresh)
         launch, sizes, blocks = flat_launch(x.numel(), x.shape[1], x.dtype)
         run(scale_act_kernel, launch, x, x, residual, scale, shift, z, y, *sizes, ACT=act, **blocks)
         return z, y
-    z = x if residual is None else x + residual
-    return z, tail_packed(z, scale, shift, act)
+    z = x if residual is None else x.add_(residual) if inplace else x + residual
+    y = tail_packed(z, scale, shift, act)
+    return z, x.copy_(y) if inplace and not keep_sum else y
 
 
-def _scale_act(
-    x: Tensor, residual: Tensor | None, scale: Tensor | None, shift: Tensor | None, act: str
-) -> Tensor:
-    return _forward(x, residual, scale, shift, act, keep_sum=False)[1]
-
-
-def _add_scale_act(
-    x: Tensor, residual: Tensor, scale: Tensor | None, shift: Tensor | None, act: str
-) -> tuple[Tensor, Tensor]:
-    return _forward(x, residual, scale, shift, act, keep_sum=True)
-
-
-@torch.library.custom_op("pplfast::scale_act_", mutates_args=("x",))
-def _scale_act_inplace(
-    x: Tensor, residual: Tensor | None, scale: Tensor | None, shift: Tensor | None, act: str
-) -> None:
-    """x, packed, becomes the result."""
-    if use_triton(x):
-        launch, sizes, blocks = flat_launch(x.numel(), x.shape[1], x.dtype)
-        residual = None if residual is None else packed(residual)
-        run(scale_act_kernel, launch, x, x, residual, scale, shift, None, x, *sizes, ACT=act, **blocks)
-    else:
-        x.copy_(_scale_act(x, residual, scale, shift, act))
-
-
-@torch.library.custom_op("pplfast::add_scale_act_", mutates_args=("x",))
-def _add_scale_act_inplace(
-    x: Tensor, residual: Tensor, scale: Tensor | None, shift: Tensor | None, act: str
-) -> Tensor:
-    """x, packed, becomes the sum; the result is returned."""
-    if not use_triton(x):
-        return tail_packed(x.add_(residual), scale, shift, act)
-    y = empty_packed(x, x.shape)
-    launch, sizes, blocks = flat_launch(x.numel(), x.shape[1], x.dtype)
-    run(scale_act_kernel, launch, x, x, packed(residual), scale, shift, x, y, *sizes, ACT=act, **blocks)
-    return y
-
-
-@_add_scale_act_inplace.register_fake
-def _(x, residual, scale, shift, act):
-    return empty_packed(x, x.shape)
-
-
-_scale_act_op = torch.library.custom_op("pplfast::scale_act", _scale_act, mutates_args=())
-_add_scale_act_op = torch.library.custom_op("pplfast::add_scale_act", _add_scale_act, mutates_args=())
-
-
-@_scale_act_op.register_fake
-def _(x, residual, scale, shift, act):
-    return empty_packed(x, x.shape)
-
-
-@_add_scale_act_op.register_fake
-def _(x, residual, scale, shift, act):
-    return empty_packed(x, x.shape), empty_packed(x, x.shape)
-
-
-@torch.library.custom_op("pplfast::scale_act_backward", mutates_args=())
-def _scale_act_backward(
-    grad_z: Tensor | None, grad_y: Tensor, y: Tensor | None, scale: Tensor | None, act: str
-) -> Tensor:
-    """`y` is needed for its activation alone, None for "none"."""
+def _backward(grad_z: Tensor | None, grad_y: Tensor, y: Tensor | None, scale: Tensor | None, act: str) -> Tensor:
+    """The gradient of x and of the residual alike. `y` is needed for its activation alone, None for "none"."""
     grad_y, grad_z = packed(grad_y), None if grad_z is None else packed(grad_z)
     if use_triton(grad_y):
         grad_x = empty_packed(grad_y, grad_y.shape)
@@ -170,48 +116,36 @@ def _scale_act_backward(
     return packed(grad.to(grad_y.dtype))
 
 
-@_scale_act_backward.register_fake
-def _(grad_z, grad_y, y, scale, act):
-    return empty_packed(grad_y, grad_y.shape)
+class _ScaleAct(torch.autograd.Function):
+    """Not a registered operator, as the other kernels are: there are a hundred or more of these in a step, and an
+    operator's dispatch takes the host three to four times as long. Compilers get the plain definition."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, scale: Tensor | None, shift: Tensor | None, act: str,
+                keep_sum: bool) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+        z, y = _forward(x, residual, scale, shift, act, keep_sum)
+        ctx.act = act
+        ctx.save_for_backward(None if act == "none" else y, scale)
+        ctx.set_materialize_grads(False)  # a sum or an activation that nobody uses costs nothing
+        return (z, y) if keep_sum else y
 
-def _setup(ctx, inputs, output) -> None:
-    y = output[-1] if isinstance(output, tuple) else output
-    ctx.act = inputs[4]
-    ctx.save_for_backward(None if ctx.act == "none" else y, inputs[2])
-    ctx.set_materialize_grads(False)  # a sum or an activation that nobody uses costs nothing
-
-
-def _gradient(ctx, grad_z: Tensor | None, grad_y: Tensor | None) -> Tensor | None:
-    """Of x and of the residual alike, in one pass; without one where the gradient only passes through."""
-    y, scale = ctx.saved_tensors
-    if grad_y is None or (grad_z is None and y is None and scale is None):
-        return grad_z if grad_y is None else grad_y
-    return torch.ops.pplfast.scale_act_backward(grad_z, grad_y, y, scale, ctx.act)
-
-
-def _scale_act_autograd(ctx, grad_y):
-    grad = _gradient(ctx, None, grad_y)
-    return grad, grad if ctx.needs_input_grad[1] else None, None, None, None
-
-
-def _add_scale_act_autograd(ctx, grad_z, grad_y):
-    grad = _gradient(ctx, grad_z, grad_y)
-    return grad, grad, None, None, None
-
-
-_scale_act_op.register_autograd(_scale_act_autograd, setup_context=_setup)
-_add_scale_act_op.register_autograd(_add_scale_act_autograd, setup_context=_setup)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *grad_z, grad_y = grads
+        grad_z = grad_z[0] if grad_z else None
+        y, scale = ctx.saved_tensors
+        if grad_y is None or (grad_z is None and y is None and scale is None):
+            grad = grad_z if grad_y is None else grad_y  # it only passes through
+        else:
+            grad = _backward(grad_z, grad_y, y, scale, ctx.act)
+        return grad, grad if ctx.needs_input_grad[1] else None, None, None, None, None
 
 
 def _check(x: Tensor, residual: Tensor | None, scale: Tensor | None, shift: Tensor | None, act: str) -> None:
     check_tail(x.shape[1], scale, shift, act)
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         raise ValueError(f"residual is {residual.dtype} {tuple(residual.shape)}, x {x.dtype} {tuple(x.shape)}")
-
-
-def _free(x: Tensor, residual: Tensor | None) -> bool:
-    return needs_no_operator(x) and (residual is None or needs_no_operator(residual))
 
 
 def _writable(x: Tensor, residual: Tensor | None) -> bool:
@@ -236,9 +170,8 @@ def scale_act(
     if torch.compiler.is_compiling():
         return add_scale_act_plain(x, residual, scale, shift, act)[1]
     if inplace and _writable(x, residual):
-        _scale_act_inplace(x, residual, scale, shift, act)
-        return x
-    return (_scale_act if _free(x, residual) else _scale_act_op)(x, residual, scale, shift, act)
+        return _forward(x, residual, scale, shift, act, keep_sum=False, inplace=True)[1]
+    return _ScaleAct.apply(x, residual, scale, shift, act, False)
 
 
 def add_scale_act(
@@ -250,5 +183,5 @@ def add_scale_act(
     if torch.compiler.is_compiling():
         return add_scale_act_plain(x, residual, scale, shift, act)
     if inplace and _writable(x, residual):
-        return x, _add_scale_act_inplace(x, residual, scale, shift, act)
-    return (_add_scale_act if _free(x, residual) else _add_scale_act_op)(x, residual, scale, shift, act)
+        return _forward(x, residual, scale, shift, act, keep_sum=True, inplace=True)
+    return _ScaleAct.apply(x, residual, scale, shift, act, True)

@@ -21,9 +21,6 @@ def operators():
     patches = torch.randn(4, 3, 4, 2, requires_grad=True)
     tail = (SCALE, SHIFT, "relu")
     return {
-        "scale_act": (x, None, *tail),
-        "add_scale_act": (x, x.detach().flip(0), None, SHIFT, "relu6"),
-        "scale_act_backward": (x.detach(), x.detach().flip(0), x.detach(), SCALE, "relu6"),
         "patch_split": (x, 2, 2),
         "patch_split_act": (x, 2, 2, *tail),
         "patch_split_act_backward": (patches.detach(), patches.detach(), x.detach(), 2, *tail),
