@@ -71,7 +71,7 @@ def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
     hardware, versions = run["hardware"], run["versions"]
     threads = "" if hardware.get("gpu") else f", {hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
     yield (f"{_machine(run)}{threads}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
-           f"(`benchmarks/results/{run['file']}`)")
+           f"(`benchmarks/results/{run['file']}`{'' if run.get('complete', True) else '; cut off before its end'})")
     yield ""
     gpu = run["device"] == "cuda"
     yield "| benchmark | case | ratio of times | median (20/80) | goal |" + (" time | of the ceiling |" if gpu else "")

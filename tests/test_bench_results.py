@@ -1,6 +1,7 @@
 """Spreads, the red gate, comparison of results files, the README's table, the prediction."""
 
 import copy
+import gc
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from pplfast.benchmarks import table, train
 from pplfast.benchmarks.ceilings import floor_seconds
 from pplfast.benchmarks.compare import compare
 from pplfast.benchmarks.flops import step_flops
-from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios
+from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios, tf32, under_tf32
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.predict import predict
 from pplfast.benchmarks.results import Ratio, Report
@@ -45,6 +46,21 @@ def test_contestants_alternate_and_each_gets_one_sample_a_round():
     assert changes >= 4  # they take turns rather than running one after the other
 
 
+def test_no_garbage_is_collected_while_contestants_run():
+    states = []
+    alternate({"a": lambda: states.append(gc.isenabled())}, "cpu", Effort(2, 0.0, sample=0.0))
+    assert states and not any(states) and gc.isenabled()
+
+
+def test_convolutions_round_to_tf32_only_where_that_is_allowed():
+    convolutions, seen = torch.backends.cudnn, []
+    before = convolutions.allow_tf32
+    with tf32(False):
+        under_tf32(lambda: seen.append(convolutions.allow_tf32), True)()
+        seen.append(convolutions.allow_tf32)
+    assert seen == [True, False] and convolutions.allow_tf32 == before
+
+
 def test_difference_sees_nan_and_shape():
     one = torch.ones(3)
     assert difference(one * 1.1, one) == pytest.approx(0.1, rel=1e-5)
@@ -63,6 +79,25 @@ def test_report_rows():
     value = json.loads(json.dumps(report.to_dict()))
     assert value["hardware"]["cores"] >= 1 and value["versions"]["torch"] == torch.__version__
     assert value["commit"] and value["date"].startswith("20")
+
+
+def test_a_later_contestant_gets_its_row_and_the_ratio_to_one_that_has_its_own(capsys):
+    report = _report()
+    capsys.readouterr()
+    samples = {"tuned": [4.0, 4.0], "pplfast": [2.0, 2.0]}
+    report.add("train", "case", samples, [Ratio("tuned", "pplfast")], again=("pplfast",))
+    assert [row["contestant"] for row in report.rows] == ["reference", "pplfast", "tuned"]
+    assert [row["ratio"]["median"] for row in report.ratios] == [pytest.approx(3.1 / 1.01), 2.0]
+    printed = capsys.readouterr().out
+    assert "tuned/pplfast: 2.00x" in printed and "reference" not in printed
+
+
+def test_results_say_whether_the_run_came_to_its_end(tmp_path):
+    report = Report("cpu", quick=True, out=tmp_path / "r.json")
+    report.skip("train", "all", "no reason")
+    assert json.loads(report.out.read_text())["complete"] is False
+    report.finish()
+    assert json.loads(report.out.read_text())["complete"] is True
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan"), float("inf")])
