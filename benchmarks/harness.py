@@ -153,17 +153,22 @@ def _rounds(contestants: dict[str, Callable[[], object]], device: str, effort: E
 _flush_buffer: list[torch.Tensor] = []
 
 
+def device_seconds(run: Callable[[], object]) -> float:
+    """What one call takes between two events of the GPU's stream, its caches flushed before."""
+    if not _flush_buffer:
+        _flush_buffer.append(torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda"))
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    _flush_buffer[0].zero_()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
 def _time(run: Callable[[], object], device: str, repeats: int, now: Callable[[], float]) -> float:
     if device == "cuda":
-        if not _flush_buffer:
-            _flush_buffer.append(torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda"))
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        _flush_buffer[0].zero_()
-        begin.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        return device_seconds(run)
     start = now()
     for _ in range(repeats):
         run()
