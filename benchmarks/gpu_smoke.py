@@ -228,7 +228,7 @@ def map_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
 
 
 def loss_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
-    """Steps of the boundary and the segmentation network. Their losses are in the room of training, which needs DALI."""
+    """Steps of the boundary and the segmentation network. Their losses are in train/, which needs DALI."""
     batch, side = smoke.sizes.train
     masks = torch.randint(0, 3, (batch, side // 32, side // 32), generator=torch.Generator().manual_seed(3))
     masks = masks.repeat_interleave(32, 1).repeat_interleave(32, 2)

@@ -65,7 +65,7 @@ def usual_memory(run: Callable[[], object]) -> Callable[[], object]:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 convolutions on a GPU may round their operands to 10 bits inside, as PyTorch lets them by default.
+    """Whether float32 convolutions on a GPU may round their operands to 10 bits inside; PyTorch's default is yes.
 
     Matrix products never do, which is PyTorch's default too. The setting is the process's: it holds for the backward
     pass's threads.

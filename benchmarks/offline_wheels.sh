@@ -37,7 +37,8 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 pins="$work/pins.txt"
 for package in "${packages[@]}"; do
-    grep -i "^$package==" "$root/constraints.txt" || { echo "offline_wheels.sh: constraints.txt has no $package" >&2; exit 1; }
+    grep -i "^$package==" "$root/constraints.txt" ||
+        { echo "offline_wheels.sh: constraints.txt has no $package" >&2; exit 1; }
 done > "$pins"
 # --no-deps: their needs are in the list, and torch must not come along.
 DS_BUILD_OPS=0 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/wheels" --requirement "$pins"

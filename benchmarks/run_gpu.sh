@@ -38,7 +38,8 @@ python="${PYTHON:-python3}"
 device="${PPLFAST_DEVICE:-cuda}"
 name="${device/cuda/gpu}"
 quick=${QUICK:+--quick}
-failed=0
+patience=1 failed=0
+[ "$device" = cuda ] || patience=10 budget=100000  # the limits are a GPU machine's
 
 # pplfast.kernels and pplfast.benchmarks are folders beside pplfast in a checkout: lay them out as the package has them.
 site="$(mktemp -d)"
@@ -53,7 +54,7 @@ export PPLFAST_COMMIT
 
 pack() {
     local part="$out/.gpu_$run.$BASHPID"
-    tar -C "$results" -czf "$part" . 2>/dev/null || [ $? = 1 ]  # 1: a file changed meanwhile; the next archive has it whole
+    tar -C "$results" -czf "$part" . 2>/dev/null  # what changed meanwhile is whole in the next one
     mv "$part" "$out/${name}_$run.tar.gz"
 }
 finish() { # exit code
@@ -77,7 +78,7 @@ trap 'finish $?' EXIT
 cd "$site" || exit 2
 
 step() { # seconds, name, command...: a step that fails or runs over its time does not stop the next
-    local limit=$1 what=$2 left=$((budget - SECONDS)) start=$SECONDS
+    local limit=$(($1 * patience)) what=$2 left=$((budget - SECONDS)) start=$SECONDS
     shift 2
     [ "$left" -ge 5 ] || { echo "LEFT OUT: $what (no time left)"; failed=1; return 1; }
     echo "== $what"
@@ -107,7 +108,8 @@ tests() { # seconds, files...
     local limit=$1 parallel=
     shift
     "$python" -c "import xdist" 2>/dev/null && parallel="-n 8"
-    step "$limit" "tests: ${*##*/}" "$python" -m pytest -v --durations=5 $parallel -p no:cacheprovider --rootdir "$root" "$@"
+    step "$limit" "tests: ${*##*/}" "$python" -m pytest -v --durations=5 $parallel -p no:cacheprovider \
+        --rootdir "$root" "$@"
 }
 
 run_A() {
@@ -127,7 +129,7 @@ run_C() {
         step 60 "unpack $(ls "$keep" | grep -c ^part) parts" bash -c "cat '$keep'/part.* | tar -xJ -C '$keep/site'"
         export PYTHONPATH="$PYTHONPATH:$keep/site"
     fi
-    step 60 "doctor" "$python" -m pplfast doctor
+    step 45 "doctor" "$python" -m pplfast doctor
     chain
     network
     smoke 60 smoke_losses --only losses
@@ -140,18 +142,19 @@ chain() { # the demo set, then the same labels twice: they differ where an image
     local demo=(--data "$work/demo") size=() differ=0
     [ -z "$quick" ] || size=(--train 16 --val 8 --size 96)
     step 60 "demo set" "$python" -m pplfast data demo --out "$work/demo" "${size[@]}" || return
-    step 120 "chain of the demo set" "$python" -m pplfast run "${demo[@]}" --recipe demo --variants ppl \
+    step 90 "chain of the demo set" "$python" -m pplfast run "${demo[@]}" --recipe demo --variants ppl \
         --set optim.precision=bf16 --set stages.0.epochs=1 --set stages.1.epochs=1 --out "$work/run" || return
     cp "$work/run/summary.json" "$results/${name}_chain.json"
     cp "$work/run/ppl/train/log.jsonl" "$results/${name}_chain_log.jsonl"
-    local label=("$python" -m pplfast label --model "$work/run/ppl/train" "${demo[@]}" --list train --crf device --value 0.25)
+    local label=("$python" -m pplfast label --model "$work/run/ppl/train" "${demo[@]}" --list train --crf device
+        --value 0.25)
     step 60 "labels" "${label[@]}" --out "$work/labels"
     step 60 "labels, every launch waited for" env CUDA_LAUNCH_BLOCKING=1 "${label[@]}" --out "$work/labels_blocking"
     local files=("$work"/labels/*.png)
     for file in "${files[@]}"; do cmp -s "$file" "$work/labels_blocking/${file##*/}" || differ=$((differ + 1)); done
     echo "labels with and without CUDA_LAUNCH_BLOCKING: $differ of ${#files[@]} differ"
     echo "{\"labels\": ${#files[@]}, \"differ\": $differ}" > "$results/${name}_launch_blocking.json"
-    [ -f "${files[0]}" ] && [ "$differ" = 0 ] || { echo "FAILED: labels with and without CUDA_LAUNCH_BLOCKING"; failed=1; }
+    [ -f "${files[0]}" ] && [ "$differ" = 0 ] || { echo "FAILED: labels in two runs"; failed=1; }
 }
 network() { # WideResNet-38 as it is trained, 60 steps: 448 pixels, batch 16; no weights, which are not in the parts
     local images=128 crop=448 batch=16 epochs=7.5 backbone=wrn38 cut=b4_5

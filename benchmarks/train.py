@@ -49,7 +49,8 @@ CPU_WORKS = (replace(CPU_WORK, output_stride=32), CPU_WORK)
 # On a GPU "reference" computes in true float32, "reference_tf32" as PyTorch does by default: convolutions in TF32.
 GPU_WORK = Work("wrn38", 448, 16, 20, 2, ("b4_5",), 4, (
     Ratio("reference_tf32", "pplfast_bf16", 2.0), Ratio("reference", "pplfast_bf16", 8.0),
-    Ratio("tuned", "pplfast_bf16", 1.25), Ratio("reference", "pplfast"), Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False)))
+    Ratio("tuned", "pplfast_bf16", 1.25), Ratio("reference", "pplfast"),
+    Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False)))
 
 
 def run(report: Report, work: Work | None = None) -> None:
