@@ -49,6 +49,8 @@ for entry in "$root"/pplfast/*; do ln -s "$entry" "$site/pplfast/"; done
 ln -s "$root/kernels" "$site/pplfast/kernels"
 ln -s "$root/benchmarks" "$site/pplfast/benchmarks"
 export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# Of this run alone: a process that is killed while it compiles for DeepSpeed leaves a lock, for which all others wait.
+export TORCH_EXTENSIONS_DIR="$site/torch_extensions"
 PPLFAST_COMMIT="${PPLFAST_COMMIT:-$(git -C "$root" describe --always --exclude='*' --dirty --abbrev=12 2>/dev/null)}"
 export PPLFAST_COMMIT
 
