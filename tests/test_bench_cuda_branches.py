@@ -23,7 +23,7 @@ class CpuForCuda(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         def place(value):
-            return "cpu" if str(value).startswith("cuda") and isinstance(value, (str, torch.device)) else value
+            return "cpu" if isinstance(value, (str, torch.device)) and str(value).startswith("cuda") else value
 
         if getattr(function, "__name__", "") == "cuda":
             return args[0]
