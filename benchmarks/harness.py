@@ -6,7 +6,8 @@ A speed-up is the median over rounds of the two contestants' ratio within a roun
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,42 @@ def usual_memory(run: Callable[[], object]) -> Callable[[], object]:
     return wrapped
 
 
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether float32 convolutions on a GPU may round their operands to 10 bits inside; PyTorch's default is yes.
+
+    Matrix products never do, which is PyTorch's default too. The setting is the process's: it holds for the backward
+    pass's threads.
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32, products.allow_tf32 = allowed, False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@contextmanager
+def fastest_convolutions() -> Iterator[None]:
+    """cuDNN tries its algorithms on each new shape inside, as in the trainer. Not by cudnn.flags, which turns cuDNN off
+    unless told otherwise."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def under_tf32(run: Callable[[], object], allowed: bool) -> Callable[[], object]:
+    def wrapped() -> object:
+        with tf32(allowed):
+            return run()
+
+    return wrapped
+
+
 def compute_clock(device: str) -> str:
     """The clock for work that torch does alone: on a CPU with one thread the process's CPU time, else the wall's.
 
@@ -77,8 +114,21 @@ def alternate(contestants: dict[str, Callable[[], object]], device: str, effort:
     that this has been done: for calls of many seconds.
 
     On a GPU the caches are flushed before each call and the time is that between two events of the stream.
-    `clock`: "wall" or "cpu time".
+    `clock`: "wall" or "cpu time". Garbage is collected once before and then left alone: a collection takes 0.1 to
+    0.2 s with torch loaded, longer than most of what is timed.
     """
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _rounds(contestants, device, effort, clock, warm)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _rounds(contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str, warm: bool
+            ) -> dict[str, list[float]]:
     now = time.perf_counter if clock == "wall" else time.process_time
     repeats = {}
     for name, run in contestants.items():
@@ -95,7 +145,6 @@ def alternate(contestants: dict[str, Callable[[], object]], device: str, effort:
     for number in range(effort.most):
         if number >= effort.rounds and time.perf_counter() - begin > effort.seconds:
             break
-        gc.collect()
         for name in names if number % 2 == 0 else reversed(names):  # nobody always runs on a warmed-up chip
             samples[name].append(_time(contestants[name], device, repeats[name], now))
     return samples
@@ -104,17 +153,22 @@ def alternate(contestants: dict[str, Callable[[], object]], device: str, effort:
 _flush_buffer: list[torch.Tensor] = []
 
 
+def device_seconds(run: Callable[[], object]) -> float:
+    """What one call takes between two events of the GPU's stream, its caches flushed before."""
+    if not _flush_buffer:
+        _flush_buffer.append(torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda"))
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    _flush_buffer[0].zero_()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
 def _time(run: Callable[[], object], device: str, repeats: int, now: Callable[[], float]) -> float:
     if device == "cuda":
-        if not _flush_buffer:
-            _flush_buffer.append(torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda"))
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        _flush_buffer[0].zero_()
-        begin.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        return device_seconds(run)
     start = now()
     for _ in range(repeats):
         run()

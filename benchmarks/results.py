@@ -1,6 +1,7 @@
-"""The results of one run of the benchmarks: checks, times, ratios, what was skipped; written as JSON."""
+"""The results of one run of the benchmarks: checks, times, ratios, what was skipped; written as JSON row by row."""
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -14,6 +15,7 @@ import torch
 from pplfast.benchmarks import models
 from pplfast.benchmarks.harness import Spread, ratios
 from pplfast.errors import UserError
+from pplfast.files import write_json
 
 SCHEMA = 1
 PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pydensecrf2", "numpy",
@@ -33,11 +35,17 @@ class Ratio:
 
 @dataclass
 class Report:
-    """Collects the rows of a run. A case with a failed check gets no times: a red gate has no speed-up."""
+    """Collects the rows of a run. A case with a failed check gets no times: a red gate has no speed-up.
+
+    With `out`, everything recorded so far is in that file, whole, before it is printed: a run that is cut off keeps
+    what it has, and says `"complete": false`.
+    """
 
     device: str
     quick: bool
     compile: bool = True  # whether the tuned reference goes through torch.compile
+    out: Path | None = None
+    complete: bool = False
     ceilings: dict[str, float] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -48,11 +56,13 @@ class Report:
         """Record that `value` must not exceed `limit` and print it; false when it does."""
         passed = value <= limit  # false for NaN
         self.checks.append(dict(bench=bench, case=case, what=what, value=value, limit=limit, passed=passed))
+        self._save()
         print(f"  {'ok' if passed else 'FAILED':6} {case}: {what}: {value:.2e} (at most {limit:g})", flush=True)
         return passed
 
     def skip(self, bench: str, what: str, why: str) -> None:
         self.skipped.append(dict(bench=bench, what=what, why=why))
+        self._save()
         print(f"  skipped {what}: {why}", flush=True)
 
     def can_tune(self, bench: str) -> bool:
@@ -79,16 +89,21 @@ class Report:
 
     def add(self, bench: str, case: str, samples: dict[str, list[float]], pairs: list[Ratio], images: int = 0,
             floor: float | dict[str, float] = 0.0, extra: dict[str, dict[str, Any]] | None = None,
-            clock: str = "wall") -> None:
+            clock: str = "wall", again: tuple[str, ...] = ()) -> None:
         """Times (seconds per call) of a case's contestants, and the ratios asked for of those that took part.
 
         `images` per call gives images/s; `floor` is the shortest time that the measured ceilings allow, for all or
         by contestant; `extra` adds figures to a contestant's row; `clock` is the one that alternate() took.
+        `again`: contestants whose row is there from an earlier call: they ran once more beside a later one, for the
+        ratio to it.
         """
         if self.red(bench, case):
             self.skip(bench, case, "its check failed, so it gets no times")
             return
+        first_row, first_ratio = len(self.rows), len(self.ratios)
         for name, times in samples.items():
+            if name in again:
+                continue
             spread = Spread.of(times)
             row: dict[str, Any] = dict(bench=bench, case=case, contestant=name, seconds=asdict(spread),
                                        rounds=len(times), clock=clock)
@@ -102,21 +117,26 @@ class Report:
             if pair.numerator in samples and pair.denominator in samples:
                 spread = ratios(samples[pair.numerator], samples[pair.denominator])
                 self.ratios.append(dict(bench=bench, case=case, **asdict(pair), ratio=asdict(spread)))
-        self._print(bench, case, set(samples))
-
-    def _print(self, bench: str, case: str, names: set[str]) -> None:
-        """Ratios first; times of a CPU say little about another one, so they come after."""
+        self._save()
         print(f"  {bench} {case}")
-        for row in self.ratios:
-            if (row["bench"], row["case"]) == (bench, case):
-                print(f"    {row['numerator']}/{row['denominator']}: {format_ratio(row)}")
-        for row in self.rows:
-            if (row["bench"], row["case"]) == (bench, case) and row["contestant"] in names:
-                print(f"    {row['contestant']:<14} {format_row(row)}", flush=True)
+        # Ratios first; times of a CPU say little about another one.
+        for row in self.ratios[first_ratio:]:
+            print(f"    {row['numerator']}/{row['denominator']}: {format_ratio(row)}")
+        for row in self.rows[first_row:]:
+            print(f"    {row['contestant']:<14} {format_row(row)}", flush=True)
+
+    def finish(self) -> None:
+        """Nothing is missing: the file says so from now on."""
+        self.complete = True
+        self._save()
+
+    def _save(self) -> None:
+        if self.out:
+            write_json(self.out, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         return dict(schema=SCHEMA, date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                    commit=commit(), device=self.device, quick=self.quick,
+                    commit=commit(), complete=self.complete, device=self.device, quick=self.quick,
                     compile=self.compile, hardware=hardware(), versions=versions(),
                     load_average=list(os.getloadavg()), ceilings=self.ceilings, checks=self.checks, rows=self.rows,
                     ratios=self.ratios, skipped=self.skipped)
@@ -169,8 +189,11 @@ def commit() -> str:
 
     PPLFAST_COMMIT overrides it, for copies of a checkout without its history.
     """
-    if os.environ.get("PPLFAST_COMMIT"):
-        return os.environ["PPLFAST_COMMIT"]
+    return os.environ.get("PPLFAST_COMMIT") or _checkout()
+
+
+@functools.cache  # every row writes the file anew
+def _checkout() -> str:
     try:
         command = ["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"]
         return subprocess.run(command, check=True, text=True, capture_output=True,
@@ -196,6 +219,7 @@ def hardware() -> dict[str, Any]:
     return info
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:

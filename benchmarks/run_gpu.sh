@@ -1,47 +1,191 @@
 #!/usr/bin/env bash
-# Everything worth measuring on a GPU within 8 minutes: tests of the kernels, then kernels, training steps and CAMs.
-# Needs torch, Triton, numpy, pillow, matplotlib and pytest; neither an installed pplfast nor DALI, DeepSpeed or
-# pydensecrf: what needs those is skipped, and named.
+# Everything that a GPU has to show, in three runs that fit into fifteen minutes of a GPU machine without network:
 #
-#   benchmarks/run_gpu.sh            results (JSON, PNG) in benchmarks/results
-#   OUT=/tmp/r benchmarks/run_gpu.sh ... elsewhere;   PYTHON=... another interpreter;   QUICK=1 a trial run
+#   A  smoke lines, tests of the kernels, bench kernels          needs torch, Triton, pytest, hypothesis
+#   B  bench train, cam, crf, walk                               the same
+#   C  the real chain through DALI and DeepSpeed: doctor, the lines that need DALI, `pplfast run` on the demo set in
+#      bf16, the same labels twice (once with CUDA_LAUNCH_BLOCKING=1), WideResNet-38 for 60 steps, the CUDA tests of
+#      the whole program; then, with IMAGES, the chain on real images
+#
+# Three ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
+# parts are those of offline_wheels.sh, of which such a machine may take only one at a time):
+#
+#   PPLFAST_COMMIT=COMMIT PART=.whl/part.aa OUT=$OUT timeout -k 5 300 benchmarks/run_gpu.sh A
+#   PPLFAST_COMMIT=COMMIT PART=.whl/part.ab OUT=$OUT timeout -k 5 240 benchmarks/run_gpu.sh B
+#   PPLFAST_COMMIT=COMMIT PART=.whl/part.ac OUT=$OUT timeout -k 5 200 benchmarks/run_gpu.sh C
+#
+# `all` (the default) is A, B and C after one another, with no limit but those of the single steps. Each run leaves one
+# archive, OUT/gpu_<run>.tar.gz (all JSON and PNG files and one log), packed anew every few seconds, so that a run that
+# is cut off leaves what it has. Unpack it in benchmarks/results.
+#
+#   OUT=DIR       where the archive goes (default: benchmarks/results)      PYTHON=...  another interpreter
+#   PART=FILE     kept in KEEP (default: /tmp/pplfast-parts) until C unpacks all parts; without parts C takes what is
+#                 installed                                                 IMAGES=DIR  a data set in VOC layout, for C
+#   QUICK=1       a trial run: few rounds, small sizes
+#   PPLFAST_DEVICE=cpu   a trial run of this script itself where there is no GPU: the files are then named cpu_* and say
+#                 device cpu
 set -u
+run="${1:-all}"
+case "$run" in A) budget=290 ;; B) budget=230 ;; C) budget=190 ;; all) budget=100000 ;;
+    *) sed -n '2,/^set/{/^#/p}' "$0" | cut -c3- >&2; exit 2 ;;
+esac
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 out="$(mkdir -p "${OUT:-$root/benchmarks/results}" && cd "${OUT:-$root/benchmarks/results}" && pwd)"
+keep="$(mkdir -p "${KEEP:-/tmp/pplfast-parts}" && cd "${KEEP:-/tmp/pplfast-parts}" && pwd)"
+[ -z "${PART:-}" ] || cp "$PART" "$keep/" || exit 2
+images="${IMAGES:+$(cd "$IMAGES" && pwd)}"
 python="${PYTHON:-python3}"
+device="${PPLFAST_DEVICE:-cuda}"
+name="${device/cuda/gpu}"
 quick=${QUICK:+--quick}
+patience=1 failed=0
+[ "$device" = cuda ] || patience=10 budget=100000  # the limits are a GPU machine's
 
 # pplfast.kernels and pplfast.benchmarks are folders beside pplfast in a checkout: lay them out as the package has them.
 site="$(mktemp -d)"
-trap 'rm -rf "$site"' EXIT
-mkdir "$site/pplfast"
+results="$site/results" work="$site/work"
+mkdir "$site/pplfast" "$results" "$work"
 for entry in "$root"/pplfast/*; do ln -s "$entry" "$site/pplfast/"; done
 ln -s "$root/kernels" "$site/pplfast/kernels"
 ln -s "$root/benchmarks" "$site/pplfast/benchmarks"
 export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-export PPLFAST_COMMIT="${PPLFAST_COMMIT:-$(git -C "$root" describe --always --exclude='*' --dirty --abbrev=12 2>/dev/null)}"
+# Of this run alone: a process that is killed while it compiles for DeepSpeed leaves a lock, for which all others wait.
+export TORCH_EXTENSIONS_DIR="$site/torch_extensions"
+PPLFAST_COMMIT="${PPLFAST_COMMIT:-$(git -C "$root" describe --always --exclude='*' --dirty --abbrev=12 2>/dev/null)}"
+export PPLFAST_COMMIT
+
+pack() {
+    local part="$out/.gpu_$run.$BASHPID"
+    tar -C "$results" -czf "$part" . 2>/dev/null  # what changed meanwhile is whole in the next one
+    mv "$part" "$out/${name}_$run.tar.gz"
+}
+finish() { # exit code
+    trap '' TERM INT EXIT
+    [ -z "${step_pid:-}" ] || kill "$step_pid" 2>/dev/null
+    kill "$packer" 2>/dev/null
+    wait "$packer" 2>/dev/null
+    echo "run $run: exit code $1 after ${SECONDS} s; results: $out/${name}_$run.tar.gz"
+    exec >&- 2>&-
+    for _ in $(seq 30); do kill -0 "$tee" 2>/dev/null || break; sleep 0.1; done  # the log's last lines
+    pack
+    rm -rf "$site"
+    exit "$1"
+}
+exec > >(exec tee -a "$results/${name}_$run.log") 2>&1
+tee=$!
+(while sleep 5; do pack; done) >/dev/null 2>&1 &
+packer=$!
+trap 'finish 143' TERM INT
+trap 'finish $?' EXIT
 cd "$site" || exit 2
 
-"$python" - <<'EOF' || exit 2
+step() { # seconds, name, command...: a step that fails or runs over its time does not stop the next
+    local limit=$(($1 * patience)) what=$2 left=$((budget - SECONDS)) start=$SECONDS
+    shift 2
+    [ "$left" -ge 5 ] || { echo "LEFT OUT: $what (no time left)"; failed=1; return 1; }
+    echo "== $what"
+    # In the background, so that a signal to this script is dealt with at once.
+    timeout -k 5 "$((limit < left ? limit : left))" "$@" &
+    step_pid=$!
+    wait "$step_pid"
+    local code=$?
+    step_pid=
+    echo "-- $what: exit code $code after $((SECONDS - start)) s"
+    pack
+    [ $code = 0 ] || { echo "FAILED: $what"; failed=1; return 1; }
+}
+bench() { # seconds, benchmark, options...
+    local limit=$1 which=$2
+    shift 2
+    step "$limit" "bench $which" "$python" -m pplfast bench "$which" $quick "$@" --out "$results/${name}_$which.json"
+}
+smoke() { # seconds, file, options...
+    local limit=$1 file=$2 tiny=
+    shift 2
+    [ "$device" = cuda ] && [ -z "$quick" ] || tiny=--tiny
+    step "$limit" "smoke $file" "$python" -m pplfast.benchmarks.gpu_smoke --device "$device" $tiny \
+        --out "$results/${name}_$file.json" "$@"
+}
+tests() { # seconds, files...
+    local limit=$1 parallel=
+    shift
+    "$python" -c "import xdist" 2>/dev/null && parallel="-n 8"
+    step "$limit" "tests: ${*##*/}" "$python" -m pytest -v --durations=5 $parallel -p no:cacheprovider \
+        --rootdir "$root" "$@"
+}
+
+run_A() {
+    smoke 90 smoke
+    tests 110 "$root/tests/test_kernels_gpu.py"
+    bench 150 kernels
+}
+run_B() {
+    bench 150 train
+    bench 50 cam --no-compile
+    bench 40 crf
+    bench 30 walk
+}
+run_C() {
+    if ls "$keep"/part.* >/dev/null 2>&1; then
+        mkdir -p "$keep/site"
+        step 60 "unpack $(ls "$keep" | grep -c ^part) parts" bash -c "cat '$keep'/part.* | tar -xJ -C '$keep/site'"
+        export PYTHONPATH="$PYTHONPATH:$keep/site"
+    fi
+    step 45 "doctor" "$python" -m pplfast doctor
+    chain
+    network
+    smoke 60 smoke_losses --only losses
+    shopt -s nullglob
+    local whole=("$root"/tests/test_gpu_*.py)
+    [ ${#whole[@]} = 0 ] || tests 60 "${whole[@]}"
+    [ -z "$images" ] || chain_of_images
+}
+chain() { # the demo set, then the same labels twice: they differ where an image is overwritten while it is read
+    local demo=(--data "$work/demo") size=() differ=0
+    [ -z "$quick" ] || size=(--train 16 --val 8 --size 96)
+    step 60 "demo set" "$python" -m pplfast data demo --out "$work/demo" "${size[@]}" || return
+    step 90 "chain of the demo set" "$python" -m pplfast run "${demo[@]}" --recipe demo --variants ppl \
+        --set optim.precision=bf16 --set stages.0.epochs=1 --set stages.1.epochs=1 --out "$work/run" || return
+    cp "$work/run/summary.json" "$results/${name}_chain.json"
+    cp "$work/run/ppl/train/log.jsonl" "$results/${name}_chain_log.jsonl"
+    local label=("$python" -m pplfast label --model "$work/run/ppl/train" "${demo[@]}" --list train --crf device
+        --value 0.25)
+    step 60 "labels" "${label[@]}" --out "$work/labels"
+    step 60 "labels, every launch waited for" env CUDA_LAUNCH_BLOCKING=1 "${label[@]}" --out "$work/labels_blocking"
+    local files=("$work"/labels/*.png)
+    for file in "${files[@]}"; do cmp -s "$file" "$work/labels_blocking/${file##*/}" || differ=$((differ + 1)); done
+    echo "labels with and without CUDA_LAUNCH_BLOCKING: $differ of ${#files[@]} differ"
+    echo "{\"labels\": ${#files[@]}, \"differ\": $differ}" > "$results/${name}_launch_blocking.json"
+    [ -f "${files[0]}" ] && [ "$differ" = 0 ] || { echo "FAILED: labels in two runs"; failed=1; }
+}
+network() { # WideResNet-38 as it is trained, 60 steps: 448 pixels, batch 16; no weights, which are not in the parts
+    local images=128 crop=448 batch=16 epochs=7.5 backbone=wrn38 cut=b4_5
+    [ -z "$quick" ] || { images=8 crop=64 batch=2 epochs=0.5 backbone=efficientnet_lite0 cut=group5; }
+    local tables=("[model]" "backbone = \"$backbone\"" "weights = \"none\"" "[augment]" "crop = $crop"
+        "resize_long = [$crop, $((crop * 3 / 2))]" "[optim]" "lr = 0.001" "batch = $batch" "precision = \"bf16\""
+        "[[stages]]" "position = \"$cut\"" "grid = 2" "epochs = $epochs")
+    printf '%s\n' "name = \"$backbone\"" "${tables[@]}" > "$work/network.toml"
+    step 60 "images for $backbone" "$python" -m pplfast data demo --out "$work/large" --train $images --val 2 \
+        --size $((crop + crop / 8)) || return
+    step 90 "60 steps of $backbone" "$python" -m pplfast train --data "$work/large" --list train \
+        --recipe "$work/network.toml" --out "$work/network" --checkpoint-every 1000
+    cp "$work/network/log.jsonl" "$results/${name}_network_log.jsonl"
+}
+chain_of_images() {
+    step 600 "chain of $images" "$python" -m pplfast run --data "$images" --recipe voc-lite0 --variants ppl \
+        --out "$work/images" && cp "$work/images/summary.json" "$results/${name}_images.json"
+}
+
+echo "run $run on $device, commit ${PPLFAST_COMMIT:-unknown}, $(date -u +%FT%TZ)"
+"$python" - "$device" <<'END' || exit 2
 import sys
 import torch
-if not torch.cuda.is_available():
-    sys.exit("run_gpu.sh: torch finds no CUDA device; on a CPU use `pplfast bench all`")
-print(torch.__version__, torch.cuda.get_device_name())
-EOF
+if sys.argv[1] == "cuda" and not torch.cuda.is_available():
+    sys.exit("run_gpu.sh: torch finds no CUDA device; to try the script: PPLFAST_DEVICE=cpu QUICK=1")
+print(torch.__version__, torch.cuda.get_device_name() if sys.argv[1] == "cuda" else "cpu")
+END
 for module in nvidia.dali deepspeed pydensecrf.densecrf; do
-    "$python" -c "import $module" 2>/dev/null || echo "skipped: what needs $module (not installed)"
+    "$python" -c "import $module" 2>/dev/null || echo "not installed: $module; what needs it is left out, and named"
 done
-
-failed=0
-step() { # seconds, name, command...: a step that fails or runs over its time does not stop the next
-    local limit=$1 name=$2
-    shift 2
-    echo "== $name"
-    timeout "$limit" "$@" || { echo "FAILED: $name (exit code $?)"; failed=1; }
-}
-step 90 "tests of the kernels" "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" "$root/tests/test_kernels_gpu.py"
-step 120 "kernels" "$python" -m pplfast bench kernels $quick --out "$out/gpu_kernels.json"
-step 170 "training steps" "$python" -m pplfast bench train $quick --out "$out/gpu_train.json"
-step 95 "CAMs" "$python" -m pplfast bench cam $quick --out "$out/gpu_cam.json"
+if [ "$run" = all ]; then run_A; run_B; run_C; else "run_$run"; fi
 exit $failed

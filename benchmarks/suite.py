@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -14,11 +15,11 @@ NEED_IMAGES = ("loader", "cam", "label", "crf", "walk")
 
 
 def run_benches(names: Sequence[str], data: DataConfig | None = None, quick: bool = False, compiled: bool = True,
-                threads: int = 0) -> Report:
-    """`names`: modules of this package. `threads`: of torch on the CPU, 0: its own choice."""
+                threads: int = 0, out: Path | None = None) -> Report:
+    """`names`: modules of this package. `threads`: of torch on the CPU, 0: its own choice. `out`: see Report."""
     if threads:
         torch.set_num_threads(threads)
-    report = Report("cuda" if torch.cuda.is_available() else "cpu", quick, compiled)
+    report = Report("cuda" if torch.cuda.is_available() else "cpu", quick, compiled, out)
     machine = hardware()
     print(machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads", flush=True)
     report.ceilings = measure_ceilings(report.device, quick)
@@ -29,4 +30,5 @@ def run_benches(names: Sequence[str], data: DataConfig | None = None, quick: boo
         module = importlib.import_module(f"pplfast.benchmarks.{name}")
         module.run(report, data) if name in NEED_IMAGES else module.run(report)
         give_freed_memory_back()  # `cam` and `train` have it kept
+    report.finish()
     return report

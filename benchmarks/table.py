@@ -13,27 +13,21 @@ from pplfast.errors import UserError
 from pplfast.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PREDICTED = "predicted_h100.json"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 CUT = " after "  # in the name of a training case, before the position
 BENCHES = ("kernels", "train", "loader", "cam", "label", "crf", "walk")
 
 
-def load(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Measured results, newest first, and the computed ones."""
-    measured, predicted = [], None
-    for path in sorted(folder.glob("*.json")):
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if path.name == PREDICTED:
-            predicted = value
-        elif value.get("schema") == SCHEMA and not value["quick"]:
-            measured.append(value | {"file": path.name})
-    return sorted(measured, key=lambda value: value["date"], reverse=True), predicted
+def load(folder: Path) -> list[dict[str, Any]]:
+    """Measured results, newest first."""
+    values = [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+    measured = [value | {"file": name} for name, value in values
+                if value.get("schema") == SCHEMA and not value["quick"]]
+    return sorted(measured, key=lambda value: value["date"], reverse=True)
 
 
 def table(folder: Path = RESULTS) -> str:
-    measured, predicted = load(folder)
-    lines = []
+    measured, lines = load(folder), []
     for device, title in (("cpu", "On a CPU"), ("cuda", "On a GPU")):
         runs = _newest([run for run in measured if run["device"] == device])
         lines += [f"**{title}**", ""]
@@ -42,8 +36,6 @@ def table(folder: Path = RESULTS) -> str:
         missing = [name for name in BENCHES if not any(name in benches for _, benches in runs)]
         if missing:
             lines += [f"Not measured {title[0].lower()}{title[1:]}: {', '.join(missing)}.", ""]
-    if predicted is not None:
-        lines += list(_predicted_lines(predicted, measured))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -71,7 +63,7 @@ def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
     hardware, versions = run["hardware"], run["versions"]
     threads = "" if hardware.get("gpu") else f", {hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
     yield (f"{_machine(run)}{threads}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
-           f"(`benchmarks/results/{run['file']}`)")
+           f"(`benchmarks/results/{run['file']}`{'' if run.get('complete', True) else '; cut off before its end'})")
     yield ""
     gpu = run["device"] == "cuda"
     yield "| benchmark | case | ratio of times | median (20/80) | goal |" + (" time | of the ceiling |" if gpu else "")
@@ -121,24 +113,6 @@ def _figures_over(group: list[dict[str, Any]]) -> str:
     medians = {row["case"].split(CUT)[1]: row["ratio"]["median"] for row in group}
     worst = (min if group[0]["higher_is_better"] else max)(medians, key=medians.__getitem__)
     return f"worst **{medians[worst]:.2f}** (after {worst}), median {statistics.median(medians.values()):.2f}"
-
-
-def _predicted_lines(predicted: dict[str, Any], measured: list[dict[str, Any]]) -> Iterator[str]:
-    machine = predicted["machine"]
-    yield (f"**Computed, not measured: {machine['name']}** at its data sheet's {machine['bytes_per_second'] / 1e12:g} "
-           f"TB/s and {machine['bf16_flops'] / 1e12:g} dense bf16 TFLOP/s: the shortest possible times")
-    yield ""
-    gpu_runs = [run for run in measured if run["device"] == "cuda"]
-    times = {(row["bench"], row["case"]): row["seconds"]["median"] for run in reversed(gpu_runs) for row in run["rows"]
-             if row["contestant"] in ("pplfast", "pplfast_bf16")}
-    name = gpu_runs[0]["hardware"]["gpu"] if gpu_runs else ""
-    yield "| benchmark | case | computed, H100 | measured" + (f", {name} |" if name else " |")
-    yield "|---|---|---|---|"
-    for row in predicted["rows"]:
-        seconds = times.get((row["bench"], row["case"]))
-        yield (f"| {row['bench']} | {row['case']} | {format_seconds(row['seconds'])} | "
-               f"{'not measured' if seconds is None else format_seconds(seconds)} |")
-    yield ""
 
 
 def replace_between_markers(text: str, content: str, path: str) -> str:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -16,6 +17,7 @@ from pplfast.benchmarks.reference.walk import dense_walk
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.data.dataset import DataConfig
 from pplfast.kernels import random_walk
+from pplfast.kernels.backend import force
 from pplfast.kernels.model import random_walk as cost
 from pplfast.kernels.random_walk import power_weights
 
@@ -38,7 +40,10 @@ def run(report: Report, data: DataConfig | None = None, small: tuple[int, int] =
     for kind, edges in kinds.items():
         _compare_values(report, f"{kind}, {small[0]}x{small[1]}, 2^{SQUARINGS} steps", edges)
     _compare_speed(report, tuple(side // 2 for side in image) if report.quick else image)
-    _check_large(report, large)
+    if report.device == "cpu":
+        _check_large(report, large)
+    else:
+        report.skip(BENCH, "memory", "measured on a CPU under Linux only")
 
 
 def _compare_values(report: Report, case: str, edges: list[np.ndarray]) -> None:
@@ -61,7 +66,10 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
     case = f"{image[0]}x{image[1]}, stride {STRIDE}, 2^{SQUARINGS} steps, {MAPS} maps"
     maps, edge = blobs(MAPS, (height, width), 0), random_edges((height, width), 0)
     clock = compute_clock(report.device)
-    samples = alternate({"pplfast": lambda: stencil(maps, edge, report.device)}, report.device, Effort(7, 0.0), clock)
+    runs = {"pplfast": lambda: stencil(maps, edge, report.device)}
+    if report.device == "cuda":
+        runs |= _device_only(maps, edge)
+    samples = alternate(runs, report.device, Effort(7, 0.0), clock)
     if report.device == "cpu":
         # Only a thread that starts with the setting has it, and torch's threads run already: a fresh process.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _without_denormals,
@@ -77,7 +85,11 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
                  float((found.argmax(0) != wanted.argmax(0)).mean()), ARGMAX_LIMIT)
     memory = _peaks((height, width)) if report.device == "cpu" else None
     extra = {}
-    if memory is None:
+    if report.device == "cuda":
+        plain, triton = (runs[name]().cpu().numpy() for name in ("plain_device_only", "device_only"))
+        report.check(BENCH, case, "largest relative difference from the plain definition",
+                     float((np.abs(triton - plain) / np.maximum(plain, 1e-30)).max()), DIFFERENCE_LIMIT)
+    elif memory is None:
         report.skip(BENCH, "memory", "measured on a CPU under Linux only")
     else:
         (ours, _), (dense, _) = memory
@@ -86,7 +98,19 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
         extra = {"pplfast": {"peak_bytes": ours}, "dense": {"peak_bytes": dense}}
     model = cost(1, MAPS, height, width, len(power_weights(2**SQUARINGS)) - 1)
     extra.setdefault("pplfast", {})["flops"] = model.flops
-    report.add(BENCH, case, samples, [Ratio("dense", "pplfast", SPEED_GOAL)], images=1, extra=extra, clock=clock)
+    pairs = [Ratio("dense", "pplfast", SPEED_GOAL), Ratio("plain_device_only", "device_only")]
+    report.add(BENCH, case, samples, pairs, images=1, extra=extra, clock=clock)
+
+
+def _device_only(maps: np.ndarray, edge: np.ndarray) -> dict[str, Callable[[], torch.Tensor]]:
+    """The walk of maps that are on the GPU already, and stay there: by the kernels, and by their plain definition."""
+    x, e = torch.from_numpy(maps)[None].cuda(), torch.from_numpy(edge)[None].cuda()
+
+    def plain() -> torch.Tensor:
+        with force("plain"):
+            return random_walk(x, e, 2**SQUARINGS)
+
+    return {"device_only": lambda: random_walk(x, e, 2**SQUARINGS), "plain_device_only": plain}
 
 
 def _without_denormals(threads: int) -> None:

@@ -1,6 +1,7 @@
-"""Spreads, the red gate, comparison of results files, the README's table, the prediction."""
+"""Spreads, the red gate, comparison of results files, the README's table."""
 
 import copy
+import gc
 import json
 
 import pytest
@@ -10,9 +11,8 @@ from pplfast.benchmarks import table, train
 from pplfast.benchmarks.ceilings import floor_seconds
 from pplfast.benchmarks.compare import compare
 from pplfast.benchmarks.flops import step_flops
-from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios
+from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios, tf32, under_tf32
 from pplfast.benchmarks.models import Case
-from pplfast.benchmarks.predict import predict
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.cli import main
 from pplfast.errors import UserError
@@ -45,6 +45,21 @@ def test_contestants_alternate_and_each_gets_one_sample_a_round():
     assert changes >= 4  # they take turns rather than running one after the other
 
 
+def test_no_garbage_is_collected_while_contestants_run():
+    states = []
+    alternate({"a": lambda: states.append(gc.isenabled())}, "cpu", Effort(2, 0.0, sample=0.0))
+    assert states and not any(states) and gc.isenabled()
+
+
+def test_convolutions_round_to_tf32_only_where_that_is_allowed():
+    convolutions, seen = torch.backends.cudnn, []
+    before = convolutions.allow_tf32
+    with tf32(False):
+        under_tf32(lambda: seen.append(convolutions.allow_tf32), True)()
+        seen.append(convolutions.allow_tf32)
+    assert seen == [True, False] and convolutions.allow_tf32 == before
+
+
 def test_difference_sees_nan_and_shape():
     one = torch.ones(3)
     assert difference(one * 1.1, one) == pytest.approx(0.1, rel=1e-5)
@@ -63,6 +78,25 @@ def test_report_rows():
     value = json.loads(json.dumps(report.to_dict()))
     assert value["hardware"]["cores"] >= 1 and value["versions"]["torch"] == torch.__version__
     assert value["commit"] and value["date"].startswith("20")
+
+
+def test_a_later_contestant_gets_its_row_and_the_ratio_to_one_that_has_its_own(capsys):
+    report = _report()
+    capsys.readouterr()
+    samples = {"tuned": [4.0, 4.0], "pplfast": [2.0, 2.0]}
+    report.add("train", "case", samples, [Ratio("tuned", "pplfast")], again=("pplfast",))
+    assert [row["contestant"] for row in report.rows] == ["reference", "pplfast", "tuned"]
+    assert [row["ratio"]["median"] for row in report.ratios] == [pytest.approx(3.1 / 1.01), 2.0]
+    printed = capsys.readouterr().out
+    assert "tuned/pplfast: 2.00x" in printed and "reference" not in printed
+
+
+def test_results_say_whether_the_run_came_to_its_end(tmp_path):
+    report = Report("cpu", quick=True, out=tmp_path / "r.json")
+    report.skip("train", "all", "no reason")
+    assert json.loads(report.out.read_text())["complete"] is False
+    report.finish()
+    assert json.loads(report.out.read_text())["complete"] is True
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan"), float("inf")])
@@ -115,17 +149,16 @@ def test_table_keeps_machines_apart_and_says_what_was_not_measured(tmp_path):
     cpu, gpu, quick = _report().to_dict(), _report("cuda", slow=9.0).to_dict(), _report(slow=50.0).to_dict()
     gpu["hardware"]["gpu"] = "NVIDIA H100"
     quick["quick"] = True
-    predicted = {"machine": {"name": "H100", "bytes_per_second": 3.35e12, "bf16_flops": 989e12},
-                 "rows": [dict(bench="train", case="case", seconds=0.004), dict(bench="cam", case="x", seconds=1.0)]}
+    cpu["complete"] = True
     for name, value in (("cpu", cpu), ("gpu", gpu), ("quick", quick)):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    (tmp_path / table.PREDICTED).write_text(json.dumps(predicted))
+    (tmp_path / "smoke.json").write_text(json.dumps({"kind": "smoke", "complete": True, "lines": []}))
     text = table.table(tmp_path)
     before_gpu, after_gpu = text.split("**On a GPU**")
     assert "**3.07**" in before_gpu and "≥ 1.5" in before_gpu and "quick.json" not in text
     assert "Not measured on a CPU: kernels, loader, cam, label, crf, walk." in before_gpu
-    assert "NVIDIA H100" in after_gpu and "| 1.01 s | 50% |" in after_gpu
-    assert "| train | case | 4 ms | 1.01 s |" in after_gpu and "| cam | x | 1 s | not measured |" in after_gpu
+    assert "NVIDIA H100" in after_gpu and "gpu.json`; cut off before its end)" in after_gpu and "cut off" not in before_gpu
+    assert "| 1.01 s | 50% |" in after_gpu
 
 
 def test_table_has_each_benchmark_from_the_newest_file_of_each_cpu(tmp_path):
@@ -158,17 +191,6 @@ def test_floor_separates_reads_from_copies():
     assert floor_seconds(ceilings, Cost(10, 30), "fp32") == pytest.approx(40 / 10)
     assert floor_seconds(ceilings, Cost(1, 1, 700), "fp32") == pytest.approx(7.0)
     assert floor_seconds(ceilings, Cost(1, 1, 700), "bf16") == pytest.approx(0.7)
-
-
-def test_prediction_names_the_measured_cases():
-    prediction = predict()
-    assert prediction["kind"] == "computed"
-    by_case = {row["case"]: row for row in prediction["rows"]}
-    pool = by_case[next(case for case in by_case if case.startswith("patch_pool wrn38"))]
-    assert pool["bytes_read"] == 16 * 4096 * 56 * 56 * 2 and pool["bound"] == "memory"
-    step = by_case[train.GPU_WORK.name("b4_5")]
-    assert step["seconds"] == pytest.approx(step["flops"] / 989e12)
-    assert 40e12 < step["flops"] < 80e12
 
 
 def test_flops_of_a_known_network():

@@ -186,7 +186,8 @@ def test_gpu_script_lays_out_a_checkout_and_imports_no_engine(tmp_path):
             "    sys.modules[name] = None\n"
             "import pplfast.cli.bench, pplfast.benchmarks.suite, pplfast.benchmarks.kernels\n"
             "import pplfast.benchmarks.train, pplfast.benchmarks.cam, pplfast.benchmarks.loader\n"
-            "import pplfast.benchmarks.label, pplfast.benchmarks.plots, pplfast.benchmarks.predict\n"
+            "import pplfast.benchmarks.label, pplfast.benchmarks.plots, pplfast.benchmarks.gpu_smoke\n"
+            "import pplfast.benchmarks.crf, pplfast.benchmarks.walk\n"
             "print(pplfast.__file__)\n")
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                          env={**os.environ, "PYTHONPATH": str(tmp_path)})

@@ -70,14 +70,12 @@ def _bench(args: argparse.Namespace) -> int:
     from pplfast.benchmarks.suite import run_benches
 
     names = [name for name in BENCHES if name != "all"] if args.bench == "all" else [args.bench]
-    report = run_benches(names, data, quick=args.quick, compiled=not args.no_compile, threads=args.threads)
+    report = run_benches(names, data, quick=args.quick, compiled=not args.no_compile, threads=args.threads,
+                         out=Path(args.out) if args.out else None)
     if args.out:
         from pplfast.benchmarks.plots import plot
-        from pplfast.files import write_json
 
-        results = report.to_dict()
-        write_json(args.out, results)
-        plots = plot(results, Path(args.out))
+        plots = plot(report.to_dict(), Path(args.out))
         print("written: " + ", ".join([args.out, *map(str, plots)]))
     failed = [check for check in report.checks if not check["passed"]]
     for check in failed:
