@@ -19,9 +19,9 @@ from typing import Any
 
 from pplfast.benchmarks.harness import Spread, ratios
 from pplfast.benchmarks.scaling_model import Cluster, Link, Work, efficiency, step_seconds
-from pplfast.benchmarks.table import PREDICTED, RESULTS
+from pplfast.benchmarks.table import RESULTS
 from pplfast.errors import UserError
-from pplfast.files import read_json, write_json
+from pplfast.files import write_json
 
 BENCH, LIMIT = "scaling", 0.15  # of the measured time: how far the prediction may be off
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -29,7 +29,6 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 NVLINK = Link("NVLink 4", 0.8 * 450e9, 10e-6)
 NETWORKS = tuple(Link(f"{rate} Gb/s per node", 0.8 * rate / 8 * 1e9, 25e-6) for rate in (200, 400))
 BACKWARD = 2 / 3  # of a step's operations
-CASE = "wrn38 448x448 batch 16 K=2 after b4_5"
 
 
 @dataclass(frozen=True)
@@ -89,20 +88,25 @@ def compare(case: CpuCase, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def gpu_work(step_ms: float, gradients: float) -> Work:
-    """The user's own step, or a computed H100 one at the goal of `pplfast bench train`."""
+    """The user's own step, or that of an H100, computed from its operations."""
     if step_ms:
         return Work(f"a step of {step_ms:g} ms, {gradients / 1e6:.0f} million gradients", step_ms / 1e3, BACKWARD,
                     int(gradients))
     import torch
 
-    from pplfast.benchmarks import models, train
+    from pplfast.benchmarks import models
+    from pplfast.benchmarks.cost import SHARE
+    from pplfast.benchmarks.flops import step_flops
+    from pplfast.benchmarks.train import GPU_WORK as work
+    from pplfast.kernels.model import H100
 
-    [row] = [row for row in read_json(RESULTS / PREDICTED)["rows"] if row["case"] == CASE]
+    case = work.case("b4_5")
+    seconds = step_flops(case, work.batch, work.size, work.frozen) / (H100.matrix_rate * SHARE)
     with torch.device("meta"):
-        model = models.make_pplfast(train.GPU_WORK.case("b4_5"), "meta")
-    models.freeze(model, train.GPU_WORK.frozen)
+        model = models.make_pplfast(case, "meta")
+    models.freeze(model, work.frozen)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Work(f"{CASE}, H100 at {train.GPU_SHARE:.0%} of its bf16 rate", row["seconds_at_goal"], BACKWARD, trained)
+    return Work(f"{work.name('b4_5')}, H100 at {SHARE:.0%} of its bf16 rate", seconds, BACKWARD, trained)
 
 
 def variants(work: Work) -> dict[str, tuple[Work, Cluster]]:
