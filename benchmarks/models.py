@@ -44,6 +44,13 @@ def make_pplfast(case: Case, device: str = "cpu") -> PatchClassifier:
     return model.to(device)
 
 
+def compile_pplfast(case: Case, device: str, mode: str) -> PatchClassifier:
+    """As `pplfast train --compile mode` does."""
+    model = make_pplfast(case, device)
+    model.compile(mode=mode, dynamic=False)
+    return model
+
+
 def make_reference(case: Case, source: PatchClassifier, device: str = "cpu") -> ReferenceClassifier:
     """The reference with the weights of `source`."""
     backbone = create_backbone(case.backbone, case.output_stride)
@@ -132,6 +139,7 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Te
     return step
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """With torch's own choice of implementation, for every contestant."""
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9, weight_decay=5e-4)
+def sgd(model: nn.Module, fused: bool = False) -> torch.optim.Optimizer:
+    """By default with torch's own choice of implementation."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=fused or None)

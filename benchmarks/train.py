@@ -50,31 +50,42 @@ CPU_WORKS = (replace(CPU_WORK, output_stride=32), CPU_WORK)
 GPU_WORK = Work("wrn38", 448, 16, 20, 2, ("b4_5",), 4, (
     Ratio("reference_tf32", "pplfast_bf16", 2.0), Ratio("reference", "pplfast_bf16", 8.0),
     Ratio("tuned", "pplfast_bf16", 1.25), Ratio("reference", "pplfast"),
-    Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False)))
+    Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False),
+    Ratio("pplfast_bf16", "compiled_default"), Ratio("pplfast_bf16", "compiled_reduce-overhead")))
+# The second one is small: the host's launches may take longer than what they launch.
+GPU_WORKS = (GPU_WORK, replace(GPU_WORK, backbone="efficientnet_lite0", size=256, batch=32, grid=4, positions=("group5",),
+                               frozen=3, output_stride=32))
+COMPILED = ("default", "reduce-overhead")  # modes of `pplfast train --compile`; the second with CUDA graphs
 
 
 def run(report: Report, work: Work | None = None) -> None:
     """`work`: by default those of the device; in a quick run at one position only."""
     if report.device == "cpu":
         keep_freed_memory()  # as the trainer does; the reference gains by it too
-    works = (work,) if work else CPU_WORKS if report.device == "cpu" else (GPU_WORK,)
+    works = (work,) if work else CPU_WORKS if report.device == "cpu" else GPU_WORKS
+    later: list[Callable[[], None]] = []
     with fastest_convolutions():
         for own in works[:1] if report.quick else works:
-            _run_work(report, own)
+            later += _run_work(report, own)
+        for series in later:
+            series()
+            torch.compiler.reset()
+            if report.device == "cuda":
+                torch.cuda.empty_cache()
 
 
-def _run_work(report: Report, work: Work) -> None:
+def _run_work(report: Report, work: Work) -> list[Callable[[], None]]:
+    """Measures what needs no compiler, and returns what does: compiling takes minutes, and may not end."""
     middle = work.positions[len(work.positions) // 2]
     if report.compile and not report.quick and len(work.positions) > 1:
         report.skip(BENCH, f"tuned reference after other blocks than {middle}", "compiling takes minutes each time")
+    later: list[Callable[[], None]] = []
     for position in (middle,) if report.quick else work.positions:
-        _run_position(report, work, position, tune=position == middle or not report.compile)
-        torch.compiler.reset()
-        if report.device == "cuda":
-            torch.cuda.empty_cache()
+        later += _run_position(report, work, position, tune=position == middle or not report.compile)
+    return later
 
 
-def _run_position(report: Report, work: Work, position: str, tune: bool) -> None:
+def _run_position(report: Report, work: Work, position: str, tune: bool) -> list[Callable[[], None]]:
     case, name, device = work.case(position), work.name(position), report.device
     torch.manual_seed(0)
     images = torch.randn(work.batch, 3, work.size, work.size, device=device)
@@ -83,7 +94,7 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> None
         same = _same_training(report, work, case, name, images, labels)
     if not same:
         report.skip(BENCH, name, "a check failed: no times")
-        return
+        return []
 
     # DALI delivers channels_last, a DataLoader NCHW: each contestant gets what it gets in its own training.
     last = images.contiguous(memory_format=torch.channels_last)
@@ -91,7 +102,8 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> None
     def step(model: torch.nn.Module, batch: torch.Tensor, bf16: bool, rounded: bool) -> Callable[[], object]:
         models.freeze(model, work.frozen)
         model.train()
-        return under_tf32(models.training_step(model, models.sgd(model), batch, labels, bf16), rounded)
+        optimizer = models.sgd(model, fused=device == "cuda" and batch is last)  # as the trainer; the tuned one too
+        return under_tf32(models.training_step(model, optimizer, batch, labels, bf16), rounded)
 
     ours = models.make_pplfast(case, device)
     plain = replace(case, stages=())
@@ -108,11 +120,22 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> None
     extra = _figures(report, steps)
     extra["pplfast"]["operations_of_plain"] = dense_flops(steps["pplfast"]) / dense_flops(steps["plain"])
     _time(report, work, case, name, steps, extra)
-    if tune and has_bf16 and report.can_tune(BENCH):
-        # In turns once more, after the others have their times: compiling takes minutes, and may not end.
-        tuned = models.tune(models.make_reference(case, ours, device), report.compile)
-        pair = {"tuned": step(tuned, last, True, True), "pplfast_bf16": steps["pplfast_bf16"]}
-        _time(report, work, case, name, pair, _figures(report, {"tuned": pair["tuned"]}), again=("pplfast_bf16",))
+    if not (tune and has_bf16 and report.can_tune(BENCH)):
+        return []
+
+    def in_turns(label: str, make: Callable[[], torch.nn.Module]) -> Callable[[], None]:
+        """A series of its own with pplfast's step, whose first times stay."""
+        def measure() -> None:
+            pair = {label: step(make(), last, True, True), "pplfast_bf16": steps["pplfast_bf16"]}
+            _time(report, work, case, name, pair, _figures(report, {label: pair[label]}), again=("pplfast_bf16",))
+
+        return measure
+
+    later = [in_turns("tuned", lambda: models.tune(models.make_reference(case, ours, device), report.compile))]
+    if device == "cuda" and report.compile:
+        later += [in_turns(f"compiled_{mode}", lambda mode=mode: models.compile_pplfast(case, device, mode))
+                  for mode in COMPILED]
+    return later
 
 
 def _figures(report: Report, steps: dict[str, Callable[[], object]]) -> dict[str, dict[str, Any]]:
@@ -171,7 +194,8 @@ def _floors(report: Report, work: Work, case: Case) -> dict[str, float]:
     floors = {"reference": flops / fp32, "pplfast": flops / fp32, "plain": plain / fp32}
     if "matmul_bf16" in report.ceilings:
         bf16 = report.ceilings["matmul_bf16"]
-        floors |= {"tuned": flops / bf16, "pplfast_bf16": flops / bf16, "plain_bf16": plain / bf16}
+        floors |= {"plain_bf16": plain / bf16}
+        floors |= {label: flops / bf16 for label in ("tuned", "pplfast_bf16", *(f"compiled_{mode}" for mode in COMPILED))}
     return floors
 
 

@@ -13,7 +13,7 @@ from pplfast.errors import UserError
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
-    from pplfast.train import TrainOptions
+    from pplfast.train import TrainOptions, TrainResult
 
 VARIANTS = ("plain", "ppl", "explicit")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -124,7 +124,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
 
 def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
     """Imports torch: check the other arguments first."""
-    from pplfast.train import TrainOptions, TrainResult
+    from pplfast.train import TrainOptions
 
     return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_seconds=args.checkpoint_seconds,
                         checkpoint_every=args.checkpoint_every, keep=args.keep, log_every=args.log_every,
