@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pplfast.benchmarks.reference import create_backbone
 from pplfast.errors import UserError
-from pplfast.kernels.model import H100
-from pplfast.kernels.model import random_walk as walk_cost
+from pplfast.benchmarks.kernel_cost import H100
+from pplfast.benchmarks.kernel_cost import random_walk as walk_cost
 from pplfast.kernels.random_walk import power_weights
 from pplfast.models.registry import create
 from pplfast.models.segmentation import SegmentationNet

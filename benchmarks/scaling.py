@@ -98,7 +98,7 @@ def gpu_work(step_ms: float, gradients: float) -> Work:
     from pplfast.benchmarks.cost import SHARE
     from pplfast.benchmarks.flops import step_flops
     from pplfast.benchmarks.train import GPU_WORK as work
-    from pplfast.kernels.model import H100
+    from pplfast.benchmarks.kernel_cost import H100
 
     case = work.case("b4_5")
     seconds = step_flops(case, work.batch, work.size, work.frozen) / (H100.matrix_rate * SHARE)

@@ -18,7 +18,7 @@ from pplfast.benchmarks.results import Ratio, Report
 from pplfast.data.dataset import DataConfig
 from pplfast.kernels import random_walk
 from pplfast.kernels.backend import force
-from pplfast.kernels.model import random_walk as cost
+from pplfast.benchmarks.kernel_cost import random_walk as cost
 from pplfast.kernels.random_walk import power_weights
 
 BENCH = "walk"

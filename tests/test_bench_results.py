@@ -16,7 +16,7 @@ from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.cli import main
 from pplfast.errors import UserError
-from pplfast.kernels.model import Cost
+from pplfast.benchmarks.kernel_cost import Cost
 
 
 def _report(device: str = "cpu", slow: float = 3.0) -> Report:

@@ -49,8 +49,9 @@ def test_kernels(report: Report):
     kernels.run(report, [Sizes("tiny", 2, 3, (8, 13, 11, 2), (16, 7, 6), 4, "relu6", (37, 50))])
     assert _ratios(report)[("reference", "pplfast")] > 0
     names = {row["case"].split()[0] for row in report.rows}
-    assert names == {"patch_split", "patch_split_act", "patch_pool", "patch_merge", "cam_head", "cam_fuse"}
-    assert sum("gradient" in check["what"] for check in report.checks) == 2
+    assert names == {"scale_act", "add_scale_act", "patch_split", "patch_split_act", "patch_pool", "cam_head",
+                     "cam_fuse"}
+    assert sum("gradient" in check["what"] for check in report.checks) == 5
     assert all(0 < row["share_of_ceiling"] < 1 for row in report.rows)
 
 

@@ -9,7 +9,8 @@ import torch
 from kernel_helpers import BACKENDS, needs_interpreter
 
 from pplfast import kernels
-from pplfast.kernels import backend, model
+from pplfast.benchmarks import kernel_cost as model
+from pplfast.kernels import backend
 from pplfast.kernels.patch_merge import patch_merge
 
 SCALE, SHIFT = torch.tensor([0.5, -1.5, 2.0]), torch.tensor([0.1, 0.2, -0.3])

@@ -6,7 +6,7 @@ kernel; FLOPs count a multiply-add as two. Pure functions of shapes.
 
 from dataclasses import dataclass
 
-from .geometry import PatchGrid
+from pplfast.kernels.geometry import PatchGrid
 
 
 @dataclass(frozen=True)
