@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from pplfast.benchmarks import table, train
+from pplfast.benchmarks import table
 from pplfast.benchmarks.ceilings import floor_seconds
 from pplfast.benchmarks.compare import compare
 from pplfast.benchmarks.flops import step_flops

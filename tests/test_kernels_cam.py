@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_helpers import BACKENDS, Problem, needs_interpreter, problems, tiny
+from kernel_helpers import BACKENDS, Problem, problems, tiny
 
 from pplfast.kernels import backend, cam_fuse, cam_head
 from pplfast.kernels.cam_fuse import cam_fuse_plain
@@ -20,7 +20,6 @@ def head_inputs(problem: Problem, branches: int, classes: int, dtype: torch.dtyp
     return (patches, x, weight, problem.height, problem.width, scale, shift, problem.act)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(problem=problems, branches=st.integers(0, 2), classes=st.sampled_from([1, 5, 17]), chosen=st.booleans())
@@ -33,7 +32,6 @@ def test_head(name, problem, branches, classes, chosen):
     torch.testing.assert_close(found, cam_head_plain(*inputs, wanted), rtol=1e-4, atol=1e-4)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_head_in_half_precision(name):
     inputs = head_inputs(Problem(2, 70, 7, 5, 2, 1, "relu6", True, True, 5), 1, 4, torch.float16)
@@ -55,7 +53,6 @@ def test_head_takes_a_convolution_weight_and_a_list_of_classes():
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(st.lists(sizes, min_size=1, max_size=3), sizes, st.booleans(), st.booleans(), st.integers(0, 2**31 - 1))
@@ -68,7 +65,6 @@ def test_fuse(name, shapes, size, flip, normalise, seed):
     torch.testing.assert_close(found, cam_fuse_plain(maps, *size, flip, normalise), rtol=1e-4, atol=1e-5)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_fuse_over_several_blocks_of_a_plane(name):
     maps = [torch.rand(2, 2, 5, 7), torch.rand(2, 2, 30, 3)]

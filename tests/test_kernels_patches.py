@@ -23,7 +23,6 @@ def compare(name, fast, plain, x):
     assert_same(found, gradient(plain, x), x.dtype)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(problem=problems)
@@ -54,7 +53,6 @@ def test_pool(name, mode, problem):
     compare(name, partial(patch_pool, **size, **tail), partial(patch_pool_plain, **size, **tail), patches)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_half_precision(name):
     x, scale, shift = EXAMPLE.tensors(torch.float16)
@@ -90,7 +88,6 @@ def test_padding_of_the_activated_patches_is_what_a_block_sees():
     torch.testing.assert_close(activated[-1, :, -1, -1], shift.relu())
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_one_output_alone(name):
     """Gradients arrive for one of two outputs only: the other one's is absent, not zero."""
@@ -113,7 +110,6 @@ def test_gradcheck():
         assert check(lambda p: patch_pool(p, 2, 5, 3, scale, shift, "relu", mode), patches)  # noqa: B023
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_nan_reaches_the_result(name):
     x = torch.zeros(1, 2, 4, 4)

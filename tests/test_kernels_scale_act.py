@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from hypothesis import given
-from kernel_helpers import BACKENDS, Problem, needs_interpreter, problems, tiny
+from kernel_helpers import BACKENDS, Problem, problems, tiny
 
 from pplfast.kernels import add_scale_act, backend, scale_act
 from pplfast.kernels.scale_act import VECTOR, add_scale_act_plain, flat_launch
@@ -50,7 +50,6 @@ def inputs(problem, dtype=torch.float32):
     return x, x.flip(0, 2).roll(1, 3) * 0.5, (scale, shift, problem.act)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(problem=problems)
@@ -61,7 +60,6 @@ def test_against_the_definition(name, problem):
     compare(name, add_scale_act, add_scale_act_plain, x, residual, tail)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -78,7 +76,6 @@ def test_all_types_over_several_programs(name, act, dtype):
             torch.testing.assert_close(values, [t.to(dtype) for t in wanted], rtol=0, atol=0)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("used", [(True, False), (False, True), (True, True)], ids=str)
 @pytest.mark.parametrize("scaled", [True, False])
@@ -125,7 +122,6 @@ def test_gradient_of_the_residual_alone():
         torch.testing.assert_close(leaf.grad, wanted.grad)
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_nan_and_infinity(name):
     """NaN passes; an infinite gradient of a closed unit vanishes."""
@@ -137,7 +133,6 @@ def test_nan_and_infinity(name):
     torch.testing.assert_close(x.grad.flatten()[1:], torch.tensor([0, 0, float("inf")]))
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_the_sum_is_rounded_as_if_stored(name):
     x, small = torch.ones(1, 8, 2, 2, dtype=torch.bfloat16), torch.full((1, 8, 2, 2), 2.0**-9, dtype=torch.bfloat16)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_helpers import BACKENDS, needs_interpreter, tiny
+from kernel_helpers import BACKENDS, tiny
 
 from pplfast.benchmarks.reference.walk import dense_walk, line_cells
 from pplfast.kernels import backend, random_walk
@@ -40,7 +40,6 @@ def test_powers_as_chebyshev_series(steps):
     assert steps != 256 or len(weights) - 1 == 90
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2),
@@ -53,7 +52,6 @@ def test_backends_equal_the_definition(name, batch, count, height, width, steps,
     assert found.min() >= 0
 
 
-@needs_interpreter
 @pytest.mark.parametrize("name", BACKENDS)
 def test_over_several_blocks(name):
     x, edge = problem(1, 2, 13, 23)
