@@ -1,6 +1,6 @@
 """Two checkouts in turns: the training step and CAMs of one thread, CPU time of the new over that of the old.
 
-    python benchmarks/old_new.py OLD NEW [--out FILE.json] [--rounds N] [--only step cams_efficientnet_lite0 ...]
+    python benchmarks/old_new.py OLD NEW [--out FILE.json] [--rounds N] [--only step_group5_4 cams_resnet50 ...]
 
 Each checkout has a process of its own with its own interpreter (CHECKOUT/.venv/bin/python), which does one piece of
 work when it is told to, by what both have: create, PatchClassifier, PatchStage; made fast as its own jobs do it.
@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CUTS, STRIDES = {"efficientnet_lite0": "group5", "resnet50": "layer3"}, {"efficientnet_lite0": 32, "resnet50": 16}
-WORKS = ("step", "cams_efficientnet_lite0", "cams_resnet50")
+CAMS = {"efficientnet_lite0": ("group5", 32), "resnet50": ("layer3", 16), "wrn38": ("b4_5", 8)}  # cut, output stride
+STEPS = (("group5", 4), ("group6", 4), ("group1", 2), ("group3", 2), ("group5", 2))  # cut, grid; first those of voc-lite0
+WORKS = (*(f"step_{cut}_{grid}" for cut, grid in STEPS), *(f"cams_{network}" for network in CAMS))
 
 
 def make_work(name: str) -> Callable[[], Any]:
@@ -31,19 +32,23 @@ def make_work(name: str) -> Callable[[], Any]:
     from pplfast.patch.branches import PatchStage
     from pplfast.patch.classifier import PatchClassifier
 
-    step = name == "step"
-    network = "efficientnet_lite0" if step else name.removeprefix("cams_")
-    backbone, _ = create(network, "none", STRIDES[network])
+    kind, what = name.split("_", 1)
+    step = kind == "step"
+    if step:
+        network, stride, (cut, grid) = "efficientnet_lite0", 32, what.split("_")
+    else:
+        network, grid, (cut, stride) = what, 2, CAMS[what]
+    backbone, _ = create(network, "none", stride)
     backbone.freeze(backbone.frozen_default)
     model = PatchClassifier(backbone, 20, "progressive")
-    model.set_stage([PatchStage(backbone.position(CUTS[backbone.name]) + 1, 2)])
+    model.set_stage([PatchStage(backbone.position(cut) + 1, int(grid))])
     make_fast(torch.device("cpu"), model, step)
     return training(torch, model) if step else cams(torch, model)
 
 
 def make_fast(cpu: Any, model: Any, step: bool) -> None:
     if importlib.util.find_spec("pplfast.cpu"):
-        importlib.import_module("pplfast.cpu").install(model)
+        importlib.import_module("pplfast.cpu").install(model, cpu)
     elif not step:
         importlib.import_module("pplfast.models.layers").use_winograd(model)
     if importlib.util.find_spec("pplfast.memory"):
