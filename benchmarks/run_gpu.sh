@@ -20,7 +20,8 @@
 #
 #   OUT=DIR       where the archive goes (default: benchmarks/results)      PYTHON=...  another interpreter
 #   PART=FILE     kept in KEEP (default: /tmp/pplfast-parts) until C unpacks all parts; without parts C takes what is
-#                 installed                                                 IMAGES=DIR  a data set in VOC layout, for C
+#                 installed                                                 IMAGES=DIR  a data set in VOC layout, for C;
+#                 CLASSES=bus=6,cat=8 its classes, where they are not VOC's twenty
 #   QUICK=1       a trial run: few rounds, small sizes
 #   PPLFAST_DEVICE=cpu   a trial run of this script itself where there is no GPU: the files are then named cpu_* and say
 #                 device cpu
@@ -172,7 +173,8 @@ network() { # WideResNet-38 as it is trained, 60 steps: 448 pixels, batch 16; no
     cp "$work/network/log.jsonl" "$results/${name}_network_log.jsonl"
 }
 chain_of_images() {
-    step 600 "chain of $images" "$python" -m pplfast run --data "$images" --recipe voc-lite0 --variants ppl \
+    step 600 "chain of $images" "$python" -m pplfast run --data "$images" ${CLASSES:+--classes "$CLASSES"} \
+        --recipe voc-lite0 --variants ppl \
         --out "$work/images" && cp "$work/images/summary.json" "$results/${name}_images.json"
 }
 
