@@ -79,18 +79,6 @@ def tf32(allowed: bool) -> Iterator[None]:
         convolutions.allow_tf32, products.allow_tf32 = before
 
 
-@contextmanager
-def fastest_convolutions() -> Iterator[None]:
-    """cuDNN tries its algorithms on each new shape inside, as in the trainer. Not by cudnn.flags, which turns cuDNN off
-    unless told otherwise."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
 def under_tf32(run: Callable[[], object], allowed: bool) -> Callable[[], object]:
     def wrapped() -> object:
         with tf32(allowed):

@@ -19,7 +19,7 @@
 # is cut off leaves what it has. Unpack it in benchmarks/results.
 #
 #   OUT=DIR       where the archive goes (default: benchmarks/results)      PYTHON=...  another interpreter
-#   PART=FILE     kept in KEEP (default: /tmp/pplfast-parts) until C unpacks all parts; without parts C takes what is
+#   PART=FILE     kept in KEEP (default: build/gpu_parts) until C unpacks all parts; without parts C takes what is
 #                 installed                                                 IMAGES=DIR  a data set in VOC layout, for C;
 #                 CLASSES=bus=6,cat=8 its classes, where they are not VOC's twenty
 #   QUICK=1       a trial run: few rounds, small sizes
@@ -32,7 +32,7 @@ case "$run" in A) budget=290 ;; B) budget=230 ;; C) budget=190 ;; all) budget=10
 esac
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 out="$(mkdir -p "${OUT:-$root/benchmarks/results}" && cd "${OUT:-$root/benchmarks/results}" && pwd)"
-keep="$(mkdir -p "${KEEP:-/tmp/pplfast-parts}" && cd "${KEEP:-/tmp/pplfast-parts}" && pwd)"
+keep="$(mkdir -p "${KEEP:-$root/build/gpu_parts}" && cd "${KEEP:-$root/build/gpu_parts}" && pwd)"  # ignored by git
 [ -z "${PART:-}" ] || cp "$PART" "$keep/" || exit 2
 images="${IMAGES:+$(cd "$IMAGES" && pwd)}"
 python="${PYTHON:-python3}"

@@ -8,11 +8,11 @@ import torch
 
 from pplfast.benchmarks import models
 from pplfast.benchmarks.flops import dense_flops, step_flops
-from pplfast.benchmarks.harness import (FULL, QUICK, STEPS, alternate, compute_clock, difference, fastest_convolutions,
-                                        tf32, under_tf32)
+from pplfast.benchmarks.harness import FULL, QUICK, STEPS, alternate, compute_clock, difference, tf32, under_tf32
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.cpu.memory import keep_freed_memory
+from pplfast.precision import fastest_convolutions
 
 BENCH = "train"
 GPU_SHARE = 0.5  # goal: model operations against the measured bf16 matrix product

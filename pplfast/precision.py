@@ -1,7 +1,9 @@
-"""The precision that "auto" stands for: bf16 where this device computes it faster than float32; what float32 is."""
+"""How the device computes: the precision that "auto" stands for, what float32 is, which convolutions cuDNN takes."""
 
 import functools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +21,19 @@ def exact_float32() -> None:
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def fastest_convolutions() -> Iterator[None]:
+    """cuDNN tries its algorithms on each new shape inside: for training, where every step of a stage has the same ones.
+    What comes after it in the process may have a new one for each image. Not by cudnn.flags, which turns cuDNN off
+    unless told otherwise."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

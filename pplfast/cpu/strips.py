@@ -2,8 +2,8 @@
 the cuts are computed.
 
 Behind a cut, each convolution carries the zeros at a patch's border further inwards. Until then the patched branch is
-the global one, and its interior is taken from there. Exact up to rounding. Where K leaves a remainder, the padding at the
-bottom and right does the same as a cut: behind the first layer it is not zero. For the dense networks, whose
+the global one, and its interior is taken from there. Exact up to rounding. Where K leaves a remainder, the padding at
+the bottom and right does the same as a cut: behind the first layer it is not zero. For the dense networks, whose
 convolutions outweigh the copies; not for EfficientNet, where strips gained 1 to 2 % of a map.
 
 Legend: K grid, h x w a patch, s the stride of a unit; strips and regions are given in cells of the whole map.

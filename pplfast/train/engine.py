@@ -30,7 +30,7 @@ def check_precision(optim: OptimConfig, device: torch.device) -> None:
 
 def check_compile(mode: str, optim: OptimConfig) -> None:
     if mode == "reduce-overhead" and optim.accumulation > 1:
-        # Each replay of a CUDA graph writes its gradients to the same memory, where those of the part before still are.
+        # A replayed CUDA graph may write its gradients to the memory where those of the part before still are: untried.
         raise UserError(f"--compile {mode}: cannot add up the gradients of optim.accumulation = {optim.accumulation} parts; "
                         f"choose default, or set optim.accumulation = 1")
 

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.files import read_json
-from pplfast.precision import exact_float32, resolve_precision
+from pplfast.precision import exact_float32, fastest_convolutions, resolve_precision
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
@@ -102,20 +101,8 @@ def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
     without `resume`, a full disk, and a loss that is not finite.
     """
     ranks = start_ranks(options.local_rank, options.stuck_after)
-    with Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog, _measured_convolutions():
+    with Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog, fastest_convolutions():
         return _run_task(task, Path(out), resume, options, ranks, watchdog)
-
-
-@contextmanager
-def _measured_convolutions() -> Iterator[None]:
-    """cuDNN tries its algorithms on each new shape: every step of a stage has the same ones. What comes after training
-    in this process may have a new one for each image."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _run_task(task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks,
