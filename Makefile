@@ -58,7 +58,7 @@ endif
 	@# A CUDA build of torch has brought its own Triton.
 	$(BIN)/python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("triton"))' || \
 	  $(PIP) $(TRITON_PIN)
-	$(PIP) -c $(PINS) -e '.[$(DALI),test]'
+	$(PIP) -c $(PINS) -e '.[$(DALI),test,docs,dev]'
 	touch $@
 
 clean:

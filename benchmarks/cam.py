@@ -31,8 +31,12 @@ POSITIONS = {"resnet50": "layer3", "efficientnet_lite0": "group5"}
 SCALES = (0.5, 1.0, 1.5, 2.0)
 PAIRS = [Ratio("reference", "pplfast", 1.5), Ratio("reference", "pplfast_bf16", 3.0), Ratio("tuned", "pplfast_bf16")]
 # On a GPU "reference" computes in true float32, "reference_tf32" as PyTorch does by default: convolutions in TF32.
-GPU_PAIRS = [Ratio("reference_tf32", "pplfast_bf16", 5.0), Ratio("reference", "pplfast_bf16"),
-             Ratio("reference", "pplfast"), Ratio("tuned", "pplfast_bf16")]
+GPU_PAIRS = [
+    Ratio("reference_tf32", "pplfast_bf16", 5.0),
+    Ratio("reference", "pplfast_bf16"),
+    Ratio("reference", "pplfast"),
+    Ratio("tuned", "pplfast_bf16"),
+]
 HALF = ("reference_tf32", "pplfast_bf16", "tuned")  # belong to the case of bf16; "reference" to both
 
 
@@ -46,8 +50,14 @@ class Images:
     classes: Tensor  # int64 (B, n)
 
 
-def run(report: Report, data: DataConfig | None = None, backbone: str = "resnet50", most: int = 6, timed: int = 1,
-        scales: tuple[float, ...] = SCALES) -> None:
+def run(
+    report: Report,
+    data: DataConfig | None = None,
+    backbone: str = "resnet50",
+    most: int = 6,
+    timed: int = 1,
+    scales: tuple[float, ...] = SCALES,
+) -> None:
     """On a GPU, images in memory; on the CPU, files from the data set to maps on the disk: `timed` images, and the
     labels of `most`. A ResNet-50 on four scales takes 1 TFLOP an image: even so the run takes minutes."""
     if report.device == "cuda":
@@ -92,18 +102,25 @@ def _time(report: Report, name: str, runs: dict[str, Callable[[], object]], effo
     """float32 and bf16 are two cases: the one whose check failed gets no times, and takes no part."""
     precisions = report.precisions(BENCH)
     red = {precision: report.red(BENCH, f"{name}, {precision}") for precision in precisions}
-    chosen = {label: run for label, run in runs.items()
-              if label == "reference" or not red["bf16" if label in HALF else "fp32"]}
+    chosen = {
+        label: run
+        for label, run in runs.items()
+        if label == "reference" or not red["bf16" if label in HALF else "fp32"]
+    }
     clock = compute_clock(report.device)
     samples = alternate(chosen, report.device, effort, clock) if len(chosen) > 1 else {}
     for precision in precisions:
-        own = {label: times for label, times in samples.items()
-               if label == "reference" or (label in HALF) == (precision == "bf16")}
+        own = {
+            label: times
+            for label, times in samples.items()
+            if label == "reference" or (label in HALF) == (precision == "bf16")
+        }
         _add(report, f"{name}, {precision}", own, images, clock)
 
 
-def _time_tuned(report: Report, name: str, tuned: Callable[[], object], ours: Callable[[], object], effort: Effort,
-                images: int) -> None:
+def _time_tuned(
+    report: Report, name: str, tuned: Callable[[], object], ours: Callable[[], object], effort: Effort, images: int
+) -> None:
     """In turns with pplfast once more, after the others have their times: compiling takes minutes, and may not end."""
     clock = compute_clock(report.device)
     samples = alternate({"tuned": tuned, "pplfast_bf16": ours}, report.device, effort, clock)
@@ -117,8 +134,9 @@ def _wants_tuned(report: Report, name: str) -> bool:
     return report.can_tune(BENCH)
 
 
-def _add(report: Report, case: str, samples: dict[str, list[float]], images: int, clock: str,
-         again: tuple[str, ...] = ()) -> None:
+def _add(
+    report: Report, case: str, samples: dict[str, list[float]], images: int, clock: str, again: tuple[str, ...] = ()
+) -> None:
     cuda = report.device == "cuda"
     extra = {label: {"tf32": label in HALF} for label in samples} if cuda else None
     report.add(BENCH, case, samples, GPU_PAIRS if cuda else PAIRS, images=images, extra=extra, clock=clock, again=again)
@@ -131,13 +149,14 @@ def _case(backbone: str, classes: int) -> Case:
 def _reference(case: Case, ours: PatchClassifier, images: Images, scales: tuple[float, ...]) -> nn.Module:
     """Once the classes respond at the scale nearest to 1."""
     nearest = min(range(len(scales)), key=lambda i: abs(scales[i] - 1))
-    plain = images.scaled[nearest][:len(images.classes)]
+    plain = images.scaled[nearest][: len(images.classes)]
     models.let_classes_respond(ours, plain, images.classes)
     return models.make_reference(case, ours, plain.device.type).eval()
 
 
-def run_memory(report: Report, backbone: str, scales: tuple[float, ...], batch: int = 8,
-               size: tuple[int, int] = (375, 500)) -> None:
+def run_memory(
+    report: Report, backbone: str, scales: tuple[float, ...], batch: int = 8, size: tuple[int, int] = (375, 500)
+) -> None:
     device = report.device
     case = _case(backbone, 20)
     ours = models.make_pplfast(case, device).eval()
@@ -159,8 +178,14 @@ def run_memory(report: Report, backbone: str, scales: tuple[float, ...], batch: 
     _time(report, name, runs, effort, batch)
     if _wants_tuned(report, name):
         tuned = models.tune(models.make_reference(case, ours, device).eval(), report.compile)
-        _time_tuned(report, name, under_tf32(lambda: reference_cams(tuned, last, True), True), runs["pplfast_bf16"],
-                    effort, batch)
+        _time_tuned(
+            report,
+            name,
+            under_tf32(lambda: reference_cams(tuned, last, True), True),
+            runs["pplfast_bf16"],
+            effort,
+            batch,
+        )
 
 
 def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[float, ...], timed: int) -> None:
@@ -171,8 +196,10 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
     case = _case(backbone, len(dataset.classes))
     ours = models.make_pplfast(case, report.device).eval()
     every, dataset = dataset, dataset.subset(range(min(timed, len(dataset))))
-    name = (f"{backbone} K=2 after {POSITIONS[backbone]}, {dataset.name}, {len(dataset)} images, "
-            f"{len(scales)} scales and flips")
+    name = (
+        f"{backbone} K=2 after {POSITIONS[backbone]}, {dataset.name}, {len(dataset)} images, "
+        f"{len(scales)} scales and flips"
+    )
     mean, std = ours.backbone.mean, ours.backbone.std
     first = next(iter(InferenceLoader(dataset, scales, True, mean, std, 1, indices=[0])))
     images = Images(first.height, first.width, first.images, own_classes(dataset.labels[first.indices]))
@@ -182,7 +209,9 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
     with tempfile.TemporaryDirectory(prefix="pplfast-bench-") as folder:
         runs: dict[str, Callable[[], object]] = {
             "reference": usual_memory(
-                lambda: _reference_files(reference, dataset, scales, mean, std, Path(folder), False))}
+                lambda: _reference_files(reference, dataset, scales, mean, std, Path(folder), False)
+            )
+        }
         for precision in report.precisions(BENCH):
             config = CamConfig(scales=scales, precision=precision)
 
@@ -194,8 +223,7 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
         _time(report, name, runs, effort, len(dataset))
         if _wants_tuned(report, name):
             tuned = models.tune(models.make_reference(case, ours).eval(), report.compile)
-            tuned_files = usual_memory(
-                lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True))
+            tuned_files = usual_memory(lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True))
             _time_tuned(report, name, tuned_files, runs["pplfast_bf16"], effort, len(dataset))
 
 
@@ -221,8 +249,10 @@ def _same_labels(report: Report, name: str, dataset: Dataset, ours: PatchClassif
             write_cams(ours, dataset, CamConfig(scales=LABEL_SCALES, precision=precision), folder)
             cams = [load_cam(Path(folder) / f"{image}{SUFFIX}") for image in dataset.ids]
         mious = _mious(dataset, [(cam.full(), cam.classes) for cam in cams])
-        what = (f"labels of {len(dataset)} images at scales {' and '.join(map(str, LABEL_SCALES))}, mIoU from "
-                f"{truth[best]:.2f}, points")
+        what = (
+            f"labels of {len(dataset)} images at scales {' and '.join(map(str, LABEL_SCALES))}, mIoU from "
+            f"{truth[best]:.2f}, points"
+        )
         report.check(BENCH, f"{name}, {precision}", what, abs(float(mious[best] - truth[best])), MIOU_LIMIT)
 
 
@@ -233,13 +263,22 @@ def _mious(dataset: Dataset, cams: list[tuple[np.ndarray, np.ndarray]]) -> np.nd
     from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 
     table, edges = index_table(dataset.classes), np.asarray(THRESHOLDS, np.float32)
-    counts = sum(count_image(table[read_mask(mask)], maps, classes, len(dataset.classes), edges)
-                 for mask, (maps, classes) in zip(dataset.masks, cams, strict=True))
+    counts = sum(
+        count_image(table[read_mask(mask)], maps, classes, len(dataset.classes), edges)
+        for mask, (maps, classes) in zip(dataset.masks, cams, strict=True)
+    )
     return np.array([mean_iou(class_ious(matrix, dataset.classes)) for matrix in confusions(counts)])
 
 
-def _reference_files(model: nn.Module, dataset: Dataset, scales: tuple[float, ...], mean: tuple[float, ...],
-                     std: tuple[float, ...], out: Path, bf16: bool) -> None:
+def _reference_files(
+    model: nn.Module,
+    dataset: Dataset,
+    scales: tuple[float, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    out: Path,
+    bf16: bool,
+) -> None:
     for i, path in enumerate(dataset.images):
         pairs = load_scales(str(path), scales, mean, std)
         if bf16:
@@ -259,5 +298,7 @@ def write_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, out:
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
         outcome = generate_cams(model, dataset, config, out)
     if outcome.written != len(dataset):
-        raise UserError(f"{dataset.name}: {len(dataset) - outcome.written} of {len(dataset)} images cannot be used; "
-                        "`pplfast data check` names them")
+        raise UserError(
+            f"{dataset.name}: {len(dataset) - outcome.written} of {len(dataset)} images cannot be used; "
+            "`pplfast data check` names them"
+        )

@@ -3,8 +3,8 @@
 import torch
 
 from pplfast.benchmarks.harness import Effort, Spread, alternate, compute_clock
-from pplfast.benchmarks.models import has_bf16
 from pplfast.benchmarks.kernel_cost import Cost
+from pplfast.benchmarks.models import has_bf16
 
 CPU_COPY_BYTES, GPU_COPY_BYTES = 256 << 20, 2 << 30
 CPU_MATRIX, GPU_MATRIX = 2048, 8192

@@ -40,8 +40,15 @@ def _name(key: tuple) -> str:
     return f"{key[0]} {key[1]} {'/'.join(key[2:])}"
 
 
-def _judge(name: str, old: dict[str, float], new: dict[str, float], higher_is_better: bool, unit: str,
-           regressions: list[str], notes: list[str]) -> None:
+def _judge(
+    name: str,
+    old: dict[str, float],
+    new: dict[str, float],
+    higher_is_better: bool,
+    unit: str,
+    regressions: list[str],
+    notes: list[str],
+) -> None:
     change = new["median"] / old["median"] - 1
     apart = new["q80"] < old["q20"] or new["q20"] > old["q80"]
     if not apart or abs(change) <= MARGIN:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pplfast.benchmarks.reference import create_backbone
-from pplfast.errors import UserError
 from pplfast.benchmarks.kernel_cost import H100
 from pplfast.benchmarks.kernel_cost import random_walk as walk_cost
+from pplfast.benchmarks.reference import create_backbone
+from pplfast.errors import UserError
 from pplfast.kernels.random_walk import power_weights
 from pplfast.models.registry import create
 from pplfast.models.segmentation import SegmentationNet
@@ -51,8 +51,10 @@ def recipe_cost(recipe: Recipe, variant: str, images: int, scored: int, test: in
     labelled = images + scored if _refines(recipe) else scored or images
     area = sum(scale**2 for scale in recipe.cam.scales) * (2 if recipe.cam.flip else 1) * _area(IMAGE)
     last = {"plain": [], "ppl": positions[-1:], "explicit": positions}[variant]
-    steps = [Step("classifier", _classifier_training(recipe, variant, blocks, positions) * images),
-             Step("CAMs", _forward(blocks, last) * area * labelled)]
+    steps = [
+        Step("classifier", _classifier_training(recipe, variant, blocks, positions) * images),
+        Step("CAMs", _forward(blocks, last) * area * labelled),
+    ]
     crf = 0 if recipe.label.crf == "none" else scored or images
     steps.append(Step("labels through the CRF", core_seconds=crf * CRF_SECONDS))
     affinity = recipe.affinity
@@ -89,8 +91,9 @@ def _segmentation(recipe: Recipe, images: int, test: int) -> list[Step]:
     config = recipe.segmentation
     blocks = block_flops(config.model.backbone, config.model.output_stride)
     with torch.device("meta"):
-        network = SegmentationNet(create(config.model.backbone, output_stride=config.model.output_stride)[0], 21,
-                                  config.head)
+        network = SegmentationNet(
+            create(config.model.backbone, output_stride=config.model.output_stride)[0], 21, config.head
+        )
     stride = math.prod(spec.stride for spec in network.backbone.specs)
     head = sum(2 * module.weight.numel() for module in network.head.modules() if isinstance(module, torch.nn.Conv2d))
     frozen = network.backbone.frozen_default if config.model.frozen_blocks < 0 else config.model.frozen_blocks
@@ -98,9 +101,14 @@ def _segmentation(recipe: Recipe, images: int, test: int) -> list[Step]:
     training = _trained(blocks, [], frozen) + 3 * head_per_pixel
     crop = _area((config.augment.crop,) * 2)
     views = sum(scale**2 for scale in config.scales) * (2 if config.flip else 1) * _area(IMAGE)
-    return [Step("segmentation network", training * crop * config.epochs * images),
-            Step("segmentation test", (_forward(blocks, []) + head_per_pixel) * views * test,
-                 0 if config.crf == "none" else test * CRF_SECONDS)]
+    return [
+        Step("segmentation network", training * crop * config.epochs * images),
+        Step(
+            "segmentation test",
+            (_forward(blocks, []) + head_per_pixel) * views * test,
+            0 if config.crf == "none" else test * CRF_SECONDS,
+        ),
+    ]
 
 
 def _classifier_training(recipe: Recipe, variant: str, blocks: dict[str, float], positions: list[int]) -> float:
@@ -112,8 +120,10 @@ def _classifier_training(recipe: Recipe, variant: str, blocks: dict[str, float],
     if variant != "ppl":
         cuts = [] if variant == "plain" else positions
         return _trained(blocks, cuts, frozen) * crop * recipe.epochs
-    return sum(_trained(blocks, [cut], frozen) * crop * stage.epochs
-               for cut, stage in zip(positions, recipe.stages, strict=True))
+    return sum(
+        _trained(blocks, [cut], frozen) * crop * stage.epochs
+        for cut, stage in zip(positions, recipe.stages, strict=True)
+    )
 
 
 def _forward(blocks: dict[str, float], cuts: list[int]) -> float:
@@ -123,8 +133,10 @@ def _forward(blocks: dict[str, float], cuts: list[int]) -> float:
 
 def _trained(blocks: dict[str, float], cuts: list[int], frozen: int) -> float:
     """Forward and, for blocks that are trained, both gradients."""
-    return sum(flops * (1 + sum(index >= cut for cut in cuts)) * (3 if index >= frozen else 1)
-               for index, flops in enumerate(blocks.values()))
+    return sum(
+        flops * (1 + sum(index >= cut for cut in cuts)) * (3 if index >= frozen else 1)
+        for index, flops in enumerate(blocks.values())
+    )
 
 
 def _position(blocks: dict[str, float], name: str) -> int:
@@ -147,8 +159,10 @@ def table(steps: list[Step]) -> str:
         gpu = f"{step.minutes:>7.2g} min {step.minutes / 8:>7.2g} min" if step.flops else f"{'':>23}"
         core = f"{step.core_seconds / 3600:>15.1f}" if step.core_seconds else ""
         lines.append(f"{step.name:<24} {step.flops / 1e15:>9.3g} {gpu} {core}".rstrip())
-    lines.append(f"computed, not measured: {H100.name} at {SHARE:.0%} of {H100.matrix_rate / 1e12:g} TFLOP/s "
-                 f"(bf16), perfect scaling; CRF {CRF_SECONDS} s an image and core")
+    lines.append(
+        f"computed, not measured: {H100.name} at {SHARE:.0%} of {H100.matrix_rate / 1e12:g} TFLOP/s "
+        f"(bf16), perfect scaling; CRF {CRF_SECONDS} s an image and core"
+    )
     return "\n".join(lines)
 
 

@@ -55,9 +55,12 @@ def _run_preset(report: Report, dataset: Dataset, preset_name: str, with_pydense
     for path, labels in zip(dataset.images, dataset.labels, strict=True):
         image, scores = _picture(path, 1 + int(labels.sum()), rng)
         on_device = _on_device(image, scores, preset, report.device)
-        runs = {"pydensecrf": lambda: dense_crf(image, scores, preset).argmax(0),
-                "device": lambda: _on_device(image, scores, preset, report.device)().cpu().numpy(),
-                "device_only": on_device, "plain_device_only": lambda: _plain(on_device)}
+        runs = {
+            "pydensecrf": lambda: dense_crf(image, scores, preset).argmax(0),
+            "device": lambda: _on_device(image, scores, preset, report.device)().cpu().numpy(),
+            "device_only": on_device,
+            "plain_device_only": lambda: _plain(on_device),
+        }
         if cuda or not samples["device"]:  # compiles kernels, starts threads
             for name in names[with_pydensecrf:]:
                 runs[name]()
@@ -71,11 +74,18 @@ def _run_preset(report: Report, dataset: Dataset, preset_name: str, with_pydense
     good = True
     for name, what in (("pydensecrf", "pydensecrf's"), ("plain_device_only", "the plain definition's")):
         if name in samples:
-            good &= report.check(BENCH, case, f"pixels with another label than {what}", different[name] / pixels,
-                                 DIFFERENT_LIMIT)
+            good &= report.check(
+                BENCH, case, f"pixels with another label than {what}", different[name] / pixels, DIFFERENT_LIMIT
+            )
     if good:
-        report.add(BENCH, case, samples, GPU_PAIRS if cuda else PAIRS, images=1,
-                   extra={name: {"clock": "events"} for name in names if name.endswith("only")})
+        report.add(
+            BENCH,
+            case,
+            samples,
+            GPU_PAIRS if cuda else PAIRS,
+            images=1,
+            extra={name: {"clock": "events"} for name in names if name.endswith("only")},
+        )
 
 
 def _on_device(image: np.ndarray, scores: np.ndarray, preset: CrfPreset, device: str) -> Callable[[], torch.Tensor]:

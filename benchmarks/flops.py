@@ -28,16 +28,17 @@ def step_flops(case: Case, batch: int, size: int, frozen: int) -> int:
 
 
 def dense_flops(step: Callable[[], object]) -> int:
-    """Of the dense convolutions and products that a call runs, those that pplfast saves left out. Depthwise convolutions
-    run in an operation of their own and are not among them.
+    """Of the dense convolutions and products that a call runs, those that pplfast saves left out. Depthwise
+    convolutions run in an operation of their own and are not among them.
     """
     with FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
         step()
     return counter.get_total_flops()
 
 
-def _convolution_backward(grad_shape: list[int], x_shape: list[int], w_shape: list[int], *others: Any,
-                          out_shape: Any, **options: Any) -> int:
+def _convolution_backward(
+    grad_shape: list[int], x_shape: list[int], w_shape: list[int], *others: Any, out_shape: Any, **options: Any
+) -> int:
     """As many operations as the forward pass for each of the two gradients that is wanted.
 
     torch 2.13 counts the weight gradient of a depthwise convolution as if it were a dense one.

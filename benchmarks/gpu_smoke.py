@@ -89,14 +89,25 @@ class Smoke:
         self.write(complete=False)
         word = "left out" if "left_out" in row else "ok" if row["ok"] else "FAILED"
         figures = {key: value for key, value in row.items() if key not in ("name", "ok", "traceback")}
-        text = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                         for key, value in figures.items())
+        text = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+        )
         print(f"{word:8} {row['name']}: {text.splitlines()[0]}", flush=True)
 
     def write(self, complete: bool) -> None:
-        write_json(self.out, {"kind": "smoke", "complete": complete, "commit": commit(), "device": self.device,
-                              "sizes": vars(self.sizes), "hardware": hardware(), "versions": versions(),
-                              "lines": self.lines})
+        write_json(
+            self.out,
+            {
+                "kind": "smoke",
+                "complete": complete,
+                "commit": commit(),
+                "device": self.device,
+                "sizes": vars(self.sizes),
+                "hardware": hardware(),
+                "versions": versions(),
+                "lines": self.lines,
+            },
+        )
 
     @property
     def failed(self) -> list[str]:
@@ -113,8 +124,9 @@ def picture(smoke: Smoke, batch: int, height: int, width: int) -> torch.Tensor:
     return torch.randn(batch, 3, height, width, device=smoke.device).contiguous(memory_format=torch.channels_last)
 
 
-def optimizer_step(model: torch.nn.Module, images: torch.Tensor, loss_of: Callable[[torch.Tensor], torch.Tensor],
-                   precision: str) -> dict[str, Any]:
+def optimizer_step(
+    model: torch.nn.Module, images: torch.Tensor, loss_of: Callable[[torch.Tensor], torch.Tensor], precision: str
+) -> dict[str, Any]:
     """Forward, backward and update as the trainer does them, but for the engine."""
     device = images.device.type
     model.train()
@@ -132,8 +144,12 @@ def optimizer_step(model: torch.nn.Module, images: torch.Tensor, loss_of: Callab
     changed = not torch.equal(before, trained[-1])
     value = float(loss.detach())
     model.zero_grad(set_to_none=True)
-    return {"ok": math.isfinite(value) and changed and not missing, "loss": value, "changed": changed,
-            "without_gradient": missing}
+    return {
+        "ok": math.isfinite(value) and changed and not missing,
+        "loss": value,
+        "changed": changed,
+        "without_gradient": missing,
+    }
 
 
 def train_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
@@ -173,9 +189,15 @@ def kernel_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
             against_plain(smoke, f"kernels in {backbone} {precision}", lambda: outputs(precision), limit)
 
 
-def against_plain(smoke: Smoke, name: str, compute: Callable[[], tuple[torch.Tensor, ...]], limit: float,
-                  measure: Callable[[torch.Tensor, torch.Tensor], float] = difference) -> None:
+def against_plain(
+    smoke: Smoke,
+    name: str,
+    compute: Callable[[], tuple[torch.Tensor, ...]],
+    limit: float,
+    measure: Callable[[torch.Tensor, torch.Tensor], float] = difference,
+) -> None:
     """`compute` by the Triton kernels and by their plain definitions, float32 without TF32."""
+
     def compare() -> dict[str, Any]:
         with tf32(False):
             found = compute()
@@ -204,12 +226,15 @@ def map_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
             low, high = float(maps.min()), float(maps.max())
             return {"ok": low >= 0 and 0.99 < high <= 1.001, "lowest": low, "highest": high}  # false for NaN
 
-        smoke.line(f"let classes respond in {backbone}",
-                   lambda: models.let_classes_respond(model, scaled[-1][:2], classes) or {})
+        smoke.line(
+            f"let classes respond in {backbone}",
+            lambda: models.let_classes_respond(model, scaled[-1][:2], classes) or {},
+        )
         for precision in ("fp32", "bf16"):
             smoke.line(f"CAMs of 2 images {backbone} {precision}", lambda: cams(precision == "bf16"))
-        against_plain(smoke, f"CAMs of 2 images {backbone} kernels bf16",
-                      lambda: (pplfast_cams(model, images, True),), CAM_LIMIT)
+        against_plain(
+            smoke, f"CAMs of 2 images {backbone} kernels bf16", lambda: (pplfast_cams(model, images, True),), CAM_LIMIT
+        )
 
     pixels = (scaled[0][:2, :, :, :].clamp(-1, 1) * 100 + 120).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     energy = -torch.rand(2, 4, *pixels.shape[1:3], device=smoke.device).softmax(1).log()
@@ -219,8 +244,13 @@ def map_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
         return mean_field(pixels, energy, terms)
 
     smoke.line("dense CRF of 2 images", lambda: {"ok": bool(torch.isfinite(crf()).all())})
-    against_plain(smoke, "dense CRF kernels", lambda: (crf(),), LABEL_LIMIT,
-                  lambda a, b: float((a.argmax(1) != b.argmax(1)).float().mean()))
+    against_plain(
+        smoke,
+        "dense CRF kernels",
+        lambda: (crf(),),
+        LABEL_LIMIT,
+        lambda a, b: float((a.argmax(1) != b.argmax(1)).float().mean()),
+    )
     grid = (-(-height // 4), -(-width // 4))
     x, edge = (torch.from_numpy(a)[None].to(smoke.device) for a in (blobs(2, grid, 0), random_edges(grid, 0)))
     smoke.line("random walk", lambda: {"ok": bool(torch.isfinite(random_walk(x, edge, 256)).all())})
@@ -239,16 +269,18 @@ def loss_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
         from pplfast.train.affinity import affinity_losses
 
         model = BoundaryNet(create(backbone, "none")[0]).to(smoke.device)
-        return optimizer_step(model, picture(smoke, batch, side, side),
-                              lambda logits: affinity_losses(logits, masks, 5).mean(), precision)
+        return optimizer_step(
+            model, picture(smoke, batch, side, side), lambda logits: affinity_losses(logits, masks, 5).mean(), precision
+        )
 
     def segmentation(backbone: str, precision: str) -> dict[str, Any]:
         from pplfast.train.segmentation import pixel_losses
 
         model = SegmentationNet(create(backbone, "none")[0], CLASSES + 1).to(smoke.device)
         model.backbone.freeze(model.backbone.frozen_default)
-        return optimizer_step(model, picture(smoke, batch, side, side),
-                              lambda logits: pixel_losses(logits, masks, True).mean(), precision)
+        return optimizer_step(
+            model, picture(smoke, batch, side, side), lambda logits: pixel_losses(logits, masks, True).mean(), precision
+        )
 
     for backbone in backbones:
         for precision in ("bf16", "fp32"):
@@ -263,13 +295,19 @@ def run(smoke: Smoke, groups: tuple[str, ...] = GROUPS, backbones: tuple[str, ..
     for group in groups:
         LINES[group](smoke, backbones)
     smoke.write(complete=True)
-    print(f"{len(smoke.lines)} lines, {len(smoke.failed)} failed"
-          + (": " + "; ".join(smoke.failed) if smoke.failed else ""), flush=True)
+    print(
+        f"{len(smoke.lines)} lines, {len(smoke.failed)} failed"
+        + (": " + "; ".join(smoke.failed) if smoke.failed else ""),
+        flush=True,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pplfast.benchmarks.gpu_smoke", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m pplfast.benchmarks.gpu_smoke",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small images, for a CPU")

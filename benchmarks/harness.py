@@ -56,6 +56,7 @@ WARM_UPS, LONG = 3, 1.0  # calls before the first round; a single one of a conte
 
 def usual_memory(run: Callable[[], object]) -> Callable[[], object]:
     """The reference has malloc as any program has it, although pplfast's parts set it for the whole process."""
+
     def wrapped() -> object:
         give_freed_memory_back()
         return run()
@@ -96,8 +97,9 @@ def compute_clock(device: str) -> str:
     return "cpu time" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
 
 
-def alternate(contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str = "wall",
-              warm: bool = False) -> dict[str, list[float]]:
+def alternate(
+    contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str = "wall", warm: bool = False
+) -> dict[str, list[float]]:
     """Seconds per call of each contestant, one sample per round. Each is called before, to warm up, unless `warm` says
     that this has been done: for calls of many seconds.
 
@@ -115,8 +117,9 @@ def alternate(contestants: dict[str, Callable[[], object]], device: str, effort:
             gc.enable()
 
 
-def _rounds(contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str, warm: bool
-            ) -> dict[str, list[float]]:
+def _rounds(
+    contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str, warm: bool
+) -> dict[str, list[float]]:
     now = time.perf_counter if clock == "wall" else time.process_time
     repeats = {}
     for name, run in contestants.items():

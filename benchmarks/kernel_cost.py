@@ -101,5 +101,8 @@ def random_walk(batch: int, maps: int, height: int, width: int, applications: in
     flops = pixels * (4 * maps * pairs + 2 * pairs + 5 * maps)
     step = Cost(4 * pixels * (pairs + 3 * maps), 8 * pixels * maps, flops)
     weights = Cost(4 * pixels, 4 * pixels * pairs)
-    return Cost(weights.read + applications * step.read, weights.written + applications * step.written,
-                applications * step.flops)
+    return Cost(
+        weights.read + applications * step.read,
+        weights.written + applications * step.written,
+        applications * step.flops,
+    )

@@ -45,15 +45,24 @@ def _measure(report: Report, operation: Operation, size: Sizes, dtype: torch.dty
         same = _same_values(report, operation, name, dtype)
     if not same:
         return
-    runs = {"reference": _call(operation.eager, operation.eager_inputs, operation.backward),
-            "pplfast": _call(operation.fast, operation.inputs, operation.backward)}
+    runs = {
+        "reference": _call(operation.eager, operation.eager_inputs, operation.backward),
+        "pplfast": _call(operation.fast, operation.inputs, operation.backward),
+    }
     effort = QUICK if report.quick else SHORT if report.device == "cuda" else FULL
     clock = compute_clock(report.device)
     samples = alternate(runs, report.device, effort, clock)
     floor = floor_seconds(report.ceilings, operation.cost, "fp32" if dtype == torch.float32 else "bf16")
     goal, share = (operation.goal, operation.goal_share) if report.device == "cuda" else (None, None)
-    report.add(BENCH, name, samples, [Ratio("reference", "pplfast", goal)], floor=floor,
-               extra={} if share is None else {"pplfast": {"goal_share": share}}, clock=clock)
+    report.add(
+        BENCH,
+        name,
+        samples,
+        [Ratio("reference", "pplfast", goal)],
+        floor=floor,
+        extra={} if share is None else {"pplfast": {"goal_share": share}},
+        clock=clock,
+    )
     if compiled:  # in turns once more, after the others have their times: compiling may not end
         torch.compiler.reset()
         tuned = _call(torch.compile(operation.eager, dynamic=False), operation.eager_inputs, operation.backward)
@@ -89,6 +98,7 @@ def _values(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor], b
 
 def _call(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor], backward: bool) -> Callable[[], None]:
     if not backward:
+
         def forward() -> None:
             with torch.no_grad():
                 function(*inputs)

@@ -31,8 +31,13 @@ CONTESTANTS = {"fp32": "pplfast", "bf16": "pplfast_bf16"}
 PAIRS = [Ratio("reference", "pplfast", 1.5), Ratio("reference", "pplfast_bf16", 2.5)]
 
 
-def run(report: Report, data: DataConfig | None = None, most: int = 4, cams: CamConfig | None = None,
-        backbone: str = "resnet50") -> None:
+def run(
+    report: Report,
+    data: DataConfig | None = None,
+    most: int = 4,
+    cams: CamConfig | None = None,
+    backbone: str = "resnet50",
+) -> None:
     """The reference is in float32, NCHW, with the CRF in sequence. The backbone's weights are random, but for
     EfficientNet-Lite0's."""
     missing = dali_missing() or crf_missing()
@@ -47,8 +52,14 @@ def run(report: Report, data: DataConfig | None = None, most: int = 4, cams: Cam
         _measure(report, dataset, backbone, ours, reference, cams or CamConfig())
 
 
-def _measure(report: Report, dataset: Dataset, backbone: str, ours: PatchClassifier, reference: ReferenceClassifier,
-             cams: CamConfig) -> None:
+def _measure(
+    report: Report,
+    dataset: Dataset,
+    backbone: str,
+    ours: PatchClassifier,
+    reference: ReferenceClassifier,
+    cams: CamConfig,
+) -> None:
     name = f"{backbone}, {dataset.name}, {len(dataset)} images, {len(cams.scales)} scales and flips"
     mean, std = ours.backbone.mean, ours.backbone.std
     results = {}
@@ -68,15 +79,23 @@ def _measure(report: Report, dataset: Dataset, backbone: str, ours: PatchClassif
             return out
 
         _reference_labels(reference, dataset, cams.scales, mean, std, threshold, root / "reference")
-        runs = {"reference": lambda: _reference_labels(reference, dataset, cams.scales, mean, std, threshold,
-                                                       root / "reference")}
+        runs = {
+            "reference": lambda: _reference_labels(
+                reference, dataset, cams.scales, mean, std, threshold, root / "reference"
+            )
+        }
         # Near 1 the comparison below says little: then the CRF has made one label of maps without an object.
         print(f"         share of the reference's most frequent label: {_most_frequent(root / 'reference'):.3f}")
         contestants = {precision: CONTESTANTS[precision] for precision in report.precisions(BENCH)}
         for precision, contestant in contestants.items():
             share = _different(dataset, job(precision), root / "reference")
-            if report.check(BENCH, f"{name}, {precision}", "pixels with another label than the reference's", share,
-                            DIFFERENT_LIMIT[precision]):
+            if report.check(
+                BENCH,
+                f"{name}, {precision}",
+                "pixels with another label than the reference's",
+                share,
+                DIFFERENT_LIMIT[precision],
+            ):
                 runs[contestant] = lambda precision=precision: job(precision)
         samples = alternate(runs, "cpu", Effort(2, 0.0), warm=True)
     extra = {}
@@ -88,8 +107,15 @@ def _measure(report: Report, dataset: Dataset, backbone: str, ours: PatchClassif
     report.add(BENCH, name, samples, PAIRS, images=len(dataset), extra=extra)
 
 
-def _reference_labels(model: ReferenceClassifier, dataset: Dataset, scales: tuple[float, ...],
-                      mean: tuple[float, ...], std: tuple[float, ...], threshold: float, out: Path) -> None:
+def _reference_labels(
+    model: ReferenceClassifier,
+    dataset: Dataset,
+    scales: tuple[float, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    threshold: float,
+    out: Path,
+) -> None:
     out.mkdir(exist_ok=True)
     ids = np.array([0, *dataset.classes.ids], np.uint8)
     for image_id, path, labels in zip(dataset.ids, dataset.images, dataset.labels, strict=True):
@@ -100,8 +126,14 @@ def _reference_labels(model: ReferenceClassifier, dataset: Dataset, scales: tupl
         Image.fromarray(ids[image_label(str(path), cam, classes, threshold)]).save(target)
 
 
-def _reference_cam(model: ReferenceClassifier, path: Path, classes: list[int], scales: tuple[float, ...],
-                   mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def _reference_cam(
+    model: ReferenceClassifier,
+    path: Path,
+    classes: list[int],
+    scales: tuple[float, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Tensor:
     with Image.open(path) as image:
         width, height = image.size
     device = next(model.parameters()).device
@@ -109,8 +141,9 @@ def _reference_cam(model: ReferenceClassifier, path: Path, classes: list[int], s
     return image_cam(model, pairs, height, width, classes)
 
 
-def _see_something(ours: PatchClassifier, reference: ReferenceClassifier, path: Path, mean: tuple[float, ...],
-                   std: tuple[float, ...]) -> None:
+def _see_something(
+    ours: PatchClassifier, reference: ReferenceClassifier, path: Path, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
     """Give both classifiers weights with which maps follow the picture: the first principal components of the features
     of one image, without the mean. Maps of random weights are the same nearly everywhere."""
     weight = reference.classifier.weight
@@ -118,7 +151,7 @@ def _see_something(ours: PatchClassifier, reference: ReferenceClassifier, path: 
     with torch.no_grad():
         features = reference.features(pairs[0][:1].to(weight.device))[0].flatten(1).T  # (cells, channels)
         centre = features.mean(0)
-        directions = torch.linalg.svd(features - centre, full_matrices=False).Vh[:len(weight)]
+        directions = torch.linalg.svd(features - centre, full_matrices=False).Vh[: len(weight)]
         directions = directions - (directions @ centre)[:, None] * centre / centre.square().sum()
         weight.copy_(directions[:, :, None, None])
         ours.classifier.weight.copy_(weight)

@@ -33,7 +33,7 @@ def make_images(root: Path, count: int, sizes: tuple[tuple[int, int], ...] = SIZ
             coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
             Image.fromarray(coarse).resize((width, height), Image.BICUBIC).save(path, quality=90)
             drawn.append(path.read_bytes())
-            picked = rng.permutation(len(CLASSES))[:1 + number % 2]
+            picked = rng.permutation(len(CLASSES))[: 1 + number % 2]
             labels.append(";".join(CLASSES[i] for i in sorted(picked)))
         else:
             path.write_bytes(drawn[number % DIFFERENT])
@@ -43,19 +43,51 @@ def make_images(root: Path, count: int, sizes: tuple[tuple[int, int], ...] = SIZ
     return root
 
 
-def make_model(folder: Path, backbone: str = "efficientnet_lite0", classes: tuple[str, ...] = CLASSES,
-               position: str = "group5", weights: str = "none") -> None:
+def make_model(
+    folder: Path,
+    backbone: str = "efficientnet_lite0",
+    classes: tuple[str, ...] = CLASSES,
+    position: str = "group5",
+    weights: str = "none",
+) -> None:
     torch.manual_seed(0)
     net, _ = create(backbone, weights=weights, output_stride=16)
     model = PatchClassifier(net, len(classes), "progressive")
     model.set_stage([PatchStage(net.position(position) + 1, 2)])
-    info = ClassifierInfo("ppl", classes, tuple(range(1, len(classes) + 1)), ((position, 2),),
-                          vars(ModelConfig(backbone=backbone)), {}, "none", {}, library_versions())
+    info = ClassifierInfo(
+        "ppl",
+        classes,
+        tuple(range(1, len(classes) + 1)),
+        ((position, 2),),
+        vars(ModelConfig(backbone=backbone)),
+        {},
+        "none",
+        {},
+        library_versions(),
+    )
     save_classifier(model, info, folder)
 
 
 def label_arguments(root: Path, out: Path, *more: str) -> list[str]:
     """Of `pplfast label`, for the data set that `make_images` made: one scale, since the labels do not matter."""
-    return ["label", "--data", str(root / "images"), "--labels", str(root / "labels.csv"), "--classes",
-            ",".join(CLASSES), "--model", str(root / "model"), "--out", str(out), "--scales", "1", "--no-flip",
-            "--value", "0.4", "--precision", "fp32", *more]
+    return [
+        "label",
+        "--data",
+        str(root / "images"),
+        "--labels",
+        str(root / "labels.csv"),
+        "--classes",
+        ",".join(CLASSES),
+        "--model",
+        str(root / "model"),
+        "--out",
+        str(out),
+        "--scales",
+        "1",
+        "--no-flip",
+        "--value",
+        "0.4",
+        "--precision",
+        "fp32",
+        *more,
+    ]

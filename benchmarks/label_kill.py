@@ -2,6 +2,7 @@
 checks that nothing is lost, nothing is written twice and the memory stays flat."""
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -48,12 +49,21 @@ class Ranks:
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))
             port = server.getsockname()[1]
-        common = {**os.environ, "WORLD_SIZE": str(WORLD), "LOCAL_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        common = {
+            **os.environ,
+            "WORLD_SIZE": str(WORLD),
+            "LOCAL_SIZE": str(WORLD),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-m", "pplfast", *arguments]
         self.processes = [
-            subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=log,
-                             stderr=log) for rank in range(WORLD)]
+            subprocess.Popen(
+                command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=log, stderr=log
+            )
+            for rank in range(WORLD)
+        ]
         self.workers: set[int] = set()
         self._warm: dict[int, int] = {}
         self._high: dict[int, int] = {}
@@ -132,8 +142,9 @@ def run(folder: Path, images: int, kills: int, seed: int) -> dict[str, Any]:
     return _figures(legs, images)
 
 
-def _leg(arguments: list[str], out: Path, log: Any, moment: float | None, delay: float | None, victims: list[int]
-         ) -> Leg:
+def _leg(
+    arguments: list[str], out: Path, log: Any, moment: float | None, delay: float | None, victims: list[int]
+) -> Leg:
     leg, begin, started = Leg(), time.monotonic(), time.time()
     before = len(read_manifest(out))
     ranks = Ranks(arguments, log)
@@ -169,8 +180,12 @@ def _check(root: Path, out: Path, images: int, log: Path) -> None:
     listed = root / "first.txt"
     listed.write_text("\n".join(image_id(number) for number in range(min(images, DIFFERENT))) + "\n")
     arguments = label_arguments(root, clean, "--list", str(listed), "--jobs", "1")
-    subprocess.run([sys.executable, "-m", "pplfast", *arguments], check=True, capture_output=True,
-                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, "-m", "pplfast", *arguments],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     ids = [record["id"] for record in records]
     assert ids == [image_id(number) for number in range(images)], "the manifest is not the list, each image once"
@@ -186,18 +201,27 @@ def _check(root: Path, out: Path, images: int, log: Path) -> None:
 
 def _figures(legs: list[Leg], images: int) -> dict[str, Any]:
     killed = [leg for leg in legs if leg.killed]
-    again = [after.first_label for before, after in zip(legs, legs[1:], strict=False)
-             if before.killed and after.first_label is not None]
+    again = [
+        after.first_label
+        for before, after in itertools.pairwise(legs)
+        if before.killed and after.first_label is not None
+    ]
     return {
-        "images": images, "ranks": WORLD, "kills": len(killed),
+        "images": images,
+        "ranks": WORLD,
+        "kills": len(killed),
         "kills_of_all_ranks": sum(len(leg.killed) == WORLD for leg in killed),
-        "labels_correct_and_once": images, "seconds": sum(leg.seconds for leg in legs),
-        "work_lost_per_kill_seconds": {"median": _median([leg.lost for leg in killed]),
-                                       "most": max((leg.lost for leg in killed), default=0.0)},
+        "labels_correct_and_once": images,
+        "seconds": sum(leg.seconds for leg in legs),
+        "work_lost_per_kill_seconds": {
+            "median": _median([leg.lost for leg in killed]),
+            "most": max((leg.lost for leg in killed), default=0.0),
+        },
         "restart_to_first_label_seconds": {"median": _median(again), "most": max(again, default=0.0)},
         "labels_written_again": sum(leg.unrecorded for leg in killed),
         "memory_growth_mb_per_rank": max((g for leg in legs for g in leg.growth), default=0) / 1e6,
-        "memory_growth_mb_last_leg": max(legs[-1].growth, default=0) / 1e6, "labels_last_leg": legs[-1].labels,
+        "memory_growth_mb_last_leg": max(legs[-1].growth, default=0) / 1e6,
+        "labels_last_leg": legs[-1].labels,
         "memory_mb_per_rank": max((p for leg in legs for p in leg.peak), default=0) / 1e6,
         "legs": [vars(leg) for leg in legs],
     }
@@ -252,8 +276,10 @@ def main() -> int:
         from pplfast.benchmarks.results import commit, hardware, versions
 
         write_json(args.out, {**figures, "hardware": hardware(), "versions": versions(), "commit": commit()})
-    limits = {"work lost per kill": (figures["work_lost_per_kill_seconds"]["most"], 30.0),
-              "memory growth per rank (MB)": (figures["memory_growth_mb_per_rank"], 50.0)}
+    limits = {
+        "work lost per kill": (figures["work_lost_per_kill_seconds"]["most"], 30.0),
+        "memory growth per rank (MB)": (figures["memory_growth_mb_per_rank"], 50.0),
+    }
     for name, (value, limit) in limits.items():
         print(f"{'ok' if value < limit else 'FAILED'}: {name}: {value:.1f}, below {limit:g}")
     return 0 if all(value < limit for value, limit in limits.values()) else 1

@@ -47,8 +47,15 @@ def _measure(dataset: Dataset, augment: AugmentConfig, rounds: int, device: str)
 
 
 def _reference_images(dataset: Dataset, augment: AugmentConfig) -> TrainImages:
-    return TrainImages([str(path) for path in dataset.images], dataset.labels, augment.crop, augment.resize_long,
-                       MEAN, STD, augment.flip)
+    return TrainImages(
+        [str(path) for path in dataset.images],
+        dataset.labels,
+        augment.crop,
+        augment.resize_long,
+        MEAN,
+        STD,
+        augment.flip,
+    )
 
 
 def _seconds(batches: Iterable) -> float:
@@ -70,6 +77,11 @@ def _same_images(report: Report, dataset: Dataset, name: str, augment: AugmentCo
         np.add.at(seen, batch.indices.numpy(), 1)
     reference = _reference_images(part, whole)
     expected = np.array([reference[i][0].mean().item() for i in range(len(part))])
-    return all([report.check(BENCH, name, "images not seen exactly once", float((seen != 1).sum()), 0),
-                report.check(BENCH, name, "mean of an image against PIL", float(np.abs(means - expected).max()),
-                             MEAN_LIMIT)])
+    return all(
+        [
+            report.check(BENCH, name, "images not seen exactly once", float((seen != 1).sum()), 0),
+            report.check(
+                BENCH, name, "mean of an image against PIL", float(np.abs(means - expected).max()), MEAN_LIMIT
+            ),
+        ]
+    )

@@ -122,8 +122,9 @@ def freeze(model: PatchClassifier | ReferenceClassifier, count: int) -> None:
     (model if isinstance(model, ReferenceClassifier) else model.backbone).freeze(count)
 
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, bf16: bool
-                  ) -> Callable[[], Tensor]:
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, bf16: bool
+) -> Callable[[], Tensor]:
     """Forward, loss, backward, SGD step: returns the loss, detached."""
     device = images.device.type
 

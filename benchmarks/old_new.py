@@ -20,12 +20,19 @@ from pathlib import Path
 from typing import Any
 
 CAMS = {"efficientnet_lite0": ("group5", 32), "resnet50": ("layer3", 16), "wrn38": ("b4_5", 8)}  # cut, output stride
-STEPS = (("group5", 4), ("group6", 4), ("group1", 2), ("group3", 2), ("group5", 2))  # cut, grid; first those of voc-lite0
+STEPS = (
+    ("group5", 4),
+    ("group6", 4),
+    ("group1", 2),
+    ("group3", 2),
+    ("group5", 2),
+)  # cut, grid; first those of voc-lite0
 WORKS = (*(f"step_{cut}_{grid}" for cut, grid in STEPS), *(f"cams_{network}" for network in CAMS))
 
 
 def make_work(name: str) -> Callable[[], Any]:
     import torch
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     from pplfast.models import create
@@ -67,18 +74,23 @@ def training(torch: Any, model: Any) -> Callable[[], float]:
         loss.backward()
         optimizer.step()
         return float(loss.detach())
+
     return step
 
 
 def cams(torch: Any, model: Any) -> Callable[[], float]:
     model.eval()
     # Two images, one after the other as CAMs are made, each with its mirror image.
-    pairs = [torch.randn(2, 3, round(375 * scale), round(500 * scale)).contiguous(memory_format=torch.channels_last)
-             for _ in range(2) for scale in (0.5, 1.0)]
+    pairs = [
+        torch.randn(2, 3, round(375 * scale), round(500 * scale)).contiguous(memory_format=torch.channels_last)
+        for _ in range(2)
+        for scale in (0.5, 1.0)
+    ]
 
     def maps() -> float:
         with torch.inference_mode():
             return sum(float(model.maps(pair, torch.tensor([[3, 7], [3, 7]])).mean()) for pair in pairs)
+
     return maps
 
 
@@ -87,6 +99,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     import pplfast
+
     if not Path(pplfast.__file__).resolve().is_relative_to(Path.cwd()):
         sys.exit(f"old_new.py: {sys.executable} imports {pplfast.__file__}, not {Path.cwd()}")
     works: dict[str, Callable[[], Any]] = {}
@@ -103,10 +116,16 @@ def serve() -> None:
 class Checkout:
     def __init__(self, path: Path) -> None:
         self.path, python = path, path / ".venv" / "bin" / "python"
-        self.commit = subprocess.run(["git", "-C", path, "describe", "--always", "--dirty"], capture_output=True,
-                                     text=True).stdout.strip()
-        self._process = subprocess.Popen([python, Path(__file__).resolve(), "--serve"], cwd=path, text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.commit = subprocess.run(
+            ["git", "-C", path, "describe", "--always", "--dirty"], capture_output=True, text=True
+        ).stdout.strip()
+        self._process = subprocess.Popen(
+            [python, Path(__file__).resolve(), "--serve"],
+            cwd=path,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def measure(self, name: str, repeats: int = 1) -> tuple[float, float]:
         print(name, repeats, file=self._process.stdin, flush=True)
@@ -126,8 +145,12 @@ def compare(old: Checkout, new: Checkout, name: str, rounds: int) -> dict[str, A
             seconds[side].append(side.measure(name, repeats)[0])
     found = sorted(b / a for a, b in zip(seconds[old], seconds[new], strict=True))
     spread = dict(zip(("q20", "median", "q80"), (found[round(q * (rounds - 1))] for q in (0.2, 0.5, 0.8))))
-    return {"ratio": spread, "rounds": rounds, "first_values": values,
-            "seconds": {"old": statistics.median(seconds[old]), "new": statistics.median(seconds[new])}}
+    return {
+        "ratio": spread,
+        "rounds": rounds,
+        "first_values": values,
+        "seconds": {"old": statistics.median(seconds[old]), "new": statistics.median(seconds[new])},
+    }
 
 
 def main() -> None:
@@ -144,8 +167,11 @@ def main() -> None:
     for name in args.only:
         row = results["works"][name] = compare(old, new, name, args.rounds)
         ratio, seconds = row["ratio"], row["seconds"]
-        print(f"{name}: new/old {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}), {seconds['old']:.3g} "
-              f"s -> {seconds['new']:.3g} s, first values {row['first_values']}", flush=True)
+        print(
+            f"{name}: new/old {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}), {seconds['old']:.3g} "
+            f"s -> {seconds['new']:.3g} s, first values {row['first_values']}",
+            flush=True,
+        )
         if args.out:  # after every row: a run that is cut off keeps what it has
             args.out.write_text(json.dumps(results, indent=2) + "\n")
 

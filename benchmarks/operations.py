@@ -113,11 +113,15 @@ def pointwise(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
 
     def both(name: str, eager: Callable, fast: Callable, inputs: list[Tensor], **kept: bool) -> list[Operation]:
         forward, backward = (model.scale_act(*shape, **kept, backward=way) for way in (False, True))
-        return [Operation(name, eager, fast, inputs, inputs, forward, goal_share=BANDWIDTH),
-                Operation(f"{name} forward+backward", eager, fast, inputs, inputs, forward + backward, backward=True)]
+        return [
+            Operation(name, eager, fast, inputs, inputs, forward, goal_share=BANDWIDTH),
+            Operation(f"{name} forward+backward", eager, fast, inputs, inputs, forward + backward, backward=True),
+        ]
 
-    return [*both("scale_act bias", eager_bias, fast_bias, [x]),
-            *both("add_scale_act", eager_sum, fast_sum, [x, residual], residual=True, keep_sum=True)]
+    return [
+        *both("scale_act bias", eager_bias, fast_bias, [x]),
+        *both("add_scale_act", eager_sum, fast_sum, [x, residual], residual=True, keep_sum=True),
+    ]
 
 
 def splits(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
@@ -144,13 +148,29 @@ def splits(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
 
     arrange = partial(_by_image, grid=size.grid)
     return [
-        Operation("patch_split", eager, fast, [x], [x], model.patch_split(*shape), goal_share=BANDWIDTH,
-                  arrange=arrange),
-        Operation("patch_split_act", eager_act, fast_act, [x], [x], model.patch_split_act(*shape),
-                  goal_share=BANDWIDTH, arrange=arrange),
-        Operation("patch_split_act forward+backward", eager_act, fast_act, [x], [x],
-                  model.patch_split_act(*shape) + model.patch_split_act(*shape, backward=True), backward=True,
-                  arrange=arrange),
+        Operation(
+            "patch_split", eager, fast, [x], [x], model.patch_split(*shape), goal_share=BANDWIDTH, arrange=arrange
+        ),
+        Operation(
+            "patch_split_act",
+            eager_act,
+            fast_act,
+            [x],
+            [x],
+            model.patch_split_act(*shape),
+            goal_share=BANDWIDTH,
+            arrange=arrange,
+        ),
+        Operation(
+            "patch_split_act forward+backward",
+            eager_act,
+            fast_act,
+            [x],
+            [x],
+            model.patch_split_act(*shape) + model.patch_split_act(*shape, backward=True),
+            backward=True,
+            arrange=arrange,
+        ),
     ]
 
 
@@ -179,9 +199,16 @@ def pools(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     both = [_by_patch(patches, size.grid)], [patches]
     return [
         Operation("patch_pool", eager, fast, *both, model.patch_pool(*shape), goal=5.0, goal_share=BANDWIDTH),
-        Operation("patch_pool forward+backward", eager, fast, *both,
-                  model.patch_pool(*shape) + model.patch_pool(*shape, backward=True), goal=5.0, backward=True,
-                  arrange_gradient=partial(_by_image, grid=size.grid)),
+        Operation(
+            "patch_pool forward+backward",
+            eager,
+            fast,
+            *both,
+            model.patch_pool(*shape) + model.patch_pool(*shape, backward=True),
+            goal=5.0,
+            backward=True,
+            arrange_gradient=partial(_by_image, grid=size.grid),
+        ),
     ]
 
 

@@ -16,20 +16,46 @@ def plot(results: dict[str, Any], path: Path) -> list[Path]:
     if ratios:
         labels = [f"{row['bench']} {row['case']}\n{row['numerator']} / {row['denominator']}" for row in ratios]
         spreads = [row["ratio"] for row in ratios]
-        written.append(_bars(path.with_suffix(".speedup.png"), labels, [s["median"] for s in spreads],
-                             [(s["median"] - s["q20"], s["q80"] - s["median"]) for s in spreads],
-                             [row["goal"] for row in ratios], "times as fast", 1.0, results))
+        written.append(
+            _bars(
+                path.with_suffix(".speedup.png"),
+                labels,
+                [s["median"] for s in spreads],
+                [(s["median"] - s["q20"], s["q80"] - s["median"]) for s in spreads],
+                [row["goal"] for row in ratios],
+                "times as fast",
+                1.0,
+                results,
+            )
+        )
     rows = [row for row in results["rows"] if row.get("share_of_ceiling") and row["contestant"].startswith("pplfast")]
     if rows and results["device"] == "cuda":
         labels = [f"{row['bench']} {row['case']}\n{row['contestant']}" for row in rows]
-        written.append(_bars(path.with_suffix(".ceiling.png"), labels, [row["share_of_ceiling"] for row in rows],
-                             [(0.0, 0.0)] * len(rows), [None] * len(rows), "share of the measured ceiling", 1.0,
-                             results))
+        written.append(
+            _bars(
+                path.with_suffix(".ceiling.png"),
+                labels,
+                [row["share_of_ceiling"] for row in rows],
+                [(0.0, 0.0)] * len(rows),
+                [None] * len(rows),
+                "share of the measured ceiling",
+                1.0,
+                results,
+            )
+        )
     return written
 
 
-def _bars(path: Path, labels: list[str], values: list[float], errors: list[tuple[float, float]],
-          goals: list[float | None], unit: str, line: float, results: dict[str, Any]) -> Path:
+def _bars(
+    path: Path,
+    labels: list[str],
+    values: list[float],
+    errors: list[tuple[float, float]],
+    goals: list[float | None],
+    unit: str,
+    line: float,
+    results: dict[str, Any],
+) -> Path:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, 1.5 + 2 * BAR_INCHES * len(labels)))

@@ -18,8 +18,16 @@ from pplfast.errors import UserError
 from pplfast.files import write_json
 
 SCHEMA = 1
-PACKAGES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pydensecrf2", "numpy",
-            "pillow")
+PACKAGES = (
+    "torch",
+    "triton",
+    "deepspeed",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "pydensecrf2",
+    "numpy",
+    "pillow",
+)
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -55,13 +63,15 @@ class Report:
     def check(self, bench: str, case: str, what: str, value: float, limit: float) -> bool:
         """Record that `value` must not exceed `limit` and print it; false when it does."""
         passed = value <= limit  # false for NaN
-        self.checks.append(dict(bench=bench, case=case, what=what, value=value, limit=limit, passed=passed))
+        self.checks.append(
+            {"bench": bench, "case": case, "what": what, "value": value, "limit": limit, "passed": passed}
+        )
         self._save()
         print(f"  {'ok' if passed else 'FAILED':6} {case}: {what}: {value:.2e} (at most {limit:g})", flush=True)
         return passed
 
     def skip(self, bench: str, what: str, why: str) -> None:
-        self.skipped.append(dict(bench=bench, what=what, why=why))
+        self.skipped.append({"bench": bench, "what": what, "why": why})
         self._save()
         print(f"  skipped {what}: {why}", flush=True)
 
@@ -87,9 +97,18 @@ class Report:
     def red(self, bench: str, case: str) -> bool:
         return any(not c["passed"] for c in self.checks if (c["bench"], c["case"]) == (bench, case))
 
-    def add(self, bench: str, case: str, samples: dict[str, list[float]], pairs: list[Ratio], images: int = 0,
-            floor: float | dict[str, float] = 0.0, extra: dict[str, dict[str, Any]] | None = None,
-            clock: str = "wall", again: tuple[str, ...] = ()) -> None:
+    def add(
+        self,
+        bench: str,
+        case: str,
+        samples: dict[str, list[float]],
+        pairs: list[Ratio],
+        images: int = 0,
+        floor: float | dict[str, float] = 0.0,
+        extra: dict[str, dict[str, Any]] | None = None,
+        clock: str = "wall",
+        again: tuple[str, ...] = (),
+    ) -> None:
         """Times (seconds per call) of a case's contestants, and the ratios asked for of those that took part.
 
         `images` per call gives images/s; `floor` is the shortest time that the measured ceilings allow, for all or
@@ -105,13 +124,19 @@ class Report:
             if name in again:
                 continue
             spread = Spread.of(times)
-            row: dict[str, Any] = dict(bench=bench, case=case, contestant=name, seconds=asdict(spread),
-                                       rounds=len(times), clock=clock)
+            row: dict[str, Any] = {
+                "bench": bench,
+                "case": case,
+                "contestant": name,
+                "seconds": asdict(spread),
+                "rounds": len(times),
+                "clock": clock,
+            }
             if images:
                 row["images_per_second"] = images / spread.median
             shortest = floor.get(name, 0.0) if isinstance(floor, dict) else floor
             if shortest:
-                row |= dict(floor_seconds=shortest, share_of_ceiling=shortest / spread.median)
+                row |= {"floor_seconds": shortest, "share_of_ceiling": shortest / spread.median}
             self.rows.append(row | (extra or {}).get(name, {}))
         for pair in pairs:
             if pair.numerator in samples and pair.denominator in samples:
@@ -135,11 +160,23 @@ class Report:
             write_json(self.out, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(schema=SCHEMA, date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                    commit=commit(), complete=self.complete, device=self.device, quick=self.quick,
-                    compile=self.compile, hardware=hardware(), versions=versions(),
-                    load_average=list(os.getloadavg()), ceilings=self.ceilings, checks=self.checks, rows=self.rows,
-                    ratios=self.ratios, skipped=self.skipped)
+        return {
+            "schema": SCHEMA,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+            "complete": self.complete,
+            "device": self.device,
+            "quick": self.quick,
+            "compile": self.compile,
+            "hardware": hardware(),
+            "versions": versions(),
+            "load_average": list(os.getloadavg()),
+            "ceilings": self.ceilings,
+            "checks": self.checks,
+            "rows": self.rows,
+            "ratios": self.ratios,
+            "skipped": self.skipped,
+        }
 
 
 def format_ratio(row: dict[str, Any]) -> str:
@@ -196,15 +233,19 @@ def commit() -> str:
 def _checkout() -> str:
     try:
         command = ["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, check=True, text=True, capture_output=True,
-                              cwd=Path(__file__).resolve().parent).stdout.strip()
+        return subprocess.run(
+            command, check=True, text=True, capture_output=True, cwd=Path(__file__).resolve().parent
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def hardware() -> dict[str, Any]:
-    info: dict[str, Any] = dict(cpu=platform.processor() or platform.machine(), cores=os.cpu_count(),
-                                threads=torch.get_num_threads())
+    info: dict[str, Any] = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
         fields = {key.strip(): value.strip() for key, value in lines.items()}
@@ -214,8 +255,11 @@ def hardware() -> dict[str, Any]:
         pass  # not Linux: the processor's name is enough
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
-        info |= dict(gpu=device.name, gpu_memory_gib=round(device.total_memory / 2**30),
-                     gpu_multiprocessors=device.multi_processor_count)
+        info |= {
+            "gpu": device.name,
+            "gpu_memory_gib": round(device.total_memory / 2**30),
+            "gpu_multiprocessors": device.multi_processor_count,
+        }
     return info
 
 

@@ -53,12 +53,35 @@ def measure(case: CpuCase, rounds: int) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-                  OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu", GLOO_SOCKET_IFNAME="lo")
+    common = dict(
+        os.environ,
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="2",
+        OMP_NUM_THREADS="1",
+        CUDA_VISIBLE_DEVICES="",
+        DS_ACCELERATOR="cpu",
+        GLOO_SOCKET_IFNAME="lo",
+    )
     processes = [
-        subprocess.Popen([sys.executable, "-m", "pplfast.benchmarks.scaling_rank", str(core), str(case.size),
-                          str(case.batch), case.position, str(rounds)], stdout=subprocess.PIPE, text=True,
-                         env=dict(common, RANK=str(rank), LOCAL_RANK=str(rank))) for rank, core in enumerate(cores)]
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "pplfast.benchmarks.scaling_rank",
+                str(core),
+                str(case.size),
+                str(case.batch),
+                case.position,
+                str(rounds),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(common, RANK=str(rank), LOCAL_RANK=str(rank)),
+        )
+        for rank, core in enumerate(cores)
+    ]
     output = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise RuntimeError(f"a rank of {case.name} failed")
@@ -80,25 +103,33 @@ def compare(case: CpuCase, found: dict[str, Any]) -> dict[str, Any]:
         work = Work(case.name, beside, BACKWARD, found["gradients"], bucket=10**12, overlap=False, gathers=False)
         predicted.append(step_seconds(work, 2, Cluster(link, link, 2)))
         alone.append(step_seconds(replace(work, compute=one), 2, Cluster(link, link, 2)))
-    return {"case": case.name, "gradients": found["gradients"], "rounds": len(predicted),
-            "seconds": {name: asdict(Spread.of(values)) for name, values in times.items()},
-            "efficiency": asdict(ratios(times["alone"], times["pair"])),
-            "predicted_over_measured": asdict(ratios(predicted, times["pair"])),
-            "predicted_from_one_alone_over_measured": asdict(ratios(alone, times["pair"]))}
+    return {
+        "case": case.name,
+        "gradients": found["gradients"],
+        "rounds": len(predicted),
+        "seconds": {name: asdict(Spread.of(values)) for name, values in times.items()},
+        "efficiency": asdict(ratios(times["alone"], times["pair"])),
+        "predicted_over_measured": asdict(ratios(predicted, times["pair"])),
+        "predicted_from_one_alone_over_measured": asdict(ratios(alone, times["pair"])),
+    }
 
 
 def gpu_work(step_ms: float, gradients: float) -> Work:
     """The user's own step, or that of an H100, computed from its operations."""
     if step_ms:
-        return Work(f"a step of {step_ms:g} ms, {gradients / 1e6:.0f} million gradients", step_ms / 1e3, BACKWARD,
-                    int(gradients))
+        return Work(
+            f"a step of {step_ms:g} ms, {gradients / 1e6:.0f} million gradients",
+            step_ms / 1e3,
+            BACKWARD,
+            int(gradients),
+        )
     import torch
 
     from pplfast.benchmarks import models
     from pplfast.benchmarks.cost import SHARE
     from pplfast.benchmarks.flops import step_flops
-    from pplfast.benchmarks.train import GPU_WORK as work
     from pplfast.benchmarks.kernel_cost import H100
+    from pplfast.benchmarks.train import GPU_WORK as work
 
     case = work.case("b4_5")
     seconds = step_flops(case, work.batch, work.size, work.frozen) / (H100.matrix_rate * SHARE)
@@ -121,17 +152,31 @@ def variants(work: Work) -> dict[str, tuple[Work, Cluster]]:
 
 def predict(work: Work) -> dict[str, Any]:
     """kind: computed. No step of this was measured on a GPU."""
-    rows = [{"variant": name, "gpus": gpus, "step_seconds": step_seconds(one, gpus, cluster),
-             "efficiency": efficiency(one, gpus, cluster)}
-            for name, (one, cluster) in variants(work).items() for gpus in COUNTS]
-    return {"kind": "computed", "work": asdict(work), "gpus_per_node": 8, "links": [asdict(NVLINK), *map(
-        asdict, NETWORKS)], "rows": rows}
+    rows = [
+        {
+            "variant": name,
+            "gpus": gpus,
+            "step_seconds": step_seconds(one, gpus, cluster),
+            "efficiency": efficiency(one, gpus, cluster),
+        }
+        for name, (one, cluster) in variants(work).items()
+        for gpus in COUNTS
+    ]
+    return {
+        "kind": "computed",
+        "work": asdict(work),
+        "gpus_per_node": 8,
+        "links": [asdict(NVLINK), *map(asdict, NETWORKS)],
+        "rows": rows,
+    }
 
 
 def table(prediction: dict[str, Any]) -> str:
     names = list(dict.fromkeys(row["variant"] for row in prediction["rows"]))
-    lines = [f"Computed, not measured: {prediction['work']['name']}, 8 GPUs per node, the same batch on each",
-             f"{'GPUs':<44}" + "".join(f"{gpus:>7}" for gpus in COUNTS)]
+    lines = [
+        f"Computed, not measured: {prediction['work']['name']}, 8 GPUs per node, the same batch on each",
+        f"{'GPUs':<44}" + "".join(f"{gpus:>7}" for gpus in COUNTS),
+    ]
     for name in names:
         row = [entry["efficiency"] for entry in prediction["rows"] if entry["variant"] == name]
         lines.append(f"{name:<44}" + "".join(f"{value:>6.1%} "[:7].rjust(7) for value in row))
@@ -149,8 +194,15 @@ def plot(prediction: dict[str, Any], path: Path) -> None:
         rows = [row for row in prediction["rows"] if row["variant"] == name]
         style = {"ZeRO 0": ":", "ZeRO 1": "--" if "bf16" in name else "-"}[name[:6]]
         colour = "#cc3311" if "200" in name else "#4477aa"
-        axes.plot([row["gpus"] for row in rows], [100 * row["efficiency"] for row in rows], style, color=colour,
-                  marker="o", markersize=3, label=name)
+        axes.plot(
+            [row["gpus"] for row in rows],
+            [100 * row["efficiency"] for row in rows],
+            style,
+            color=colour,
+            marker="o",
+            markersize=3,
+            label=name,
+        )
     axes.set_xscale("log", base=2)
     axes.set_xticks(COUNTS, map(str, COUNTS))
     axes.set_ylim(0, 102)
@@ -172,11 +224,13 @@ def _measure_all(out: Path, rounds: int) -> int:
         rows.append(row)
         seconds = {name: spread["median"] * 1e3 for name, spread in row["seconds"].items()}
         ratio, plain = row["predicted_over_measured"], row["predicted_from_one_alone_over_measured"]
-        print(f"{case.name}\n  ms per step: one rank alone {seconds['alone']:.1f}, beside another "
-              f"{seconds['beside']:.1f}, two ranks {seconds['pair']:.1f}; reduction of {row['gradients'] * 4 / 1e6:.1f} MB "
-              f"{seconds['reduce']:.1f}\n  efficiency of 2 ranks {row['efficiency']['median']:.1%}; predicted over "
-              f"measured time {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}); from a rank alone "
-              f"{plain['median']:.3f}")
+        print(
+            f"{case.name}\n  ms per step: one rank alone {seconds['alone']:.1f}, beside another "
+            f"{seconds['beside']:.1f}, two ranks {seconds['pair']:.1f}; reduction of "
+            f"{row['gradients'] * 4 / 1e6:.1f} MB {seconds['reduce']:.1f}\n  efficiency of 2 ranks {row['efficiency']['median']:.1%}; "
+            f"predicted over measured time {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}); from a rank alone "
+            f"{plain['median']:.3f}"
+        )
         report.check(BENCH, case.name, "prediction off by", abs(ratio["median"] - 1), LIMIT)
     write_json(out, {**report.to_dict(), "rows": [], "scaling": rows})
     print(f"written: {out}")
@@ -184,8 +238,11 @@ def _measure_all(out: Path, rounds: int) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pplfast.benchmarks.scaling", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m pplfast.benchmarks.scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--measure", action="store_true", help="two CPU ranks against the prediction")
     parser.add_argument("--rounds", type=int, default=12, help="of the measurement (default: %(default)s)")
     parser.add_argument("--step-ms", type=float, default=0, help="measured step of one GPU, without communication")

@@ -46,11 +46,13 @@ def reduction_seconds(size: float, gpus: int, cluster: Cluster) -> float:
     inner, nodes = min(gpus, cluster.per_node), math.ceil(gpus / cluster.per_node)
     seconds = 0.0
     if inner > 1:
-        seconds += 2 * ((inner - 1) / inner * size / cluster.inner.bytes_per_second
-                        + math.log2(inner) * cluster.inner.latency)
+        seconds += 2 * (
+            (inner - 1) / inner * size / cluster.inner.bytes_per_second + math.log2(inner) * cluster.inner.latency
+        )
     if nodes > 1:  # all parts of a node share its link
-        seconds += 2 * ((nodes - 1) / nodes * size / cluster.outer.bytes_per_second
-                        + math.log2(nodes) * cluster.outer.latency)
+        seconds += 2 * (
+            (nodes - 1) / nodes * size / cluster.outer.bytes_per_second + math.log2(nodes) * cluster.outer.latency
+        )
     return seconds
 
 

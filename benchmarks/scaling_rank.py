@@ -41,8 +41,14 @@ flat, loss = torch.zeros(gradients), torch.zeros(())
 
 
 def train() -> None:
-    train_step(engine, inputs, lambda outputs, batch: image_losses(outputs, batch.labels, batch.weights), 1,
-               lambda what: None, ranks)
+    train_step(
+        engine,
+        inputs,
+        lambda outputs, batch: image_losses(outputs, batch.labels, batch.weights),
+        1,
+        lambda what: None,
+        ranks,
+    )
 
 
 def without_talking() -> None:

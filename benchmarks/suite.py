@@ -8,14 +8,20 @@ import torch
 
 from pplfast.benchmarks.ceilings import measure_ceilings
 from pplfast.benchmarks.results import Report, hardware
-from pplfast.data.dataset import DataConfig
 from pplfast.cpu.memory import give_freed_memory_back
+from pplfast.data.dataset import DataConfig
 
 NEED_IMAGES = ("loader", "cam", "label", "crf", "walk")
 
 
-def run_benches(names: Sequence[str], data: DataConfig | None = None, quick: bool = False, compiled: bool = True,
-                threads: int = 0, out: Path | None = None) -> Report:
+def run_benches(
+    names: Sequence[str],
+    data: DataConfig | None = None,
+    quick: bool = False,
+    compiled: bool = True,
+    threads: int = 0,
+    out: Path | None = None,
+) -> Report:
     """`names`: modules of this package. `threads`: of torch on the CPU, 0: its own choice. `out`: see Report."""
     if threads:
         torch.set_num_threads(threads)
@@ -23,8 +29,14 @@ def run_benches(names: Sequence[str], data: DataConfig | None = None, quick: boo
     machine = hardware()
     print(machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads", flush=True)
     report.ceilings = measure_ceilings(report.device, quick)
-    print("ceilings: " + ", ".join(f"{name} {value / 1e9:.0f} G{'B' if name in ('copy', 'read') else 'FLOP'}/s"
-                                   for name, value in report.ceilings.items()), flush=True)
+    print(
+        "ceilings: "
+        + ", ".join(
+            f"{name} {value / 1e9:.0f} G{'B' if name in ('copy', 'read') else 'FLOP'}/s"
+            for name, value in report.ceilings.items()
+        ),
+        flush=True,
+    )
     for name in names:
         print(f"{name}:", flush=True)
         module = importlib.import_module(f"pplfast.benchmarks.{name}")

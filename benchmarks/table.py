@@ -21,8 +21,9 @@ BENCHES = ("kernels", "train", "loader", "cam", "label", "crf", "walk")
 def load(folder: Path) -> list[dict[str, Any]]:
     """Measured results, newest first."""
     values = [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
-    measured = [value | {"file": name} for name, value in values
-                if value.get("schema") == SCHEMA and not value["quick"]]
+    measured = [
+        value | {"file": name} for name, value in values if value.get("schema") == SCHEMA and not value["quick"]
+    ]
     return sorted(measured, key=lambda value: value["date"], reverse=True)
 
 
@@ -45,8 +46,9 @@ def _newest(runs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]
     chosen = []
     for run in runs:
         machine = _machine(run)
-        benches = [name for name in BENCHES
-                   if (machine, name) not in taken and any(r["bench"] == name for r in run["rows"])]
+        benches = [
+            name for name in BENCHES if (machine, name) not in taken and any(r["bench"] == name for r in run["rows"])
+        ]
         taken.update((machine, name) for name in benches)
         if benches:
             chosen.append((run, benches))
@@ -62,8 +64,10 @@ def _machine(run: dict[str, Any]) -> str:
 def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
     hardware, versions = run["hardware"], run["versions"]
     threads = "" if hardware.get("gpu") else f", {hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
-    yield (f"{_machine(run)}{threads}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
-           f"(`benchmarks/results/{run['file']}`{'' if run.get('complete', True) else '; cut off before its end'})")
+    yield (
+        f"{_machine(run)}{threads}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
+        f"(`benchmarks/results/{run['file']}`{'' if run.get('complete', True) else '; cut off before its end'})"
+    )
     yield ""
     gpu = run["device"] == "cuda"
     yield "| benchmark | case | ratio of times | median (20/80) | goal |" + (" time | of the ceiling |" if gpu else "")
@@ -76,8 +80,10 @@ def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
         if len(group) > 1:
             case = f"{row['case'].split(CUT)[0]}, {len(group)} positions"
             figures = _figures_over(group)
-        text = (f"| {row['bench']} | {case} | {row['numerator']} / {row['denominator']} | {figures} | "
-                f"{'' if goal is None else f'{sign} {goal:g}'} |")
+        text = (
+            f"| {row['bench']} | {case} | {row['numerator']} / {row['denominator']} | {figures} | "
+            f"{'' if goal is None else f'{sign} {goal:g}'} |"
+        )
         if gpu:
             own = row["denominator"] if row["higher_is_better"] else row["numerator"]
             timed = rows[row["bench"], row["case"], own]

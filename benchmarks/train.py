@@ -40,21 +40,57 @@ class Work:
         return f"{self.backbone}{stride} {self.size}x{self.size} batch {self.batch} K={self.grid} after {position}"
 
 
-CPU_WORK = Work("efficientnet_lite0", 256, 8, 20, 2, tuple(f"group{i}" for i in range(1, 8)), 3, (
-    Ratio("reference", "pplfast", 1.5), Ratio("pplfast", "plain", 1.8, higher_is_better=False),
-    Ratio("reference", "pplfast_bf16"), Ratio("tuned", "pplfast_bf16"),
-    Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False)))
+CPU_WORK = Work(
+    "efficientnet_lite0",
+    256,
+    8,
+    20,
+    2,
+    tuple(f"group{i}" for i in range(1, 8)),
+    3,
+    (
+        Ratio("reference", "pplfast", 1.5),
+        Ratio("pplfast", "plain", 1.8, higher_is_better=False),
+        Ratio("reference", "pplfast_bf16"),
+        Ratio("tuned", "pplfast_bf16"),
+        Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False),
+    ),
+)
 # The published network, which the recipes train, and the one with a last map twice as fine.
 CPU_WORKS = (replace(CPU_WORK, output_stride=32), CPU_WORK)
 # On a GPU "reference" computes in true float32, "reference_tf32" as PyTorch does by default: convolutions in TF32.
-GPU_WORK = Work("wrn38", 448, 16, 20, 2, ("b4_5",), 4, (
-    Ratio("reference_tf32", "pplfast_bf16", 2.0), Ratio("reference", "pplfast_bf16", 8.0),
-    Ratio("tuned", "pplfast_bf16", 1.25), Ratio("reference", "pplfast"),
-    Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False),
-    Ratio("pplfast_bf16", "compiled_default"), Ratio("pplfast_bf16", "compiled_reduce-overhead")))
+GPU_WORK = Work(
+    "wrn38",
+    448,
+    16,
+    20,
+    2,
+    ("b4_5",),
+    4,
+    (
+        Ratio("reference_tf32", "pplfast_bf16", 2.0),
+        Ratio("reference", "pplfast_bf16", 8.0),
+        Ratio("tuned", "pplfast_bf16", 1.25),
+        Ratio("reference", "pplfast"),
+        Ratio("pplfast_bf16", "plain_bf16", higher_is_better=False),
+        Ratio("pplfast_bf16", "compiled_default"),
+        Ratio("pplfast_bf16", "compiled_reduce-overhead"),
+    ),
+)
 # The second one is small: the host's launches may take longer than what they launch.
-GPU_WORKS = (GPU_WORK, replace(GPU_WORK, backbone="efficientnet_lite0", size=256, batch=32, grid=4, positions=("group5",),
-                               frozen=3, output_stride=32))
+GPU_WORKS = (
+    GPU_WORK,
+    replace(
+        GPU_WORK,
+        backbone="efficientnet_lite0",
+        size=256,
+        batch=32,
+        grid=4,
+        positions=("group5",),
+        frozen=3,
+        output_stride=32,
+    ),
+)
 COMPILED = ("default", "reduce-overhead")  # modes of `pplfast train --compile`; the second with CUDA graphs
 
 
@@ -111,12 +147,16 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
     steps = {"reference": step(reference, images, False, False)}
     if device == "cuda":
         steps["reference_tf32"] = step(models.make_reference(case, ours, device), images, False, True)
-    steps |= {"pplfast": step(models.make_pplfast(case, device), last, False, False),
-              "plain": step(models.make_pplfast(plain, device), last, False, False)}
+    steps |= {
+        "pplfast": step(models.make_pplfast(case, device), last, False, False),
+        "plain": step(models.make_pplfast(plain, device), last, False, False),
+    }
     has_bf16 = "bf16" in report.precisions(BENCH)
     if has_bf16:
-        steps |= {"pplfast_bf16": step(models.make_pplfast(case, device), last, True, True),
-                  "plain_bf16": step(models.make_pplfast(plain, device), last, True, True)}
+        steps |= {
+            "pplfast_bf16": step(models.make_pplfast(case, device), last, True, True),
+            "plain_bf16": step(models.make_pplfast(plain, device), last, True, True),
+        }
     extra = _figures(report, steps)
     extra["pplfast"]["operations_of_plain"] = dense_flops(steps["pplfast"]) / dense_flops(steps["plain"])
     _time(report, work, case, name, steps, extra)
@@ -125,6 +165,7 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
 
     def in_turns(label: str, make: Callable[[], torch.nn.Module]) -> Callable[[], None]:
         """A series of its own with pplfast's step, whose first times stay."""
+
         def measure() -> None:
             pair = {label: step(make(), last, True, True), "pplfast_bf16": steps["pplfast_bf16"]}
             _time(report, work, case, name, pair, _figures(report, {label: pair[label]}), again=("pplfast_bf16",))
@@ -133,8 +174,10 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
 
     later = [in_turns("tuned", lambda: models.tune(models.make_reference(case, ours, device), report.compile))]
     if device == "cuda" and report.compile:
-        later += [in_turns(f"compiled_{mode}", lambda mode=mode: models.compile_pplfast(case, device, mode))
-                  for mode in COMPILED]
+        later += [
+            in_turns(f"compiled_{mode}", lambda mode=mode: models.compile_pplfast(case, device, mode))
+            for mode in COMPILED
+        ]
     return later
 
 
@@ -149,8 +192,15 @@ def _figures(report: Report, steps: dict[str, Callable[[], object]]) -> dict[str
     return extra
 
 
-def _time(report: Report, work: Work, case: Case, name: str, steps: dict[str, Callable[[], object]],
-          extra: dict[str, dict[str, Any]], again: tuple[str, ...] = ()) -> None:
+def _time(
+    report: Report,
+    work: Work,
+    case: Case,
+    name: str,
+    steps: dict[str, Callable[[], object]],
+    extra: dict[str, dict[str, Any]],
+    again: tuple[str, ...] = (),
+) -> None:
     clock = compute_clock(report.device)
     effort = QUICK if report.quick else FULL if report.device == "cuda" else STEPS
     pairs = [pair for pair in work.pairs if not again or {pair.numerator, pair.denominator} == set(steps)]
@@ -158,8 +208,9 @@ def _time(report: Report, work: Work, case: Case, name: str, steps: dict[str, Ca
     report.add(BENCH, name, samples, pairs, work.batch, _floors(report, work, case), extra, clock, again)
 
 
-def _same_training(report: Report, work: Work, case: Case, name: str, images: torch.Tensor, labels: torch.Tensor
-                   ) -> bool:
+def _same_training(
+    report: Report, work: Work, case: Case, name: str, images: torch.Tensor, labels: torch.Tensor
+) -> bool:
     """Loss and the classifier's gradient of two images, without dropout, against the reference."""
     ours = models.make_pplfast(case, report.device)
     reference = models.make_reference(case, ours, report.device)
@@ -175,14 +226,31 @@ def _same_training(report: Report, work: Work, case: Case, name: str, images: to
         loss.backward()
         losses[label], gradients[label] = loss.detach(), model.classifier.weight.grad.clone()
     checks = [
-        report.check(BENCH, name, "loss against the reference, relative",
-                     difference(losses["fp32"], losses["reference"]), LOSS_LIMIT),
-        report.check(BENCH, name, "gradient of the classifier, relative",
-                     difference(gradients["fp32"], gradients["reference"]), GRADIENT_LIMIT),
+        report.check(
+            BENCH,
+            name,
+            "loss against the reference, relative",
+            difference(losses["fp32"], losses["reference"]),
+            LOSS_LIMIT,
+        ),
+        report.check(
+            BENCH,
+            name,
+            "gradient of the classifier, relative",
+            difference(gradients["fp32"], gradients["reference"]),
+            GRADIENT_LIMIT,
+        ),
     ]
     if "bf16" in losses:
-        checks.append(report.check(BENCH, name, "loss in bf16 against the reference, relative",
-                                   difference(losses["bf16"], losses["reference"]), BF16_LIMIT))
+        checks.append(
+            report.check(
+                BENCH,
+                name,
+                "loss in bf16 against the reference, relative",
+                difference(losses["bf16"], losses["reference"]),
+                BF16_LIMIT,
+            )
+        )
     return all(checks)
 
 
@@ -195,7 +263,7 @@ def _floors(report: Report, work: Work, case: Case) -> dict[str, float]:
     if "matmul_bf16" in report.ceilings:
         bf16 = report.ceilings["matmul_bf16"]
         floors |= {"plain_bf16": plain / bf16}
-        floors |= {label: flops / bf16 for label in ("tuned", "pplfast_bf16", *(f"compiled_{mode}" for mode in COMPILED))}
+        floors |= dict.fromkeys(("tuned", "pplfast_bf16", *(f"compiled_{mode}" for mode in COMPILED)), flops / bf16)
     return floors
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from pplfast.benchmarks.harness import Effort, alternate, compute_clock
 from pplfast.benchmarks.images import open_images
+from pplfast.benchmarks.kernel_cost import random_walk as cost
 from pplfast.benchmarks.memory import peak_bytes
 from pplfast.benchmarks.reference.walk import dense_walk
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.data.dataset import DataConfig
 from pplfast.kernels import random_walk
 from pplfast.kernels.backend import force
-from pplfast.benchmarks.kernel_cost import random_walk as cost
 from pplfast.kernels.random_walk import power_weights
 
 BENCH = "walk"
@@ -30,13 +30,20 @@ DIFFERENCE_LIMIT, ARGMAX_LIMIT = 1e-3, 1e-4
 SPEED_GOAL, MEMORY_LIMIT, LARGE_LIMIT = 1000, 0.01, 300e6
 
 
-def run(report: Report, data: DataConfig | None = None, small: tuple[int, int] = SMALL,
-        image: tuple[int, int] = IMAGE, large: tuple[int, int] = LARGE) -> None:
+def run(
+    report: Report,
+    data: DataConfig | None = None,
+    small: tuple[int, int] = SMALL,
+    image: tuple[int, int] = IMAGE,
+    large: tuple[int, int] = LARGE,
+) -> None:
     count = 2 if report.quick else EDGE_MAPS
     with open_images(data, count) as dataset:
         real = [image_edges(path, small) for path in dataset.images]
-        kinds = {f"{count} random edge maps": [random_edges(small, seed) for seed in range(count)],
-                 f"{len(real)} edge maps of {dataset.name}": real}
+        kinds = {
+            f"{count} random edge maps": [random_edges(small, seed) for seed in range(count)],
+            f"{len(real)} edge maps of {dataset.name}": real,
+        }
     for kind, edges in kinds.items():
         _compare_values(report, f"{kind}, {small[0]}x{small[1]}, 2^{SQUARINGS} steps", edges)
     _compare_speed(report, tuple(side // 2 for side in image) if report.quick else image)
@@ -72,8 +79,9 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
     samples = alternate(runs, report.device, Effort(7, 0.0), clock)
     if report.device == "cpu":
         # Only a thread that starts with the setting has it, and torch's threads run already: a fresh process.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _without_denormals,
-                                 (torch.get_num_threads(),)) as fresh:
+        with ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), _without_denormals, (torch.get_num_threads(),)
+        ) as fresh:
             wanted, seconds = fresh.submit(_timed_dense, maps, edge, report.device, clock).result()
     else:
         wanted, seconds = _timed_dense(maps, edge, report.device, clock)
@@ -81,14 +89,24 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
     found = stencil(maps, edge, report.device)
     relative = float((np.abs(found - wanted) / np.maximum(wanted, 1e-30)).max())
     report.check(BENCH, case, "largest relative difference from the dense matrix", relative, DIFFERENCE_LIMIT)
-    report.check(BENCH, case, "share of pixels with another argmax",
-                 float((found.argmax(0) != wanted.argmax(0)).mean()), ARGMAX_LIMIT)
+    report.check(
+        BENCH,
+        case,
+        "share of pixels with another argmax",
+        float((found.argmax(0) != wanted.argmax(0)).mean()),
+        ARGMAX_LIMIT,
+    )
     memory = _peaks((height, width)) if report.device == "cpu" else None
     extra = {}
     if report.device == "cuda":
         plain, triton = (runs[name]().cpu().numpy() for name in ("plain_device_only", "device_only"))
-        report.check(BENCH, case, "largest relative difference from the plain definition",
-                     float((np.abs(triton - plain) / np.maximum(plain, 1e-30)).max()), DIFFERENCE_LIMIT)
+        report.check(
+            BENCH,
+            case,
+            "largest relative difference from the plain definition",
+            float((np.abs(triton - plain) / np.maximum(plain, 1e-30)).max()),
+            DIFFERENCE_LIMIT,
+        )
     elif memory is None:
         report.skip(BENCH, "memory", "measured on a CPU under Linux only")
     else:
@@ -114,8 +132,8 @@ def _device_only(maps: np.ndarray, edge: np.ndarray) -> dict[str, Callable[[], t
 
 
 def _without_denormals(threads: int) -> None:
-    """Entries of the squared matrices fall below 1e-38, where a CPU multiplies in microcode: the fourth squaring was not
-    done after 27 s, and takes 10 s with such entries as zero."""
+    """Entries of the squared matrices fall below 1e-38, where a CPU multiplies in microcode: the fourth squaring was
+    not done after 27 s, and takes 10 s with such entries as zero."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
 
@@ -175,14 +193,16 @@ def random_edges(shape: tuple[int, int], seed: int) -> np.ndarray:
     coarse = torch.rand(1, 1, 7, 8, generator=generator)
     ridge = F.interpolate(coarse, shape, mode="bicubic", align_corners=False)[0, 0]
     noise = torch.rand(shape, generator=generator)
-    return (torch.exp(-((ridge - 0.5) / 0.05) ** 2) * 0.9 + 0.1 * noise).clamp_(0, 1).numpy()
+    return (torch.exp(-(((ridge - 0.5) / 0.05) ** 2)) * 0.9 + 0.1 * noise).clamp_(0, 1).numpy()
 
 
 def image_edges(path: object, shape: tuple[int, int]) -> np.ndarray:
     """Brightness gradients of an image's middle at stride 4, their 95th percentile and all above it 1: (h, w)."""
     with Image.open(path) as image:
-        small = image.convert("L").resize((max(image.width // STRIDE, shape[1] + 2),
-                                           max(image.height // STRIDE, shape[0] + 2)), Image.Resampling.BILINEAR)
+        small = image.convert("L").resize(
+            (max(image.width // STRIDE, shape[1] + 2), max(image.height // STRIDE, shape[0] + 2)),
+            Image.Resampling.BILINEAR,
+        )
     grey = np.asarray(small, np.float32)
     gradient = np.hypot(*np.gradient(grey))
     top, left = (gradient.shape[0] - shape[0]) // 2, (gradient.shape[1] - shape[1]) // 2

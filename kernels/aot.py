@@ -19,8 +19,8 @@ import torch
 from .backend import INTERPRETED, triton
 from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel, widen_kernel
 from .cam_head import cam_head_kernel, head_blocks
-from .dense_crf import update_kernel, update_pixels
 from .dense_crf import WARPS as CRF_WARPS
+from .dense_crf import update_kernel, update_pixels
 from .layout import ROW_OPTIONS, tile_sizes
 from .patch_merge import _merge_kernel
 from .patch_pool import MODES, pool_options, pool_tile
@@ -41,8 +41,23 @@ POINTWISE_BUDGET, HEAD_BUDGET = 128, 192
 
 FLOAT32 = ("scale", "shift", "per_patch", "pooled", "grad_patch", "grad_pooled", "peaks", "weight")
 TYPES = {"arg": "*i32", "classes": "*i64", "sharpness": "fp32", **dict.fromkeys(FLOAT32, "*fp32")}
-MAPS = ("x", "y", "z", "residual", "raw", "activated", "patches", "out", "grad", "grad_y", "grad_z", "grad_raw",
-        "grad_activated", "grad_x", "grad_patches")
+MAPS = (
+    "x",
+    "y",
+    "z",
+    "residual",
+    "raw",
+    "activated",
+    "patches",
+    "out",
+    "grad",
+    "grad_y",
+    "grad_z",
+    "grad_raw",
+    "grad_activated",
+    "grad_x",
+    "grad_patches",
+)
 DIVISIBLE = ("C",)  # by 16 in every real network: allows 16-byte accesses
 
 
@@ -98,10 +113,14 @@ def _pool_cases(mode: str, dtype: str, rows: dict[str, int]) -> list[Case]:
     return [
         Case(f"patch_pool {mode}", pool_kernel, {**constants, **step}, pool_options(mode)),
         Case(f"patch_pool {mode} backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS),
-        *((
-            Case("patch_pool K=1", pool_kernel, {**constants, **step}, pool_options(mode), types=whole),
-            Case("patch_pool K=1 backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS, types=whole),
-        ) if mode == "mean" else ()),
+        *(
+            (
+                Case("patch_pool K=1", pool_kernel, {**constants, **step}, pool_options(mode), types=whole),
+                Case("patch_pool K=1 backward", pool_backward_kernel, {**constants, **rows}, ROW_OPTIONS, types=whole),
+            )
+            if mode == "mean"
+            else ()
+        ),
     ]
 
 
@@ -109,8 +128,13 @@ def _head_case(name: str, dtype: str, tiles: int, sources: int) -> Case:
     """Patch branches and the global map, whose grid of 1 a launch turns into a constant."""
     blocks = head_blocks(DTYPES[dtype], 20, tiles, sources)
     options = {key: blocks.pop(key) for key in ("num_warps", "num_stages", "maxnreg")}
-    types = {"out": "*fp32", "sources": (f"*{dtype}",) * sources, "grids": (*("i32",) * (sources - 1), 1),
-             "hs": ("fp32",) * sources, "ws": ("fp32",) * sources}
+    types = {
+        "out": "*fp32",
+        "sources": (f"*{dtype}",) * sources,
+        "grids": (*("i32",) * (sources - 1), 1),
+        "hs": ("fp32",) * sources,
+        "ws": ("fp32",) * sources,
+    }
     return Case(name, cam_head_kernel, {"SOURCES": sources, "ACT": "relu6", **blocks}, options, HEAD_BUDGET, types)
 
 
@@ -119,17 +143,25 @@ def _fuse_cases() -> list[Case]:
     options = {"num_warps": WARPS}
     fuse = {"SCALES": 4, "NORMALISE": True, "BLOCK": BLOCK}
     return [
-        *(Case(f"cam_fuse widen{name}", widen_kernel, {"FLIP": flip, "BLOCK": BLOCK}, options, types=types)
-          for name, flip in (("", True), (" no flip", False))),
+        *(
+            Case(f"cam_fuse widen{name}", widen_kernel, {"FLIP": flip, "BLOCK": BLOCK}, options, types=types)
+            for name, flip in (("", True), (" no flip", False))
+        ),
         Case("cam_fuse", cam_fuse_kernel, fuse, options, types=types),
         Case("cam_fuse normalise", normalise_kernel, {"EPS": EPSILON, "BLOCK": BLOCK}, options),
     ]
 
 
 def _walk_cases() -> list[Case]:
-    types = {"edge": "*fp32", "weights": "*fp32", "offsets": "*i32", "starts": "*i32", "cells": "*i32",
-             **dict.fromkeys(("last", "before", "sums"), "*fp32"),
-             **dict.fromkeys(("beta", "factor", "coefficient"), "fp32")}
+    types = {
+        "edge": "*fp32",
+        "weights": "*fp32",
+        "offsets": "*i32",
+        "starts": "*i32",
+        "cells": "*i32",
+        **dict.fromkeys(("last", "before", "sums"), "*fp32"),
+        **dict.fromkeys(("beta", "factor", "coefficient"), "fp32"),
+    }
     constants, options = {"BLOCK": WALK_BLOCK}, {"num_warps": WALK_WARPS}
     step = {**constants, "BC": MAPS_PER_PROGRAM}
     return [
@@ -140,8 +172,23 @@ def _walk_cases() -> list[Case]:
 
 def _crf_cases(channels: int) -> list[Case]:
     lattice, pixels = {"num_warps": LATTICE_WARPS}, {"num_warps": CRF_WARPS}
-    values = dict.fromkeys(("values", "cells", "norm", "entry_weights", "energy", "out", "cells_g", "cells_b", "norm_g",
-                            "norm_b", "weights_g", "weights_b"), "*fp32")
+    values = dict.fromkeys(
+        (
+            "values",
+            "cells",
+            "norm",
+            "entry_weights",
+            "energy",
+            "out",
+            "cells_g",
+            "cells_b",
+            "norm_g",
+            "norm_b",
+            "weights_g",
+            "weights_b",
+        ),
+        "*fp32",
+    )
     indices = dict.fromkeys(("starts", "entries", "neighbours", "offsets_g", "offsets_b"), "*i32")
     types = {**values, **indices, "factor_g": "fp32", "factor_b": "fp32"}
     blur = {"BV": blur_vertices(channels), "BC": channels}

@@ -26,7 +26,8 @@ def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, norm
 
 
 # Bytes, O = B*n*H*W outputs, M = numbers in all maps, U = those widened, O * sum of the scales / stride (5/8 O for
-# scales 0.5 to 2 at stride 8): widening reads 4 * M and writes 4 * U, fusing reads 4 * U (each row several times, from the
+# scales 0.5 to 2 at stride 8): widening reads 4 * M and writes 4 * U, fusing reads 4 * U (each row several times, from
+# the
 # caches) and writes 4 * O; the normalisation reads and writes 4 * O again, from the L2 cache where O fits. Eager writes
 # and reads O at least 3 times a scale: 4 * 12 O for 4 scales without flips. Of widened maps an output takes two loads a
 # scale, of neighbouring numbers by neighbouring threads, in place of eight gathers.

@@ -49,8 +49,10 @@ def mean_field(images: Tensor, unary: Tensor, terms: CrfTerms) -> Tensor:
 
 def _update(energy: Tensor, q: Tensor, gaussian: Lattice, bilateral: Lattice, terms: CrfTerms) -> Tensor:
     """softmax(-energy + sum of the weighted filters of q)."""
-    smooth = [(lattice, spread(lattice, q, lattice.norm), weight) for lattice, weight in (
-        (gaussian, terms.gaussian_compat), (bilateral, terms.bilateral_compat))]
+    smooth = [
+        (lattice, spread(lattice, q, lattice.norm), weight)
+        for lattice, weight in ((gaussian, terms.gaussian_compat), (bilateral, terms.bilateral_compat))
+    ]
     if not use_triton(q):
         logits = -energy
         for lattice, cells, weight in smooth:
@@ -61,10 +63,30 @@ def _update(energy: Tensor, q: Tensor, gaussian: Lattice, bilateral: Lattice, te
     (first, cells_g, weight_g), (second, cells_b, weight_b) = smooth
     block = triton.next_power_of_2(labels)
     pixels = update_pixels(block)
-    run(update_kernel, (triton.cdiv(count, pixels),), q, energy, cells_g, first.offsets, first.weights, first.norm,
-        cells_b, second.offsets, second.weights, second.norm, out, weight_g * first.alpha, weight_b * second.alpha,
-        count, labels, VG=first.offsets.shape[1], VB=second.offsets.shape[1], BP=pixels, BC=block,
-        num_warps=WARPS)
+    run(
+        update_kernel,
+        (triton.cdiv(count, pixels),),
+        q,
+        energy,
+        cells_g,
+        first.offsets,
+        first.weights,
+        first.norm,
+        cells_b,
+        second.offsets,
+        second.weights,
+        second.norm,
+        out,
+        weight_g * first.alpha,
+        weight_b * second.alpha,
+        count,
+        labels,
+        VG=first.offsets.shape[1],
+        VB=second.offsets.shape[1],
+        BP=pixels,
+        BC=block,
+        num_warps=WARPS,
+    )
     return out
 
 
@@ -105,8 +127,9 @@ def _slice(cells, offsets, weights, o_p, m_p, o_c, NC, V: tl.constexpr, BP: tl.c
     for j in tl.static_range(V):
         vertex = tl.load(offsets + o_p * V + j, mask=m_p, other=0).to(tl.int64)
         b_w = tl.load(weights + o_p * V + j, mask=m_p, other=0.0)
-        total += b_w[:, None] * tl.load(cells + vertex[:, None] * NC + o_c[None, :],
-                                        mask=m_p[:, None] & (o_c < NC)[None, :], other=0.0)
+        total += b_w[:, None] * tl.load(
+            cells + vertex[:, None] * NC + o_c[None, :], mask=m_p[:, None] & (o_c < NC)[None, :], other=0.0
+        )
     return total
 
 

@@ -75,19 +75,26 @@ def build_lattice(features: Tensor, groups: Tensor | None = None) -> Lattice:
     count, d = features.shape
     rem0, rank, weights = _simplex(features)
     # Keys of the V vertices, by their first d coordinates: the last follows from them.
-    canonical = torch.tensor([[i if j <= d - i else i - (d + 1) for j in range(d + 1)] for i in range(d + 1)],
-                             device=features.device)
+    canonical = torch.tensor(
+        [[i if j <= d - i else i - (d + 1) for j in range(d + 1)] for i in range(d + 1)], device=features.device
+    )
     keys = rem0[:, None, :d] + canonical[:, rank[:, :d]].permute(1, 0, 2)  # (N, V, d)
     codes, steps = _encode(keys.reshape(-1, d), groups, d)
     vertices, inverse, counts = torch.unique(codes, return_inverse=True, return_counts=True)
     entry_order = torch.argsort(inverse, stable=True)
-    neighbours = torch.stack([
-        torch.stack([_find(vertices, vertices + sign * step) for sign in (1, -1)], dim=1) for step in steps])
+    neighbours = torch.stack(
+        [torch.stack([_find(vertices, vertices + sign * step) for sign in (1, -1)], dim=1) for step in steps]
+    )
     flat = weights.reshape(-1)
     bare = Lattice(
-        inverse.reshape(count, d + 1).int(), weights, neighbours.int(),
-        torch.cat((counts.new_zeros(1), counts.cumsum(0))).int(), (entry_order // (d + 1)).int(), flat[entry_order],
-        torch.ones(count, device=features.device))
+        inverse.reshape(count, d + 1).int(),
+        weights,
+        neighbours.int(),
+        torch.cat((counts.new_zeros(1), counts.cumsum(0))).int(),
+        (entry_order // (d + 1)).int(),
+        flat[entry_order],
+        torch.ones(count, device=features.device),
+    )
     total = filter_values(bare, torch.ones(count, 1, device=features.device))[:, 0]
     return replace(bare, norm=(total + 1e-20).rsqrt())
 
@@ -110,7 +117,8 @@ def _simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # rank: how many coordinates have a larger difference; of equal ones the first counts as larger.
     i, j = torch.arange(d + 1, device=features.device)[:, None], torch.arange(d + 1, device=features.device)[None]
     larger = (difference[:, None, :] > difference[:, :, None]) | (
-        (difference[:, None, :] == difference[:, :, None]) & (j < i))
+        (difference[:, None, :] == difference[:, :, None]) & (j < i)
+    )
     rank = larger.sum(2) + surplus
     low, high = rank < 0, rank > d
     rem0 = rem0 + (d + 1) * low - (d + 1) * high
@@ -127,12 +135,14 @@ def _encode(keys: Tensor, groups: Tensor | None, d: int) -> tuple[Tensor, list[i
     """One int64 per key, and for each of the V axes the difference of a neighbour's code."""
     low = keys.amin(0) - (d + 1)  # room for neighbours, which must not run into the next row
     sizes = (keys.amax(0) + (d + 1) - low + 1).tolist()
-    strides = [math.prod(sizes[k + 1:]) for k in range(d)]
+    strides = [math.prod(sizes[k + 1 :]) for k in range(d)]
     cells = math.prod(sizes)
     group_count = 1 if groups is None else int(groups.max()) + 1
-    if cells * group_count >= 2 ** 63:
-        raise ValueError(f"the features span {cells:.1e} cells for each of {group_count} groups, more than an int64 "
-                         "can number; use larger standard deviations or fewer images at a time")
+    if cells * group_count >= 2**63:
+        raise ValueError(
+            f"the features span {cells:.1e} cells for each of {group_count} groups, more than an int64 "
+            "can number; use larger standard deviations or fewer images at a time"
+        )
     codes = ((keys - low) * torch.tensor(strides, device=keys.device)).sum(1)
     if groups is not None:
         codes += groups.repeat_interleave(d + 1) * cells
@@ -224,11 +234,35 @@ def spread(lattice: Lattice, values: Tensor, norm: Tensor) -> Tensor:
     cells = values.new_zeros(vertices + 1, channels)
     other = torch.zeros_like(cells)
     at_once = blur_vertices(block)
-    run(splat_kernel, (vertices,), values, values, lattice.starts, lattice.entries, lattice.entry_weights, norm, cells,
-        channels, BE=SPLAT_ENTRIES, BC=block, num_warps=WARPS)
+    run(
+        splat_kernel,
+        (vertices,),
+        values,
+        values,
+        lattice.starts,
+        lattice.entries,
+        lattice.entry_weights,
+        norm,
+        cells,
+        channels,
+        BE=SPLAT_ENTRIES,
+        BC=block,
+        num_warps=WARPS,
+    )
     for axis in range(axes):
-        run(blur_kernel, (triton.cdiv(vertices, at_once),), values, cells, lattice.neighbours[axis], other,
-            vertices, channels, BV=at_once, BC=block, num_warps=WARPS)
+        run(
+            blur_kernel,
+            (triton.cdiv(vertices, at_once),),
+            values,
+            cells,
+            lattice.neighbours[axis],
+            other,
+            vertices,
+            channels,
+            BV=at_once,
+            BC=block,
+            num_warps=WARPS,
+        )
         cells, other = other, cells
     return cells
 

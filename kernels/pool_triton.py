@@ -4,6 +4,7 @@ from .backend import tl, triton
 from .layout import SIZES, elements, patch_row, tile
 from .tail import act_slope, act_value, load_channels
 
+
 # Bytes, E = size of an element, N = B*C*H*W:
 #   forward   read N: E * N, plus 4 * B*C*(K*K + 1) for the results (below 1% at 14 x 14 cells a patch)
 #   backward  read N, write N (P with padding): E * 2 N

@@ -48,6 +48,7 @@ def power_weights(steps: int) -> tuple[float, ...]:
 
     c[k] = 2 * binomial(n, (n - k) / 2) / 2^n where n - k is even, half of that at k = 0, and 0 elsewhere.
     """
+
     def weight(k: int) -> float:
         if (steps - k) % 2:
             return 0.0
@@ -104,15 +105,17 @@ def _plain(x: Tensor, edge: Tensor, steps: int, beta: float, radius: int, out: T
         walls.fill_(1)
         walls[middle].view(height, row)[:, :width] = edge[index]
         weights.zero_()
-        for plane, (dy, dx), offset in zip(weights, neighbours(radius), offsets, strict=True):
+        for plane, (dy, dx), _offset in zip(weights, neighbours(radius), offsets, strict=True):
             barrier = plane[middle]
             for y, x_ in straight_path(dy, dx):
                 at = margin + y * row + x_
                 torch.maximum(barrier, walls[at : at + size], out=barrier)
             barrier.neg_().add_(1).pow_(beta)
         taps = [(plane[middle], offset) for plane, offset in zip(weights, offsets, strict=True)]
-        taps += [(plane[margin - offset : margin - offset + size], -offset)
-                 for plane, offset in zip(weights, offsets, strict=True)]
+        taps += [
+            (plane[margin - offset : margin - offset + size], -offset)
+            for plane, offset in zip(weights, offsets, strict=True)
+        ]
         share = sum(weight for weight, _ in taps).add_(1).reciprocal_()
         sources = [[plane[:, margin + offset : margin + offset + size] for _, offset in taps] for plane in maps]
         middles = [plane[:, middle] for plane in maps]

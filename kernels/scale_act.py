@@ -163,8 +163,8 @@ def scale_act(
     The sum is rounded to that dtype as if it were stored; all else is float32, rounded once. For the backward pass
     the result alone is kept, and for act "none" nothing. Gradients go to x and residual. Inside torch.compile it is
     the plain definition, which Inductor fuses itself. inplace: x may be overwritten, and is where no gradient is
-    wanted: a tensor of its size less. Raises ValueError for an unknown act, a scale or shift that is not (C,), a residual
-    of another shape or dtype than x.
+    wanted: a tensor of its size less. Raises ValueError for an unknown act, a scale or shift that is not (C,), a
+    residual of another shape or dtype than x.
     """
     _check(x, residual, scale, shift, act)
     if torch.compiler.is_compiling():

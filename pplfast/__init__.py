@@ -40,9 +40,21 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "DataConfig", "Dataset", "RunConfig", "UserError", "__version__", "evaluate_cams", "evaluate_labels",
-    "generate_cams", "generate_labels", "load_classifier", "load_recipe", "open_dataset", "run_chain",
-    "train_classifier", "write_report",
+    "DataConfig",
+    "Dataset",
+    "RunConfig",
+    "UserError",
+    "__version__",
+    "evaluate_cams",
+    "evaluate_labels",
+    "generate_cams",
+    "generate_labels",
+    "load_classifier",
+    "load_recipe",
+    "open_dataset",
+    "run_chain",
+    "train_classifier",
+    "write_report",
 ]
 
 

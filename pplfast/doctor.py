@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = {
-    "pplfast": "pplfast", "torch": "torch", "triton": "triton", "deepspeed": "deepspeed",
-    "DALI": "nvidia-dali-cuda130", "pydensecrf": "pydensecrf2", "numpy": "numpy", "pillow": "pillow",
+    "pplfast": "pplfast",
+    "torch": "torch",
+    "triton": "triton",
+    "deepspeed": "deepspeed",
+    "DALI": "nvidia-dali-cuda130",
+    "pydensecrf": "pydensecrf2",
+    "numpy": "numpy",
+    "pillow": "pillow",
 }
 
 
@@ -42,15 +48,26 @@ def hardware() -> dict[str, str]:
     """CPU, memory and GPUs, in words."""
     import torch
 
-    features = [name for name, has in (("AVX512", torch.cpu._is_avx512_supported()),
-                                       ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported()),
-                                       ("AMX", torch.cpu._is_amx_tile_supported())) if has]
+    features = [
+        name
+        for name, has in (
+            ("AVX512", torch.cpu._is_avx512_supported()),
+            ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported()),
+            ("AMX", torch.cpu._is_amx_tile_supported()),
+        )
+        if has
+    ]
     cpu = f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores usable"
-    gpus = [f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor})"
-            for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))]
-    return {"platform": platform.platform(), "cpu": f"{cpu}{', ' + ' '.join(features) if features else ''}",
-            "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-            "gpus": ", ".join(gpus) or "none"}
+    gpus = [
+        f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor})"
+        for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    ]
+    return {
+        "platform": platform.platform(),
+        "cpu": f"{cpu}{', ' + ' '.join(features) if features else ''}",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "gpus": ", ".join(gpus) or "none",
+    }
 
 
 def examine() -> list[Finding]:
@@ -105,8 +122,13 @@ def _probe_loader() -> list[Finding]:
     if tuple(pixels.shape) != (1, 3, 32, 48) or abs(pixels.float().mean().item() - 200) > 3:
         raise RuntimeError(f"a grey JPEG of 200 came back as {tuple(pixels.shape)}, mean {pixels.float().mean():.0f}")
     mixed = _device() == "cuda"
-    return [Finding("loader", f"DALI {'mixed' if mixed else 'cpu'}",
-                    "decodes on the GPU" if mixed else "no CUDA device: decodes on the CPU")]
+    return [
+        Finding(
+            "loader",
+            f"DALI {'mixed' if mixed else 'cpu'}",
+            "decodes on the GPU" if mixed else "no CUDA device: decodes on the CPU",
+        )
+    ]
 
 
 def _probe_training() -> list[Finding]:
@@ -115,14 +137,20 @@ def _probe_training() -> list[Finding]:
         environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         if _device() == "cpu":
             environment.setdefault("DS_ACCELERATOR", "cpu")
-        done = subprocess.run([sys.executable, "-c", _TRAINING, folder], env=environment, capture_output=True,
-                              text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", _TRAINING, folder], env=environment, capture_output=True, text=True, timeout=300
+        )
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise RuntimeError(f"exit code {done.returncode}: {lines[-1]}")
     accelerator, collective = done.stdout.split()[-2:]
-    return [Finding("training", f"DeepSpeed on {accelerator}, {collective}",
-                    "one step of a one-rank engine; bf16 through torch_autocast")]
+    return [
+        Finding(
+            "training",
+            f"DeepSpeed on {accelerator}, {collective}",
+            "one step of a one-rank engine; bf16 through torch_autocast",
+        )
+    ]
 
 
 _TRAINING = """
@@ -179,14 +207,21 @@ def _probe_precision() -> list[Finding]:
 
 
 PROBES: dict[str, Callable[[], list[Finding]]] = {
-    "kernels": _probe_kernels, "loader": _probe_loader, "training": _probe_training, "dense CRF": _probe_crf,
+    "kernels": _probe_kernels,
+    "loader": _probe_loader,
+    "training": _probe_training,
+    "dense CRF": _probe_crf,
     "precision auto": _probe_precision,
 }
 
 
 def to_dict(findings: list[Finding]) -> dict[str, Any]:
-    return {"versions": versions(), "hardware": hardware(), "findings": [vars(finding) for finding in findings],
-            "ok": all(finding.ok for finding in findings)}
+    return {
+        "versions": versions(),
+        "hardware": hardware(),
+        "findings": [vars(finding) for finding in findings],
+        "ok": all(finding.ok for finding in findings),
+    }
 
 
 def _device() -> str:

@@ -21,7 +21,8 @@ def atomic_path(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it becomes `path`, on any error it is removed.
 
     sync: put the content on the disk before the name. Without, a loss of power (not a kill) may leave a file of the
-    wrong size: for callers that write many files, record their sizes and synchronise them together. The name carries the process id, so that two processes writing the same file do not share a temporary.
+    wrong size: for callers that write many files, record their sizes and synchronise them together. The name carries
+    the process id, so that two processes writing the same file do not share a temporary.
     A full disk becomes a UserError that names the file.
     """
     path = Path(path)
@@ -99,7 +100,7 @@ def load_npy_dict(path: str | os.PathLike) -> dict:
             version = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             _, _, dtype = header(file)
-            if dtype != object:
+            if dtype.kind != "O":
                 raise ValueError(f"holds an array of {dtype}, not a dict")
             value = _NumpyOnlyUnpickler(file).load()
         if isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:

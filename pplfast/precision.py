@@ -13,8 +13,8 @@ SIZE = 512  # of the square product that is timed: 0.27 GFLOP, milliseconds on o
 
 
 def exact_float32() -> None:
-    """From here on in this process, float32 is IEEE's on GPUs too. By default cuDNN's convolutions take the leading 10 of
-    their operands' 23 bits (TF32), and matrix products do not.
+    """From here on in this process, float32 is IEEE's on GPUs too. By default cuDNN's convolutions take the leading 10
+    of their operands' 23 bits (TF32), and matrix products do not.
 
     Set by the names that torch has had since 1.7: the newer `fp32_precision` makes torch refuse to read these, and
     `torch.backends.cudnn.flags` reads them.
@@ -37,7 +37,7 @@ def fastest_convolutions() -> Iterator[None]:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """"auto" -> "bf16" on a GPU that computes it natively and on a CPU where it is faster than float32, else "fp32"."""
+    """For "auto": "bf16" on a GPU that computes it natively and on a CPU where it is the faster one, else "fp32"."""
     if name != "auto":
         return name
     if device.type == "cuda":

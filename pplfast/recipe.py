@@ -138,22 +138,27 @@ class Recipe:
 
 
 def preset_names() -> list[str]:
-    return sorted(Path(str(entry)).stem for entry in resources.files("pplfast.recipes").iterdir()
-                  if str(entry).endswith(".toml"))
+    return sorted(
+        Path(str(entry)).stem for entry in resources.files("pplfast.recipes").iterdir() if str(entry).endswith(".toml")
+    )
 
 
 def load_recipe(name_or_file: str) -> Recipe:
     """A preset by name or a TOML file by path. Raises UserError naming the file, the key and the remedy."""
     if name_or_file in preset_names():
-        source, text = f"preset {name_or_file}", resources.files("pplfast.recipes").joinpath(
-            f"{name_or_file}.toml").read_text(encoding="utf-8")
+        source, text = (
+            f"preset {name_or_file}",
+            resources.files("pplfast.recipes").joinpath(f"{name_or_file}.toml").read_text(encoding="utf-8"),
+        )
     else:
         source = name_or_file
         try:
             text = Path(name_or_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{name_or_file}: neither a recipe file ({error.__class__.__name__}) nor a preset; "
-                            f"presets: {', '.join(preset_names())}") from None
+            raise UserError(
+                f"{name_or_file}: neither a recipe file ({error.__class__.__name__}) nor a preset; "
+                f"presets: {', '.join(preset_names())}"
+            ) from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -186,8 +191,11 @@ def _build(kind: type, table: dict[str, Any], source: str, path: str, base: Any 
     unknown = sorted(set(table) - set(hints))
     if unknown:
         raise UserError(f"{source}: unknown key '{path}{unknown[0]}'; known here: {', '.join(hints)}")
-    bases = {entry.name: getattr(base, entry.name) if base is not None else entry.default_factory()
-             for entry in dataclasses.fields(kind) if entry.default_factory is not dataclasses.MISSING}
+    bases = {
+        entry.name: getattr(base, entry.name) if base is not None else entry.default_factory()
+        for entry in dataclasses.fields(kind)
+        if entry.default_factory is not dataclasses.MISSING
+    }
     values = {key: _convert(value, hints[key], source, f"{path}{key}", bases.get(key)) for key, value in table.items()}
     try:
         return kind(**values) if base is None else dataclasses.replace(base, **values)
@@ -231,10 +239,13 @@ def _check(recipe: Recipe, source: str) -> None:
     need(0 <= recipe.model.dropout < 1, "model.dropout", recipe.model.dropout, "in [0, 1)")
     _check_refinement(recipe, need)
     need(bool(recipe.cam.scales) and min(recipe.cam.scales) > 0, "cam.scales", recipe.cam.scales, "sizes above 0")
-    need(recipe.cam.precision in ("auto", "fp32", "bf16"), "cam.precision", recipe.cam.precision,
-         "auto, fp32 or bf16")
-    need(recipe.label.background in ("threshold", "alpha"), "label.background", recipe.label.background,
-         "threshold or alpha")
+    need(recipe.cam.precision in ("auto", "fp32", "bf16"), "cam.precision", recipe.cam.precision, "auto, fp32 or bf16")
+    need(
+        recipe.label.background in ("threshold", "alpha"),
+        "label.background",
+        recipe.label.background,
+        "threshold or alpha",
+    )
     for variant in recipe.variants:
         need(variant in ("plain", "ppl", "explicit"), "variants", variant, "plain, ppl or explicit")
 
@@ -263,15 +274,23 @@ def _check_optim(optim: OptimConfig, key: str, need: Need) -> None:
 def _check_refinement(recipe: Recipe, need: Need) -> None:
     affinity, segmentation = recipe.affinity, recipe.segmentation
     need(affinity.epochs >= 0, "affinity.epochs", affinity.epochs, "0 (no refinement) or more")
-    need(0 < affinity.background <= affinity.foreground < 1, "affinity.background, foreground",
-         (affinity.background, affinity.foreground), "thresholds with 0 < background <= foreground < 1")
+    need(
+        0 < affinity.background <= affinity.foreground < 1,
+        "affinity.background, foreground",
+        (affinity.background, affinity.foreground),
+        "thresholds with 0 < background <= foreground < 1",
+    )
     need(affinity.radius >= 2, "affinity.radius", affinity.radius, "2 or more")
     need(affinity.walk.radius >= 2, "affinity.walk.radius", affinity.walk.radius, "2 or more")
     need(affinity.walk.beta > 0, "affinity.walk.beta", affinity.walk.beta, "above 0")
     need(affinity.walk.steps >= 0, "affinity.walk.steps", affinity.walk.steps, "0 or more")
     need(segmentation.epochs >= 0, "segmentation.epochs", segmentation.epochs, "0 (no network) or more")
-    need(bool(segmentation.scales) and min(segmentation.scales) > 0, "segmentation.scales", segmentation.scales,
-         "sizes above 0")
+    need(
+        bool(segmentation.scales) and min(segmentation.scales) > 0,
+        "segmentation.scales",
+        segmentation.scales,
+        "sizes above 0",
+    )
     need(segmentation.test_batch >= 1, "segmentation.test_batch", segmentation.test_batch, "1 or more")
     for key, part in (("affinity", affinity), ("segmentation", segmentation)):
         _check_augment(part.augment, f"{key}.augment", need)

@@ -27,8 +27,9 @@ def save_xml(path: Path, *objects: str, difficult: tuple[str, ...] = ()) -> Path
     """An annotation as VOC writes it, with a part inside its first object: parts are not objects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = "<part><name>head</name></part>"
-    things = "".join(f"<object><name>{name}</name><difficult>{int(name in difficult)}</difficult>{part}</object>"
-                     for name in objects)
+    things = "".join(
+        f"<object><name>{name}</name><difficult>{int(name in difficult)}</difficult>{part}</object>" for name in objects
+    )
     path.write_text(f"<annotation>{things}</annotation>")
     return path
 

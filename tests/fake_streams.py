@@ -47,8 +47,9 @@ class FakeStreams:
 
     def note(self, what, tensor=None, stream=None, **more):
         storage = tensor.untyped_storage().data_ptr() if tensor is not None else 0
-        self.events.append(Event(threading.current_thread().name.split("_")[0], what, (stream or self.current()).name,
-                                 storage, **more))
+        self.events.append(
+            Event(threading.current_thread().name.split("_")[0], what, (stream or self.current()).name, storage, **more)
+        )
 
     def of(self, what, thread=None):
         return [event for event in self.events if event.what == what and thread in (None, event.thread)]
@@ -90,11 +91,13 @@ def install(monkeypatch) -> FakeStreams:
     monkeypatch.setattr(torch.cuda, "current_stream", log.current)
     monkeypatch.setattr(torch.cuda, "stream", log.use)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: log.default.synchronize())
-    monkeypatch.setattr(torch.Tensor, "record_stream",
-                        lambda tensor, stream: log.note("record_stream", tensor, stream))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.note("record_stream", tensor, stream))
     monkeypatch.setattr(torch.Tensor, "pin_memory", fake_pin)
     monkeypatch.setattr(torch.Tensor, "to", fake_to)
     monkeypatch.setattr(torch, "from_dlpack", fake_dlpack)
-    monkeypatch.setattr(pipelines, "pipeline_options",
-                        lambda batch_size, threads, device: options(batch_size, threads, torch.device("cpu")))
+    monkeypatch.setattr(
+        pipelines,
+        "pipeline_options",
+        lambda batch_size, threads, device: options(batch_size, threads, torch.device("cpu")),
+    )
     return log

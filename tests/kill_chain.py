@@ -42,8 +42,24 @@ FIGURES = ("cam_miou", "label_miou", "walk_miou", "walk_label_miou", "segmentati
 
 
 def command(data: Path, recipe: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "pplfast", "run", "--data", str(data), "--recipe", str(recipe), "--out", str(out),
-            "--threads", "1", "--checkpoint-every", "1", "--jobs", "1"]
+    return [
+        sys.executable,
+        "-m",
+        "pplfast",
+        "run",
+        "--data",
+        str(data),
+        "--recipe",
+        str(recipe),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        "--checkpoint-every",
+        "1",
+        "--jobs",
+        "1",
+    ]
 
 
 def remove(path: Path) -> None:
@@ -106,11 +122,29 @@ def main() -> int:
         root = Path(folder)
         recipe = root / "kill.toml"
         recipe.write_text(RECIPE, encoding="utf-8")
-        subprocess.run([sys.executable, "-m", "pplfast", "data", "demo", "--out", str(root / "data"), "--train", "12",
-                        "--val", "4", "--size", "96"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pplfast",
+                "data",
+                "demo",
+                "--out",
+                str(root / "data"),
+                "--train",
+                "12",
+                "--val",
+                "4",
+                "--size",
+                "96",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         whole, disturbed = root / "whole", root / "disturbed"
-        subprocess.run(command(root / "data", recipe, whole), check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(root / "data", recipe, whole), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         expected = figures(whole)
         for step, seconds in steps_of(whole).items():
             share = moments.random()
@@ -121,8 +155,9 @@ def main() -> int:
                     (disturbed / "ppl" / "steps" / f"{step}.json").unlink()
                     remove(disturbed / "ppl" / (OUTPUTS | REFINED)[step])
             print(f"killed {share * seconds:.3f} s into {step}", flush=True)
-        subprocess.run(command(root / "data", recipe, disturbed), check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(root / "data", recipe, disturbed), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         found = figures(disturbed)
     for name in FIGURES:
         print(f"{name:<20} {expected[name]:.6f} undisturbed, {found[name]:.6f} after the kills")

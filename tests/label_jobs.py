@@ -25,7 +25,7 @@ def _of_size(width: int, height: int) -> bytes:
     """A JPEG whose header claims a size: whoever decodes it before looking at the header is lost."""
     data = bytearray(jpeg())
     at = data.index(b"\xff\xc0")
-    data[at + 5:at + 9] = struct.pack(">HH", height, width)
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(data)
 
 
@@ -45,7 +45,7 @@ def _damaged() -> bytes:
     """Whole to the eye, with its end marker, but the Huffman tables are gone: the decoder gives up."""
     data = bytearray(jpeg(64, 64))
     at = data.index(b"\xff\xc4")
-    data[at + 4:at + 21] = b"\xff" * 17
+    data[at + 4 : at + 21] = b"\xff" * 17
     return bytes(data)
 
 
@@ -58,8 +58,12 @@ BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
     "too-large": (lambda: _of_size(20_000, 20_000), "20000 x 20000|400000000 pixels"),
     "cmyk": (lambda: jpeg(mode="CMYK"), "CMYK"),
     "depth": (lambda: _other("PNG", Image.fromarray(np.zeros((24, 40), np.uint16))), "a 16-bit PNG"),
-    "animated": (lambda: _other("GIF", Image.new("RGB", (40, 24), "red"), save_all=True,
-                                append_images=[Image.new("RGB", (40, 24), "blue")]), "an animated GIF of 2 frames"),
+    "animated": (
+        lambda: _other(
+            "GIF", Image.new("RGB", (40, 24), "red"), save_all=True, append_images=[Image.new("RGB", (40, 24), "blue")]
+        ),
+        "an animated GIF of 2 frames",
+    ),
     "rotated": (_rotated, "turned by EXIF .orientation 6"),
     "damaged": (_damaged, "damaged"),
     "missing": (None, "no such file"),

@@ -23,9 +23,15 @@ def small_dataset(folder: Path) -> Dataset:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise).resize(size[::-1], Image.BILINEAR).save(folder / "images" / f"{name}.jpg")
         mask = rng.choice(np.array([0, 6, 8, 15, 255], np.uint8), (size[0] // 8 + 1, size[1] // 8 + 1))
-        write_mask(folder / "masks" / f"{name}.png", mask.repeat(8, 0).repeat(8, 1)[:size[0], :size[1]])
-    return Dataset("small/val", ids, tuple(folder / "images" / f"{name}.jpg" for name in ids), CLASSES, LABELS.copy(),
-                   tuple(folder / "masks" / f"{name}.png" for name in ids))
+        write_mask(folder / "masks" / f"{name}.png", mask.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]])
+    return Dataset(
+        "small/val",
+        ids,
+        tuple(folder / "images" / f"{name}.jpg" for name in ids),
+        CLASSES,
+        LABELS.copy(),
+        tuple(folder / "masks" / f"{name}.png" for name in ids),
+    )
 
 
 def write_cams(folder: Path, dataset: Dataset) -> Path:

@@ -29,8 +29,9 @@ def dataset_of(paths: list[Path]) -> Dataset:
 
 
 def small_dataset(folder: Path, count: int, shapes: tuple = ((60, 80), (90, 70), (50, 50))) -> Dataset:
-    return dataset_of([save_jpeg(folder / f"{i:03d}.jpg", picture(*shapes[i % len(shapes)], seed=i))
-                       for i in range(count)])
+    return dataset_of(
+        [save_jpeg(folder / f"{i:03d}.jpg", picture(*shapes[i % len(shapes)], seed=i)) for i in range(count)]
+    )
 
 
 def without_quantisation(jpeg: bytes) -> bytes:

@@ -16,8 +16,9 @@ def conv(state, name, x, stride=1, dilation=1, groups=1):
 
 
 def norm(state, name, x, eps=1e-5):
-    weight, bias, mean, var = (state[f"{name}.{last}"].view(1, -1, 1, 1)
-                               for last in ("weight", "bias", "running_mean", "running_var"))
+    weight, bias, mean, var = (
+        state[f"{name}.{last}"].view(1, -1, 1, 1) for last in ("weight", "bias", "running_mean", "running_var")
+    )
     return (x - mean) / torch.sqrt(var + eps) * weight + bias
 
 
@@ -93,7 +94,8 @@ def wideresnet_features(state, x):
     return x
 
 
-# oneDNN's weight gradient of a strided 1x1 convolution of few channels writes past its workspace: wrong, or it hangs. Seen
+# oneDNN's weight gradient of a strided 1x1 convolution of few channels writes past its workspace: wrong, or it hangs.
+# Seen
 # below 8 channels with AVX2, its issue 6035 says below 16 with AVX-512; no network of the registry has one below 64.
 FEWEST_STRIDED = 16
 
@@ -101,9 +103,19 @@ FEWEST_STRIDED = 16
 def tiny_wideresnet(monkeypatch):
     """Every unit of WideResNet-38 with few channels."""
     torch.manual_seed(0)
-    monkeypatch.setattr(wideresnet, "UNITS", tuple(
-        UnitRow(*row) for row in (("b2", 3, 6, 16, 2, 1, 1), ("b3", 3, 8, 16, 2, 1, 1), ("b4", 6, 10, 10, 2, 1, 1),
-                                  ("b5", 3, 10, 12, 1, 1, 2))))
+    monkeypatch.setattr(
+        wideresnet,
+        "UNITS",
+        tuple(
+            UnitRow(*row)
+            for row in (
+                ("b2", 3, 6, 16, 2, 1, 1),
+                ("b3", 3, 8, 16, 2, 1, 1),
+                ("b4", 6, 10, 10, 2, 1, 1),
+                ("b5", 3, 10, 12, 1, 1, 2),
+            )
+        ),
+    )
     monkeypatch.setattr(wideresnet, "BOTTLENECKS", (("b6", 16, 0.3), ("b7", 24, 0.5)))
     monkeypatch.setattr(wideresnet, "STEM_CHANNELS", 16)
     return randomise(WideResNet38())
@@ -119,9 +131,14 @@ def tiny_resnet(monkeypatch, name="resnet50", output_stride=16):
 def tiny_efficientnet(monkeypatch, output_stride=16):
     torch.manual_seed(0)
     channels = iter((4, 5, 6, 7, 8, 10, 12))
-    monkeypatch.setattr(efficientnet, "GROUPS", tuple(
-        (repeats, kernel, stride, min(expansion, 2), next(channels))
-        for repeats, kernel, stride, expansion, _ in efficientnet.GROUPS))
+    monkeypatch.setattr(
+        efficientnet,
+        "GROUPS",
+        tuple(
+            (repeats, kernel, stride, min(expansion, 2), next(channels))
+            for repeats, kernel, stride, expansion, _ in efficientnet.GROUPS
+        ),
+    )
     monkeypatch.setattr(efficientnet, "STEM_CHANNELS", 4)
     monkeypatch.setattr(efficientnet, "HEAD_CHANNELS", 16)
     return randomise(EfficientNetLite0(output_stride))

@@ -53,16 +53,45 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(folder) -> dict[str, str]:
-    return dict(os.environ, DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1",
-                GLOO_SOCKET_IFNAME="cable", DS_ENV_FILE=str(folder / "environment"))
+    return dict(
+        os.environ,
+        DS_ACCELERATOR="cpu",
+        CUDA_VISIBLE_DEVICES="",
+        OMP_NUM_THREADS="1",
+        GLOO_SOCKET_IFNAME="cable",
+        DS_ENV_FILE=str(folder / "environment"),
+    )
 
 
 def train_arguments(folder: Path, out: Path) -> list[str]:
     data = folder / "data"
-    return ["train", "--data", str(data), "--labels", str(data / "labels.csv"), "--classes", CLASSES, "--recipe",
-            str(folder / "tiny.toml"), "--set", "stages.0.epochs=10", "--set", "stages.1.epochs=6.667",
-            "--out", str(out), "--threads", "1", "--log-every", "1", "--checkpoint-every", "4",
-            "--lost-after", str(LOST_AFTER), "--stuck-after", "120"]
+    return [
+        "train",
+        "--data",
+        str(data),
+        "--labels",
+        str(data / "labels.csv"),
+        "--classes",
+        CLASSES,
+        "--recipe",
+        str(folder / "tiny.toml"),
+        "--set",
+        "stages.0.epochs=10",
+        "--set",
+        "stages.1.epochs=6.667",
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        "--log-every",
+        "1",
+        "--checkpoint-every",
+        "4",
+        "--lost-after",
+        str(LOST_AFTER),
+        "--stuck-after",
+        "120",
+    ]
 
 
 def complete(process: subprocess.Popen) -> str:
@@ -86,22 +115,33 @@ def differing(out: Path, other: Path) -> list[str]:
 def two_hosts_run(hosts, folder, environment) -> Path:
     """50 steps on two hosts of one rank each, without a break, by the plain DeepSpeed command."""
     out = folder / "two-hosts"
-    process = hosts.start("node-a", [PYTHON, DEEPSPEED, "--hostfile", folder / "hostfile", "--module", "pplfast",
-                                     *train_arguments(folder, out)], env=environment, stderr=subprocess.PIPE)
+    process = hosts.start(
+        "node-a",
+        [PYTHON, DEEPSPEED, "--hostfile", folder / "hostfile", "--module", "pplfast", *train_arguments(folder, out)],
+        env=environment,
+        stderr=subprocess.PIPE,
+    )
     assert "2 ranks on cpu" in complete(process)
     return out
 
 
 def test_two_hosts_equal_one_host_with_two_ranks(hosts, folder, environment, two_hosts_run, capsys):
     out = folder / "one-host"
-    complete(hosts.start("node-a", [PYTHON, DEEPSPEED, "--num_accelerators", "2", "--module", "pplfast",
-                                    *train_arguments(folder, out)],
-                         env={**environment, "GLOO_SOCKET_IFNAME": "lo"}, stderr=subprocess.PIPE))
+    complete(
+        hosts.start(
+            "node-a",
+            [PYTHON, DEEPSPEED, "--num_accelerators", "2", "--module", "pplfast", *train_arguments(folder, out)],
+            env={**environment, "GLOO_SOCKET_IFNAME": "lo"},
+            stderr=subprocess.PIPE,
+        )
+    )
     one, two = losses(out), losses(two_hosts_run)
     same = sum(a == b for a, b in zip(one, two, strict=True))
     with capsys.disabled():
-        print(f"\ntwo hosts x 1 rank against one host x 2 ranks: {same} of {len(one)} losses identical, "
-              f"{len(differing(out, two_hosts_run))} tensors of the classifier differ; last loss {one[-1]:.6f}")
+        print(
+            f"\ntwo hosts x 1 rank against one host x 2 ranks: {same} of {len(one)} losses identical, "
+            f"{len(differing(out, two_hosts_run))} tensors of the classifier differ; last loss {one[-1]:.6f}"
+        )
     assert len(one) == STEPS and one == two and not differing(out, two_hosts_run)
 
 
@@ -109,9 +149,35 @@ def test_labels_from_two_hosts(hosts, folder, environment, two_hosts_run, capsys
     """`deepspeed --hostfile ... --module pplfast label` as it stands: each host labels a part."""
     data, out = folder / "data", folder / "labels"
     process = hosts.start(
-        "node-a", [PYTHON, DEEPSPEED, "--hostfile", folder / "hostfile", "--module", "pplfast", "label", "--data", data,
-                   "--labels", data / "labels.csv", "--classes", CLASSES, "--model", two_hosts_run, "--out", out,
-                   "--value", "0.25", "--scales", "1", "--jobs", "1"], env=environment, stderr=subprocess.PIPE)
+        "node-a",
+        [
+            PYTHON,
+            DEEPSPEED,
+            "--hostfile",
+            folder / "hostfile",
+            "--module",
+            "pplfast",
+            "label",
+            "--data",
+            data,
+            "--labels",
+            data / "labels.csv",
+            "--classes",
+            CLASSES,
+            "--model",
+            two_hosts_run,
+            "--out",
+            out,
+            "--value",
+            "0.25",
+            "--scales",
+            "1",
+            "--jobs",
+            "1",
+        ],
+        env=environment,
+        stderr=subprocess.PIPE,
+    )
     complete(process)
     labels = sorted(path.stem for path in out.glob("*.png"))
     with capsys.disabled():
@@ -140,9 +206,24 @@ class Lines:
 
 
 def start_recorded(hosts, folder: Path, environment: dict[str, str], out: Path, plan: str) -> subprocess.Popen:
-    return hosts.start("node-a", [PYTHON, "-c", RECORDED_LAUNCH, out.with_suffix(".record"), plan, "launch",
-                                  "--hostfile", folder / "hostfile", "--restarts", "1", *train_arguments(folder, out)],
-                       env={**environment, "PYTHONPATH": str(TESTS)}, stderr=subprocess.PIPE)
+    return hosts.start(
+        "node-a",
+        [
+            PYTHON,
+            "-c",
+            RECORDED_LAUNCH,
+            out.with_suffix(".record"),
+            plan,
+            "launch",
+            "--hostfile",
+            folder / "hostfile",
+            "--restarts",
+            "1",
+            *train_arguments(folder, out),
+        ],
+        env={**environment, "PYTHONPATH": str(TESTS)},
+        stderr=subprocess.PIPE,
+    )
 
 
 def steps_trained(record: Path) -> dict[int, list[int]]:
@@ -196,9 +277,11 @@ def test_a_host_cut_off_in_mid_stage(hosts, folder, environment, two_hosts_run, 
     epochs = assert_each_image_once(out.with_suffix(".record"))
     difference = abs(losses(out)[-1] - whole[-1]) / whole[-1]
     with capsys.disabled():
-        print(f"\nhost cut off: named after {named - cut:.1f} s (stated: {LOST_AFTER} s), ended everywhere after "
-              f"{ended - cut:.1f} s\n  {line.strip()}\n  each image once in each of {epochs} epochs; last loss "
-              f"{losses(out)[-1]:.6f} against {whole[-1]:.6f} uninterrupted ({difference:.2e} relative)")
+        print(
+            f"\nhost cut off: named after {named - cut:.1f} s (stated: {LOST_AFTER} s), ended everywhere after "
+            f"{ended - cut:.1f} s\n  {line.strip()}\n  each image once in each of {epochs} epochs; last loss "
+            f"{losses(out)[-1]:.6f} against {whole[-1]:.6f} uninterrupted ({difference:.2e} relative)"
+        )
     assert named - cut < LOST_AFTER and len(losses(out)) == STEPS
     assert losses(out) == pytest.approx(whole, rel=5e-3)
 
@@ -217,10 +300,12 @@ def test_a_killed_rank_on_the_other_host(hosts, folder, environment, two_hosts_r
     epochs = assert_each_image_once(record)
     assert named - misfortune["time"] < LOST_AFTER
     with capsys.disabled():
-        print(f"\nrank killed: named after {named - misfortune['time']:.1f} s (stated: {LOST_AFTER} s)\n  "
-              f"{line.strip()}\n  each image once in each of {epochs} epochs; "
-              f"{sum(a == b for a, b in zip(losses(out), losses(two_hosts_run), strict=True))} of {STEPS} losses and "
-              f"all but {len(differing(out, two_hosts_run))} tensors identical to the uninterrupted run")
+        print(
+            f"\nrank killed: named after {named - misfortune['time']:.1f} s (stated: {LOST_AFTER} s)\n  "
+            f"{line.strip()}\n  each image once in each of {epochs} epochs; "
+            f"{sum(a == b for a, b in zip(losses(out), losses(two_hosts_run), strict=True))} of {STEPS} losses and "
+            f"all but {len(differing(out, two_hosts_run))} tensors identical to the uninterrupted run"
+        )
     assert losses(out) == losses(two_hosts_run) and not differing(out, two_hosts_run)
 
 
@@ -238,7 +323,9 @@ def test_two_one_and_two_ranks_at_every_zero_stage(hosts, folder, environment, c
     with capsys.disabled():
         print()
         for line in found:
-            print(f"ZeRO {line['zero']}, resumed on {line['world']} rank(s): {line['identical']} of {line['tensors']} "
-                  f"tensors ({line['momentum']} of them momentum) are bitwise those saved")
+            print(
+                f"ZeRO {line['zero']}, resumed on {line['world']} rank(s): {line['identical']} of {line['tensors']} "
+                f"tensors ({line['momentum']} of them momentum) are bitwise those saved"
+            )
     assert [(line["world"], line["zero"]) for line in found] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
     assert all(line["identical"] == line["tensors"] and line["same_names"] and line["momentum"] for line in found)

@@ -14,8 +14,17 @@ from triton.runtime.jit import create_function_from_signature
 
 from pplfast import kernels
 
-MODULES = ("scale_act", "patch_split", "patch_merge", "patch_pool", "cam_head", "cam_fuse", "random_walk", "dense_crf",
-           "permutohedral")
+MODULES = (
+    "scale_act",
+    "patch_split",
+    "patch_merge",
+    "patch_pool",
+    "cam_head",
+    "cam_fuse",
+    "random_walk",
+    "dense_crf",
+    "permutohedral",
+)
 STRIDE, CHANNELS = 8, 512
 CELLS = (15, 16, 17, 32, 47, 48)  # of a map's side: what 16 divides, and what it does not
 backend = make_backend(GPUTarget("cuda", 90, 32))

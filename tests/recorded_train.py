@@ -50,8 +50,17 @@ def train_step(engine, batches, *rest):
             time.sleep(3600)
     result = step.train_step(engine, batches, *rest)
     images = [int(i) for batch in batches for i, weight in zip(batch.indices, batch.weights, strict=True) if weight]
-    append(f"rank{ranks.rank}.jsonl", {"session": session, "world": ranks.world, "host": socket.gethostname(),
-                                       "stage": place[0], "iteration": place[1], "images": images})
+    append(
+        f"rank{ranks.rank}.jsonl",
+        {
+            "session": session,
+            "world": ranks.world,
+            "host": socket.gethostname(),
+            "stage": place[0],
+            "iteration": place[1],
+            "images": images,
+        },
+    )
     return result
 
 

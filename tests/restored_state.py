@@ -9,11 +9,19 @@ from pplfast.train.ranks import Ranks
 
 
 def restore_and_compare(engine: Any, saved: state.TrainState, ranks: Ranks) -> dict[str, Any]:
-    """Instead of state.restore_optimizer: restores, collects again and counts the tensors that are identical (rank 0)."""
+    """Instead of state.restore_optimizer: restores, collects again, counts the identical tensors (rank 0)."""
     state.restore_optimizer(engine, saved, ranks)
     again = state.collect_state(engine, ranks, momentum=True)
-    same = [name for name, tensor in saved.tensors.items()
-            if torch.equal(tensor.flatten().view(torch.uint8), again.tensors[name].flatten().view(torch.uint8))]
-    return {"world": ranks.world, "zero": engine.zero_optimization_stage(), "tensors": len(saved.tensors),
-            "momentum": sum(name.startswith(state.MOMENTUM) for name in saved.tensors), "identical": len(same),
-            "same_names": again.tensors.keys() == saved.tensors.keys()}
+    same = [
+        name
+        for name, tensor in saved.tensors.items()
+        if torch.equal(tensor.flatten().view(torch.uint8), again.tensors[name].flatten().view(torch.uint8))
+    ]
+    return {
+        "world": ranks.world,
+        "zero": engine.zero_optimization_stage(),
+        "tensors": len(saved.tensors),
+        "momentum": sum(name.startswith(state.MOMENTUM) for name in saved.tensors),
+        "identical": len(same),
+        "same_names": again.tensors.keys() == saved.tensors.keys(),
+    }

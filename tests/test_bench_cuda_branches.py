@@ -39,8 +39,13 @@ def called_cuda(monkeypatch):
 
     for module in (harness, crf):
         monkeypatch.setattr(module, "device_seconds", seconds)
-    for name, value in (("empty_cache", None), ("reset_peak_memory_stats", None), ("memory_allocated", 1 << 30),
-                        ("max_memory_allocated", 3 << 30), ("synchronize", None)):
+    for name, value in (
+        ("empty_cache", None),
+        ("reset_peak_memory_stats", None),
+        ("memory_allocated", 1 << 30),
+        ("max_memory_allocated", 3 << 30),
+        ("synchronize", None),
+    ):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *arguments, **options: self)
     # Autocast to what this CPU may have to emulate would take minutes.
@@ -71,7 +76,11 @@ def test_training_step(report: Report):
     train.run(report, replace(train.GPU_WORK, backbone="efficientnet_lite0", positions=("group4",), size=64, batch=2))
     rows = _rows(report)
     assert [name for name, row in rows.items() if row["tf32"]] == [
-        "reference_tf32", "pplfast_bf16", "plain_bf16", "tuned"]
+        "reference_tf32",
+        "pplfast_bf16",
+        "plain_bf16",
+        "tuned",
+    ]
     assert {name for name, row in rows.items() if not row["tf32"]} == {"reference", "pplfast", "plain"}
     assert rows["pplfast_bf16"]["goal_share"] == 0.5 and all(row["peak_gib"] == 2 for row in rows.values())
     goals = {(row["numerator"], row["denominator"]): row["goal"] for row in report.ratios}
@@ -128,6 +137,10 @@ def test_smoke(tmp_path, monkeypatch):
     assert not smoke.failed, [row for row in smoke.lines if not row.get("ok", True)]
     lines = {row["name"]: row for row in smoke.lines}
     assert lines["train efficientnet_lite0 explicit fp16"]["peak_gib"] == 3
-    for name in ("kernels in efficientnet_lite0 fp32", "CAMs of 2 images efficientnet_lite0 kernels bf16",
-                 "dense CRF kernels", "random walk kernels"):
+    for name in (
+        "kernels in efficientnet_lite0 fp32",
+        "CAMs of 2 images efficientnet_lite0 kernels bf16",
+        "dense CRF kernels",
+        "random walk kernels",
+    ):
         assert lines[name]["ok"], lines[name]

@@ -1,6 +1,6 @@
 """A benchmark that is killed at any moment: every row that it printed is in its results file.
 
-    python tests/test_bench_cut_off.py        prints how many of 20 tries kept all their rows
+python tests/test_bench_cut_off.py        prints how many of 20 tries kept all their rows
 """
 
 import io

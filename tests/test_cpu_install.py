@@ -19,8 +19,11 @@ from pplfast.patch.branches import PatchStage, remaining_stride
 from pplfast.patch.classifier import PatchClassifier
 
 CPU = torch.device("cpu")
-TINY = {"efficientnet_lite0": (tiny_efficientnet, "group3"), "resnet50": (tiny_resnet, "layer2"),
-        "wrn38": (tiny_wideresnet, "b3_2")}
+TINY = {
+    "efficientnet_lite0": (tiny_efficientnet, "group3"),
+    "resnet50": (tiny_resnet, "layer2"),
+    "wrn38": (tiny_wideresnet, "b3_2"),
+}
 
 
 def classifier(name, monkeypatch, mode="progressive"):
@@ -66,8 +69,9 @@ def test_depthwise_convolutions_train_in_bf16_with_maps_in_bf16(monkeypatch, one
     seen = []
     monkeypatch.setattr("pplfast.cpu.convolution.depthwise_act", lambda x, *args: seen.append(x.dtype) or x)
     with torch.autocast("cpu", torch.bfloat16):
-        block._depthwise_conv.depthwise(torch.zeros(1, block._depthwise_conv.in_channels, 4, 4).bfloat16(), block._bn1,
-                                        "none", "relu6")
+        block._depthwise_conv.depthwise(
+            torch.zeros(1, block._depthwise_conv.in_channels, 4, 4).bfloat16(), block._bn1, "none", "relu6"
+        )
     assert seen == [torch.bfloat16]
 
 
@@ -77,9 +81,15 @@ def test_nothing_is_installed_for_another_device(monkeypatch):
     assert type(model) is PatchClassifier and not any(isinstance(module, CpuConv) for module in model.modules())
 
 
-@pytest.mark.parametrize("grid, size", (
-    (2, (512, 640)), (3, (768, 672)),  # that K divides
-    (2, (520, 648)), (3, (856, 696))))  # that it does not: strips along the padding too
+@pytest.mark.parametrize(
+    "grid, size",
+    (
+        (2, (512, 640)),
+        (3, (768, 672)),  # that K divides
+        (2, (520, 648)),
+        (3, (856, 696)),
+    ),
+)  # that it does not: strips along the padding too
 @pytest.mark.parametrize("name, cut", (("resnet50", "layer3"), ("wrn38", "b4_5")))
 def test_shared_cells_equal_the_definition(name, cut, grid, size, monkeypatch):
     taken = []
@@ -96,16 +106,23 @@ def test_shared_cells_equal_the_definition(name, cut, grid, size, monkeypatch):
     assert len(taken) == before, "training shares nothing"
 
 
-@pytest.mark.parametrize("name, output_stride, position, size, blocks", (
-    ("resnet50", 16, "layer2", (32, 48), 2), ("resnet50", 8, "layer3", (32, 48), 2), ("wrn38", 8, "b4_5", (32, 28), 2),
-    ("resnet50", 16, "layer3", (35, 47), 3), ("wrn38", 8, "b4_5", (41, 30), 2)))
+@pytest.mark.parametrize(
+    "name, output_stride, position, size, blocks",
+    (
+        ("resnet50", 16, "layer2", (32, 48), 2),
+        ("resnet50", 8, "layer3", (32, 48), 2),
+        ("wrn38", 8, "b4_5", (32, 28), 2),
+        ("resnet50", 16, "layer3", (35, 47), 3),
+        ("wrn38", 8, "b4_5", (41, 30), 2),
+    ),
+)
 def test_reach_and_stride_of_real_blocks(name, output_stride, position, size, blocks, monkeypatch):
     """Of the blocks behind the cut, on a random map in place of the blocks before it."""
     backbone, _ = create(name, weights="none", output_stride=output_stride)
     first = backbone.position(position) + 1
     x = torch.randn(1, backbone.specs[first - 1].channels, *size)
     run = backbone.run
-    monkeypatch.setattr(backbone, "specs", backbone.specs[:first + blocks])
+    monkeypatch.setattr(backbone, "specs", backbone.specs[: first + blocks])
     monkeypatch.setattr(backbone, "run", lambda y, a, b, *more: x if a == 0 else run(y, a, b, *more))
     with torch.no_grad():
         patches, whole = strips.run_shared(backbone, x, PatchStage(first, 2))
@@ -133,7 +150,9 @@ def test_wide_convolutions_run_by_winograd_without_gradients_only(monkeypatch):
         direct = conv(x, bn)
         cpu.install(conv, CPU)
         calls = []
-        monkeypatch.setattr("pplfast.cpu.convolution.winograd_conv", lambda *args: calls.append(1) or winograd_conv(*args))
+        monkeypatch.setattr(
+            "pplfast.cpu.convolution.winograd_conv", lambda *args: calls.append(1) or winograd_conv(*args)
+        )
         torch.testing.assert_close(conv(x, bn), direct, atol=1e-4, rtol=1e-4)
         assert len(calls) == 1
         conv(x[:, :, :8, :8], bn)  # too few tiles

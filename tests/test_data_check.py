@@ -18,7 +18,7 @@ WARNINGS = ("grey", "orientation", "no-class", "mask-ids")
 @pytest.fixture
 def spoiled(tmp_path):
     """Two good images, and one image per kind of fault with the kind for its id; `damaged` shows when decoded."""
-    root = make_voc(tmp_path / "set", {id: ("cat",) for id in ("good", *ERRORS, *WARNINGS, "last")})
+    root = make_voc(tmp_path / "set", dict.fromkeys(("good", *ERRORS, *WARNINGS, "last"), ("cat",)))
     images, annotations, masks = root / "JPEGImages", root / "Annotations", root / "SegmentationClass"
     whole = (images / "good.jpg").read_bytes()
     (images / "missing.jpg").unlink()

@@ -22,8 +22,9 @@ def names(dataset, index):
 
 
 def vectors(ids, order=VOC_NAMES):
-    return {id: np.array([name in LABELS[key] for name in order], np.float32)
-            for id, key in zip(ids, LABELS, strict=True)}
+    return {
+        id: np.array([name in LABELS[key] for name in order], np.float32) for id, key in zip(ids, LABELS, strict=True)
+    }
 
 
 def open_error(**settings):
@@ -50,8 +51,10 @@ def test_list_of_image_and_mask_paths(voc, tmp_path):
     augmented.mkdir()
     (voc / "SegmentationClass" / "2007_000033.png").rename(augmented / "2007_000033.png")
     file = tmp_path / "train_aug.txt"
-    file.write_text("/JPEGImages/2007_000033.jpg /SegmentationClassAug/2007_000033.png\n"
-                    "/JPEGImages/2007_000039.jpg /SegmentationClassAug/2007_000039.png\n")
+    file.write_text(
+        "/JPEGImages/2007_000033.jpg /SegmentationClassAug/2007_000033.png\n"
+        "/JPEGImages/2007_000039.jpg /SegmentationClassAug/2007_000039.png\n"
+    )
     dataset = open_dataset(DataConfig(str(voc), str(file)))
     assert dataset.name == "VOC2012/train_aug" and dataset.ids == ("2007_000033", "2007_000039")
     assert dataset.images[0] == voc / "JPEGImages" / "2007_000033.jpg"
@@ -118,7 +121,9 @@ def test_missing_and_broken_xml(voc):
     problems = []
     dataset = open_dataset(DataConfig(str(voc), "train"), problems)
     assert [(p.id, p.kind, p.severity, p.path) for p in problems] == [
-        ("2007_000032", "no-labels", "error", missing), ("2007_000033", "bad-labels", "error", broken)]
+        ("2007_000032", "no-labels", "error", missing),
+        ("2007_000033", "bad-labels", "error", broken),
+    ]
     assert not dataset.labels[:2].any() and names(dataset, 2) == {"person", "cat"}
 
 
@@ -253,8 +258,9 @@ def test_options_describe_a_data_set(voc):
     save_xml(voc / "Annotations" / "2007_000032.xml", "cat", "dog", difficult=("dog",))
     parser = argparse.ArgumentParser()
     add_data_arguments(parser)
-    dataset = dataset_from_arguments(parser.parse_args(
-        ["--data", str(voc), "--list", "train", "--classes", "dog,cat", "--skip-difficult"]))
+    dataset = dataset_from_arguments(
+        parser.parse_args(["--data", str(voc), "--list", "train", "--classes", "dog,cat", "--skip-difficult"])
+    )
     assert dataset.labels.tolist() == [[0, 1], [1, 0], [0, 1]]
 
 

@@ -61,7 +61,11 @@ def test_on_a_gpu_the_buffer_goes_back_only_when_it_has_been_read(streams, dtype
     batch.array[:] = 0  # DALI uses the buffer again
     assert (tensor == 5).all() and tensor.dtype == (dtype or torch.uint8)
     assert [(event.what, event.stream) for event in streams.events] == [
-        ("from DALI", "own 0"), ("synchronize", "own 0"), ("record_stream", "default"), ("released", "default")]
+        ("from DALI", "own 0"),
+        ("synchronize", "own 0"),
+        ("record_stream", "default"),
+        ("released", "default"),
+    ]
     assert streams.of("record_stream")[0].storage == tensor.untyped_storage().data_ptr()
 
 
@@ -89,8 +93,9 @@ def test_training_batches(streams, dataset, masks):
     expected = list(TrainLoader(dataset, AUGMENT, MEAN, STD, 4, threads=1, masks=masks).epoch(0))
     streams.events.clear()
     found = list(TrainLoader(dataset, AUGMENT, MEAN, STD, 4, threads=1, masks=masks, device=GPU).epoch(0))
-    assert_handed_over(streams, [tensor for batch in found for tensor in (batch.images, batch.labels, batch.weights)],
-                       "augment")
+    assert_handed_over(
+        streams, [tensor for batch in found for tensor in (batch.images, batch.labels, batch.weights)], "augment"
+    )
     assert len(streams.of("transfer", "augment")) == len(found) * (1 if masks else 2)
     for batch, one in zip(found, expected, strict=True):
         for name in ("images", "labels", "weights"):

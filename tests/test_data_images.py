@@ -91,7 +91,12 @@ def test_palette_is_that_of_voc(voc_mini):
 def test_known_palette_colours():
     colours = np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)
     assert colours[[0, 1, 15, 20, 255]].tolist() == [
-        [0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192]]
+        [0, 0, 0],
+        [128, 0, 0],
+        [192, 128, 128],
+        [0, 64, 128],
+        [224, 224, 192],
+    ]
 
 
 def test_mask_round_trip(tmp_path):

@@ -16,8 +16,15 @@ def findings() -> list[doctor.Finding]:
 def test_every_part_works_here(findings):
     assert [finding for finding in findings if not finding.ok] == []
     engines = {finding.engine for finding in findings}
-    assert {"kernel patch_split", "kernel patch_pool", "kernel cam_fuse", "loader", "training", "dense CRF",
-            "precision auto"} <= engines
+    assert {
+        "kernel patch_split",
+        "kernel patch_pool",
+        "kernel cam_fuse",
+        "loader",
+        "training",
+        "dense CRF",
+        "precision auto",
+    } <= engines
     assert all(finding.backend and finding.why for finding in findings)
 
 
@@ -29,8 +36,12 @@ def test_a_part_that_fails_is_named_and_the_others_are_still_examined(monkeypatc
     assert main(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert not report["ok"]
-    assert report["findings"][0] == {"engine": "part", "backend": "fails", "ok": False,
-                                     "why": "OSError: libpart.so: cannot open shared object file"}
+    assert report["findings"][0] == {
+        "engine": "part",
+        "backend": "fails",
+        "ok": False,
+        "why": "OSError: libpart.so: cannot open shared object file",
+    }
     assert report["findings"][1]["ok"]
     assert main(["doctor"]) == 1
     assert "libpart.so" in capsys.readouterr().out

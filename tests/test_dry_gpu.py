@@ -13,9 +13,15 @@ from dry_gpu.table import TABLE
 RUN = Path(__file__).with_name("dry_gpu") / "run.py"
 SECONDS = 60  # of processor time for all cases
 FAULTS = {  # what the run has to say
-    "D1": "should be the same", "D12": "waits, 0 allowed: bincount", "nchw": "NCHW tensors, 0 allowed",
-    "copy": "copies, 0 allowed", "item": "waits, 0 allowed: item", "mix": "CPU and CUDA tensors in aten::convolution",
-    "gradient": "has no gradient", "memory": "MiB alive at once"}
+    "D1": "should be the same",
+    "D12": "waits, 0 allowed: bincount",
+    "nchw": "NCHW tensors, 0 allowed",
+    "copy": "copies, 0 allowed",
+    "item": "waits, 0 allowed: item",
+    "mix": "CPU and CUDA tensors in aten::convolution",
+    "gradient": "has no gradient",
+    "memory": "MiB alive at once",
+}
 
 pytestmark = pytest.mark.skipif(bool(machine.missing()), reason=machine.missing())
 

@@ -45,7 +45,11 @@ def test_confusion_and_iou_by_hand():
     ious = class_ious(matrix, CLASSES)
     assert [entry.iou for entry in ious] == [pytest.approx(100 / 3), pytest.approx(100 / 3), 0.0, None]
     assert [(entry.name, entry.id, entry.truth_pixels) for entry in ious] == [
-        ("background", 0, 2), ("bus", 6, 2), ("cat", 8, 1), ("person", 15, 0)]
+        ("background", 0, 2),
+        ("bus", 6, 2),
+        ("cat", 8, 1),
+        ("person", 15, 0),
+    ]
     assert mean_iou(ious) == pytest.approx(200 / 9)
 
 
@@ -119,7 +123,7 @@ def test_class_of_nobody_is_left_out_and_reported(small):
 
 
 def test_warnings(small):
-    dataset, cams, folder = small
+    dataset, cams, _folder = small
     object.__setattr__(dataset, "name", "VOC2012/train_aug")
     object.__setattr__(dataset, "masks", (None, *dataset.masks[1:]))
     object.__setattr__(dataset, "classes", ClassList(("bus", "cat", "person"), (6, 8, 14)))

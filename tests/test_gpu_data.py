@@ -86,8 +86,10 @@ def test_the_maps_of_a_late_network_are_those_of_a_prompt_one(pictures):
     def maps(pause):
         made = MapMaker(Cells().to(DEVICE), CamConfig((1.0, 2.0, 0.5), True), "fp32", 8 << 30, 8, 4)
         made.model.pause = pause
-        return [made(batch, classes).cpu() if pause is torch.cuda.synchronize else made(batch, classes)
-                for batch in pictures]
+        return [
+            made(batch, classes).cpu() if pause is torch.cuda.synchronize else made(batch, classes)
+            for batch in pictures
+        ]
 
     expected = maps(torch.cuda.synchronize)
     assert_equal_maps([one.cpu() for one in maps(sleep)], expected)
@@ -195,10 +197,15 @@ def test_labels_are_those_of_blocking_launches(tmp_path):
     the border of two classes may differ, but no image."""
     root = make_images(tmp_path, 64, ((496, 376), (376, 496), (256, 256)))
     for name, blocking in (("free", "0"), ("blocking", "1")):
-        command = [sys.executable, "-m", "pplfast",
-                   *label_arguments(root, tmp_path / name, "--scales", "1,2,0.5", "--batch", "8")]
-        run = subprocess.run(command, env={**os.environ, "CUDA_LAUNCH_BLOCKING": blocking}, capture_output=True,
-                             text=True, timeout=300)
+        command = [
+            sys.executable,
+            "-m",
+            "pplfast",
+            *label_arguments(root, tmp_path / name, "--scales", "1,2,0.5", "--batch", "8"),
+        ]
+        run = subprocess.run(
+            command, env={**os.environ, "CUDA_LAUNCH_BLOCKING": blocking}, capture_output=True, text=True, timeout=300
+        )
         assert run.returncode == 0 and "CRF computed by device" in run.stderr, run.stdout + run.stderr
         assert json.loads((tmp_path / name / "settings.json").read_text())["crf_engine"] == "device"
     names = list(pngs(tmp_path / "free"))

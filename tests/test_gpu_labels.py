@@ -125,5 +125,6 @@ def test_fused_maps_beyond_the_limits_of_a_grid(planes, side):
     """More blocks of pixels, and more maps, than one axis takes."""
     assert planes > PLANES or side**2 > PLANES * BLOCK
     maps = [torch.rand(2, planes, 7, 5, device=DEVICE), torch.rand(2, planes, 4, 9, device=DEVICE)]
-    torch.testing.assert_close(cam_fuse(maps, side, side, True), cam_fuse_plain(maps, side, side, True), rtol=1e-4,
-                               atol=1e-5)
+    torch.testing.assert_close(
+        cam_fuse(maps, side, side, True), cam_fuse_plain(maps, side, side, True), rtol=1e-4, atol=1e-5
+    )

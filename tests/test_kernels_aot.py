@@ -17,8 +17,19 @@ def test_kernels_compile_without_spills():
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 over budget" in run.stdout
-    for column in ("sm_80", "sm_90", "sm_100", "fp32", "fp16", "bf16", "cam_head 4", "patch_pool lse backward", "K=1",
-                   "no flip", "scale_act odd"):
+    for column in (
+        "sm_80",
+        "sm_90",
+        "sm_100",
+        "fp32",
+        "fp16",
+        "bf16",
+        "cam_head 4",
+        "patch_pool lse backward",
+        "K=1",
+        "no flip",
+        "scale_act odd",
+    ):
         assert column in run.stdout
 
 

@@ -27,7 +27,7 @@ def smooth(rng, shape, labels, coarse=8):
     size = shape[1] // coarse + 1, shape[0] // coarse + 1
     image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).resize(shape[::-1], Image.BICUBIC)
     small = torch.from_numpy(rng.random((1, labels, *size[::-1]), np.float32))
-    scores = torch.nn.functional.interpolate(small ** 3, shape, mode="bilinear")[0]
+    scores = torch.nn.functional.interpolate(small**3, shape, mode="bilinear")[0]
     return np.array(image), (scores / scores.sum(0)).numpy()
 
 
@@ -43,7 +43,7 @@ def test_barycentric_weights_and_segments():
     assert made.starts[-1] == 77 * 4 and len(made.neighbours) == 4
     for vertex in (0, 5, len(made.starts) - 2):
         mine = (made.offsets == vertex).nonzero()[:, 0]
-        assert sorted(mine.tolist()) == sorted(made.entries[made.starts[vertex]:made.starts[vertex + 1]].tolist())
+        assert sorted(mine.tolist()) == sorted(made.entries[made.starts[vertex] : made.starts[vertex + 1]].tolist())
 
 
 def test_neighbours_are_mutual():
@@ -57,7 +57,7 @@ def test_filter_is_close_to_the_gaussian():
     """The lattice is an approximation; on a dense cloud of points its normalised filter is that of exp(-d^2 / 2)."""
     x = torch.stack(torch.meshgrid(torch.arange(30.0), torch.arange(30.0), indexing="ij"), 2).reshape(-1, 2) / 3
     made, values = build_lattice(x), torch.rand(900, 1, generator=torch.Generator().manual_seed(1))
-    weights = torch.exp(-torch.cdist(x, x) ** 2 / 2)
+    weights = torch.exp(-(torch.cdist(x, x) ** 2) / 2)
     exact = weights @ values / weights.sum(1, keepdim=True)
     found = filter_plain(made, values) / filter_plain(made, torch.ones(900, 1))
     assert (found - exact).abs().max() < 0.05
@@ -107,17 +107,22 @@ def test_batch_equals_single_images_and_lattices_are_cached():
     terms = crf_terms(PRESETS["probabilities"])
     together = mean_field(images, energy, terms)
     for i in range(2):
-        torch.testing.assert_close(together[i:i + 1], mean_field(images[i:i + 1], energy[i:i + 1], terms),
-                                   atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            together[i : i + 1], mean_field(images[i : i + 1], energy[i : i + 1], terms), atol=1e-5, rtol=1e-5
+        )
     key = (2, 30, 41, 3, "cpu")
     assert dense_crf._lattices[key] is dense_crf.gaussian_lattice(*key[:4], torch.device("cpu"))
 
 
 @needs_pydensecrf
-@pytest.mark.parametrize("preset,background,value,unsure", [
-    ("probabilities", "threshold", 0.3, None), ("labels", "alpha", 4.0, None),
-    ("deeplab", "threshold", 0.0, (0.1, 0.6)),
-])
+@pytest.mark.parametrize(
+    "preset,background,value,unsure",
+    [
+        ("probabilities", "threshold", 0.3, None),
+        ("labels", "alpha", 4.0, None),
+        ("deeplab", "threshold", 0.0, (0.1, 0.6)),
+    ],
+)
 def test_labeller_equals_the_workers(preset, background, value, unsure):
     """Images of 1 and 2 classes in one batch; the third map of each is of a class that it does not have."""
     rng = np.random.default_rng(7)

@@ -68,8 +68,10 @@ def test_all_types_over_several_programs(name, act, dtype):
     x, scale, shift = (eighths(t) for t in Problem(3, 40, 12, 7, 1, 1, act, True, True, 2).tensors())
     residual, scale = eighths(torch.randn(x.shape)), scale.sign() / 2
     assert flat_launch(x.numel(), 40, dtype)[0][0] > 1 and x.numel() % (8 * flat_launch(8, 40, dtype)[2]["BR"])
-    for function, definition, tail in ((add_scale_act, add_scale_act_plain, (scale, shift, act)),
-                                       (single, single_plain, (None, shift, act))):
+    for function, definition, tail in (
+        (add_scale_act, add_scale_act_plain, (scale, shift, act)),
+        (single, single_plain, (None, shift, act)),
+    ):
         with backend.force(name):
             found = run(function, x.to(dtype), residual.to(dtype), tail)
         for values, wanted in zip(found, run(definition, x, residual, tail), strict=True):

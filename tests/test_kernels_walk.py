@@ -42,8 +42,15 @@ def test_powers_as_chebyshev_series(steps):
 
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
-@given(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2),
-       st.sampled_from([(10.0, 4), (2.5, 3)]), st.integers(0, 2**31 - 1))
+@given(
+    st.integers(1, 2),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(0, 2),
+    st.sampled_from([(10.0, 4), (2.5, 3)]),
+    st.integers(0, 2**31 - 1),
+)
 def test_backends_equal_the_definition(name, batch, count, height, width, steps, options, seed):
     x, edge = problem(batch, count, height, width, seed)
     with backend.force(name):

@@ -51,7 +51,7 @@ def test_labels_and_manifest(clean):
         assert image.size == (found["00/000003"]["width"], found["00/000003"]["height"])
     for record in found.values():
         assert set(np.unique(read_mask(out / f"{record['id']}.png"))) <= {0, *record["classes"]}
-    assert len({data for data in pngs(out).values()}) > 10
+    assert len(set(pngs(out).values())) > 10
 
 
 def test_300_images_of_which_30_are_bad(tmp_path, capsys):
@@ -130,7 +130,7 @@ def test_restart_redoes_what_is_torn_and_keeps_the_rest(clean, tmp_path, capsys)
     same_size = bytearray((out / f"{image_id(3)}.png").read_bytes())
     same_size[60] ^= 255
     (out / f"{image_id(3)}.png").write_bytes(same_size)
-    (out / "00" / f".000009.png.99999.partial").write_bytes(b"of a dead process")
+    (out / "00" / ".000009.png.99999.partial").write_bytes(b"of a dead process")
     (out / "manifest").mkdir()
     (out / "manifest" / "rank00007.jsonl").write_text('{"id":"00/000005","state":"do')  # a torn last line
     capsys.readouterr()
@@ -149,10 +149,25 @@ def test_restart_redoes_what_is_torn_and_keeps_the_rest(clean, tmp_path, capsys)
 
 def test_all_outputs_device_crf_and_unsure(clean, tmp_path):
     out = tmp_path / "out"
-    assert label(clean, out, "--outputs", "png,npy,shards", "--shard-size", "10", "--crf", "device",
-                 "--prometheus", str(tmp_path / "metrics.prom")) == 0
-    same = [np.mean(read_mask(out / f"{name}.png") == read_mask(clean / "out" / f"{name}.png"))
-            for name in pngs(clean / "out")]
+    assert (
+        label(
+            clean,
+            out,
+            "--outputs",
+            "png,npy,shards",
+            "--shard-size",
+            "10",
+            "--crf",
+            "device",
+            "--prometheus",
+            str(tmp_path / "metrics.prom"),
+        )
+        == 0
+    )
+    same = [
+        np.mean(read_mask(out / f"{name}.png") == read_mask(clean / "out" / f"{name}.png"))
+        for name in pngs(clean / "out")
+    ]
     assert np.mean(same) > 0.999
     shards = sorted((out / "shards").iterdir())
     assert [path.name for path in shards] == [f"labels-00000-00000{n}.tar" for n in range(3)]
@@ -172,29 +187,33 @@ def test_all_outputs_device_crf_and_unsure(clean, tmp_path):
         assert cams["cam"].shape[1:] == (-(-record["height"] // 4), -(-record["width"] // 4))
         for entry in record["files"]:  # a member is found by its offset
             if entry.get("member", "").endswith("json"):
-                data = (out / entry["file"]).read_bytes()[entry["offset"]:entry["offset"] + entry["bytes"]]
+                data = (out / entry["file"]).read_bytes()[entry["offset"] : entry["offset"] + entry["bytes"]]
                 assert data == members[entry["member"]]
     metrics = (tmp_path / "metrics.prom").read_text()
     assert 'pplfast_label_images{state="finished"} 24' in metrics and 'stage="network"' in metrics
     unsure = tmp_path / "unsure"
-    arguments = [a for a in label_arguments(clean, unsure, "--unsure", "0.2,0.7", "--jobs", "1")]
+    arguments = list(label_arguments(clean, unsure, "--unsure", "0.2,0.7", "--jobs", "1"))
     at = arguments.index("--value")
-    del arguments[at:at + 2]
+    del arguments[at : at + 2]
     from pplfast.cli import main
+
     assert main(arguments) == 0
     values = [set(np.unique(read_mask(unsure / f"{name}.png"))) for name in pngs(unsure)]
     assert sum(255 in found for found in values) > 12 and any(found - {0, 255} for found in values)
 
 
-@pytest.mark.parametrize("change,message", [
-    (["--unsure", "0.5,0.2"], "--value and --unsure exclude each other"),
-    (["--outputs", "jpg"], "--outputs jpg: must be of png, npy, shards"),
-    (["--memory", "0.1"], "--memory 0.1: must be 0.25 GiB or more"),
-    (["--jobs", "0"], "--jobs 0: must be 1 or more"),
-    (["--crf", "dense"], "CRF preset 'dense': must be one of"),
-    (["--model", "nowhere"], "nowhere: neither a training folder"),
-    (["--value", "1.5"], "background threshold 1.5"),
-])
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (["--unsure", "0.5,0.2"], "--value and --unsure exclude each other"),
+        (["--outputs", "jpg"], "--outputs jpg: must be of png, npy, shards"),
+        (["--memory", "0.1"], "--memory 0.1: must be 0.25 GiB or more"),
+        (["--jobs", "0"], "--jobs 0: must be 1 or more"),
+        (["--crf", "dense"], "CRF preset 'dense': must be one of"),
+        (["--model", "nowhere"], "nowhere: neither a training folder"),
+        (["--value", "1.5"], "background threshold 1.5"),
+    ],
+)
 def test_command_errors_are_one_line(clean, tmp_path, capsys, change, message):
     assert label(clean, tmp_path / "out", *change) == 2
     error = capsys.readouterr().err
@@ -233,8 +252,9 @@ def test_a_full_disk_stops_clearly_and_the_job_continues(clean, small_disk, caps
 def test_signals_end_it_in_order_within_10_seconds(clean, tmp_path, number):
     root, out = make_images(tmp_path / "data", 600), tmp_path / "out"
     command = [sys.executable, "-m", "pplfast", *label_arguments(root, out, "--jobs", "1")]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, env=SINGLE)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=SINGLE
+    )
     deadline = time.monotonic() + 90
     while len(pngs(out)) < 20 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -254,8 +274,16 @@ def test_two_ranks_under_the_launcher(clean, tmp_path):
     launcher = Path(sys.executable).parent / "deepspeed"
     root, out = make_images(tmp_path / "data", 24), tmp_path / "out"
     (root / "images" / f"{image_id(20)}.jpg").write_bytes(b"")
-    command = [launcher, "--num_accelerators", "2", "--master_port", "29741", "--module", "pplfast",
-               *label_arguments(root, out, "--jobs", "1")]
+    command = [
+        launcher,
+        "--num_accelerators",
+        "2",
+        "--master_port",
+        "29741",
+        "--module",
+        "pplfast",
+        *label_arguments(root, out, "--jobs", "1"),
+    ]
     run = subprocess.run(command, env={**SINGLE, "DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=240)
     assert run.returncode == 3 and "23 labels written" in run.stdout, run.stdout + run.stderr
     found = records(out)

@@ -58,17 +58,17 @@ def pictures():
 
 def test_tiles_and_groups_of_rows_do_not_change_the_maps(pictures, monkeypatch):
     model = Small()
-    whole = maker(model, 10 ** 9)(*pictures)
+    whole = maker(model, 10**9)(*pictures)
     assert whole.shape == (3, 2, 330, 610) and torch.isclose(whole.amax(), torch.tensor(1.0), atol=1e-3)
     monkeypatch.setattr(maps, "SMALLEST_TILE", 64)
     model.rows.clear()
-    tiled = maker(model, 330 ** 2)(*pictures)
+    tiled = maker(model, 330**2)(*pictures)
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=1e-4)
-    assert max(h * w for _, _, h, w in model.rows) <= 330 ** 2 and len(model.rows) > 12
+    assert max(h * w for _, _, h, w in model.rows) <= 330**2 and len(model.rows) > 12
 
 
 def test_out_of_memory_halves_and_goes_on(pictures, monkeypatch):
-    model, whole = Small(), maker(Small(), 10 ** 9)(*pictures)
+    model, whole = Small(), maker(Small(), 10**9)(*pictures)
     inner = model.maps
 
     def limited(images, classes=None):
@@ -76,7 +76,7 @@ def test_out_of_memory_halves_and_goes_on(pictures, monkeypatch):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return inner(images, classes)
 
-    made = maker(model, 10 ** 9)
+    made = maker(model, 10**9)
     monkeypatch.setattr(model, "maps", limited)
     torch.testing.assert_close(made(*pictures), whole, atol=1e-5, rtol=1e-4)
     assert made.halvings > 0 and made.pixels < 6 * 330 * 610
@@ -125,7 +125,7 @@ def test_a_worker_that_dies_costs_its_image_only(tmp_path):
     workers = Workers(RefineConfig(tmp_path, (7,), LabelConfig(value=0.5), None, ("png",)), 1)
     for index in range(4):
         assert workers.submit(task(index, Poison() if index == 1 else good), lambda: False)
-    results = dict((done.index, result) for done, result in (workers.finished.get(timeout=60) for _ in range(4)))
+    results = {done.index: result for done, result in (workers.finished.get(timeout=60) for _ in range(4))}
     assert "worker process died 3 times" in results[1].failure
     assert all(not results[i].failure and (tmp_path / f"im{i}.png").exists() for i in (0, 2, 3))
     workers.close(cancel=False)
@@ -146,8 +146,12 @@ def test_a_torn_shard_is_closed_behind_its_last_recorded_sample(tmp_path):
         members = shards.sample(f"a/b.{number}", b"jpeg" * number, b"png", {"width": 3})
         places = writer.add(members)
         if number < 2:  # the kill comes before the third is recorded
-            records[f"a/b.{number}"] = {"files": [{"file": file, "offset": offset, "bytes": len(m.data)}
-                                                  for m, (file, offset) in zip(members, places, strict=True)]}
+            records[f"a/b.{number}"] = {
+                "files": [
+                    {"file": file, "offset": offset, "bytes": len(m.data)}
+                    for m, (file, offset) in zip(members, places, strict=True)
+                ]
+            }
     open_name = tmp_path / "shards" / ".labels-00002-000000.tar.open"
     with open(open_name, "ab") as file:
         file.write(b"half a sample")
@@ -242,8 +246,10 @@ def test_a_lattice_that_does_not_fit_costs_its_image_only():
         pipeline.labels_that_fit(lambda *_: (_ for _ in ()).throw(RuntimeError("illegal")), pixels, None, rows)
 
 
-@pytest.mark.parametrize(("device", "preset", "engine"), [
-    ("cpu", "probabilities", "pydensecrf"), ("cuda:0", "probabilities", "device"), ("cuda:0", "none", "pydensecrf")])
+@pytest.mark.parametrize(
+    ("device", "preset", "engine"),
+    [("cpu", "probabilities", "pydensecrf"), ("cuda:0", "probabilities", "device"), ("cuda:0", "none", "pydensecrf")],
+)
 def test_the_crf_is_computed_where_the_network_is(tmp_path, device, preset, engine):
     config = job.JobConfig(tmp_path, label=LabelConfig(value=0.3, crf=preset))
     assert job.resolve_engine(config, torch.device(device)) == engine

@@ -57,7 +57,7 @@ class FakeLoader:
                     group.remove(index)
                     self.on_bad(index, "truncated")
             for start in range(0, len(group), self.batch_size):
-                indices = group[start:start + self.batch_size]
+                indices = group[start : start + self.batch_size]
                 images = [torch.cat([made_up_images(index, scale) for index in indices]) for scale in self.scales]
                 if self.flip:
                     images = [torch.cat([rows, rows.flip(3)]) for rows in images]
@@ -71,7 +71,7 @@ def definition(model, index, height, width, config=CONFIG):
         total = torch.zeros(height, width)
         for scale in config.scales:
             image = made_up_images(index, scale)
-            for flipped in (False, True)[:1 + config.flip]:
+            for flipped in (False, True)[: 1 + config.flip]:
                 cells = F.avg_pool2d(image.flip(3) if flipped else image, 4)
                 shown = F.relu(torch.einsum("c,bchw->bhw", model.classifier.weight[c, :, 0, 0], cells))
                 shown = shown.flip(2) if flipped else shown
@@ -113,7 +113,7 @@ def test_a_mirrored_image_gives_the_mirrored_map(small):
                 yield InferenceBatch(batch.indices, batch.height, batch.width, [rows.flip(3) for rows in batch.images])
 
     generate_cams(model, dataset, CONFIG, out / "mirrored", loader=Mirrored)
-    for name, size in zip(dataset.ids, SIZES, strict=True):
+    for name, _size in zip(dataset.ids, SIZES, strict=True):
         # 4 x 4 cells start from the left, so mirroring is exact where they fill the row; flip sums both ways anyway.
         straight, mirrored = load_cam(out / f"{name}.npz").maps, load_cam(out / "mirrored" / f"{name}.npz").maps
         np.testing.assert_allclose(mirrored[:, :, ::-1].astype(np.float32), straight.astype(np.float32), atol=1e-3)

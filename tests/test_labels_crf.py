@@ -39,8 +39,9 @@ def test_alpha_background_is_the_published_power():
     np.testing.assert_array_equal(no_class, np.ones((1, 2, 2)))
 
 
-@pytest.mark.parametrize("kind,value", [("threshold", 0.0), ("threshold", 1.0), ("alpha", 0.0), ("beta", 1.0),
-                                        ("threshold", float("nan"))])
+@pytest.mark.parametrize(
+    "kind,value", [("threshold", 0.0), ("threshold", 1.0), ("alpha", 0.0), ("beta", 1.0), ("threshold", float("nan"))]
+)
 def test_background_values_out_of_range(kind, value):
     with pytest.raises(UserError, match=f"background .*{kind}"):
         check_background(kind, value)
@@ -73,8 +74,11 @@ def test_absent_classes_do_not_matter():
 
 def test_normalising_threshold_scores_changes_nothing_but_clipping():
     scores = add_background(RAW[1:], "threshold", 0.3)
-    np.testing.assert_allclose(dense_crf(IMAGE, scores, "probabilities"),
-                               dense_crf(IMAGE, to_probabilities(scores, "threshold"), "probabilities"), atol=1e-4)
+    np.testing.assert_allclose(
+        dense_crf(IMAGE, scores, "probabilities"),
+        dense_crf(IMAGE, to_probabilities(scores, "threshold"), "probabilities"),
+        atol=1e-4,
+    )
 
 
 def test_single_channel_and_wrong_input():

@@ -17,8 +17,9 @@ def random_cam(height=37, width=50, classes=(2, 11)):
     return Cam(np.array(classes, np.int16), maps, (height, width))
 
 
-@pytest.mark.parametrize("source,target", [((10, 13), (37, 50)), ((1, 1), (3, 2)), ((94, 125), (375, 500)),
-                                           ((5, 4), (5, 4))])
+@pytest.mark.parametrize(
+    "source,target", [((10, 13), (37, 50)), ((1, 1), (3, 2)), ((94, 125), (375, 500)), ((5, 4), (5, 4))]
+)
 def test_enlargement_equals_torch(source, target):
     maps = np.random.default_rng(1).random((3, *source)).astype(np.float32)
     expected = F.interpolate(torch.from_numpy(maps)[None], target, mode="bilinear", align_corners=False)[0].numpy()

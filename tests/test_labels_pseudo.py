@@ -122,11 +122,25 @@ def voc_root(small):
     (root / "masks").rename(root / "SegmentationClass")
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(dataset.ids))
-    rows = [f"{name},{';'.join(np.array(dataset.classes.names)[labels > 0])}"
-            for name, labels in zip(dataset.ids, dataset.labels, strict=True)]
+    rows = [
+        f"{name},{';'.join(np.array(dataset.classes.names)[labels > 0])}"
+        for name, labels in zip(dataset.ids, dataset.labels, strict=True)
+    ]
     (root / "labels.csv").write_text("\n".join(["image,label", *rows]))
-    return ["--data", str(root), "--list", "val", "--labels", str(root / "labels.csv"), "--classes",
-            "bus=6,cat=8,person=15"], cams, out
+    return (
+        [
+            "--data",
+            str(root),
+            "--list",
+            "val",
+            "--labels",
+            str(root / "labels.csv"),
+            "--classes",
+            "bus=6,cat=8,person=15",
+        ],
+        cams,
+        out,
+    )
 
 
 def test_commands_label_and_eval(voc_root, capsys):
@@ -150,12 +164,15 @@ def test_the_command_exits_with_3_where_some_images_failed(voc_root, capsys):
     assert main(command) == 0
 
 
-@pytest.mark.parametrize("change,message", [
-    (["--cams", "nowhere"], "nowhere: no such folder; make it with `pplfast cam`"),
-    (["--value", "1.5"], "background threshold 1.5: must lie between 0 and 1"),
-    (["--background", "alpha"], "--background alpha needs --value"),
-    (["--masks", "nowhere"], "nowhere: no such folder of masks"),
-])
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (["--cams", "nowhere"], "nowhere: no such folder; make it with `pplfast cam`"),
+        (["--value", "1.5"], "background threshold 1.5: must lie between 0 and 1"),
+        (["--background", "alpha"], "--background alpha needs --value"),
+        (["--masks", "nowhere"], "nowhere: no such folder of masks"),
+    ],
+)
 def test_command_errors_are_one_line(voc_root, capsys, change, message):
     data, cams, out = voc_root
     assert main(["label", *data, "--cams", str(cams), "--out", str(out), "--jobs", "1", *change]) == 2
@@ -188,9 +205,28 @@ def test_interrupt_ends_command_and_workers_and_resume_completes(voc_root, tmp_p
         os.link(f"{root}/JPEGImages/im2.jpg", f"{root}/JPEGImages/{name}.jpg")
         os.link(cams / "im2.npz", cams / f"{name}.npz")
     (tmp_path / "many.txt").write_text("\n".join(names))
-    command = [sys.executable, "-m", "pplfast", "label", "--data", root, "--list", str(tmp_path / "many.txt"),
-               "--labels", "none", "--classes", "bus=6,cat=8,person=15", "--cams", str(cams), "--out", str(out),
-               "--value", "0.3", "--jobs", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "pplfast",
+        "label",
+        "--data",
+        root,
+        "--list",
+        str(tmp_path / "many.txt"),
+        "--labels",
+        "none",
+        "--classes",
+        "bus=6,cat=8,person=15",
+        "--cams",
+        str(cams),
+        "--out",
+        str(out),
+        "--value",
+        "0.3",
+        "--jobs",
+        "2",
+    ]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while len(list(out.glob("*.png"))) < 3 and time.monotonic() < deadline and process.poll() is None:

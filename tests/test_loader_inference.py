@@ -64,8 +64,9 @@ def test_without_flip_and_for_some_images(dataset, batches):
     few = list(loader(dataset, flip=False, indices=[7, 2, 5]))
     found = {index: batch.images for batch in few for index in batch.indices}
     assert set(found) == {2, 5, 7}
-    full = {index: [images[row] for images in batch.images] for batch in batches
-            for row, index in enumerate(batch.indices)}
+    full = {
+        index: [images[row] for images in batch.images] for batch in batches for row, index in enumerate(batch.indices)
+    }
     for batch in few:
         for row, index in enumerate(batch.indices):
             for images, expected in zip(batch.images, full[index], strict=True):
@@ -96,8 +97,12 @@ def with_bad(tmp_path):
 def test_bad_images_are_reported_and_the_rest_still_comes(with_bad, batch_size):
     dataset, expected = with_bad
     reasons = {}
-    found = {index: images[row].clone() for batch in loader(dataset, batch_size=batch_size, on_bad=reasons.__setitem__)
-             for images in batch.images[1:2] for row, index in enumerate(batch.indices)}
+    found = {
+        index: images[row].clone()
+        for batch in loader(dataset, batch_size=batch_size, on_bad=reasons.__setitem__)
+        for images in batch.images[1:2]
+        for row, index in enumerate(batch.indices)
+    }
     assert reasons.keys() == expected.keys() and all(word in reasons[index] for index, word in expected.items())
     assert found.keys() == {0, 2, 5, 8}
     for index, image in found.items():

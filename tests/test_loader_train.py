@@ -24,8 +24,12 @@ def loader(dataset, batch_size=4, augment=AUGMENT, **options):
 
 def rows(batches):
     """index -> image, of the rows that count."""
-    return {int(index): image for batch in batches
-            for index, image, weight in zip(batch.indices, batch.images, batch.weights, strict=True) if weight}
+    return {
+        int(index): image
+        for batch in batches
+        for index, image, weight in zip(batch.indices, batch.images, batch.weights, strict=True)
+        if weight
+    }
 
 
 def assert_same(found, expected):
@@ -115,12 +119,14 @@ def test_epochs_differ_and_seeds_differ(dataset, epochs):
 
 @pytest.mark.parametrize(("world_size", "batch_size", "threads"), [(2, 2, 1), (2, 2, 3), (3, 4, 2), (4, 3, 1)])
 def test_values_do_not_depend_on_ranks_or_threads(dataset, epochs, world_size, batch_size, threads):
-    ranks = [list(loader(dataset, batch_size, rank=rank, world_size=world_size, threads=threads).epoch(1))
-             for rank in range(world_size)]
+    ranks = [
+        list(loader(dataset, batch_size, rank=rank, world_size=world_size, threads=threads).epoch(1))
+        for rank in range(world_size)
+    ]
     assert len({len(batches) for batches in ranks}) == 1
     counted = [int(index) for batches in ranks for batch in batches for index in batch.indices[batch.weights > 0]]
     assert sorted(counted) == list(range(len(dataset)))
-    assert_same(rows(sum(ranks, [])), rows(epochs[1]))
+    assert_same(rows([batch for rank in ranks for batch in rank]), rows(epochs[1]))
 
 
 def test_continues_within_an_epoch(dataset, epochs):
@@ -160,13 +166,16 @@ def test_jitter_leaves_padding_zero_and_changes_pixels(dataset, epochs):
         assert not torch.equal(plain, changed[index])
 
 
-@pytest.mark.parametrize(("factors", "expected"), [
-    ((1, 1, 1), [100, 150, 60]),
-    ((1.2, 1, 1), [120, 180, 72]),
-    ((1, 0.5, 1), [114, 139, 94]),  # contrast: towards the middle grey, 128
-    ((2, 1, 1), [200, 255, 120]),  # clipped like the uint8 pixels of a file
-    ((1, 1, 0), [125, 125, 125]),  # saturation 0: the luma 0.299 R + 0.587 G + 0.114 B = 124.8
-])
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ((1, 1, 1), [100, 150, 60]),
+        ((1.2, 1, 1), [120, 180, 72]),
+        ((1, 0.5, 1), [114, 139, 94]),  # contrast: towards the middle grey, 128
+        ((2, 1, 1), [200, 255, 120]),  # clipped like the uint8 pixels of a file
+        ((1, 1, 0), [125, 125, 125]),  # saturation 0: the luma 0.299 R + 0.587 G + 0.114 B = 124.8
+    ],
+)
 def test_jitter_factors(factors, expected):
     augmenter = Augmenter(8, True, (0, 0, 0), (1, 1, 1), 1, 1, Handover(torch.device("cpu")))
     corner = np.zeros((1, 2), np.float32)
@@ -198,14 +207,28 @@ def damaged(folder, kind):
     elif kind == "missing":
         path.unlink()
     else:
-        path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "not a JPEG": b"hello",
-                          "damaged": without_quantisation(data)}[kind])
+        path.write_bytes(
+            {
+                "truncated": data[: len(data) // 2],
+                "empty": b"",
+                "not a JPEG": b"hello",
+                "damaged": without_quantisation(data),
+            }[kind]
+        )
     return path
 
 
-@pytest.mark.parametrize(("kind", "reason"), [
-    ("truncated", "truncated"), ("damaged", "damaged"), ("empty", "empty"), ("not a JPEG", "not a JPEG"),
-    ("missing", "no such file"), ("cmyk", "CMYK")])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("truncated", "truncated"),
+        ("damaged", "damaged"),
+        ("empty", "empty"),
+        ("not a JPEG", "not a JPEG"),
+        ("missing", "no such file"),
+        ("cmyk", "CMYK"),
+    ],
+)
 def test_an_unusable_image_is_named(tmp_path, kind, reason):
     good = [save_jpeg(tmp_path / f"{i}.jpg", picture(60, 80, i)) for i in range(5)]
     bad = damaged(tmp_path, kind)

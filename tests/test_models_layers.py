@@ -23,8 +23,10 @@ def unfused(conv, bn, x):
     return F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "dilation", "groups"), [
-    (1, 1, 1, 1), (1, 2, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 1, 4, 1), (3, 2, 1, 6), (5, 1, 1, 6), (7, 2, 1, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "groups"),
+    [(1, 1, 1, 1), (1, 2, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 1, 4, 1), (3, 2, 1, 6), (5, 1, 1, 6), (7, 2, 1, 1)],
+)
 def test_folding_equals_batch_norm_with_gradients(kernel, stride, dilation, groups):
     torch.manual_seed(0)
     conv = Conv(6, 6, kernel, stride, dilation, groups).double()
@@ -102,7 +104,7 @@ def test_inference_mode_does_not_spoil_later_training():
 @pytest.mark.parametrize("groups", (1, 8))
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_under_autocast_weights_are_folded_in_its_dtype(groups, dtype):
-    """One fold, in the convolution's dtype, whose gradient arrives in float32; a depthwise one's bias is no exception."""
+    """One fold, in the convolution's dtype, whose gradient arrives in float32; a depthwise bias is no exception."""
     conv, bn = Conv(8, 8, 3, groups=groups).train(), random_norm(8)
     x = torch.randn(2, 8, 6, 6)
     expected = unfused(conv, bn, x).relu()
@@ -129,15 +131,27 @@ def test_residual_and_activation_equal_plain_operations(act, norm, with_residual
     plain = unfused(conv, bn, x) if norm else F.conv2d(x, conv.weight, padding=1)
     plain = plain + residual if with_residual else plain
     plain = {"none": lambda z: z, "relu": F.relu, "relu6": F.relu6}[act](plain)
-    leaves = (x, conv.weight, residual)[:2 + with_residual]
+    leaves = (x, conv.weight, residual)[: 2 + with_residual]
     torch.testing.assert_close(y, plain, rtol=1e-11, atol=1e-11)
     for found, wanted in zip(*(torch.autograd.grad(z.square().sum(), leaves) for z in (y, plain)), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "expected"), [
-    (224, 3, 2, (0, 1)), (225, 3, 2, (1, 1)), (112, 5, 2, (1, 2)), (113, 5, 2, (2, 2)), (7, 3, 1, (1, 1)),
-    (7, 5, 1, (2, 2)), (1, 3, 2, (1, 1)), (2, 3, 2, (0, 1)), (1, 5, 2, (2, 2)), (8, 1, 2, (0, 0))])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "expected"),
+    [
+        (224, 3, 2, (0, 1)),
+        (225, 3, 2, (1, 1)),
+        (112, 5, 2, (1, 2)),
+        (113, 5, 2, (2, 2)),
+        (7, 3, 1, (1, 1)),
+        (7, 5, 1, (2, 2)),
+        (1, 3, 2, (1, 1)),
+        (2, 3, 2, (0, 1)),
+        (1, 5, 2, (2, 2)),
+        (8, 1, 2, (0, 0)),
+    ],
+)
 def test_same_padding_against_known_values(size, kernel, stride, expected):
     assert same_padding(size, kernel, stride) == expected
 

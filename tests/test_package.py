@@ -45,16 +45,33 @@ def wheel(tmp_path_factory) -> Path:
     """Built from a copy, since building leaves folders behind in the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(
-        ".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "results"))
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(folder), str(source),
-        cwd=folder)
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "results"),
+    )
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(folder),
+        str(source),
+        cwd=folder,
+    )
     return next(folder.glob("*.whl"))
 
 
 def test_the_wheel_holds_every_module_and_data_file(wheel):
-    expected = {f"pplfast/{path.relative_to(ROOT / 'pplfast')}" for path in (ROOT / "pplfast").rglob("*")
-                if path.suffix in (".py", ".toml", ".css")}
+    expected = {
+        f"pplfast/{path.relative_to(ROOT / 'pplfast')}"
+        for path in (ROOT / "pplfast").rglob("*")
+        if path.suffix in (".py", ".toml", ".css")
+    }
     expected |= {f"pplfast/kernels/{path.relative_to(ROOT / 'kernels')}" for path in (ROOT / "kernels").rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -64,12 +81,25 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
 
 def test_the_wheel_runs_outside_the_checkout(wheel, tmp_path):
     target = tmp_path / "installed"
-    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel),
-        cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(target),
+        str(wheel),
+        cwd=tmp_path,
+    )
     paths = {"PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
     assert run(sys.executable, "-m", "pplfast", "--version", cwd=tmp_path, **paths) == f"pplfast {pplfast.__version__}"
-    code = ("import pplfast.kernels, pplfast.recipe as r; from importlib import resources as s;"
-            "assert s.files('pplfast.report').joinpath('style.css').is_file();"
-            "print(pplfast.kernels.__file__, r.load_recipe('demo').name)")
+    code = (
+        "import pplfast.kernels, pplfast.recipe as r; from importlib import resources as s;"
+        "assert s.files('pplfast.report').joinpath('style.css').is_file();"
+        "print(pplfast.kernels.__file__, r.load_recipe('demo').name)"
+    )
     file, recipe = run(sys.executable, "-c", code, cwd=tmp_path, **paths).split()
     assert file == str(target / "pplfast" / "kernels" / "__init__.py") and recipe == "demo"

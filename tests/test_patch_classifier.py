@@ -45,8 +45,9 @@ def assert_equals_definition(model, size=SIZE):
     for name, gradient in gradients.items():
         assert (gradient is None) == (expected[name] is None), name
         if gradient is not None:
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12,
-                                       msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                gradient, expected[name], rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}"
+            )
     expected_maps = definition.maps(model, images).detach()
     torch.testing.assert_close(model.maps(images).double(), expected_maps, rtol=1e-6, atol=1e-6)
 
@@ -60,12 +61,15 @@ def test_progressive_equals_definition(family, position, grid):
     assert_equals_definition(model)
 
 
-@pytest.mark.parametrize("stages", (
-    [(1, 2), (3, 2), (4, 2)],  # all batched
-    [(2, 3), (3, 3)],
-    [(3, 4), (1, 2), (2, 4)],  # out of order, two grids
-    [(2, 2), (2, 3)],  # one position twice
-))
+@pytest.mark.parametrize(
+    "stages",
+    (
+        [(1, 2), (3, 2), (4, 2)],  # all batched
+        [(2, 3), (3, 3)],
+        [(3, 4), (1, 2), (2, 4)],  # out of order, two grids
+        [(2, 2), (2, 3)],  # one position twice
+    ),
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_explicit_equals_definition(family, stages):
     model = make_model(family, "explicit", branches=len(stages))
@@ -82,7 +86,7 @@ def test_without_patches_equals_definition(family):
 def test_dropout_drops_whole_channels_as_the_definition_does():
     model = make_model("resnet", "progressive", dropout=0.5)
     model.set_stage([PatchStage(2, 2)])
-    images, labels = make_batch()
+    images, _labels = make_batch()
     torch.manual_seed(3)
     fast = model.train()(images)
     torch.manual_seed(3)
@@ -134,7 +138,7 @@ def test_explicit_branches_send_no_gradient_below_their_cut():
     model = make_model("resnet", "explicit", branches=1)
     model.set_stage([PatchStage(3, 2)])
     with torch.no_grad():
-        model.classifier.weight[:, model.backbone.channels:] = 0  # silence the global branch
+        model.classifier.weight[:, model.backbone.channels :] = 0  # silence the global branch
     model(make_batch()[0]).sum().backward()
     blocks = model.backbone.blocks
     assert all(p.grad.abs().max() == 0 for p in blocks[:3].parameters())
@@ -152,8 +156,12 @@ def test_maps_of_chosen_classes():
 
 def test_stages_that_cannot_be():
     model = make_model("effnet", "progressive")
-    for stages, word in (([PatchStage(0, 2)], "outside"), ([PatchStage(5, 2)], "outside"), ([PatchStage(2, 0)], "grid"),
-                         ([PatchStage(1, 2), PatchStage(2, 2)], "2")):
+    for stages, word in (
+        ([PatchStage(0, 2)], "outside"),
+        ([PatchStage(5, 2)], "outside"),
+        ([PatchStage(2, 0)], "grid"),
+        ([PatchStage(1, 2), PatchStage(2, 2)], "2"),
+    ):
         with pytest.raises(ValueError, match=word):
             model.set_stage(stages)
     with pytest.raises(ValueError, match="plain"):

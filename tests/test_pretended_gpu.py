@@ -17,16 +17,20 @@ def pytest_unconfigure(config):
 
 def run_pytest(*arguments: str, **environment: str) -> str:
     cleared = {name: value for name, value in os.environ.items() if name not in ("DS_ACCELERATOR", "TRITON_INTERPRET")}
-    run = subprocess.run([sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *arguments], text=True,
-                         cwd=TESTS, env=cleared | environment, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *arguments],
+        text=True,
+        cwd=TESTS,
+        env=cleared | environment,
+        capture_output=True,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
 
 def test_only_tests_for_a_gpu_run_where_there_is_one(tmp_path):
     (tmp_path / "pretend_cuda.py").write_text(PRETEND)
-    said = run_pytest("-p", "pretend_cuda", "test_kernels_patches.py", "test_train_parts.py",
-                      PYTHONPATH=str(tmp_path))
+    said = run_pytest("-p", "pretend_cuda", "test_kernels_patches.py", "test_train_parts.py", PYTHONPATH=str(tmp_path))
     assert "accelerator None interpreter None" in said
     assert " passed" not in said and re.search(r"SKIPPED .*CUDA_VISIBLE_DEVICES=", said)
 

@@ -76,8 +76,12 @@ def test_masks_are_cut_like_their_images_and_never_interpolated(masked):
         choices = []
         for shift in (-1e-3, 1e-3):
             start, scale = cut.roi_start[row], (cut.roi_end[row] - cut.roi_start[row]) / size
-            rows, columns = (np.clip(np.floor(start[k] + (np.arange(size[k]) + 0.5) * scale[k] + shift), 0,
-                                     mask.shape[k] - 1).astype(int) for k in (0, 1))
+            rows, columns = (
+                np.clip(
+                    np.floor(start[k] + (np.arange(size[k]) + 0.5) * scale[k] + shift), 0, mask.shape[k] - 1
+                ).astype(int)
+                for k in (0, 1)
+            )
             choices.append((rows, columns))
         options = [mask[rows][:, columns] for rows, _ in choices for _, columns in choices]
         assert np.any([inner == option for option in options], axis=0).all()
@@ -88,7 +92,12 @@ def test_masks_are_cut_like_their_images_and_never_interpolated(masked):
 def test_masks_that_do_not_fit_are_named(masked, tmp_path):
     write_mask(tmp_path / "small.png", np.zeros((5, 5), np.uint8))
     wrong = dataclasses.replace(masked, masks=(tmp_path / "small.png", *masked.masks[1:]))
-    options = dict(augment=AugmentConfig(crop=32, resize_long=(32, 32)), mean=(0,) * 3, std=(1,) * 3, batch_size=10)
+    options = {
+        "augment": AugmentConfig(crop=32, resize_long=(32, 32)),
+        "mean": (0,) * 3,
+        "std": (1,) * 3,
+        "batch_size": 10,
+    }
     with pytest.raises(UserError, match="small.png: is 5 x 5 pixels, its image 64 x 60"):
         list(TrainLoader(wrong, **options, threads=1, masks=True).epoch(0))
     with pytest.raises(UserError, match="has no mask"):
@@ -122,7 +131,7 @@ def test_affinity_loss_equals_its_definition_pair_by_pair():
         means = {kind: torch.stack(values).mean() for kind, values in terms.items()}
         wanted = ((means["background"] + means["object"]) / 2 + means["apart"]) / 2
         torch.testing.assert_close(found[image], wanted, rtol=1e-4, atol=1e-5)
-    own, = torch.autograd.grad(found.sum(), logits)
+    (own,) = torch.autograd.grad(found.sum(), logits)
     assert own.abs().sum() > 0 and torch.isfinite(own).all()
     nothing = affinity_losses(logits, torch.full((2, 16, 20), IGNORE), radius=4)
     assert nothing.tolist() == [0, 0]
@@ -205,9 +214,11 @@ def test_a_partial_table_keeps_the_tables_own_defaults():
     recipe = recipe_from_dict({"stages": [{"epochs": 1}], "affinity": {"epochs": 2, "optim": {"batch": 4}}}, "test")
     default = AffinityConfig()
     assert recipe.affinity.optim == dataclasses.replace(default.optim, batch=4) and recipe.affinity.walk == default.walk
-    for table, message in (({"affinity": {"foreground": 0.01}}, "affinity.background, foreground"),
-                           ({"segmentation": {"optim": {"zero": 7}}}, "segmentation.optim.zero"),
-                           ({"affinity": {"walk": {"radius": 1}}}, "affinity.walk.radius")):
+    for table, message in (
+        ({"affinity": {"foreground": 0.01}}, "affinity.background, foreground"),
+        ({"segmentation": {"optim": {"zero": 7}}}, "segmentation.optim.zero"),
+        ({"affinity": {"walk": {"radius": 1}}}, "affinity.walk.radius"),
+    ):
         with pytest.raises(UserError, match=message):
             recipe_from_dict({"stages": [{"epochs": 1}], **table}, "test")
 
@@ -225,8 +236,15 @@ def voc_like(tmp_path) -> Path:
 
 
 def test_submission(voc_like, tmp_path, capsys):
-    command = ["submit", "--data", str(voc_like), "--pngs", str(tmp_path / "labels"), "--out",
-               str(tmp_path / "results.tar.gz")]
+    command = [
+        "submit",
+        "--data",
+        str(voc_like),
+        "--pngs",
+        str(tmp_path / "labels"),
+        "--out",
+        str(tmp_path / "results.tar.gz"),
+    ]
     assert main(command) == 0
     assert "3 images of VOC2012/test" in capsys.readouterr().out
     with tarfile.open(tmp_path / "results.tar.gz") as archive:
@@ -278,11 +296,20 @@ def test_cost_counts_what_a_training_step_does():
     counted = sum(
         stage.epochs
         * step_flops(Case("efficientnet_lite0", 20, ((stage.position, stage.grid),)), 1, recipe.augment.crop, 3)
-        for stage in recipe.stages)
+        for stage in recipe.stages
+    )
     assert own == pytest.approx(counted, rel=0.06)  # a step computes no gradient of the frozen blocks' output
     names = [step.name for step in cost.recipe_cost(load_recipe("own-images"), "ppl", 100, 0, 10)]
-    assert names == ["classifier", "CAMs", "labels through the CRF", "confident labels", "boundary network",
-                     "random walk", "segmentation network", "segmentation test"]
+    assert names == [
+        "classifier",
+        "CAMs",
+        "labels through the CRF",
+        "confident labels",
+        "boundary network",
+        "random walk",
+        "segmentation network",
+        "segmentation test",
+    ]
 
 
 def test_every_preset_with_a_cost_states_the_computed_one():
@@ -292,6 +319,7 @@ def test_every_preset_with_a_cost_states_the_computed_one():
         if command:
             words = command[2].split()
             counts = dict(zip(words[::2], map(int, words[1::2]), strict=True))
-            steps = cost.recipe_cost(load_recipe(name), "ppl", counts["--images"], counts.get("--scored", 0),
-                                     counts.get("--test", 0))
+            steps = cost.recipe_cost(
+                load_recipe(name), "ppl", counts["--images"], counts.get("--scored", 0), counts.get("--test", 0)
+            )
             assert all(line in text for line in cost.table(steps).splitlines())

@@ -33,7 +33,7 @@ def make_data(root: Path, count: int = 4) -> DataConfig:
         mask = np.zeros((60, 81), np.uint8)
         values = ((8,), (12,), (8, 12))[index % 3]
         for number, value in enumerate(values):
-            mask[10:45, 5 + 38 * number:35 + 38 * number] = value
+            mask[10:45, 5 + 38 * number : 35 + 38 * number] = value
         pixels[mask > 0] += 60
         mask[:2] = 255
         (root / "masks").mkdir(parents=True, exist_ok=True)
@@ -51,14 +51,22 @@ def cam_from_truth(mask: np.ndarray, value: int, shift: float) -> np.ndarray:
     grid_y, grid_x = np.mgrid[:height, :width] * 4.0
     radius = math.sqrt(len(ys) / math.pi) + 1
     distance = np.hypot(grid_y - ys.mean() + shift * radius, grid_x - xs.mean()) / radius
-    return np.exp(-distance**2).astype(np.float16)
+    return np.exp(-(distance**2)).astype(np.float16)
 
 
 def make_run(folder: Path, config: DataConfig, dataset: Dataset, variants: dict[str, float]) -> None:
     """A run folder as `pplfast run` leaves it. variants: name -> shift of its CAMs."""
-    summary = {"pplfast": "0", "recipe": "demo", "seed": 0, "versions": {"torch": "2"}, "hardware": {"cpu": "1 core"},
-               "data": {"train": {"list": "a<b/train", "images": 9},
-                        "val": {"list": dataset.name, "images": len(dataset), "scored": len(dataset)}}}
+    summary = {
+        "pplfast": "0",
+        "recipe": "demo",
+        "seed": 0,
+        "versions": {"torch": "2"},
+        "hardware": {"cpu": "1 core"},
+        "data": {
+            "train": {"list": "a<b/train", "images": 9},
+            "val": {"list": dataset.name, "images": len(dataset), "scored": len(dataset)},
+        },
+    }
     for name, shift in variants.items():
         root = folder / name
         for index, image_id in enumerate(dataset.ids):
@@ -79,13 +87,20 @@ def make_run(folder: Path, config: DataConfig, dataset: Dataset, variants: dict[
         (root / "train").mkdir()
         log = [json.dumps({"iteration": step, "loss": 0.6 * math.exp(-step / 40) + 0.1}) for step in range(1, 121)]
         (root / "train" / "log.jsonl").write_text("\n".join(log) + '\n{"iteration": 121, "lo')
-        summary[name] = {"cam_miou": cams.miou, "cam_threshold": cams.threshold, "label_before_crf_miou": before.miou,
-                         "label_miou": after.miou, "background": f"threshold {cams.threshold:g}",
-                         "seconds": {"train": 63.0, "cams": 12.5, "labels_crf": 4000.0},
-                         "images_per_second": {"train": 20.0, "cams": 5.0}}
+        summary[name] = {
+            "cam_miou": cams.miou,
+            "cam_threshold": cams.threshold,
+            "label_before_crf_miou": before.miou,
+            "label_miou": after.miou,
+            "background": f"threshold {cams.threshold:g}",
+            "seconds": {"train": 63.0, "cams": 12.5, "labels_crf": 4000.0},
+            "images_per_second": {"train": 20.0, "cams": 5.0},
+        }
     write_json(folder / "summary.json", summary)
-    write_json(folder / "run.json", {"command": "pplfast run --data X", "recipe": {"name": "demo"},
-                                     "data": {"val": vars(config)}})
+    write_json(
+        folder / "run.json",
+        {"command": "pplfast run --data X", "recipe": {"name": "demo"}, "data": {"val": vars(config)}},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +115,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataConfig
 class Page(HTMLParser):
     """Counts elements, checks that each is closed in order, and collects what they refer to."""
 
-    VOID = {"meta", "img", "br", "link", "input", "line", "circle", "polyline"}
+    VOID = frozenset({"meta", "img", "br", "link", "input", "line", "circle", "polyline"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

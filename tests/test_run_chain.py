@@ -16,7 +16,8 @@ from pplfast.run import RunConfig, run, run_seeds, seeds_table, summary_table, w
 from pplfast.train import TrainOptions
 
 RECIPE = Recipe(
-    name="tiny", variants=("plain", "ppl"),
+    name="tiny",
+    variants=("plain", "ppl"),
     augment=AugmentConfig(crop=64, resize_long=(64, 80)),
     optim=OptimConfig(batch=4, precision="fp32"),
     stages=(StageConfig(epochs=1, position="group5", grid=2),),
@@ -37,8 +38,9 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory) -> tuple[RunConfig, dict]:
     train, val = with_default_lists(DataConfig(str(data)), None, None)
-    config = RunConfig(train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1,
-                       training=TrainOptions(threads=1))
+    config = RunConfig(
+        train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1, training=TrainOptions(threads=1)
+    )
     return config, run(config, lambda line: None)
 
 
@@ -56,8 +58,15 @@ def test_everything_is_there(finished):
         part = summary[variant]
         assert 0 < part["cam_miou"] < 100 and 0 < part["label_miou"] < 100
         assert part["label_before_crf_miou"] == pytest.approx(part["cam_miou"], abs=1e-9)  # the same threshold
-        assert set(part["seconds"]) == {"train", "cams", "eval_cam", "labels", "labels_crf", "eval_label",
-                                        "eval_label_crf"}
+        assert set(part["seconds"]) == {
+            "train",
+            "cams",
+            "eval_cam",
+            "labels",
+            "labels_crf",
+            "eval_label",
+            "eval_label_crf",
+        }
         assert part["images_per_second"]["train"] > 0 and part["images_without_label"] == 0
         for folder, count in (("cams/*.npz", 4), ("labels/*.png", 4), ("labels_crf/*.png", 4)):
             assert len(list((config.out / variant).glob(folder))) == count
@@ -87,8 +96,11 @@ def test_a_changed_setting_redoes_what_depends_on_it(finished):
     label = LabelConfig(value=0.3, crf="deeplab")
     _, done = again(config, variants=("ppl",), recipe=dataclasses.replace(RECIPE, label=label))
     assert done == ["ppl: labels", "ppl: labels_crf", "ppl: eval_label", "ppl: eval_label_crf", "report"]
-    _, done = again(config, variants=("ppl",), recipe=dataclasses.replace(RECIPE, label=label, cam=CamConfig(
-        scales=(0.5,), flip=False, precision="fp32")))
+    _, done = again(
+        config,
+        variants=("ppl",),
+        recipe=dataclasses.replace(RECIPE, label=label, cam=CamConfig(scales=(0.5,), flip=False, precision="fp32")),
+    )
     assert done[0] == "ppl: cams" and "ppl: eval_label_crf" in done
 
 
@@ -167,7 +179,7 @@ def test_many_unusable_images_stop_the_run_before_training(finished, data, tmp_p
 
 
 def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
-    config, summary = finished
+    config, _summary = finished
     seen = []
 
     def fake(one: RunConfig, say) -> dict:

@@ -23,14 +23,19 @@ from pplfast.train import TrainOptions, trainer
 from pplfast.train.affinity import load_boundaries
 
 SMALL = {"augment": {"crop": 64, "resize_long": [64, 80]}, "optim": {"batch": 4, "precision": "fp32"}}
-RECIPE = recipe_from_dict({
-    "name": "tiny", "variants": ["ppl"], **SMALL,
-    "stages": [{"epochs": 1, "position": "group5", "grid": 2}],
-    "cam": {"scales": [1.0], "flip": False, "precision": "fp32"},
-    "label": {"crf": "none", "background": "alpha", "value": 4},
-    "affinity": {"epochs": 1, "crf": "none", "walk": {"steps": 8}, **SMALL},
-    "segmentation": {"epochs": 1, "scales": [1.0, 0.5], "crf": "none", **SMALL},
-}, "test")
+RECIPE = recipe_from_dict(
+    {
+        "name": "tiny",
+        "variants": ["ppl"],
+        **SMALL,
+        "stages": [{"epochs": 1, "position": "group5", "grid": 2}],
+        "cam": {"scales": [1.0], "flip": False, "precision": "fp32"},
+        "label": {"crf": "none", "background": "alpha", "value": 4},
+        "affinity": {"epochs": 1, "crf": "none", "walk": {"steps": 8}, **SMALL},
+        "segmentation": {"epochs": 1, "scales": [1.0, 0.5], "crf": "none", **SMALL},
+    },
+    "test",
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,8 +45,9 @@ def finished(tmp_path_factory) -> tuple[RunConfig, dict]:
     root = tmp_path_factory.mktemp("demo")
     make_demo(root, DemoConfig(train=8, val=4, size=96), lambda: None)
     train, val = with_default_lists(DataConfig(str(root)), None, None)
-    config = RunConfig(train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1,
-                       training=TrainOptions(threads=1))
+    config = RunConfig(
+        train, val, RECIPE, RECIPE.variants, tmp_path_factory.mktemp("run"), jobs=1, training=TrainOptions(threads=1)
+    )
     return config, run(config, lambda line: None)
 
 
@@ -58,7 +64,7 @@ def test_every_step_leaves_its_figures_and_files(finished):
         assert 0 < part[figure] < 100
     assert summary["data"]["test"]["list"] == summary["data"]["val"]["list"]
     table = chain_table(summary)
-    assert [word for word in table.splitlines()[0].split()] == ["variant", "seed", "+CRF", "+walk", "segmentation"]
+    assert list(table.splitlines()[0].split()) == ["variant", "seed", "+CRF", "+walk", "segmentation"]
     assert f"{part['segmentation_miou']:.1f}" in table
     values = np.unique(np.concatenate([read_mask(path).ravel() for path in (folder / "affinity_labels").glob("*.png")]))
     assert {0, 255} <= set(values.tolist())
@@ -84,10 +90,11 @@ def test_single_commands_do_by_themselves_what_the_chain_did(finished, tmp_path,
     again(config)
     part, data = config.out / "ppl", ["--data", config.val.root, "--list", "val"]
     for command, network, output, said in (
-            (["cam"], "train", "cams", "CAMs at scales 1 (recipe of the training)"),
-            (["label", "--jobs", "1"], "train", "labels", "scales 1, background alpha 4, CRF none (recipe"),
-            (["refine", "walk", "--cams", str(part / "cams")], "boundary", "walk", "random walk of 8 steps"),
-            (["segment", "test", "--jobs", "1"], "segmentation", "predictions", "scales 1, 0.5 with flips, CRF none")):
+        (["cam"], "train", "cams", "CAMs at scales 1 (recipe of the training)"),
+        (["label", "--jobs", "1"], "train", "labels", "scales 1, background alpha 4, CRF none (recipe"),
+        (["refine", "walk", "--cams", str(part / "cams")], "boundary", "walk", "random walk of 8 steps"),
+        (["segment", "test", "--jobs", "1"], "segmentation", "predictions", "scales 1, 0.5 with flips, CRF none"),
+    ):
         out = tmp_path / output
         assert main([*command, *data, "--model", str(part / network), "--out", str(out)]) == 0
         assert said in capsys.readouterr().err
@@ -101,15 +108,33 @@ def test_single_commands_do_by_themselves_what_the_chain_did(finished, tmp_path,
                 np.testing.assert_allclose(load_cam(out / path.name).maps, load_cam(path).maps, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("options,message", [
-    (["--value", "0.25"], "--value 0.25: the recipe's background is alpha"),
-    (["--background", "threshold", "--value", "4"], "background threshold 4.0: must lie between 0 and 1"),
-    (["--scales", "0,1"], "--scales 0,1: must be numbers above 0"),
-])
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--value", "0.25"], "--value 0.25: the recipe's background is alpha"),
+        (["--background", "threshold", "--value", "4"], "background threshold 4.0: must lie between 0 and 1"),
+        (["--scales", "0,1"], "--scales 0,1: must be numbers above 0"),
+    ],
+)
 def test_values_that_do_not_fit_the_recipe_are_one_line(finished, tmp_path, capsys, options, message):
     config, _ = finished
-    assert main(["label", "--data", config.val.root, "--list", "val", "--model", str(config.out / "ppl" / "train"),
-                 "--out", str(tmp_path / "out"), *options]) == 2
+    assert (
+        main(
+            [
+                "label",
+                "--data",
+                config.val.root,
+                "--list",
+                "val",
+                "--model",
+                str(config.out / "ppl" / "train"),
+                "--out",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -120,10 +145,22 @@ def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):
     assert done == [] and same["ppl"]["segmentation_miou"] == summary["ppl"]["segmentation_miou"]
     affinity = dataclasses.replace(RECIPE.affinity, walk=dataclasses.replace(RECIPE.affinity.walk, steps=2))
     _, done = again(config, recipe=dataclasses.replace(RECIPE, affinity=affinity))
-    assert done == ["walk", "eval_walk", "labels_walk", "eval_label_walk", "walk_train", "labels_train", "segmentation",
-                    "predictions", "eval_segmentation"]
-    plain = dataclasses.replace(RECIPE, affinity=dataclasses.replace(affinity, epochs=0.0),
-                                segmentation=dataclasses.replace(RECIPE.segmentation, epochs=0.0))
+    assert done == [
+        "walk",
+        "eval_walk",
+        "labels_walk",
+        "eval_label_walk",
+        "walk_train",
+        "labels_train",
+        "segmentation",
+        "predictions",
+        "eval_segmentation",
+    ]
+    plain = dataclasses.replace(
+        RECIPE,
+        affinity=dataclasses.replace(affinity, epochs=0.0),
+        segmentation=dataclasses.replace(RECIPE.segmentation, epochs=0.0),
+    )
     summary, done = again(config, recipe=plain)
     assert done == [] and chain_table(summary) == "" and "walk_miou" not in summary["ppl"]
     assert not (Path(config.out) / "ppl" / "walk").exists()  # it would be taken for this run's
@@ -149,13 +186,15 @@ def test_cut_off_steps_continue_and_end_the_same(finished, tmp_path, monkeypatch
         return plain(*arguments)
 
     monkeypatch.setattr(trainer, "train_step", stop)
-    for attempt in range(4):
+    attempts = 0
+    while attempts < 4:
+        attempts += 1
         try:
             resumed, _ = again(config, out=out, training=TrainOptions(threads=1, checkpoint_every=1))
             break
         except KeyboardInterrupt:
             continue
-    assert attempt > 0
+    assert attempts > 1
     for figure in ("cam_miou", "walk_miou", "walk_label_miou", "segmentation_miou"):
         assert resumed["ppl"][figure] == summary["ppl"][figure]
     for path in (config.out / "ppl" / "predictions").glob("*.png"):
@@ -171,10 +210,34 @@ def test_commands_exit_with_3_where_some_images_failed(finished, tmp_path, capsy
     image, cam = next((root / "JPEGImages").glob(f"{name}.*")), tmp_path / "cams" / f"{name}.npz"
     whole = image.read_bytes(), cam.read_bytes()
     data = ["--data", str(root), "--list", "val"]
-    walk = ["refine", "walk", *data, "--model", str(part / "boundary"), "--cams", str(tmp_path / "cams"),
-            "--out", str(tmp_path / "walk"), "--steps", "8"]
-    test = ["segment", "test", *data, "--model", str(part / "segmentation"), "--out", str(tmp_path / "predictions"),
-            "--scales", "1", "--crf", "none", "--jobs", "1"]
+    walk = [
+        "refine",
+        "walk",
+        *data,
+        "--model",
+        str(part / "boundary"),
+        "--cams",
+        str(tmp_path / "cams"),
+        "--out",
+        str(tmp_path / "walk"),
+        "--steps",
+        "8",
+    ]
+    test = [
+        "segment",
+        "test",
+        *data,
+        "--model",
+        str(part / "segmentation"),
+        "--out",
+        str(tmp_path / "predictions"),
+        "--scales",
+        "1",
+        "--crf",
+        "none",
+        "--jobs",
+        "1",
+    ]
     for command, path, content in ((walk, cam, whole[1]), (test, image, whole[0])):
         path.write_bytes(b"broken")
         assert main(command) == 3
@@ -190,8 +253,13 @@ def test_a_cam_of_another_size_is_that_images_failure(finished, tmp_path):
     shutil.copytree(part / "cams", tmp_path / "cams")
     path = sorted((tmp_path / "cams").glob("*.npz"))[0]
     save_cam(path, Cam(np.array([0]), np.ones((1, 2, 2)), (8, 8)))
-    outcome = walk_cams(load_boundaries(part / "boundary"), tmp_path / "cams", open_dataset(config.val),
-                        WalkConfig(steps=8), tmp_path / "walk")
+    outcome = walk_cams(
+        load_boundaries(part / "boundary"),
+        tmp_path / "cams",
+        open_dataset(config.val),
+        WalkConfig(steps=8),
+        tmp_path / "walk",
+    )
     assert outcome.written == 3 and [name for name, _ in outcome.bad] == [path.stem]
     assert "is for 8 x 8 pixels, the image has 96 x" in outcome.bad[0][1]
 

@@ -84,10 +84,13 @@ def test_a_damaged_one_does_not_push_out_good_ones(tmp_path):
     assert names(tmp_path) == ["stage1-0000009"]
 
 
-@pytest.mark.parametrize("error", (
-    OSError(errno.ENOSPC, "No space left on device"),
-    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-))
+@pytest.mark.parametrize(
+    "error",
+    (
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ),
+)
 def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, error):
     def full(*_):
         raise error

@@ -18,8 +18,12 @@ def network() -> nn.Module:
 
 
 def test_checksums_see_one_bit_of_any_tensor():
-    tensors = [torch.randn(5, 123), torch.randn(7).bfloat16(), torch.arange(3), torch.randn(2, 3, 4, 5).to(
-        memory_format=torch.channels_last)]
+    tensors = [
+        torch.randn(5, 123),
+        torch.randn(7).bfloat16(),
+        torch.arange(3),
+        torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    ]
     before = checksums(tensors)
     for tensor, index in zip(tensors, range(4), strict=True):
         tensor.view(consistency.INTEGERS[tensor.element_size()]).flatten()[0] ^= 1 if tensor.is_contiguous() else 0

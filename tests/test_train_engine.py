@@ -50,8 +50,12 @@ def test_the_host_does_not_wait_for_the_device_in_a_step(zero, precision, monkey
 
 
 def test_fused_sgd_on_gpus_but_for_fp16():
-    for device, precision, fused in ((GPU, "bf16", True), (GPU, "fp32", True), (GPU, "fp16", False),
-                                     (torch.device("cpu"), "fp32", False)):
+    for device, precision, fused in (
+        (GPU, "bf16", True),
+        (GPU, "fp32", True),
+        (GPU, "fp16", False),
+        (torch.device("cpu"), "fp32", False),
+    ):
         optimizer = engines._optimizer(Tiny(), OptimConfig(precision=precision), device)
         assert [group["fused"] for group in optimizer.param_groups] == [fused, fused]
 
@@ -84,8 +88,9 @@ def test_restored_momentum_has_the_strides_of_its_parameter():
     """Fused SGD refuses others on a GPU. A stand-in for the engine: only its optimizer's state is written to."""
     ranks, model = start_ranks(), nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    engine = SimpleNamespace(module=model, optimizer=optimizer, zero_optimization=lambda: False,
-                             torch_autocast_z0_gradscaler=None)
+    engine = SimpleNamespace(
+        module=model, optimizer=optimizer, zero_optimization=lambda: False, torch_autocast_z0_gradscaler=None
+    )
     model(torch.randn(1, 3, 6, 6)).sum().backward()
     optimizer.step()
     saved = collect_state(engine, ranks, momentum=True)

@@ -56,12 +56,17 @@ def test_cudnn_tries_algorithms_only_while_training(tmp_path, monkeypatch):
     assert seen == [True] and not torch.backends.cudnn.benchmark
 
 
-@pytest.mark.parametrize("arguments, expected", (
-    ([], {"checkpoint_every": None, "checkpoint_seconds": 300.0, "compile": ""}),
-    (["--checkpoint-every", "7", "--compile"], {"checkpoint_every": 7, "compile": "default"}),
-    (["--checkpoint-seconds", "9.5", "--compile", "reduce-overhead"],
-     {"checkpoint_seconds": 9.5, "compile": "reduce-overhead"}),
-))
+@pytest.mark.parametrize(
+    "arguments, expected",
+    (
+        ([], {"checkpoint_every": None, "checkpoint_seconds": 300.0, "compile": ""}),
+        (["--checkpoint-every", "7", "--compile"], {"checkpoint_every": 7, "compile": "default"}),
+        (
+            ["--checkpoint-seconds", "9.5", "--compile", "reduce-overhead"],
+            {"checkpoint_seconds": 9.5, "compile": "reduce-overhead"},
+        ),
+    ),
+)
 def test_options_of_the_command(arguments, expected):
     parser = argparse.ArgumentParser()
     add_training_arguments(parser)
@@ -106,12 +111,20 @@ def test_the_wish_of_one_rank_reaches_the_others_with_a_loss(monkeypatch):
 
 def test_plans_of_the_variants():
     backbone, _ = create("efficientnet_lite0")
-    stages = [{"position": "group5", "grid": 2, "epochs": 1}, {"position": "group3", "grid": 3, "epochs": 2, "lr": 0.5},
-              {"position": "group5", "grid": 2, "epochs": 1}, {"epochs": 1}]
+    stages = [
+        {"position": "group5", "grid": 2, "epochs": 1},
+        {"position": "group3", "grid": 3, "epochs": 2, "lr": 0.5},
+        {"position": "group5", "grid": 2, "epochs": 1},
+        {"epochs": 1},
+    ]
     recipe = make_recipe(stages=stages)
     ppl = plan_stages(recipe, "ppl", backbone)
     assert [(plan.patches, plan.epochs, plan.lr) for plan in ppl] == [
-        ((PatchStage(6, 2),), 1, 1), ((PatchStage(4, 3),), 2, 0.5), ((PatchStage(6, 2),), 1, 1), ((), 1, 1)]
+        ((PatchStage(6, 2),), 1, 1),
+        ((PatchStage(4, 3),), 2, 0.5),
+        ((PatchStage(6, 2),), 1, 1),
+        ((), 1, 1),
+    ]
     [explicit] = plan_stages(recipe, "explicit", backbone)
     assert explicit.patches == (PatchStage(6, 2), PatchStage(4, 3)) and explicit.epochs == 5
     [plain] = plan_stages(recipe, "plain", backbone)
@@ -174,8 +187,21 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
     weights = tmp_path / "bad.pth"
     weights.write_bytes(b"not weights")
     out = tmp_path / "out"
-    base = ["train", "--data", str(data), "--labels", str(data / "labels.csv"), "--classes", CLASSES,
-            "--recipe", str(recipe), "--out", str(out), "--threads", "1"]
+    base = [
+        "train",
+        "--data",
+        str(data),
+        "--labels",
+        str(data / "labels.csv"),
+        "--classes",
+        CLASSES,
+        "--recipe",
+        str(recipe),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+    ]
     for arguments, expected in (
         (["--set", "optim.lrr=1"], "optim.lrr"),
         (["--set", "nothing"], "--set nothing"),

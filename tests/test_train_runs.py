@@ -70,7 +70,10 @@ def assert_identical_training(folder: Path, expected: Path) -> None:
 def test_a_run_from_end_to_end(reference, dataset, capsys):
     lines = read_log(reference.folder)
     assert [(line["stage"], line["position"], line["grid"], line["iteration"], line["epoch"]) for line in lines] == [
-        (1, ["group3"], [2], 1, 0.5), (1, ["group3"], [2], 2, 1.0), (2, ["group5"], [2], 3, 1.5)]
+        (1, ["group3"], [2], 1, 0.5),
+        (1, ["group3"], [2], 2, 1.0),
+        (2, ["group5"], [2], 3, 1.5),
+    ]
     assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3 * 0.5**0.9, 1e-3])
     assert all(0 < line["loss"] < 10 and line["images_per_s"] > 0 for line in lines)
     assert reference.steps == 3 and reference.loss == lines[-1]["loss"]
@@ -95,8 +98,12 @@ def test_a_run_from_end_to_end(reference, dataset, capsys):
 def test_frozen_parts_stay_and_others_move(reference):
     published, _ = create("efficientnet_lite0", weights="auto")
     trained = load_classifier(reference.folder).backbone
-    frozen = {id(tensor) for index in range(published.frozen_default) for module in published.block_modules(index)
-              for tensor in module.state_dict(keep_vars=True).values()}
+    frozen = {
+        id(tensor)
+        for index in range(published.frozen_default)
+        for module in published.block_modules(index)
+        for tensor in module.state_dict(keep_vars=True).values()
+    }
     norms = {id(tensor) for tensor in published.buffers()}
     for name, tensor in published.state_dict(keep_vars=True).items():
         same = torch.equal(tensor, trained.state_dict()[name])
@@ -127,13 +134,44 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
     (tmp_path / "tiny.toml").write_text(RECIPE_FILE, encoding="utf-8")
     data = dataset.images[0].parent
     done = subprocess.run(
-        [sys.executable, Path(sys.executable).parent / "deepspeed", "--num_accelerators", "2", "--master_port",
-         str(free_port()), Path(__file__).with_name("recorded_train.py"), tmp_path / "record", "none", "train",
-         "--data", data, "--labels", data / "labels.csv", "--classes", CLASSES, "--recipe", tmp_path / "tiny.toml",
-         "--set", "optim.zero=1", "--set", "stages.1.epochs=1", "--out", tmp_path / "out", "--resume",
-         "--threads", "1", "--log-every", "1", "--checkpoint-every", "1"],
+        [
+            sys.executable,
+            Path(sys.executable).parent / "deepspeed",
+            "--num_accelerators",
+            "2",
+            "--master_port",
+            str(free_port()),
+            Path(__file__).with_name("recorded_train.py"),
+            tmp_path / "record",
+            "none",
+            "train",
+            "--data",
+            data,
+            "--labels",
+            data / "labels.csv",
+            "--classes",
+            CLASSES,
+            "--recipe",
+            tmp_path / "tiny.toml",
+            "--set",
+            "optim.zero=1",
+            "--set",
+            "stages.1.epochs=1",
+            "--out",
+            tmp_path / "out",
+            "--resume",
+            "--threads",
+            "1",
+            "--log-every",
+            "1",
+            "--checkpoint-every",
+            "1",
+        ],
         env=dict(os.environ, DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"),
-        capture_output=True, text=True, timeout=300)
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "error" not in done.stderr.lower() and "2 ranks on cpu" in done.stderr
     assert done.stderr.count("finished: 4 steps") == 1
@@ -145,8 +183,9 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "stage2-end")
     (tmp_path / "out" / "classifier.json").unlink()
     found = []
-    monkeypatch.setattr("pplfast.train.trainer.restore_optimizer",
-                        lambda *arguments: found.append(restore_and_compare(*arguments)))
+    monkeypatch.setattr(
+        "pplfast.train.trainer.restore_optimizer", lambda *arguments: found.append(restore_and_compare(*arguments))
+    )
     resumed = train(recipe, dataset, tmp_path / "out", resume=True, options=options)
     assert resumed.steps == 4 and found == [{**restored, "world": 1}]
     assert_same_training(tmp_path / "out", tmp_path / "reference")
@@ -155,9 +194,11 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def nine_steps(dataset, tmp_path_factory):
     """Three epochs of two stages with dropout."""
-    recipe = make_recipe(model={"dropout": 0.5}, optim={"batch": 4},
-                         stages=[{"position": "group3", "grid": 2, "epochs": 2},
-                                 {"position": "group5", "grid": 2, "epochs": 1}])
+    recipe = make_recipe(
+        model={"dropout": 0.5},
+        optim={"batch": 4},
+        stages=[{"position": "group3", "grid": 2, "epochs": 2}, {"position": "group5", "grid": 2, "epochs": 1}],
+    )
     out = tmp_path_factory.mktemp("runs") / "whole"
     assert train(recipe, dataset, out, options=EVERY_STEP).steps == 9
     return recipe, out
@@ -166,7 +207,11 @@ def nine_steps(dataset, tmp_path_factory):
 def run_until_killed(dataset, out: Path, place: str) -> None:
     killed = subprocess.run(
         [sys.executable, Path(__file__).with_name("train_until_killed.py"), dataset.images[0].parent, out, place],
-        env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=300)
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
 
 
@@ -268,9 +313,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch)
 
     monkeypatch.setattr(loss, "image_losses", poisoned)
     seen = []
-    monkeypatch.setattr("pplfast.train.trainer.train_step", lambda engine, batches, *rest: (
-        seen.append([dataset.ids[i] for batch in batches for i in batch.indices]),
-        step.train_step(engine, batches, *rest))[1])
+    monkeypatch.setattr(
+        "pplfast.train.trainer.train_step",
+        lambda engine, batches, *rest: (
+            seen.append([dataset.ids[i] for batch in batches for i in batch.indices]),
+            step.train_step(engine, batches, *rest),
+        )[1],
+    )
     recipe = make_recipe(optim={"batch": 4}, stages=[{"epochs": 2, "position": "group3", "grid": 2}])
     with pytest.raises(UserError) as error:
         train(recipe, dataset, tmp_path / "out", options=TrainOptions(threads=1, checkpoint_every=2))

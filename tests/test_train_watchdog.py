@@ -17,10 +17,23 @@ def start(fate: str, ranks: tuple[int, ...] = (0, 1)) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", OMP_NUM_THREADS="1",
-                  CUDA_VISIBLE_DEVICES="")
-    return [subprocess.Popen([sys.executable, SCRIPT, fate], stderr=subprocess.PIPE, text=True,
-                             env=dict(common, RANK=str(rank), LOCAL_RANK=str(rank))) for rank in ranks]
+    common = dict(
+        os.environ,
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE="2",
+        OMP_NUM_THREADS="1",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    return [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, fate],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(common, RANK=str(rank), LOCAL_RANK=str(rank)),
+        )
+        for rank in ranks
+    ]
 
 
 def finish(processes: list[subprocess.Popen]) -> tuple[list[int], str]:
@@ -32,10 +45,13 @@ def finish(processes: list[subprocess.Popen]) -> tuple[list[int], str]:
     return [process.returncode for process in processes], errors[0]
 
 
-@pytest.mark.parametrize("fate, code, message", (
-    ("killed", -signal.SIGKILL, "gave no sign of life for"),
-    ("hangs", 75, "has made no progress for"),
-))
+@pytest.mark.parametrize(
+    "fate, code, message",
+    (
+        ("killed", -signal.SIGKILL, "gave no sign of life for"),
+        ("hangs", 75, "has made no progress for"),
+    ),
+)
 def test_all_ranks_end_with_a_message(fate, code, message):
     start_time = time.monotonic()
     codes, text = finish(start(fate))

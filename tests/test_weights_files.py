@@ -186,8 +186,11 @@ def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
     assert "no such weight file" in refusal(backbone, tmp_path / "absent.pth")
     assert "no such weight file" in refusal(backbone, tmp_path)
     data = (tmp_path / "whole.safetensors").read_bytes()
-    for path in (written("cut.safetensors", data[:cut]), written("text.safetensors", b"hello"),
-                 written("empty.safetensors", b"")):
+    for path in (
+        written("cut.safetensors", data[:cut]),
+        written("text.safetensors", b"hello"),
+        written("empty.safetensors", b""),
+    ):
         assert "not a readable safetensors file (" in refusal(backbone, path)
     torch.save([1, 2, 3], tmp_path / "list.pth")
     assert "holds no tensors by name" in refusal(backbone, tmp_path / "list.pth")
@@ -209,10 +212,13 @@ def test_damaged_mxnet_files(tmp_path, monkeypatch):
     for length in (9, 30, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:length])
         assert "not a readable MXNet .params file (" in refusal(backbone, path)
-    for offset, layout, value, reason in ((28, "<i", 1, "sparse arrays"), (32, "<i", 99, "an array of 99 dimensions"),
-                                          (36, "<q", -4, "an array of shape [-4, "),
-                                          (76, "<i", 77, "unknown element type 77")):
-        path.write_bytes(whole[:offset] + struct.pack(layout, value) + whole[offset + struct.calcsize(layout):])
+    for offset, layout, value, reason in (
+        (28, "<i", 1, "sparse arrays"),
+        (32, "<i", 99, "an array of 99 dimensions"),
+        (36, "<q", -4, "an array of shape [-4, "),
+        (76, "<i", 77, "unknown element type 77"),
+    ):
+        path.write_bytes(whole[:offset] + struct.pack(layout, value) + whole[offset + struct.calcsize(layout) :])
         assert reason in refusal(backbone, path)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from train_data import make_recipe, open_images  # noqa: E402
+from train_data import make_recipe, open_images
 
-from pplfast.train import TrainOptions, checkpoint, step, train, trainer  # noqa: E402
+from pplfast.train import TrainOptions, checkpoint, step, train, trainer
 
 images, out, place = sys.argv[1:]
 steps, writes = 0, 0
@@ -39,8 +39,9 @@ def write_json(*arguments):
 
 plain_write = checkpoint.write_json
 trainer.train_step, checkpoint.write_json = train_step, write_json
-recipe = make_recipe(model={"dropout": 0.5}, optim={"batch": 4},
-                     stages=[{"position": "group3", "grid": 2, "epochs": 2},
-                             {"position": "group5", "grid": 2, "epochs": 1}])
-train(recipe, open_images(Path(images)), out,
-      options=TrainOptions(threads=1, log_every=1, checkpoint_every=2))
+recipe = make_recipe(
+    model={"dropout": 0.5},
+    optim={"batch": 4},
+    stages=[{"position": "group3", "grid": 2, "epochs": 2}, {"position": "group5", "grid": 2, "epochs": 1}],
+)
+train(recipe, open_images(Path(images)), out, options=TrainOptions(threads=1, log_every=1, checkpoint_every=2))

@@ -65,8 +65,19 @@ class TwoHosts:
 
     def command(self, host: str, arguments: Sequence[str | Path]) -> list[str]:
         """What runs `arguments` on the host, under the host's name."""
-        return ["ip", "netns", "exec", self._spaces[host], "unshare", "--uts", "sh", "-c",
-                f'hostname {host} && exec "$@"', "sh", *map(str, arguments)]
+        return [
+            "ip",
+            "netns",
+            "exec",
+            self._spaces[host],
+            "unshare",
+            "--uts",
+            "sh",
+            "-c",
+            f'hostname {host} && exec "$@"',
+            "sh",
+            *map(str, arguments),
+        ]
 
     def start(self, host: str, arguments: Sequence[str | Path], **options: Any) -> subprocess.Popen:
         return subprocess.Popen(self.command(host, arguments), text=True, **options)
@@ -96,7 +107,7 @@ class TwoHosts:
         """`ip netns exec` lays what is below /etc/netns/NAME over /etc: the machine's own ssh stays as it is."""
         Path("/run/sshd").mkdir(exist_ok=True)
         hosts = "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
-        for name, space in self._spaces.items():
+        for space in self._spaces.values():
             folder = Path("/etc/netns") / space
             ssh = folder / "ssh"
             ssh.mkdir(parents=True)
@@ -116,8 +127,11 @@ class TwoHosts:
 
     def _wait_for(self, host: str) -> None:
         for _ in range(50):
-            done = subprocess.run(self.command("node-a", ["ssh", "-o", "ConnectTimeout=2", host, "hostname"]),
-                                  capture_output=True, text=True)
+            done = subprocess.run(
+                self.command("node-a", ["ssh", "-o", "ConnectTimeout=2", host, "hostname"]),
+                capture_output=True,
+                text=True,
+            )
             if done.stdout.strip() == host:
                 return
             time.sleep(0.1)

@@ -7,12 +7,12 @@ import time
 
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+import torch
+import torch.distributed as dist
 
-from pplfast.errors import UserError  # noqa: E402
-from pplfast.train.ranks import LostRankError, start_ranks, stop_ranks  # noqa: E402
-from pplfast.train.watchdog import Watchdog  # noqa: E402
+from pplfast.errors import UserError
+from pplfast.train.ranks import LostRankError, start_ranks, stop_ranks
+from pplfast.train.watchdog import Watchdog
 
 fate = sys.argv[1]
 try:

@@ -1,4 +1,5 @@
-"""One session of three runs, at ZeRO 0, 1 and 2, each of which stops after two steps and is resumed by the next session.
+"""One session of three runs, at ZeRO 0, 1 and 2, each of which stops after two steps and is resumed by the next
+session.
 
 Arguments: images, folder, then (from the launcher) the local rank. What a resumed session restores is compared with
 the checkpoint and noted in FOLDER/restored.jsonl.
@@ -39,8 +40,13 @@ for zero in (0, 1, 2):
     steps = 0
     recipe = make_recipe(optim={"zero": zero}, stages=[{"position": "group3", "grid": 2, "epochs": 5}])
     try:
-        train(recipe, dataset, folder / f"zero{zero}", resume=True,
-              options=TrainOptions(threads=1, log_every=1, checkpoint_every=2, lost_after=20))
+        train(
+            recipe,
+            dataset,
+            folder / f"zero{zero}",
+            resume=True,
+            options=TrainOptions(threads=1, log_every=1, checkpoint_every=2, lost_after=20),
+        )
     except KeyboardInterrupt:
         continue
 stop_ranks()

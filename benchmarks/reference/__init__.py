@@ -13,8 +13,14 @@ from pplfast.benchmarks.reference.resnet import ResNet
 from pplfast.benchmarks.reference.wideresnet import WideResNet38
 
 __all__ = [
-    "EfficientNetLite0", "ReferenceClassifier", "ResNet", "WideResNet38", "create_backbone", "load_published",
-    "merge_patches", "split_patches",
+    "EfficientNetLite0",
+    "ReferenceClassifier",
+    "ResNet",
+    "WideResNet38",
+    "create_backbone",
+    "load_published",
+    "merge_patches",
+    "split_patches",
 ]
 
 

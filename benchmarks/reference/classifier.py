@@ -22,7 +22,7 @@ def split_patches(x: Tensor, grid: int, stride: int) -> Tensor:
 def merge_patches(patches: Tensor, grid: int, height: int, width: int) -> Tensor:
     """Stitch patches in the order of `split_patches` and crop to (B, C, height, width)."""
     parts = torch.chunk(patches, grid * grid, dim=0)
-    rows = [torch.cat(parts[row * grid:(row + 1) * grid], dim=3) for row in range(grid)]
+    rows = [torch.cat(parts[row * grid : (row + 1) * grid], dim=3) for row in range(grid)]
     return torch.cat(rows, dim=2)[:, :, :height, :width]
 
 
@@ -33,8 +33,14 @@ class ReferenceClassifier(nn.Module):
     `position` is the number of the block after which the patches are cut. BN always uses its stored statistics.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, stages: list[tuple[int, int]], explicit: bool = False,
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        stages: list[tuple[int, int]],
+        explicit: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.backbone, self.stages, self.explicit = backbone, list(stages), explicit
         self.dropout = nn.Dropout2d(dropout)

@@ -13,8 +13,16 @@ from torch.utils.data import DataLoader, Dataset
 class TrainImages(Dataset):
     """Item: normalised float32 (3, crop, crop) and the image labels; zero padding comes after normalisation."""
 
-    def __init__(self, paths: Sequence[str], labels: np.ndarray, crop: int, resize_long: tuple[int, int],
-                 mean: Sequence[float], std: Sequence[float], flip: float = 0.5) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: np.ndarray,
+        crop: int,
+        resize_long: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        flip: float = 0.5,
+    ) -> None:
         self.paths, self.labels, self.crop, self.resize_long = paths, labels.astype(np.float32), crop, resize_long
         self.mean, self.std, self.flip = np.asarray(mean, np.float32), np.asarray(std, np.float32), flip
 
@@ -46,5 +54,12 @@ class TrainImages(Dataset):
 
 
 def train_loader(dataset: TrainImages, batch_size: int, workers: int = 2, drop_last: bool = True) -> DataLoader:
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, drop_last=drop_last,
-                      pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )

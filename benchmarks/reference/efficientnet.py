@@ -6,8 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # (blocks, kernel, stride of the first block, expansion, output channels) of groups 1..7
-GROUPS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
-          (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+GROUPS = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 STEM_CHANNELS, HEAD_CHANNELS, BN_EPS = 32, 1280, 1e-3
 
 
@@ -15,8 +22,10 @@ class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding: the output has ceil(size / stride) cells."""
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = (max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-                         for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride))
+        height, width = (
+            max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+            for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride)
+        )
         if height % 2 == 0 and width % 2 == 0:
             return F.conv2d(x, self.weight, None, self.stride, (height // 2, width // 2), 1, self.groups)
         x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
@@ -68,7 +77,7 @@ class EfficientNetLite0(nn.Module):
     def frozen_modules(self, count: int) -> list[nn.Module]:
         """The modules of the first `count` blocks."""
         modules: list[nn.Module] = [self._conv_stem, self._bn0] if count > 0 else []
-        for start, stop in self.ranges[:max(count - 1, 0)]:
+        for start, stop in self.ranges[: max(count - 1, 0)]:
             modules += self._blocks[start:stop]
         return modules + ([self._conv_head] if count == len(self.names) else [])
 
@@ -80,7 +89,7 @@ class EfficientNetLite0(nn.Module):
             elif name == "head":
                 x = F.relu6(self._bn1(self._conv_head(x)), inplace=True)
             else:
-                start, stop = self.ranges[int(name[len("group"):]) - 1]
+                start, stop = self.ranges[int(name[len("group") :]) - 1]
                 for block in self._blocks[start:stop]:
                     x = block(x)
         return x

@@ -37,8 +37,9 @@ def dense_transition(edge: np.ndarray, beta: float, radius: int) -> torch.Tensor
     return matrix.div_(matrix.sum(0, keepdim=True))
 
 
-def dense_walk(maps: np.ndarray, edge: np.ndarray, squarings: int, beta: float = 10.0, radius: int = 5,
-               device: str = "cpu") -> np.ndarray:
+def dense_walk(
+    maps: np.ndarray, edge: np.ndarray, squarings: int, beta: float = 10.0, radius: int = 5, device: str = "cpu"
+) -> np.ndarray:
     """maps float32 (n, h, w), edge (h, w) in [0, 1] -> (n, h, w): (maps * (1 - edge)) T^(2^squarings)."""
     transition = dense_transition(edge, beta, radius).to(device)
     for _ in range(squarings):

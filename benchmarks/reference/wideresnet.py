@@ -7,8 +7,9 @@ from torch import Tensor, nn
 class Unit(nn.Module):
     """BN-ReLU-conv twice; the 1x1 shortcut, where there is one, acts on the tensor after BN-ReLU."""
 
-    def __init__(self, inputs: int, middle: int, outputs: int, stride: int = 1, first_dilation: int = 1,
-                 dilation: int = 1) -> None:
+    def __init__(
+        self, inputs: int, middle: int, outputs: int, stride: int = 1, first_dilation: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.bn_branch2a = nn.BatchNorm2d(inputs)
         self.conv_branch2a = nn.Conv2d(inputs, middle, 3, stride, first_dilation, first_dilation, bias=False)
@@ -53,8 +54,26 @@ class BottleneckUnit(nn.Module):
 class WideResNet38(nn.Module):
     """Blocks `conv1a`, `b2` .. `b7`; the features are those after bn7 + ReLU, 4096 channels."""
 
-    names = ("conv1a", "b2", "b2_1", "b2_2", "b3", "b3_1", "b3_2", "b4", "b4_1", "b4_2", "b4_3", "b4_4", "b4_5",
-             "b5", "b5_1", "b5_2", "b6", "b7")
+    names = (
+        "conv1a",
+        "b2",
+        "b2_1",
+        "b2_2",
+        "b3",
+        "b3_1",
+        "b3_2",
+        "b4",
+        "b4_1",
+        "b4_2",
+        "b4_3",
+        "b4_4",
+        "b4_5",
+        "b5",
+        "b5_1",
+        "b5_2",
+        "b6",
+        "b7",
+    )
     channels = 4096
 
     def __init__(self) -> None:

@@ -22,21 +22,28 @@ BENCHES = {
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="bench", metavar="BENCH", required=True)
     for name, text in BENCHES.items():
-        bench = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ". Values are checked "
-                                   "first; what fails its check gets no times, and the exit code is 1.")
+        bench = actions.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ". Values are checked "
+            "first; what fails its check gets no times, and the exit code is 1.",
+        )
         bench.add_argument("--out", metavar="FILE.json", help="write the results there, and plots beside it (PNG)")
         bench.add_argument("--quick", action="store_true", help="few rounds: shows that it works, not how fast it is")
         bench.add_argument("--no-compile", action="store_true", help="tuned reference without torch.compile")
-        bench.add_argument("--threads", type=int, default=0, metavar="N",
-                           help="of torch on the CPU (default: all cores)")
+        bench.add_argument(
+            "--threads", type=int, default=0, metavar="N", help="of torch on the CPU (default: all cores)"
+        )
         images = bench.add_argument_group("images for loader, cam, label, walk (default: a demo set, made on the spot)")
         images.add_argument("--data", metavar="ROOT", help="a folder in VOC layout, or a plain folder of JPEG images")
         images.add_argument("--list", default="", metavar="NAME", help="a list by name, or a list file")
         images.add_argument("--labels", default="auto", metavar="FILE", help="as in the other commands")
         images.add_argument("--classes", default="", metavar="NAMES", help="as in the other commands")
-    compare = actions.add_parser("compare", help="what became slower between two results files",
-                                 description="Exit code 1 when a ratio, or a time on the same GPU, is worse beyond "
-                                             "the noise.")
+    compare = actions.add_parser(
+        "compare",
+        help="what became slower between two results files",
+        description="Exit code 1 when a ratio, or a time on the same GPU, is worse beyond the noise.",
+    )
     compare.add_argument("before", metavar="A.json")
     compare.add_argument("after", metavar="B.json")
 
@@ -55,8 +62,10 @@ def _compare(args: argparse.Namespace) -> int:
         print(note)
     for regression in regressions:
         print(f"WORSE: {regression}")
-    print(f"{len(regressions)} regressions between {args.before} ({before['commit']}) and {args.after} "
-          f"({after['commit']})")
+    print(
+        f"{len(regressions)} regressions between {args.before} ({before['commit']}) and {args.after} "
+        f"({after['commit']})"
+    )
     return 1 if regressions else 0
 
 
@@ -70,8 +79,14 @@ def _bench(args: argparse.Namespace) -> int:
     from pplfast.benchmarks.suite import run_benches
 
     names = [name for name in BENCHES if name != "all"] if args.bench == "all" else [args.bench]
-    report = run_benches(names, data, quick=args.quick, compiled=not args.no_compile, threads=args.threads,
-                         out=Path(args.out) if args.out else None)
+    report = run_benches(
+        names,
+        data,
+        quick=args.quick,
+        compiled=not args.no_compile,
+        threads=args.threads,
+        out=Path(args.out) if args.out else None,
+    )
     if args.out:
         from pplfast.benchmarks.plots import plot
 

@@ -13,12 +13,16 @@ from pplfast.recipe import CamConfig, part_from_dict
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
-    parser.add_argument("--model", required=True, metavar="PATH",
-                        help="the train folder of a run, or its classifier.safetensors")
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="the train folder of a run, or its classifier.safetensors"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
     add_cam_arguments(parser)
-    parser.add_argument("--npy", action="store_true",
-                        help="also write <id>.npy, the dict (keys, cam, high_res) that follow-up code reads")
+    parser.add_argument(
+        "--npy",
+        action="store_true",
+        help="also write <id>.npy, the dict (keys, cam, high_res) that follow-up code reads",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,13 +45,18 @@ def run(args: argparse.Namespace) -> int:
 
 def add_cam_arguments(parser: argparse.ArgumentParser) -> None:
     """How the maps are made: the options of `cam_changes`."""
-    parser.add_argument("--scales", metavar="S,S",
-                        help="image sizes relative to the original (default: those of the classifier's recipe)")
+    parser.add_argument(
+        "--scales",
+        metavar="S,S",
+        help="image sizes relative to the original (default: those of the classifier's recipe)",
+    )
     parser.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
-    parser.add_argument("--batch", type=int, metavar="N",
-                        help="images of one shape at a time (default: the recipe's)")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"),
-                        help="auto: bf16 where the device computes it natively, else fp32 (default: the recipe's)")
+    parser.add_argument("--batch", type=int, metavar="N", help="images of one shape at a time (default: the recipe's)")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        help="auto: bf16 where the device computes it natively, else fp32 (default: the recipe's)",
+    )
 
 
 def cam_changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -75,5 +84,7 @@ def check_classes(model: str, dataset: Dataset) -> None:
 
     trained = read_info(model).class_names
     if trained != dataset.classes.names:
-        raise UserError(f"{model}: was trained for the classes {', '.join(trained)}, not "
-                        f"{', '.join(dataset.classes.names)}; give --classes as in training")
+        raise UserError(
+            f"{model}: was trained for the classes {', '.join(trained)}, not "
+            f"{', '.join(dataset.classes.names)}; give --classes as in training"
+        )

@@ -17,23 +17,30 @@ from pplfast.files import write_json
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    check = actions.add_parser("check", help="counts per class, and everything that is wrong with the files",
-                               description="Decode every image and mask. Exit code 2 when there are errors, 0 when "
-                                           "there are at most warnings.")
+    check = actions.add_parser(
+        "check",
+        help="counts per class, and everything that is wrong with the files",
+        description="Decode every image and mask. Exit code 2 when there are errors, 0 when "
+        "there are at most warnings.",
+    )
     add_data_arguments(check)
     check.add_argument("--json", metavar="FILE", help="write the report there as well")
     check.set_defaults(action_function=_check)
 
-    demo = actions.add_parser("demo", help="make a data set of rendered objects, in VOC layout",
-                              description="Five classes of rendered objects with exact masks. The same arguments give "
-                                          "the same bytes; lists: train, val.")
+    demo = actions.add_parser(
+        "demo",
+        help="make a data set of rendered objects, in VOC layout",
+        description="Five classes of rendered objects with exact masks. The same arguments give "
+        "the same bytes; lists: train, val.",
+    )
     default = DemoConfig()
     demo.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
     demo.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
     demo.add_argument("--train", type=int, default=default.train, metavar="N", help="images (default %(default)s)")
     demo.add_argument("--val", type=int, default=default.val, metavar="N", help="images (default %(default)s)")
-    demo.add_argument("--size", type=int, default=default.size, metavar="PIXELS",
-                      help="long side of the images (default %(default)s)")
+    demo.add_argument(
+        "--size", type=int, default=default.size, metavar="PIXELS", help="long side of the images (default %(default)s)"
+    )
     demo.set_defaults(action_function=_demo)
 
 
@@ -56,8 +63,10 @@ def _demo(args: argparse.Namespace) -> int:
     config = DemoConfig(seed=args.seed, train=args.train, val=args.val, size=args.size)
     with _progress("rendering", config.train + config.val) as advance:
         made = make_demo(Path(args.out), config, advance)
-    print(f"{args.out}: {config.train} training and {config.val} validation images"
-          f"{'' if made else ' (already there)'}; use --data {args.out} --list train or --list val")
+    print(
+        f"{args.out}: {config.train} training and {config.val} validation images"
+        f"{'' if made else ' (already there)'}; use --data {args.out} --list train or --list val"
+    )
     return 0
 
 

@@ -14,8 +14,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--cams", metavar="DIR", help="folder of `pplfast cam`; thresholds 0.05 to 0.60 are tried")
     source.add_argument("--pngs", metavar="DIR", help="folder of label PNGs, <id>.png with the values of the masks")
     parser.add_argument("--out", metavar="FILE", help="write the scores as JSON")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",
-                        help="processes (default: one per core, here %(default)s)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=default_jobs(),
+        metavar="N",
+        help="processes (default: one per core, here %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,47 +23,79 @@ def configure(parser: argparse.ArgumentParser) -> None:
     defaults = LabelConfig()
     add_data_arguments(parser)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", metavar="PATH",
-                        help="the train folder of a run: images to labels in one go; also under a launcher "
-                             "(deepspeed --module pplfast label ...). Start it again to continue")
+    source.add_argument(
+        "--model",
+        metavar="PATH",
+        help="the train folder of a run: images to labels in one go; also under a launcher "
+        "(deepspeed --module pplfast label ...). Start it again to continue",
+    )
     source.add_argument("--cams", metavar="DIR", help="folder of `pplfast cam`: labels from its maps")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
-    parser.add_argument("--background", choices=background.KINDS,
-                        help="threshold: a constant; alpha: (1 - max of the CAMs)^alpha (default: with --model that of "
-                             f"the classifier's recipe, with --cams {defaults.background})")
-    parser.add_argument("--value", type=float, metavar="X",
-                        help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32); without it, with "
-                             "--cams: the threshold with the best CAM mIoU, for a list that has masks; with --model: "
-                             "the recipe's, or 0.25 where that leaves it to the masks")
-    parser.add_argument("--crf", metavar="CRF",
-                        help=f"preset of the dense CRF ({', '.join(crf.PRESETS)}, {crf.NONE}; default: with --model "
-                             f"the recipe's, with --cams {defaults.crf}); with --model also what computes it: "
-                             "pydensecrf (processes), device (with the network, exact too; the default on a GPU), or "
-                             "both words, device:labels")
-    parser.add_argument("--jobs", type=int, metavar="N",
-                        help=f"processes (default: one per core, here {default_jobs()}; shared by a machine's ranks)")
+    parser.add_argument(
+        "--background",
+        choices=background.KINDS,
+        help="threshold: a constant; alpha: (1 - max of the CAMs)^alpha (default: with --model that of "
+        f"the classifier's recipe, with --cams {defaults.background})",
+    )
+    parser.add_argument(
+        "--value",
+        type=float,
+        metavar="X",
+        help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32); without it, with "
+        "--cams: the threshold with the best CAM mIoU, for a list that has masks; with --model: "
+        "the recipe's, or 0.25 where that leaves it to the masks",
+    )
+    parser.add_argument(
+        "--crf",
+        metavar="CRF",
+        help=f"preset of the dense CRF ({', '.join(crf.PRESETS)}, {crf.NONE}; default: with --model "
+        f"the recipe's, with --cams {defaults.crf}); with --model also what computes it: "
+        "pydensecrf (processes), device (with the network, exact too; the default on a GPU), or "
+        "both words, device:labels",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=f"processes (default: one per core, here {default_jobs()}; shared by a machine's ranks)",
+    )
     _configure_model(parser.add_argument_group("with --model"))
 
 
 def _configure_model(group: argparse._ArgumentGroup) -> None:
     add_cam_arguments(group)
-    group.add_argument("--outputs", default="png", metavar="KIND,KIND",
-                       help="png: VOC palette PNGs; npy: the CAM dicts of follow-up code; shards: WebDataset tars of "
-                            ".jpg, .png, .json (default: %(default)s)")
-    group.add_argument("--shard-size", type=int, default=1000, metavar="N",
-                       help="images per tar (default: %(default)s)")
-    group.add_argument("--unsure", metavar="LOW,HIGH",
-                       help="two background thresholds instead of --value (usual: 0.05,0.30): what is neither a class "
-                            "at HIGH nor background at LOW becomes 255")
-    group.add_argument("--memory", type=float, default=8.0, metavar="GIB",
-                       help="of each rank and its workers, for what grows with the images (default: %(default)s, "
-                            "enough for 12 megapixels of two classes): batches get smaller, the network works in "
-                            "tiles, and images for whose CRF it does not suffice are bad")
-    group.add_argument("--rotated", action="store_true",
-                       help="label images that EXIF turns, as stored; without it they are bad")
+    group.add_argument(
+        "--outputs",
+        default="png",
+        metavar="KIND,KIND",
+        help="png: VOC palette PNGs; npy: the CAM dicts of follow-up code; shards: WebDataset tars of "
+        ".jpg, .png, .json (default: %(default)s)",
+    )
+    group.add_argument(
+        "--shard-size", type=int, default=1000, metavar="N", help="images per tar (default: %(default)s)"
+    )
+    group.add_argument(
+        "--unsure",
+        metavar="LOW,HIGH",
+        help="two background thresholds instead of --value (usual: 0.05,0.30): what is neither a class "
+        "at HIGH nor background at LOW becomes 255",
+    )
+    group.add_argument(
+        "--memory",
+        type=float,
+        default=8.0,
+        metavar="GIB",
+        help="of each rank and its workers, for what grows with the images (default: %(default)s, "
+        "enough for 12 megapixels of two classes): batches get smaller, the network works in "
+        "tiles, and images for whose CRF it does not suffice are bad",
+    )
+    group.add_argument(
+        "--rotated", action="store_true", help="label images that EXIF turns, as stored; without it they are bad"
+    )
     group.add_argument("--fail-on-bad", action="store_true", help="end at the first bad image, with exit code 2")
-    group.add_argument("--verify", action="store_true",
-                       help="compare the checksums of the labels that are there, not only their sizes")
+    group.add_argument(
+        "--verify", action="store_true", help="compare the checksums of the labels that are there, not only their sizes"
+    )
     group.add_argument("--prometheus", metavar="FILE", help="keep progress in this text file, for a node exporter")
 
 
@@ -87,8 +119,9 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str) -> int:
         if kind == "alpha":
             raise UserError(ALPHA_NEEDS_VALUE)
         if not any(dataset.masks):
-            raise UserError(f"{dataset.name}: has no masks to find the best threshold on; give --value (usual: 0.15 "
-                            "to 0.30)")
+            raise UserError(
+                f"{dataset.name}: has no masks to find the best threshold on; give --value (usual: 0.15 to 0.30)"
+            )
         value = evaluate_cams(args.cams, dataset, jobs=jobs).threshold
         print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
     config = LabelConfig(background=kind, value=value, crf=preset or LabelConfig().crf)
@@ -109,10 +142,20 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
     from pplfast.train import load_classifier
 
     config = JobConfig(
-        out=Path(args.out), cam=cam_config(args.model, changes), label=label_config(args, preset, unsure),
-        engine=engine, outputs=tuple(dict.fromkeys(args.outputs.split(","))), unsure=unsure, memory=args.memory,
-        jobs=args.jobs, shard_size=args.shard_size, rotated=args.rotated, verify=args.verify, strict=args.fail_on_bad,
-        prometheus=Path(args.prometheus) if args.prometheus else None)
+        out=Path(args.out),
+        cam=cam_config(args.model, changes),
+        label=label_config(args, preset, unsure),
+        engine=engine,
+        outputs=tuple(dict.fromkeys(args.outputs.split(","))),
+        unsure=unsure,
+        memory=args.memory,
+        jobs=args.jobs,
+        shard_size=args.shard_size,
+        rotated=args.rotated,
+        verify=args.verify,
+        strict=args.fail_on_bad,
+        prometheus=Path(args.prometheus) if args.prometheus else None,
+    )
     check_config(config)
     _say(config, bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure)))
     share_threads()
@@ -139,8 +182,10 @@ def label_config(args: argparse.Namespace, preset: str, unsure: tuple[float, flo
 def _value(args: argparse.Namespace, kind: str, recorded: LabelConfig) -> float:
     if args.value is not None:
         if args.background is None and kind == "alpha" and args.value < 1:
-            raise UserError(f"--value {args.value:g}: the recipe's background is alpha, whose exponents are 1 or more; "
-                            "add --background threshold, if it is one")
+            raise UserError(
+                f"--value {args.value:g}: the recipe's background is alpha, whose exponents are 1 or more; "
+                "add --background threshold, if it is one"
+            )
         return args.value
     value = recorded.value if kind == recorded.background else 0.0
     if not value and kind == "alpha":
@@ -151,8 +196,10 @@ def _value(args: argparse.Namespace, kind: str, recorded: LabelConfig) -> float:
 def _say(config: "JobConfig", changed: bool) -> None:
     label, unsure = config.label, config.unsure
     background_text = f"{unsure[0]:g} and {unsure[1]:g}" if unsure else f"{label.background} {label.value:g}"
-    say_settings(f"CAMs at {scales_text(config.cam.scales, config.cam.flip)}, background {background_text}, "
-                 f"CRF {label.crf}", changed)
+    say_settings(
+        f"CAMs at {scales_text(config.cam.scales, config.cam.flip)}, background {background_text}, CRF {label.crf}",
+        changed,
+    )
 
 
 def parse_crf(text: str | None) -> tuple[str, str]:

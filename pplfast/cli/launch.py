@@ -10,17 +10,35 @@ COMMANDS = ("train", "label", "refine train", "segment train")  # those that sha
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hostfile", metavar="FILE",
-                        help="lines like 'node-a slots=8'; started by pdsh over ssh (default: this machine alone)")
-    parser.add_argument("--ranks", type=int, default=0, metavar="N",
-                        help="ranks of this machine, without --hostfile (default: one per GPU)")
-    parser.add_argument("--restarts", type=int, default=0, metavar="N",
-                        help="start again so many times after a failure, on the hosts that answer; training continues "
-                             "from its last checkpoint (default: %(default)s)")
-    parser.add_argument("--master-addr", metavar="ADDRESS",
-                        help="of the first host (default: the first that `hostname -I` gives there)")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND ...",
-                        help=f"one of {', '.join(COMMANDS)}, and its options")
+    parser.add_argument(
+        "--hostfile",
+        metavar="FILE",
+        help="lines like 'node-a slots=8'; started by pdsh over ssh (default: this machine alone)",
+    )
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        default=0,
+        metavar="N",
+        help="ranks of this machine, without --hostfile (default: one per GPU)",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again so many times after a failure, on the hosts that answer; training continues "
+        "from its last checkpoint (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--master-addr", metavar="ADDRESS", help="of the first host (default: the first that `hostname -I` gives there)"
+    )
+    parser.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help=f"one of {', '.join(COMMANDS)}, and its options",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ def scale_changes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """"0.5,1" -> (0.5, 1.0). Raises UserError for anything but numbers above 0."""
+    """ "0.5,1" -> (0.5, 1.0). Raises UserError for anything but numbers above 0."""
     try:
         scales = tuple(float(word) for word in text.split(","))
     except ValueError:

@@ -13,22 +13,36 @@ from pplfast.recipe import AffinityConfig, WalkConfig
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "By single steps what `pplfast run` does for a recipe with an [affinity] table."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    boundary = actions.add_parser("train", help="train the boundary network, alone or under the deepspeed launcher",
-                                  description="Train the recipe's [affinity] on the backbone of a trained classifier.")
+    boundary = actions.add_parser(
+        "train",
+        help="train the boundary network, alone or under the deepspeed launcher",
+        description="Train the recipe's [affinity] on the backbone of a trained classifier.",
+    )
     add_data_arguments(boundary)
     boundary.add_argument("--model", required=True, metavar="PATH", help="the train folder of the classifier")
-    boundary.add_argument("--pngs", required=True, metavar="DIR",
-                          help="confident labels: `pplfast label --model PATH --unsure 0.05,0.30 --crf labels`")
+    boundary.add_argument(
+        "--pngs",
+        required=True,
+        metavar="DIR",
+        help="confident labels: `pplfast label --model PATH --unsure 0.05,0.30 --crf labels`",
+    )
     add_network_arguments(boundary)
-    walk = actions.add_parser("walk", help="refine CAM files",
-                              description="Write CAM files like those of `pplfast cam`; `pplfast eval --cams` scores "
-                                          "them and `pplfast label --cams` makes labels of them.")
+    walk = actions.add_parser(
+        "walk",
+        help="refine CAM files",
+        description="Write CAM files like those of `pplfast cam`; `pplfast eval --cams` scores "
+        "them and `pplfast label --cams` makes labels of them.",
+    )
     add_data_arguments(walk)
     walk.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `pplfast refine train`")
     walk.add_argument("--cams", required=True, metavar="DIR", help="folder of `pplfast cam`")
     walk.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
-    walk.add_argument("--radius", type=int, metavar="N",
-                      help="of a step, in pixels at stride 4 (default: the recipe's that the network was trained by)")
+    walk.add_argument(
+        "--radius",
+        type=int,
+        metavar="N",
+        help="of a step, in pixels at stride 4 (default: the recipe's that the network was trained by)",
+    )
     walk.add_argument("--beta", type=float, metavar="X", help="exponent of the affinities (default: the recipe's)")
     walk.add_argument("--steps", type=int, metavar="N", help="default: the recipe's")
 
@@ -42,8 +56,16 @@ def _train(args: argparse.Namespace) -> int:
         from pplfast.train import load_classifier
         from pplfast.train.affinity import train_boundaries
 
-        return train_boundaries(recipe.affinity, load_classifier(args.model), dataset, args.pngs, args.out, recipe.seed,
-                                args.resume, options)
+        return train_boundaries(
+            recipe.affinity,
+            load_classifier(args.model),
+            dataset,
+            args.pngs,
+            args.out,
+            recipe.seed,
+            args.resume,
+            options,
+        )
 
     return run_training(args, "affinity", train)
 
@@ -69,5 +91,7 @@ def _walk(args: argparse.Namespace) -> int:
 
 def _check_walk(config: WalkConfig) -> None:
     if config.radius < 2 or config.steps < 0 or not config.beta > 0:
-        raise UserError(f"--radius {config.radius} --steps {config.steps} --beta {config.beta:g}: must be 2 or more, 0 "
-                        "or more, above 0")
+        raise UserError(
+            f"--radius {config.radius} --steps {config.steps} --beta {config.beta:g}: must be 2 or more, 0 "
+            "or more, above 0"
+        )

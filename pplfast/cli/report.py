@@ -8,8 +8,13 @@ from pplfast.report import IMAGES, write_report
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the --out folder of `pplfast run`")
     parser.add_argument("--out", metavar="FILE", help="default: RUN/report.html")
-    parser.add_argument("--images", type=int, default=IMAGES, metavar="N",
-                        help="images in the gallery, spread evenly over the list (default %(default)s)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=IMAGES,
+        metavar="N",
+        help="images in the gallery, spread evenly over the list (default %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,31 +24,44 @@ from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.description = ("Train, CAMs, CRF, labels, evaluation, report. Steps that are done are skipped: after an "
-                          "interruption the same command continues; after a change of settings it redoes what "
-                          "depends on them.")
+    parser.description = (
+        "Train, CAMs, CRF, labels, evaluation, report. Steps that are done are skipped: after an "
+        "interruption the same command continues; after a change of settings it redoes what "
+        "depends on them."
+    )
     add_data_arguments(parser, with_list=False)
     parser.add_argument("--train-list", metavar="NAME", help="list to train on (default: train; all of a plain folder)")
-    parser.add_argument("--val-list", metavar="NAME",
-                        help="list that gets CAMs and labels, scored where it has masks (default: val; all of a plain "
-                             "folder)")
-    parser.add_argument("--test-list", metavar="NAME",
-                        help="list that the segmentation network is tested on, where the recipe has one (default: the "
-                             "list of --val-list; the field uses val)")
+    parser.add_argument(
+        "--val-list",
+        metavar="NAME",
+        help="list that gets CAMs and labels, scored where it has masks (default: val; all of a plain folder)",
+    )
+    parser.add_argument(
+        "--test-list",
+        metavar="NAME",
+        help="list that the segmentation network is tested on, where the recipe has one (default: the "
+        "list of --val-list; the field uses val)",
+    )
     add_recipe_arguments(parser)
     parser.add_argument("--seeds", metavar="N,N", help="run each of them, into RUN/seed<N>, and print their mean")
-    parser.add_argument("--variants", metavar="V,V",
-                        help="of plain, ppl, explicit (default: those of the recipe)")
+    parser.add_argument("--variants", metavar="V,V", help="of plain, ppl, explicit (default: those of the recipe)")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",
-                        help="processes of the CRF (default: one per core, here %(default)s)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=default_jobs(),
+        metavar="N",
+        help="processes of the CRF (default: one per core, here %(default)s)",
+    )
     add_training_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("`pplfast run` works in one process; under a launcher use `pplfast train`, then `pplfast cam`, "
-                        "`label` and `eval`")
+        raise UserError(
+            "`pplfast run` works in one process; under a launcher use `pplfast train`, then `pplfast cam`, "
+            "`label` and `eval`"
+        )
     check_training_arguments(args)
     recipe = _recipe(args)
     seeds = _seeds(args) if args.seeds is not None else None
@@ -57,9 +70,17 @@ def run(args: argparse.Namespace) -> int:
     from pplfast.train.ranks import stop_ranks
 
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
-    config = RunConfig(train, val, recipe, recipe.variants, Path(args.out), args.jobs, options_from_arguments(args),
-                       command=shlex.join(["pplfast", *sys.argv[1:]]),
-                       test=_test_data(val, args.test_list))
+    config = RunConfig(
+        train,
+        val,
+        recipe,
+        recipe.variants,
+        Path(args.out),
+        args.jobs,
+        options_from_arguments(args),
+        command=shlex.join(["pplfast", *sys.argv[1:]]),
+        test=_test_data(val, args.test_list),
+    )
     try:
         if seeds is None:
             summary = run(config)

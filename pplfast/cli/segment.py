@@ -14,24 +14,37 @@ from pplfast.recipe import SegmentationConfig
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "By single steps what `pplfast run` does for a recipe with a [segmentation] table."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    train = actions.add_parser("train", help="train the network, alone or under the deepspeed launcher",
-                               description="Train the recipe's [segmentation] on label PNGs; 255 is ignored.")
+    train = actions.add_parser(
+        "train",
+        help="train the network, alone or under the deepspeed launcher",
+        description="Train the recipe's [segmentation] on label PNGs; 255 is ignored.",
+    )
     add_data_arguments(train)
     train.add_argument("--pngs", required=True, metavar="DIR", help="labels to train on, <id>.png")
     add_network_arguments(train)
-    test = actions.add_parser("test", help="label images: scales, flips, CRF",
-                              description="Write <id>.png; `pplfast eval --pngs` scores them.")
+    test = actions.add_parser(
+        "test",
+        help="label images: scales, flips, CRF",
+        description="Write <id>.png; `pplfast eval --pngs` scores them.",
+    )
     add_data_arguments(test)
     test.set_defaults(labels="none")
     test.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `pplfast segment train`")
     test.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
-    test.add_argument("--scales", metavar="S,S",
-                      help="image sizes relative to the original (default: those of the network's recipe)")
+    test.add_argument(
+        "--scales", metavar="S,S", help="image sizes relative to the original (default: those of the network's recipe)"
+    )
     test.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
-    test.add_argument("--crf", metavar="CRF",
-                      help=f"preset of the dense CRF: {', '.join(PRESETS)}, {NONE} (default: the recipe's)")
-    test.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",
-                      help="processes of the CRF (default: one per core, here %(default)s)")
+    test.add_argument(
+        "--crf", metavar="CRF", help=f"preset of the dense CRF: {', '.join(PRESETS)}, {NONE} (default: the recipe's)"
+    )
+    test.add_argument(
+        "--jobs",
+        type=int,
+        default=default_jobs(),
+        metavar="N",
+        help="processes of the CRF (default: one per core, here %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,8 +6,10 @@ from pplfast.data.options import add_data_arguments, dataset_from_arguments
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.description = ("Write results/VOC2012/Segmentation/comp6_test_cls/*.png into a tar.gz, after checking "
-                          "names, count, sizes and values; the archive is read back and checked as well.")
+    parser.description = (
+        "Write results/VOC2012/Segmentation/comp6_test_cls/*.png into a tar.gz, after checking "
+        "names, count, sizes and values; the archive is read back and checked as well."
+    )
     add_data_arguments(parser)
     parser.set_defaults(labels="none", list="test")
     parser.add_argument("--pngs", required=True, metavar="DIR", help="label PNGs of the list: <id>.png, VOC's values")

@@ -22,9 +22,13 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 def configure(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_recipe_arguments(parser)
-    parser.add_argument("--variant", default="ppl", choices=VARIANTS,
-                        help="plain: no patches; ppl: the recipe's stages one after the other; explicit: all positions "
-                             "at once (default: %(default)s)")
+    parser.add_argument(
+        "--variant",
+        default="ppl",
+        choices=VARIANTS,
+        help="plain: no patches; ppl: the recipe's stages one after the other; explicit: all positions "
+        "at once (default: %(default)s)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out at its last checkpoint")
     add_deepspeed_argument(parser)
@@ -32,44 +36,91 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", required=True, metavar="NAME",
-                        help=f"a recipe file (TOML), or one of: {', '.join(preset_names())}")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="change a setting of the recipe, like optim.lr=0.02 or stages.0.epochs=2; repeatable")
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", help=f"a recipe file (TOML), or one of: {', '.join(preset_names())}"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a setting of the recipe, like optim.lr=0.02 or stages.0.epochs=2; repeatable",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's seed")
 
 
 def add_deepspeed_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--deepspeed", metavar="FILE.json",
-                        help="a DeepSpeed configuration: its ZeRO stage and precision replace the recipe's, what it "
-                             "says of speed is used as it stands (launch/ has some)")
+    parser.add_argument(
+        "--deepspeed",
+        metavar="FILE.json",
+        help="a DeepSpeed configuration: its ZeRO stage and precision replace the recipe's, what it "
+        "says of speed is used as it stands (launch/ has some)",
+    )
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=0, metavar="N",
-                        help="per rank (default: the cores divided by the ranks of this machine)")
-    parser.add_argument("--cache-mb", type=float, default=4096, metavar="MB",
-                        help="memory for decoded images, per rank (default: %(default)s)")
-    parser.add_argument("--checkpoint-seconds", type=float, default=300, metavar="SECONDS",
-                        help="of training between two checkpoints; the end of a stage writes one as well (default: "
-                             "%(default)s)")
-    parser.add_argument("--checkpoint-every", type=int, metavar="N",
-                        help="optimizer steps between two checkpoints, at most (default: as many as are done in "
-                             "--checkpoint-seconds)")
-    parser.add_argument("--keep", type=int, default=3, metavar="N",
-                        help="how many of the latest checkpoints stay; those that end a stage stay as well "
-                             "(default: %(default)s)")
-    parser.add_argument("--lost-after", type=float, default=60, metavar="SECONDS",
-                        help="with several ranks: end the run everywhere, within so long, once a rank gives no sign of "
-                             "life (default: %(default)s)")
-    parser.add_argument("--stuck-after", type=float, default=900, metavar="SECONDS",
-                        help="with several ranks: the same once one makes no progress; longer than the longest step, "
-                             "checkpoint or start (default: %(default)s)")
-    parser.add_argument("--log-every", type=int, default=10, metavar="N",
-                        help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--compile", nargs="?", const="default", default="", choices=COMPILE_MODES,
-                        metavar="MODE", help="the network by torch.compile, in this mode: "
-                                             f"{', '.join(COMPILE_MODES)} (without MODE: {COMPILE_MODES[0]})")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="per rank (default: the cores divided by the ranks of this machine)",
+    )
+    parser.add_argument(
+        "--cache-mb",
+        type=float,
+        default=4096,
+        metavar="MB",
+        help="memory for decoded images, per rank (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=300,
+        metavar="SECONDS",
+        help="of training between two checkpoints; the end of a stage writes one as well (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        metavar="N",
+        help="optimizer steps between two checkpoints, at most (default: as many as are done in --checkpoint-seconds)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how many of the latest checkpoints stay; those that end a stage stay as well (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lost-after",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="with several ranks: end the run everywhere, within so long, once a rank gives no sign of "
+        "life (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stuck-after",
+        type=float,
+        default=900,
+        metavar="SECONDS",
+        help="with several ranks: the same once one makes no progress; longer than the longest step, "
+        "checkpoint or start (default: %(default)s)",
+    )
+    parser.add_argument("--log-every", type=int, default=10, metavar="N", help="optimizer steps (default: %(default)s)")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="default",
+        default="",
+        choices=COMPILE_MODES,
+        metavar="MODE",
+        help="the network by torch.compile, in this mode: "
+        f"{', '.join(COMPILE_MODES)} (without MODE: {COMPILE_MODES[0]})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,8 +148,10 @@ def report(train: "Callable[[], TrainResult]") -> int:
         stop_ranks()
     if os.environ.get("RANK", "0") == "0":
         done = "was finished before" if result.already_finished else "finished"
-        print(f"{result.folder}: {done}: {result.steps} steps, {result.seconds:.1f} s, loss {result.loss:.4f}",
-              file=sys.stderr)
+        print(
+            f"{result.folder}: {done}: {result.steps} steps, {result.seconds:.1f} s, loss {result.loss:.4f}",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -126,10 +179,18 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
     """Imports torch: check the other arguments first."""
     from pplfast.train import TrainOptions
 
-    return TrainOptions(threads=args.threads, cache_mb=args.cache_mb, checkpoint_seconds=args.checkpoint_seconds,
-                        checkpoint_every=args.checkpoint_every, keep=args.keep, log_every=args.log_every,
-                        compile=args.compile, lost_after=args.lost_after, stuck_after=args.stuck_after,
-                        local_rank=args.local_rank)
+    return TrainOptions(
+        threads=args.threads,
+        cache_mb=args.cache_mb,
+        checkpoint_seconds=args.checkpoint_seconds,
+        checkpoint_every=args.checkpoint_every,
+        keep=args.keep,
+        log_every=args.log_every,
+        compile=args.compile,
+        lost_after=args.lost_after,
+        stuck_after=args.stuck_after,
+        local_rank=args.local_rank,
+    )
 
 
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:

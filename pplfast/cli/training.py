@@ -32,8 +32,9 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser)
 
 
-def run_training(args: argparse.Namespace, table: str,
-                 train: "Callable[[Recipe, Dataset, TrainOptions], TrainResult]") -> int:
+def run_training(
+    args: argparse.Namespace, table: str, train: "Callable[[Recipe, Dataset, TrainOptions], TrainResult]"
+) -> int:
     """table: the recipe's table for this network; UserError where it asks for none."""
     check_training_arguments(args)
     recipe = recipe_from_arguments(args)

@@ -13,8 +13,16 @@ from pplfast.errors import UserError
 CONNECT = 10  # seconds until a host that does not answer counts as down
 PAUSE = 3  # seconds until a host is asked a second time: one refused connection must not cost a run its GPUs
 # An idle connection to a host that was cut off would hang for a quarter of an hour: ssh asks every 3 s, three times.
-SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT}", "-o", "ServerAliveInterval=3",
-               "-o", "ServerAliveCountMax=3")
+SSH_OPTIONS = (
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    f"ConnectTimeout={CONNECT}",
+    "-o",
+    "ServerAliveInterval=3",
+    "-o",
+    "ServerAliveCountMax=3",
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,13 @@ def _answers(host: Host) -> bool:
 
 def _logs_in(host: Host) -> bool:
     try:
-        done = subprocess.run(["ssh", *SSH_OPTIONS, host.name, "true"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=3 * CONNECT)
+        done = subprocess.run(
+            ["ssh", *SSH_OPTIONS, host.name, "true"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=3 * CONNECT,
+        )
     except FileNotFoundError:
         raise UserError("ssh: not installed; install OpenSSH's client on the machine that launches") from None
     except subprocess.TimeoutExpired:

@@ -41,9 +41,16 @@ def launch(command: Sequence[str], options: LaunchOptions, say: Callable[[str], 
         if code == 0 or code in NOT_WORTH_A_RESTART:
             return code
         left = options.restarts - attempt
-        say(f"attempt {attempt + 1} ended with exit code {code}; " + (
-            f"starting again from the last checkpoint, {left} restart{'s' if left > 1 else ''} left" if left
-            else "no restart left" if options.restarts else "--restarts N would start it again"))
+        say(
+            f"attempt {attempt + 1} ended with exit code {code}; "
+            + (
+                f"starting again from the last checkpoint, {left} restart{'s' if left > 1 else ''} left"
+                if left
+                else "no restart left"
+                if options.restarts
+                else "--restarts N would start it again"
+            )
+        )
     return code
 
 
@@ -51,31 +58,32 @@ def _check(hosts: list[Host], options: LaunchOptions, say: Callable[[str], None]
     alive = answering(hosts)
     missing = [host.name for host in hosts if host not in alive]
     if not alive:
-        raise UserError(f"{options.hostfile}: none of its {len(hosts)} hosts answers; try `ssh {hosts[0].name} true`, "
-                        f"which must work without a password")
+        raise UserError(
+            f"{options.hostfile}: none of its {len(hosts)} hosts answers; try `ssh {hosts[0].name} true`, "
+            f"which must work without a password"
+        )
     if missing:
         say(f"{', '.join(missing)}: no answer by ssh; going on with {', '.join(host.name for host in alive)}")
     return alive
 
 
-def _run(command: list[str], options: LaunchOptions, hosts: list[Host] | None, hostfile: Path,
-         variables: Path) -> int:
+def _run(command: list[str], options: LaunchOptions, hosts: list[Host] | None, hostfile: Path, variables: Path) -> int:
     launcher = Path(sys.executable).with_name("deepspeed")
     port = ["--master_port", str(_free_port())]  # a fresh one: ranks of the attempt before may still hold theirs
     if hosts:
         if not shutil.which("pdsh"):
-            raise UserError("pdsh: not installed; install it on the machine that launches, or start each host by hand "
-                            "(launch/README.md)")
+            raise UserError(
+                "pdsh: not installed; install it on the machine that launches, or start each host by hand "
+                "(launch/README.md)"
+            )
         where = ["--hostfile", str(hostfile), "--force_multi"]
         address = options.master_addr if len(hosts) > 1 else hosts[0].name  # no other host needs to reach it
         where += ["--master_addr", address] if address else []
     else:
         where = ["--num_accelerators", str(options.ranks)] if options.ranks else []
     environment = dict(os.environ, DS_ENV_FILE=str(variables))
-    environment["PDSH_SSH_ARGS_APPEND"] = " ".join(
-        [*SSH_OPTIONS, os.environ.get("PDSH_SSH_ARGS_APPEND", "")]).strip()
-    process = subprocess.Popen([sys.executable, str(launcher), *where, *port, *PROGRAM, *command],
-                               env=environment)
+    environment["PDSH_SSH_ARGS_APPEND"] = " ".join([*SSH_OPTIONS, os.environ.get("PDSH_SSH_ARGS_APPEND", "")]).strip()
+    process = subprocess.Popen([sys.executable, str(launcher), *where, *port, *PROGRAM, *command], env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt:  # the launcher has been interrupted as well, and ends its ranks
@@ -99,5 +107,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
-
-

@@ -17,8 +17,9 @@ class CpuConv(Conv):
     keeps four times its weight.
     """
 
-    def forward(self, x: Tensor, bn: FrozenBatchNorm | None = None, act: str = "none",
-                residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bn: FrozenBatchNorm | None = None, act: str = "none", residual: Tensor | None = None
+    ) -> Tensor:
         weight, bias = self.operands(bn, product_dtype(x, self.weight))
         x, padding = self.pad(x)
         if self._gains_by_winograd(x, weight):
@@ -34,10 +35,16 @@ class CpuConv(Conv):
         return self.__dict__.setdefault("_winograd", Kept())
 
     def _gains_by_winograd(self, x: Tensor, weight: Tensor) -> bool:
-        fits = (self.kernel_size == (3, 3) and self.padding == (1, 1) and self.stride == self.dilation == (1, 1)
-                and self.groups == 1 and min(weight.shape[:2]) >= MIN_CHANNELS)
-        return (fits and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled()
-                and tiles(x) >= MIN_TILES)
+        fits = (
+            self.kernel_size == (3, 3)
+            and self.padding == (1, 1)
+            and self.stride == self.dilation == (1, 1)
+            and self.groups == 1
+            and min(weight.shape[:2]) >= MIN_CHANNELS
+        )
+        return (
+            fits and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled() and tiles(x) >= MIN_TILES
+        )
 
     def train(self, mode: bool = True):
         self._transformed.forget()

@@ -71,8 +71,9 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _forward_into(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int],
-                  before: str, after: str) -> None:
+def _forward_into(
+    y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int], before: str, after: str
+) -> None:
     """x, y: dense channels_last tensors."""
     taps, bias = _by_taps(weight), None if bias is None else bias.float().contiguous()
     shape = _shape(x, y.shape[2:], padding, before, after)
@@ -82,8 +83,17 @@ def _forward_into(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, str
     assert not failed, "is_native() lets only the compiled sizes through"
 
 
-def _backward_into(grad_x: Tensor | None, grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, stride: int,
-                   padding: list[int], before: str, after: str) -> Tensor:
+def _backward_into(
+    grad_x: Tensor | None,
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: list[int],
+    before: str,
+    after: str,
+) -> Tensor:
     """All dense channels_last tensors -> the gradients of the taps and of the bias, (k*k + 1, C)."""
     taps, kernel, threads = _by_taps(weight), weight.shape[2], torch.get_num_threads()
     chunks = max(1, min(x.shape[0], threads))  # of images, summed apart, so that no two threads add to one number
@@ -135,14 +145,15 @@ def _(grad, x, y, weight, stride, padding, before, after, need_x):
 
 
 def _setup(ctx, inputs, output) -> None:
-    x, weight, bias, *ctx.options = inputs
+    x, weight, _bias, *ctx.options = inputs
     ctx.save_for_backward(x, output, weight)
 
 
 def _autograd(ctx, grad):
     need_x, _, need_bias, *_ = ctx.needs_input_grad
     grad_x, grad_weight, grad_bias = torch.ops.pplfast.depthwise_act_backward(
-        grad, *ctx.saved_tensors, *ctx.options, need_x)
+        grad, *ctx.saved_tensors, *ctx.options, need_x
+    )
     return grad_x if need_x else None, grad_weight, grad_bias if need_bias else None, *(None,) * 4
 
 
@@ -150,7 +161,12 @@ _depthwise_act.register_autograd(_autograd, setup_context=_setup)
 
 
 def depthwise_act(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: tuple[int, int, int, int], before: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: tuple[int, int, int, int],
+    before: str,
     after: str,
 ) -> Tensor:
     """after(conv(before(x), weight) + bias), each channel by itself; x (B, C, H, W) may be overwritten. Differentiable.

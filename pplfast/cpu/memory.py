@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     It gives a block of more than 32 MB back to the kernel and takes the next one from there, filled with zeros page by
     page: a tenth to half of the CPU time of a network's forward pass over a large image, and a training step of
     EfficientNet-Lite0 at 256 x 256 takes 4 to 23 % longer (two CPUs). For the whole process, which holds up to a fifth
-    more in return (500 images of as many sizes, EfficientNet-Lite0: 2.7 GB instead of 2.2; training, whose sizes repeat:
-    5 % less to 7 % more).
+    more in return (500 images of as many sizes, EfficientNet-Lite0: 2.7 GB instead of 2.2; training, whose sizes
+    repeat: 5 % less to 7 % more).
     """
     return _set_thresholds(KEPT, KEPT)
 

@@ -137,8 +137,9 @@ def _pad(x: Tensor, padding: tuple[int, int]) -> Tensor:
     return F.pad(x, (0, padding[1], 0, padding[0])).contiguous(memory_format=torch.channels_last)
 
 
-def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int,
-            padding: tuple[int, int]) -> tuple[list[_Strip], list[_Strip]] | None:
+def _strips(
+    size: Sequence[int], grid: int, unit: Unit, reached: int, padding: tuple[int, int]
+) -> tuple[list[_Strip], list[_Strip]] | None:
     """Strips along the vertical cuts, the height of a patch, then along the horizontal ones; padding counts as a cut
     at its end. None: does not pay."""
     s, (h, w) = unit.stride, (side // grid for side in size)
@@ -155,14 +156,24 @@ def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int,
     if thick >= min(out_h, out_w) or cells > LARGEST_SHARE:
         return None
 
-    def strip(ky: int, kx: int, rows: tuple[int, int], columns: tuple[int, int], kept_rows: tuple[int, int],
-              kept_columns: tuple[int, int]) -> _Strip:
+    def strip(
+        ky: int,
+        kx: int,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        kept_rows: tuple[int, int],
+        kept_columns: tuple[int, int],
+    ) -> _Strip:
         """All in outputs of patch (ky, kx)."""
         y, x = ky * out_h, kx * out_w
-        return _Strip((slice((y + rows[0]) * s, (y + rows[1]) * s), slice((x + columns[0]) * s, (x + columns[1]) * s)),
-                      (slice(y + kept_rows[0], y + kept_rows[1]), slice(x + kept_columns[0], x + kept_columns[1])),
-                      (slice(kept_rows[0] - rows[0], kept_rows[1] - rows[0]),
-                       slice(kept_columns[0] - columns[0], kept_columns[1] - columns[0])))
+        return _Strip(
+            (slice((y + rows[0]) * s, (y + rows[1]) * s), slice((x + columns[0]) * s, (x + columns[1]) * s)),
+            (slice(y + kept_rows[0], y + kept_rows[1]), slice(x + kept_columns[0], x + kept_columns[1])),
+            (
+                slice(kept_rows[0] - rows[0], kept_rows[1] - rows[0]),
+                slice(kept_columns[0] - columns[0], kept_columns[1] - columns[0]),
+            ),
+        )
 
     vertical, horizontal = [], []
     for ky in range(grid):
@@ -170,15 +181,17 @@ def _strips(size: Sequence[int], grid: int, unit: Unit, reached: int,
             for computed, kept in _sides(kx, grid, out_w, wide, thick, ends[1]):
                 vertical.append(strip(ky, kx, (0, out_h), computed, (0, out_h), kept))
             # One side of every patch is left to a vertical strip, so that all strips have one shape.
-            columns, kept_columns = ((0, out_w - skipped), (0, out_w - wide)) if kx == 0 else \
-                ((skipped, out_w), (wide, out_w))
+            columns, kept_columns = (
+                ((0, out_w - skipped), (0, out_w - wide)) if kx == 0 else ((skipped, out_w), (wide, out_w))
+            )
             for computed, kept in _sides(ky, grid, out_h, wide, thick, ends[0]):
                 horizontal.append(strip(ky, kx, computed, columns, kept, kept_columns))
     return vertical, horizontal
 
 
-def _sides(k: int, grid: int, size: int, wide: int, thick: int,
-           end: bool) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+def _sides(
+    k: int, grid: int, size: int, wide: int, thick: int, end: bool
+) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """(computed, kept) ranges at the sides of patch k that face a cut, or the end of padding."""
     if k > 0:
         yield (0, thick), (0, wide)

@@ -12,12 +12,31 @@ from torch import Tensor
 MIN_CHANNELS = 256
 MIN_TILES = 48  # below, reading the 36 weight matrices takes as long as the direct convolution
 
-_INPUT = torch.tensor([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0],
-                       [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], dtype=torch.float32)
-_WEIGHT = torch.tensor([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
-                        [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], dtype=torch.float64)
-_OUTPUT = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-                       dtype=torch.float32)
+_INPUT = torch.tensor(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ],
+    dtype=torch.float32,
+)
+_WEIGHT = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+_OUTPUT = torch.tensor(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], dtype=torch.float32
+)
 # Both directions at once: (36, 36) and (16, 36).
 _INPUT_2D, _OUTPUT_2D = torch.kron(_INPUT, _INPUT), torch.kron(_OUTPUT, _OUTPUT)
 
@@ -41,7 +60,7 @@ def winograd_conv(x: Tensor, transformed: Tensor, bias: Tensor | None = None) ->
     batch, channels, height, width = x.shape
     down, across, outputs = -(-height // 4), -(-width // 4), transformed.shape[2]
     padded = x.new_zeros(batch, 4 * down + 2, 4 * across + 2, channels)
-    padded[:, 1:height + 1, 1:width + 1] = x.permute(0, 2, 3, 1)
+    padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
     image, row, column, _ = padded.stride()
     # Overlapping 6 x 6 tiles: (6, 6, B, down, across, C), the position within the tile first.
     parts = padded.as_strided((6, 6, batch, down, across, channels), (row, column, image, 4 * row, 4 * column, 1))

@@ -57,12 +57,23 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         problems = [asdict(problem) | {"path": str(problem.path)} for problem in self.problems]
-        return {"name": self.name, "images": self.images, "masks": self.masks, "counts": self.counts,
-                "errors": self.errors, "warnings": self.warnings, "problems": problems}
+        return {
+            "name": self.name,
+            "images": self.images,
+            "masks": self.masks,
+            "counts": self.counts,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "problems": problems,
+        }
 
 
-def check_dataset(dataset: Dataset, problems: Iterable[Problem] = (), threads: int | None = None,
-                  progress: Callable[[], None] | None = None) -> CheckReport:
+def check_dataset(
+    dataset: Dataset,
+    problems: Iterable[Problem] = (),
+    threads: int | None = None,
+    progress: Callable[[], None] | None = None,
+) -> CheckReport:
     """Decode every image and mask; never stops at a bad one.
 
     `problems` are those that `open_dataset` collected. `progress` is called once per image. Decoding leaves the
@@ -104,9 +115,14 @@ def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
     if info is not None and info.mode == "L":
         yield Problem(id, path, "grey", WARNING, "grey; used as RGB with three equal channels")
     if info is not None and info.orientation != 1:
-        yield Problem(id, path, "orientation", WARNING,
-                      f"EXIF orientation {info.orientation}: used as stored, {info.width} x {info.height}, not as "
-                      f"viewers turn it; turn the pixels if labels or masks were made in a viewer")
+        yield Problem(
+            id,
+            path,
+            "orientation",
+            WARNING,
+            f"EXIF orientation {info.orientation}: used as stored, {info.width} x {info.height}, not as "
+            f"viewers turn it; turn the pixels if labels or masks were made in a viewer",
+        )
     if mask is not None:
         yield from _mask_problems(id, mask, info, {BACKGROUND, IGNORE, *dataset.classes.ids})
 
@@ -118,18 +134,29 @@ def _mask_problems(id: str, path: Path, info: ImageInfo | None, allowed: set[int
         yield Problem(id, path, "bad-mask", ERROR, str(error).removeprefix(f"{path}: "))
         return
     if info is not None and mask.shape != (info.height, info.width):
-        yield Problem(id, path, "mask-size", ERROR, f"mask is {mask.shape[1]} x {mask.shape[0]}, the image "
-                                                    f"{info.width} x {info.height}; replace one of them")
+        yield Problem(
+            id,
+            path,
+            "mask-size",
+            ERROR,
+            f"mask is {mask.shape[1]} x {mask.shape[0]}, the image {info.width} x {info.height}; replace one of them",
+        )
     others = sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - allowed)
     if others:
-        yield Problem(id, path, "mask-ids", WARNING,
-                      f"holds values {', '.join(map(str, others))}, which no class of the list has")
+        yield Problem(
+            id, path, "mask-ids", WARNING, f"holds values {', '.join(map(str, others))}, which no class of the list has"
+        )
 
 
 def _label_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
     if dataset.labels is not None and not dataset.labels[index].any():
-        yield Problem(dataset.ids[index], dataset.images[index], "no-class", WARNING,
-                      "labels name none of the classes; counts as an image with background only")
+        yield Problem(
+            dataset.ids[index],
+            dataset.images[index],
+            "no-class",
+            WARNING,
+            "labels name none of the classes; counts as an image with background only",
+        )
 
 
 def unusable(path: Path) -> str:

@@ -30,9 +30,12 @@ def read_csv(path: Path) -> list[Row]:
     lines = [(number, cells) for number, cells in lines if any(cells)]
     for number, cells in lines:
         if len(cells) != 2 or not cells[0]:
-            raise UserError(f"{path}, line {number}: {','.join(cells)!r}: expected image,label;label "
-                            f"(labels are separated by ';')")
+            raise UserError(
+                f"{path}, line {number}: {','.join(cells)!r}: expected image,label;label (labels are separated by ';')"
+            )
     if lines and lines[0][1][0].lower() in HEADER_IMAGE and lines[0][1][1].lower() in HEADER_LABELS:
         lines = lines[1:]
-    return [Row(number, image, tuple(label.strip() for label in labels.split(";") if label.strip()))
-            for number, (image, labels) in lines]
+    return [
+        Row(number, image, tuple(label.strip() for label in labels.split(";") if label.strip()))
+        for number, (image, labels) in lines
+    ]

@@ -34,8 +34,9 @@ class Dataset:
         if self.labels is not None and (
             self.labels.dtype != np.uint8 or self.labels.shape != (len(self.ids), len(self.classes))
         ):
-            raise ValueError(f"labels are {self.labels.dtype} {self.labels.shape}, "
-                             f"not uint8 {(len(self.ids), len(self.classes))}")
+            raise ValueError(
+                f"labels are {self.labels.dtype} {self.labels.shape}, not uint8 {(len(self.ids), len(self.classes))}"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -75,8 +75,9 @@ def _holds(out: Path, marker: dict) -> bool:
         raise UserError(f"{out}: is not empty, and no demo set; give --out a new folder")
     found = read_json(out / MARKER)
     if found != marker:
-        raise UserError(f"{out}: holds a demo set made with {found}, not {marker}; "
-                        f"delete it, or give --out a new folder")
+        raise UserError(
+            f"{out}: holds a demo set made with {found}, not {marker}; delete it, or give --out a new folder"
+        )
     return True
 
 
@@ -101,10 +102,15 @@ def _write(root: Path, config: DemoConfig, progress: Callable[[], None] | None) 
 def _annotation(id: str, scene: Scene) -> str:
     """VOC's XML; boxes count pixels from 1 and include their last row and column, as VOC's do."""
     height, width = scene.mask.shape
-    lines = ["<annotation>", f"  <filename>{id}.jpg</filename>",
-             f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>"]
+    lines = [
+        "<annotation>",
+        f"  <filename>{id}.jpg</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
     for kind, (left, top, right, bottom) in scene.objects:
-        lines.append(f"  <object><name>{KINDS[kind].name}</name><difficult>0</difficult><bndbox>"
-                     f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
-                     f"</bndbox></object>")
+        lines.append(
+            f"  <object><name>{KINDS[kind].name}</name><difficult>0</difficult><bndbox>"
+            f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
+            f"</bndbox></object>"
+        )
     return "\n".join([*lines, "</annotation>"]) + "\n"

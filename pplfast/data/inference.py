@@ -40,9 +40,19 @@ class InferenceLoader:
     UserError.
     """
 
-    def __init__(self, dataset: Dataset, scales: Sequence[float], flip: bool, mean: Sequence[float],
-                 std: Sequence[float], batch_size: int, threads: int = 2, device: str | torch.device = "cpu",
-                 indices: Sequence[int] | None = None, on_bad: Callable[[int, str], None] | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        scales: Sequence[float],
+        flip: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        threads: int = 2,
+        device: str | torch.device = "cpu",
+        indices: Sequence[int] | None = None,
+        on_bad: Callable[[int, str], None] | None = None,
+    ):
         self._dataset, self._batch_size, self._on_bad = dataset, batch_size, on_bad
         self._indices = [int(index) for index in (range(len(dataset)) if indices is None else indices)]
         device = resolve_device(device)
@@ -92,8 +102,11 @@ class InferenceLoader:
         except BadImage as error:
             return error
 
-    def _decode(self, indices: list[int], reads: "list[Future[np.ndarray | BadImage]]",
-                ) -> tuple[dict[int, np.ndarray], list[tuple[int, str]]]:
+    def _decode(
+        self,
+        indices: list[int],
+        reads: "list[Future[np.ndarray | BadImage]]",
+    ) -> tuple[dict[int, np.ndarray], list[tuple[int, str]]]:
         encoded = {index: read.result() for index, read in zip(indices, reads, strict=True)}
         bad = [(index, str(value)) for index, value in encoded.items() if isinstance(value, BadImage)]
         readable = [index for index, value in encoded.items() if not isinstance(value, BadImage)]

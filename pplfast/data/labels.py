@@ -26,8 +26,13 @@ class _Fault(Exception):
         self.kind, self.path = kind, path
 
 
-def read_labels(config: "DataConfig", root: Path, entries: Sequence[ListEntry], classes: ClassList,
-                problems: list[Problem] | None = None) -> np.ndarray | None:
+def read_labels(
+    config: "DataConfig",
+    root: Path,
+    entries: Sequence[ListEntry],
+    classes: ClassList,
+    problems: list[Problem] | None = None,
+) -> np.ndarray | None:
     """Labels as uint8 (N, C), or None for `labels = "none"`.
 
     Faults of single images go to `problems` if it is given, and leave a row of zeros; else the first one raises
@@ -51,8 +56,10 @@ def read_labels(config: "DataConfig", root: Path, entries: Sequence[ListEntry], 
             faults += 1
             problems.append(Problem(entry.id, fault.path, fault.kind, ERROR, str(fault)))
     if not labels.any() and faults < len(entries):
-        raise UserError(f"{path}: none of the {len(entries)} images has any of the classes {', '.join(classes.names)}; "
-                        f"give --classes the names used there{reader.hint()}")
+        raise UserError(
+            f"{path}: none of the {len(entries)} images has any of the classes {', '.join(classes.names)}; "
+            f"give --classes the names used there{reader.hint()}"
+        )
     return labels
 
 
@@ -68,8 +75,10 @@ def _find(config: "DataConfig", root: Path) -> tuple[str, Path]:
         beside = [root / "cls_labels.npy", Path(config.list).parent / "cls_labels.npy" if config.list else root]
         found = next((path for path in beside if path.is_file()), None)
         if found is None:
-            raise UserError(f"{root}: no image labels: neither Annotations/ nor cls_labels.npy; give --labels a "
-                            f"cls_labels.npy or a CSV of image,label;label, or none where the command needs no labels")
+            raise UserError(
+                f"{root}: no image labels: neither Annotations/ nor cls_labels.npy; give --labels a "
+                f"cls_labels.npy or a CSV of image,label;label, or none where the command needs no labels"
+            )
         return "npy", found
     path = Path(choice)
     if path.suffix.lower() not in (".npy", ".csv"):
@@ -90,8 +99,9 @@ class _XmlLabels:
         try:
             tree = ElementTree.parse(path).getroot()
         except FileNotFoundError:
-            raise _Fault("no-labels", path, "no such file, so the image has no labels; add it, or take the image "
-                                            "off the list") from None
+            raise _Fault(
+                "no-labels", path, "no such file, so the image has no labels; add it, or take the image off the list"
+            ) from None
         except (OSError, ElementTree.ParseError, ValueError) as error:
             raise _Fault("bad-labels", path, f"not readable as XML ({error}); restore it") from None
         for thing in tree.findall("object"):
@@ -123,8 +133,10 @@ class _NpyLabels:
             return [VOC_NAMES.index(name) for name in classes.names]
         if width == len(classes):
             return list(range(width))
-        raise UserError(f"{self.path}: vectors of {width} classes, while the class list has {len(classes)}; "
-                        f"give --classes all {width}, in their order")
+        raise UserError(
+            f"{self.path}: vectors of {width} classes, while the class list has {len(classes)}; "
+            f"give --classes all {width}, in their order"
+        )
 
     def fill(self, row: np.ndarray, entry: ListEntry) -> None:
         digits = entry.id.replace("_", "")
@@ -132,12 +144,18 @@ class _NpyLabels:
         if vector is None and digits.isdecimal():
             vector = self.table.get(int(digits))
         if vector is None:
-            raise _Fault("no-labels", self.path, f"holds no labels of {entry.id}; give --labels a file that does, or "
-                                                 f"take the image off the list")
+            raise _Fault(
+                "no-labels",
+                self.path,
+                f"holds no labels of {entry.id}; give --labels a file that does, or take the image off the list",
+            )
         vector = np.ravel(vector)
         if len(vector) <= max(self.columns) or vector.dtype.kind not in "biuf" or not np.isin(vector, (0, 1)).all():
-            raise _Fault("bad-labels", self.path, f"the labels of {entry.id} are not a vector of zeros and ones like "
-                                                  f"the others; restore the file")
+            raise _Fault(
+                "bad-labels",
+                self.path,
+                f"the labels of {entry.id} are not a vector of zeros and ones like the others; restore the file",
+            )
         row[:] = vector[self.columns]
 
     def hint(self) -> str:
@@ -154,8 +172,10 @@ class _CsvLabels:
         for item in read_csv(path):
             unknown = next((name for name in item.labels if name not in columns), None)
             if unknown is not None:
-                raise UserError(f"{path}, line {item.line}: unknown class {unknown!r}; known: "
-                                f"{', '.join(classes.names)}; correct it, or give --classes the names of this file")
+                raise UserError(
+                    f"{path}, line {item.line}: unknown class {unknown!r}; known: "
+                    f"{', '.join(classes.names)}; correct it, or give --classes the names of this file"
+                )
             key = image_id(item.image)
             if key in self.table:
                 raise UserError(f"{path}, line {item.line}: a second row for {item.image!r}; remove one of them")

@@ -46,10 +46,22 @@ class TrainLoader:
     step over all ranks, where it is not batch_size for each. rank: the global rank. threads: per DALI pipeline.
     """
 
-    def __init__(self, dataset: Dataset, augment: AugmentConfig, mean: Sequence[float], std: Sequence[float],
-                 batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0, cache_mb: float = 4096,
-                 threads: int = 2, device: str | torch.device = "cpu", group: int | None = None,
-                 masks: bool = False):
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: AugmentConfig,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        cache_mb: float = 4096,
+        threads: int = 2,
+        device: str | torch.device = "cpu",
+        group: int | None = None,
+        masks: bool = False,
+    ):
         if len(dataset) == 0:
             raise UserError(f"{dataset.name}: no images; check --list")
         if masks and None in dataset.masks:
@@ -85,15 +97,21 @@ class TrainLoader:
         """The batches `start`, `start` + 1, ... of epoch `number`. UserError names an image that cannot be used."""
         order = sampling.epoch_order(self._seed, number, len(self._dataset))
         uniforms = sampling.epoch_uniforms(self._seed, number, len(self._dataset))
-        shards = (sampling.shard(order, step, self._group, self._rank, self._world_size)
-                  for step in range(start, self.batches_per_epoch))
+        shards = (
+            sampling.shard(order, step, self._group, self._rank, self._world_size)
+            for step in range(start, self.batches_per_epoch)
+        )
         return ahead(lambda shard: self._submit(shard, uniforms[shard.indices]), shards, BATCHES_AHEAD)
 
     def _submit(self, shard: sampling.Shard, uniforms: np.ndarray) -> "Future[Batch]":
-        reads = {index: self._readers.submit(self._read, index)
-                 for index in shard.indices.tolist() if index not in self.cache}
-        masks = ([self._readers.submit(self._read_mask, index) for index in shard.indices.tolist()]
-                 if self._cutter else [])
+        reads = {
+            index: self._readers.submit(self._read, index)
+            for index in shard.indices.tolist()
+            if index not in self.cache
+        }
+        masks = (
+            [self._readers.submit(self._read_mask, index) for index in shard.indices.tolist()] if self._cutter else []
+        )
         decoded = self._decode_thread.submit(self._decode, shard.indices.tolist(), reads)
         return self._augment_thread.submit(self._make_batch, shard, decoded, masks, uniforms)
 
@@ -120,8 +138,13 @@ class TrainLoader:
         self.cache.add(missing, list(fresh.values()))
         return [fresh[index] if index in fresh else self.cache.get(index) for index in indices]
 
-    def _make_batch(self, shard: sampling.Shard, decoded: "Future[list[np.ndarray]]",
-                    masks: "list[Future[np.ndarray]]", uniforms: np.ndarray) -> Batch:
+    def _make_batch(
+        self,
+        shard: sampling.Shard,
+        decoded: "Future[list[np.ndarray]]",
+        masks: "list[Future[np.ndarray]]",
+        uniforms: np.ndarray,
+    ) -> Batch:
         images = decoded.result()
         geometry = sampling.geometry(np.array([image.shape[:2] for image in images]), uniforms, self._augment)
         factors = sampling.jitter_factors(uniforms, self._augment.jitter) if self._augment.jitter > 0 else {}
@@ -133,14 +156,17 @@ class TrainLoader:
             total=shard.total,
         )
 
-    def _labels(self, shard: sampling.Shard, images: list[np.ndarray], masks: list[np.ndarray],
-                geometry: sampling.Geometry) -> torch.Tensor:
+    def _labels(
+        self, shard: sampling.Shard, images: list[np.ndarray], masks: list[np.ndarray], geometry: sampling.Geometry
+    ) -> torch.Tensor:
         if self._cutter is None:
             return self._handover.from_host(torch.from_numpy(self._dataset.labels[shard.indices].astype(np.float32)))
         for index, image, mask in zip(shard.indices.tolist(), images, masks, strict=True):
             if image.shape[:2] != mask.shape[:2]:
-                raise UserError(f"{self._dataset.masks[index]}: is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
-                                f"{image.shape[1]} x {image.shape[0]}; make the mask again")
+                raise UserError(
+                    f"{self._dataset.masks[index]}: is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
+                    f"{image.shape[1]} x {image.shape[0]}; make the mask again"
+                )
             if index not in self._masks:
                 self._masks.add([index], [mask])
         return self._cutter(masks, geometry)

@@ -41,8 +41,14 @@ def pipeline_options(batch_size: int, threads: int, device: torch.device) -> dic
     GPU as long as nothing that reads them waits in a queue of torch's, see `Handover`.
     """
     gpu = device.type == "cuda"
-    return dict(gpu=gpu, batch_size=batch_size, num_threads=threads, device_id=device.index if gpu else None,
-                prefetch_queue_depth=1, exec_dynamic=True)
+    return {
+        "gpu": gpu,
+        "batch_size": batch_size,
+        "num_threads": threads,
+        "device_id": device.index if gpu else None,
+        "prefetch_queue_depth": 1,
+        "exec_dynamic": True,
+    }
 
 
 @pipeline_def
@@ -53,8 +59,13 @@ def decode_graph(gpu: bool):
     Fancy upsampling is what libjpeg and PIL do; on the CPU it is always on.
     """
     encoded = fn.external_source(name="encoded", no_copy=True, dtype=types.UINT8, ndim=1)
-    images = fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB,
-                               adjust_orientation=False, jpeg_fancy_upsampling=True)
+    images = fn.decoders.image(
+        encoded,
+        device="mixed" if gpu else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+    )
     return images.cpu() if gpu else images
 
 
@@ -67,13 +78,21 @@ def augment_graph(crop: int, jitter: bool, mean: list[float], std: list[float], 
     """
     images = _images(gpu)
     size, start, end, place = (_values(name, 1) for name in ("size", "roi_start", "roi_end", "place"))
-    images = fn.resize(images, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR,
-                       antialias=True)
+    images = fn.resize(images, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR, antialias=True)
     if jitter:
         images = fn.color_twist(images, **{name: _values(name, 0) for name in ("brightness", "contrast", "saturation")})
     return fn.crop_mirror_normalize(
-        images, crop=(crop, crop), crop_pos_y=place[0], crop_pos_x=place[1], out_of_bounds_policy="pad",
-        fill_values=0.0, mirror=_values("flip", 0, types.INT32), mean=mean, std=std, output_layout="HWC")
+        images,
+        crop=(crop, crop),
+        crop_pos_y=place[0],
+        crop_pos_x=place[1],
+        out_of_bounds_policy="pad",
+        fill_values=0.0,
+        mirror=_values("flip", 0, types.INT32),
+        mean=mean,
+        std=std,
+        output_layout="HWC",
+    )
 
 
 @pipeline_def
@@ -83,8 +102,10 @@ def scale_graph(scales: int, flip: bool, mean: list[float], std: list[float], gp
     outputs = []
     for number in range(scales):
         resized = fn.resize(images, size=_values(f"size{number}", 1), interp_type=types.INTERP_CUBIC, antialias=True)
-        outputs += [fn.crop_mirror_normalize(resized, mirror=mirror, mean=mean, std=std, output_layout="HWC")
-                    for mirror in range(1 + flip)]
+        outputs += [
+            fn.crop_mirror_normalize(resized, mirror=mirror, mean=mean, std=std, output_layout="HWC")
+            for mirror in range(1 + flip)
+        ]
     return tuple(outputs)
 
 
@@ -95,9 +116,18 @@ def mask_graph(crop: int, gpu: bool):
     size, start, end, place = (_values(name, 1) for name in ("size", "roi_start", "roi_end", "place"))
     masks = fn.resize(masks, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_NN)
     return fn.crop_mirror_normalize(
-        masks, crop=(crop, crop), crop_pos_y=place[0], crop_pos_x=place[1], out_of_bounds_policy="pad",
-        fill_values=float(IGNORE), mirror=_values("flip", 0, types.INT32), mean=[0.0], std=[1.0], dtype=types.UINT8,
-        output_layout="HWC")
+        masks,
+        crop=(crop, crop),
+        crop_pos_y=place[0],
+        crop_pos_x=place[1],
+        out_of_bounds_policy="pad",
+        fill_values=float(IGNORE),
+        mirror=_values("flip", 0, types.INT32),
+        mean=[0.0],
+        std=[1.0],
+        dtype=types.UINT8,
+        output_layout="HWC",
+    )
 
 
 def _images(gpu: bool):
@@ -145,15 +175,28 @@ class Decoder:
 class Augmenter:
     """Decoded images -> one training batch."""
 
-    def __init__(self, crop: int, jitter: bool, mean: Sequence[float], std: Sequence[float], batch_size: int,
-                 threads: int, handover: Handover):
+    def __init__(
+        self,
+        crop: int,
+        jitter: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        threads: int,
+        handover: Handover,
+    ):
         self._handover = handover
         self._pipeline = augment_graph(
-            crop=crop, jitter=jitter, mean=[float(value) for value in mean], std=[float(value) for value in std],
-            **pipeline_options(batch_size, threads, handover.device))
+            crop=crop,
+            jitter=jitter,
+            mean=[float(value) for value in mean],
+            std=[float(value) for value in std],
+            **pipeline_options(batch_size, threads, handover.device),
+        )
 
-    def __call__(self, images: Sequence[np.ndarray], geometry: Geometry,
-                 factors: dict[str, np.ndarray]) -> torch.Tensor:
+    def __call__(
+        self, images: Sequence[np.ndarray], geometry: Geometry, factors: dict[str, np.ndarray]
+    ) -> torch.Tensor:
         """float32 (B, 3, crop, crop), channels_last."""
         (batch,) = self._pipeline.run(images=list(images), **vars(geometry), **factors)
         return self._handover.from_dali(batch).permute(0, 3, 1, 2)
@@ -175,18 +218,32 @@ class MaskCutter:
 class Scaler:
     """Decoded images of one shape -> normalised batches, one for each scale."""
 
-    def __init__(self, scales: Sequence[float], flip: bool, mean: Sequence[float], std: Sequence[float],
-                 batch_size: int, threads: int, handover: Handover):
+    def __init__(
+        self,
+        scales: Sequence[float],
+        flip: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        threads: int,
+        handover: Handover,
+    ):
         self._scales, self._flip, self._handover = tuple(scales), flip, handover
         self._pipeline = scale_graph(
-            scales=len(self._scales), flip=flip, mean=[float(value) for value in mean],
-            std=[float(value) for value in std], **pipeline_options(batch_size, threads, handover.device))
+            scales=len(self._scales),
+            flip=flip,
+            mean=[float(value) for value in mean],
+            std=[float(value) for value in std],
+            **pipeline_options(batch_size, threads, handover.device),
+        )
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Per scale float32 (B*F, 3, h, w), channels_last, F = 2 with flip: B plain rows, then B mirrored ones."""
         height, width = images[0].shape[:2]
-        sizes = {f"size{number}": np.full((len(images), 2), scaled_size(height, width, scale), np.float32)
-                 for number, scale in enumerate(self._scales)}
+        sizes = {
+            f"size{number}": np.full((len(images), 2), scaled_size(height, width, scale), np.float32)
+            for number, scale in enumerate(self._scales)
+        }
         outputs = iter(self._pipeline.run(images=list(images), **sizes))
         return [self._handover.from_dali(*islice(outputs, 1 + self._flip)).permute(0, 3, 1, 2) for _ in self._scales]
 
@@ -195,12 +252,15 @@ class Resizer:
     """Decoded images of one shape -> one normalised batch at one scale: Scaler for images of any size, a scale at a
     time, so that no more than the scale in work has to be in memory."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], batch_size: int, threads: int,
-                 handover: Handover):
+    def __init__(self, mean: Sequence[float], std: Sequence[float], batch_size: int, threads: int, handover: Handover):
         self._handover = handover
         self._pipeline = scale_graph(
-            scales=1, flip=False, mean=[float(value) for value in mean], std=[float(value) for value in std],
-            **pipeline_options(batch_size, threads, handover.device))
+            scales=1,
+            flip=False,
+            mean=[float(value) for value in mean],
+            std=[float(value) for value in std],
+            **pipeline_options(batch_size, threads, handover.device),
+        )
 
     def __call__(self, images: Sequence[np.ndarray], scale: float) -> torch.Tensor:
         """float32 (B, 3, h, w), channels_last."""

@@ -93,5 +93,4 @@ def geometry(shapes: np.ndarray, uniforms: np.ndarray, augment: AugmentConfig) -
 def jitter_factors(uniforms: np.ndarray, strength: float) -> dict[str, np.ndarray]:
     """Factors of brightness, contrast and saturation, each float32 (B,), uniform in 1 +- strength."""
     columns = {"brightness": _BRIGHTNESS, "contrast": _CONTRAST, "saturation": _SATURATION}
-    return {name: (1 + strength * (2 * uniforms[:, column] - 1)).astype(np.float32)
-            for name, column in columns.items()}
+    return {name: (1 + strength * (2 * uniforms[:, column] - 1)).astype(np.float32) for name, column in columns.items()}

@@ -34,8 +34,9 @@ def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
         source, title = Path(labels), Path(labels).stem
-        entries = [(row.line, ListEntry(image_id(row.image), _resolve(folder, row.image), None))
-                   for row in read_csv(source)]
+        entries = [
+            (row.line, ListEntry(image_id(row.image), _resolve(folder, row.image), None)) for row in read_csv(source)
+        ]
     else:
         source, title = root, "all"
         entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
@@ -114,6 +115,7 @@ def _check(entries: list[tuple[int, ListEntry]], source: Path) -> None:
         if ".." in PurePosixPath(entry.id).parts or entry.id.startswith("/"):
             raise UserError(f"{source}, line {line}: {entry.id!r} leaves the data folder; write it relative to that")
         if entry.id in seen:
-            raise UserError(f"{source}, line {line}: {entry.id!r} is there already in line {seen[entry.id]}; "
-                            f"remove one of them")
+            raise UserError(
+                f"{source}, line {line}: {entry.id!r} is there already in line {seen[entry.id]}; remove one of them"
+            )
         seen[entry.id] = line

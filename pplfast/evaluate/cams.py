@@ -19,8 +19,9 @@ from pplfast.labels.progress import Progress
 THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .. 0.60
 
 
-def evaluate_cams(cams: str | os.PathLike, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS,
-                  jobs: int | None = None) -> CamScores:
+def evaluate_cams(
+    cams: str | os.PathLike, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS, jobs: int | None = None
+) -> CamScores:
     """Score `cams/<id>.npz` against the data set's masks: a pixel gets its best class if that exceeds the threshold.
 
     Exact for the given thresholds; equal to scoring the PNGs of the same threshold without CRF. The lowest of equally
@@ -43,10 +44,17 @@ def evaluate_cams(cams: str | os.PathLike, dataset: Dataset, thresholds: Sequenc
     mious = [mean_iou(ious) for ious in per_threshold]
     best = int(np.argmax(mious))
     values = sorted(thresholds)
-    return CamScores(source=str(cams), list=dataset.name, images=len(pairs), listed=len(dataset), miou=mious[best],
-                     classes=per_threshold[best], warnings=warnings + unlisted_warning(unlisted),
-                     threshold=float(values[best]),
-                     sweep=[(float(value), miou) for value, miou in zip(values, mious, strict=True)])
+    return CamScores(
+        source=str(cams),
+        list=dataset.name,
+        images=len(pairs),
+        listed=len(dataset),
+        miou=mious[best],
+        classes=per_threshold[best],
+        warnings=warnings + unlisted_warning(unlisted),
+        threshold=float(values[best]),
+        sweep=[(float(value), miou) for value, miou in zip(values, mious, strict=True)],
+    )
 
 
 def count_chunk(pairs: list[Pair], classes: ClassList, edges: np.ndarray) -> tuple[np.ndarray, set[int]]:

@@ -34,8 +34,15 @@ def evaluate_labels(labels: str | os.PathLike, dataset: Dataset, jobs: int | Non
             unlisted |= values
             progress.advance(len(chunk))
     ious = class_ious(confusion, dataset.classes)
-    return Scores(source=str(labels), list=dataset.name, images=len(pairs), listed=len(dataset), miou=mean_iou(ious),
-                  classes=ious, warnings=warnings + unlisted_warning(unlisted))
+    return Scores(
+        source=str(labels),
+        list=dataset.name,
+        images=len(pairs),
+        listed=len(dataset),
+        miou=mean_iou(ious),
+        classes=ious,
+        warnings=warnings + unlisted_warning(unlisted),
+    )
 
 
 def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[np.ndarray, set[int]]:
@@ -49,8 +56,9 @@ def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[np.ndarray, set[
         predicted = table[labels]
         unknown = np.unique(labels[(predicted < 0) & (labels != IGNORE)])
         if len(unknown):
-            raise UserError(f"{pair.prediction}: holds the value {unknown[0]}, which is no class of the data set; "
-                            "check --classes")
+            raise UserError(
+                f"{pair.prediction}: holds the value {unknown[0]}, which is no class of the data set; check --classes"
+            )
         truth, values = read_truth(pair, labels.shape, table)
         confusion += confusion_matrix(truth, predicted, rows)
         unlisted |= values

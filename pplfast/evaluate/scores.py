@@ -47,5 +47,7 @@ class CamScores(Scores):
 
     def table(self) -> str:
         edge = " (at the end of the sweep)" if self.threshold in (self.sweep[0][0], self.sweep[-1][0]) else ""
-        return (f"best of {len(self.sweep)} thresholds, {self.sweep[0][0]:g} to {self.sweep[-1][0]:g}: "
-                f"{self.threshold:g}{edge}\n{super().table()}")
+        return (
+            f"best of {len(self.sweep)} thresholds, {self.sweep[0][0]:g} to {self.sweep[-1][0]:g}: "
+            f"{self.threshold:g}{edge}\n{super().table()}"
+        )

@@ -47,8 +47,9 @@ def check_submission(path: str | os.PathLike, dataset: Dataset) -> None:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{path}: not a readable tar.gz ({error}); write it again") from None
     if wanted:
-        raise UserError(f"{path}: {len(wanted)} images of {dataset.name} are missing (first: {next(iter(wanted))}); "
-                        "write it again")
+        raise UserError(
+            f"{path}: {len(wanted)} images of {dataset.name} are missing (first: {next(iter(wanted))}); write it again"
+        )
 
 
 def _checked(path: Path, image: Path) -> np.ndarray:
@@ -66,8 +67,9 @@ def _check_size(what: str, shape: tuple[int, int], image: Path) -> None:
     except BadImage as error:
         raise UserError(f"{image}: {error}") from None
     if shape != (info.height, info.width):
-        raise UserError(f"{what}: is {shape[1]} x {shape[0]} pixels, its image {info.width} x {info.height}; make the "
-                        "label again")
+        raise UserError(
+            f"{what}: is {shape[1]} x {shape[0]} pixels, its image {info.width} x {info.height}; make the label again"
+        )
 
 
 def _check_values(what: str, mask: np.ndarray) -> None:

@@ -25,23 +25,26 @@ class Pair:
     mask: Path
 
 
-def scored_pairs(folder: str | os.PathLike, dataset: Dataset, suffix: str,
-                 command: str) -> tuple[list[Pair], list[str]]:
+def scored_pairs(
+    folder: str | os.PathLike, dataset: Dataset, suffix: str, command: str
+) -> tuple[list[Pair], list[str]]:
     """The images of the list that have a mask and a prediction, and warnings about the others and about the list.
 
     Raises UserError without any mask, and for predictions that are missing without a note of their failure.
     """
     with_mask = [(name, mask) for name, mask in zip(dataset.ids, dataset.masks, strict=True) if mask is not None]
     if not with_mask:
-        raise UserError(f"{dataset.name}: none of its {len(dataset)} images has a mask; score a list that has masks, "
-                        "or name their folder with --masks")
+        raise UserError(
+            f"{dataset.name}: none of its {len(dataset)} images has a mask; score a list that has masks, "
+            "or name their folder with --masks"
+        )
     failed = find_outputs(folder, [name for name, _ in with_mask], suffix, command)
     pairs = [Pair(name, Path(folder) / f"{name}{suffix}", mask) for name, mask in with_mask if name not in failed]
     return pairs, _warnings(dataset, len(dataset) - len(with_mask), failed)
 
 
 def chunks(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    return [list(pairs[start:start + IMAGES_PER_TASK]) for start in range(0, len(pairs), IMAGES_PER_TASK)]
+    return [list(pairs[start : start + IMAGES_PER_TASK]) for start in range(0, len(pairs), IMAGES_PER_TASK)]
 
 
 def read_truth(pair: Pair, size: tuple[int, int], table: np.ndarray) -> tuple[np.ndarray, set[int]]:
@@ -51,8 +54,10 @@ def read_truth(pair: Pair, size: tuple[int, int], table: np.ndarray) -> tuple[np
     """
     mask = read_mask(pair.mask)
     if mask.shape != size:
-        raise UserError(f"{pair.prediction}: is {size[1]} x {size[0]} pixels, but {pair.mask} is {mask.shape[1]} x "
-                        f"{mask.shape[0]}; the prediction belongs to another image or another version of it")
+        raise UserError(
+            f"{pair.prediction}: is {size[1]} x {size[0]} pixels, but {pair.mask} is {mask.shape[1]} x "
+            f"{mask.shape[0]}; the prediction belongs to another image or another version of it"
+        )
     truth = table[mask]
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     return truth, {int(value) for value in values if table[value] < 0 and value != IGNORE}
@@ -61,8 +66,10 @@ def read_truth(pair: Pair, size: tuple[int, int], table: np.ndarray) -> tuple[np
 def unlisted_warning(values: set[int]) -> list[str]:
     if not values:
         return []
-    return [f"masks hold the values {', '.join(map(str, sorted(values)))}, which are no class of this data set: "
-            "their pixels are not scored"]
+    return [
+        f"masks hold the values {', '.join(map(str, sorted(values)))}, which are no class of this data set: "
+        "their pixels are not scored"
+    ]
 
 
 def _warnings(dataset: Dataset, without_mask: int, failed: dict[str, str]) -> list[str]:
@@ -73,6 +80,8 @@ def _warnings(dataset: Dataset, without_mask: int, failed: dict[str, str]) -> li
         first, reason = next(iter(failed.items()))
         warnings.append(f"{len(failed)} images failed earlier and are not scored (first: {first}: {reason})")
     if "aug" in dataset.name.rsplit("/", 1)[-1].lower():
-        warnings.append(f"{dataset.name} looks like train_aug (10,582 images); the field scores CAMs and pseudo labels "
-                        "on train (1,464) and segmentation on val (1,449)")
+        warnings.append(
+            f"{dataset.name} looks like train_aug (10,582 images); the field scores CAMs and pseudo labels "
+            "on train (1,464) and segmentation on val (1,449)"
+        )
     return warnings

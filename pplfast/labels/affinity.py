@@ -19,8 +19,9 @@ from pplfast.labels.pseudo import LabelTask, label_cams, read_image
 from pplfast.recipe import AffinityConfig
 
 
-def generate_affinity_labels(cams: str | os.PathLike, dataset: Dataset, config: AffinityConfig, out: str | os.PathLike,
-                             jobs: int | None = None) -> Outcome:
+def generate_affinity_labels(
+    cams: str | os.PathLike, dataset: Dataset, config: AffinityConfig, out: str | os.PathLike, jobs: int | None = None
+) -> Outcome:
     """Write `out/<id>.png` for every image of the list that has none yet: mask ids, 0 sure background, 255 unsure.
 
     As in IRN's `cam_to_ir_label`. Images, errors and jobs as in `generate_labels`.
@@ -28,8 +29,10 @@ def generate_affinity_labels(cams: str | os.PathLike, dataset: Dataset, config: 
     for value in (config.foreground, config.background):
         check_background("threshold", value)
     if config.background > config.foreground:
-        raise UserError(f"affinity.background = {config.background}: is above affinity.foreground = "
-                        f"{config.foreground}; sure objects need the higher threshold")
+        raise UserError(
+            f"affinity.background = {config.background}: is above affinity.foreground = "
+            f"{config.foreground}; sure objects need the higher threshold"
+        )
     crf.check_crf(config.crf)
     settings = {"foreground": config.foreground, "background": config.background, "crf": config.crf}
     work = partial(affinity_label_image, classes=dataset.classes, config=config)
@@ -50,8 +53,9 @@ def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityCo
     return ""
 
 
-def confident_labels(cam: camfile.Cam, image: np.ndarray | None, classes: ClassList, config: AffinityConfig
-                     ) -> np.ndarray:
+def confident_labels(
+    cam: camfile.Cam, image: np.ndarray | None, classes: ClassList, config: AffinityConfig
+) -> np.ndarray:
     """uint8 (H, W): a class where it exceeds the high threshold, background where nothing exceeds the low one."""
     maps = cam.full()
     scores = [add_background(maps, "threshold", threshold) for threshold in (config.foreground, config.background)]

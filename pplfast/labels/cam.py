@@ -25,14 +25,20 @@ from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig
 
-# Of one call of the network on a CPU: small maps gain from company (8 rows of 188 x 250: 40 % less time a row than one),
-# those of one row of 750 x 1000 do not, and take memory.
+# Of one call of the network on a CPU: small maps gain from company (8 rows of 188 x 250: 40 % less time a row than
+# one), those of one row of 750 x 1000 do not, and take memory.
 CPU_PIXELS = 800_000
 
 
-def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, out: str | os.PathLike,
-                  npy: bool = False, threads: int = 2,
-                  loader: Callable[..., Iterable[InferenceBatch]] = InferenceLoader) -> Outcome:
+def generate_cams(
+    model: PatchClassifier,
+    dataset: Dataset,
+    config: CamConfig,
+    out: str | os.PathLike,
+    npy: bool = False,
+    threads: int = 2,
+    loader: Callable[..., Iterable[InferenceBatch]] = InferenceLoader,
+) -> Outcome:
     """Write `out/<id>.npz` for every image of the data set that has none yet; with `npy` also `<id>.npy`.
 
     model: in eval mode, with its stage set, on the device to use. threads: DALI's.
@@ -56,15 +62,31 @@ def generate_cams(model: PatchClassifier, dataset: Dataset, config: CamConfig, o
             folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
             progress.advance()
 
-        batches = loader(dataset, config.scales, config.flip, model.backbone.mean, model.backbone.std, config.batch,
-                         threads, device, indices=pending, on_bad=on_bad) if pending else ()
+        batches = (
+            loader(
+                dataset,
+                config.scales,
+                config.flip,
+                model.backbone.mean,
+                model.backbone.std,
+                config.batch,
+                threads,
+                device,
+                indices=pending,
+                on_bad=on_bad,
+            )
+            if pending
+            else ()
+        )
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 full = _fused_maps(model, batch, dataset.labels[batch.indices], config.flip, device)
             size = (batch.height, batch.width)
             stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False)
-            rows = [Row(row, dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16))
-                    for row, index in enumerate(batch.indices)]
+            rows = [
+                Row(row, dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16))
+                for row, index in enumerate(batch.indices)
+            ]
             writer.add(rows, size, stored, full if npy else None)
             progress.advance(len(batch.indices))
     return folder.finish(progress.seconds)
@@ -75,8 +97,9 @@ def rows_at_once(device: torch.device, pixels: int) -> int:
     return max(1, CPU_PIXELS // pixels) if device.type == "cpu" else sys.maxsize
 
 
-def _fused_maps(model: PatchClassifier, batch: InferenceBatch, labels: np.ndarray, flip: bool, device: torch.device
-                ) -> Tensor:
+def _fused_maps(
+    model: PatchClassifier, batch: InferenceBatch, labels: np.ndarray, flip: bool, device: torch.device
+) -> Tensor:
     """float32 (B, n, H, W), of the classes of `own_classes(labels)`."""
     classes = to_device(own_classes(labels), device).repeat(2 if flip else 1, 1)
     return cam_fuse([_maps(model, images, classes) for images in batch.images], batch.height, batch.width, flip)
@@ -99,22 +122,31 @@ def own_classes(labels: np.ndarray) -> Tensor:
 def check_fits(model: PatchClassifier, dataset: Dataset) -> None:
     """Raises UserError for images without labels, and for a classifier of other classes."""
     if dataset.labels is None:
-        raise UserError(f"{dataset.name}: has no image labels, and CAMs are made of an image's own classes; "
-                        "give --labels")
+        raise UserError(
+            f"{dataset.name}: has no image labels, and CAMs are made of an image's own classes; give --labels"
+        )
     empty = [name for name, row in zip(dataset.ids, dataset.labels, strict=True) if not row.any()]
     if empty:
-        raise UserError(f"{dataset.name}: {len(empty)} images have no label (first: {empty[0]}); add their labels to "
-                        "the file of --labels, or take them off the list")
+        raise UserError(
+            f"{dataset.name}: {len(empty)} images have no label (first: {empty[0]}); add their labels to "
+            "the file of --labels, or take them off the list"
+        )
     count = model.classifier.weight.shape[0]
     if count != len(dataset.classes):
-        raise UserError(f"{dataset.name}: {len(dataset.classes)} classes, but the classifier was trained for {count}; "
-                        "give --classes the same list as in training")
+        raise UserError(
+            f"{dataset.name}: {len(dataset.classes)} classes, but the classifier was trained for {count}; "
+            "give --classes the same list as in training"
+        )
 
 
 def _settings(model: PatchClassifier, config: CamConfig, precision: str) -> dict[str, Any]:
     """What decides the maps."""
-    return {"classifier": classifier_hash(model), "scales": list(config.scales), "flip": config.flip,
-            "precision": precision}
+    return {
+        "classifier": classifier_hash(model),
+        "scales": list(config.scales),
+        "flip": config.flip,
+        "precision": precision,
+    }
 
 
 def classifier_hash(model: PatchClassifier) -> str:

@@ -43,8 +43,12 @@ def stored_size(height: int, width: int) -> tuple[int, int]:
 
 def save_cam(path: str | os.PathLike, cam: Cam) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, classes=cam.classes.astype(np.int16), cam=cam.maps.astype(np.float16),
-                 size=np.asarray(cam.size, np.int32))
+        np.savez(
+            file,
+            classes=cam.classes.astype(np.int16),
+            cam=cam.maps.astype(np.float16),
+            size=np.asarray(cam.size, np.int32),
+        )
 
 
 def load_cam(path: str | os.PathLike) -> Cam:
@@ -59,8 +63,10 @@ def load_cam(path: str | os.PathLike) -> Cam:
         # numpy's own words would advise to unpickle it.
         raise UserError(f"{path}: not a readable CAM file; delete it and run `pplfast cam` again") from None
     if maps.shape != (len(classes), *stored_size(height, width)):
-        raise UserError(f"{path}: maps of shape {maps.shape} do not belong to an image of {width} x {height}; "
-                        "delete it and run `pplfast cam` again")
+        raise UserError(
+            f"{path}: maps of shape {maps.shape} do not belong to an image of {width} x {height}; "
+            "delete it and run `pplfast cam` again"
+        )
     return Cam(classes, maps, (height, width))
 
 
@@ -71,8 +77,7 @@ def save_npy(path: str | os.PathLike, cam: Cam, high_res: np.ndarray) -> None:
 
 
 def write_npy_dict(file: BinaryIO, classes: np.ndarray, maps: np.ndarray, high_res: np.ndarray) -> None:
-    value = {"keys": classes.astype(np.int64), "cam": maps.astype(np.float32),
-             "high_res": high_res.astype(np.float32)}
+    value = {"keys": classes.astype(np.int64), "cam": maps.astype(np.float32), "high_res": high_res.astype(np.float32)}
     np.save(file, np.array(value, dtype=object), allow_pickle=True)
 
 

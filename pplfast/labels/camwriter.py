@@ -72,12 +72,12 @@ class CamWriter:
 
     def _write(self, row: Row, size: tuple[int, int], maps: HostCopy, high_res: HostCopy | None) -> str:
         """In a thread of the pool. Returns why the image has no output, or ""."""
-        own = maps.numpy()[row.row, :len(row.classes)]
+        own = maps.numpy()[row.row, : len(row.classes)]
         if not np.isfinite(own).all():
             return "the maps hold values that are not finite"
         cam = Cam(row.classes, own.astype(np.float16), size)
         if high_res is not None:
-            save_npy(npy_path(self._folder, row.id), cam, high_res.numpy()[row.row, :len(row.classes)])
+            save_npy(npy_path(self._folder, row.id), cam, high_res.numpy()[row.row, : len(row.classes)])
         save_cam(self._folder.output(row.id), cam)
         return ""
 

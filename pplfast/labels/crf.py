@@ -66,8 +66,9 @@ def dense_crf_each(image: np.ndarray, several: Sequence[np.ndarray], preset: str
     model = densecrf.DenseCRF2D(width, height, count)
     model.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
     writable = np.require(image, requirements=["C", "W"])  # pydensecrf takes no read-only array
-    model.addPairwiseBilateral(sxy=settings.bilateral_sxy, srgb=settings.bilateral_srgb, rgbim=writable,
-                               compat=settings.bilateral_compat)
+    model.addPairwiseBilateral(
+        sxy=settings.bilateral_sxy, srgb=settings.bilateral_srgb, rgbim=writable, compat=settings.bilateral_compat
+    )
     marginals = []
     for probabilities in several:
         model.setUnaryEnergy(np.ascontiguousarray(_unary(probabilities, settings)))

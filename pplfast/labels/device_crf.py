@@ -40,9 +40,13 @@ class DeviceLabeller:
     def _argmax(self, images: Tensor, maps: Tensor, counts: Tensor, background: str, value: float) -> Tensor:
         present = torch.arange(maps.shape[1], device=maps.device) < counts[:, None]  # (B, n)
         maps = maps * present[:, :, None, None]
-        scores = torch.cat((
-            torch.full_like(maps[:, :1], value) if background == "threshold" else (1 - maps.amax(1, True)) ** value,
-            maps), 1)
+        scores = torch.cat(
+            (
+                torch.full_like(maps[:, :1], value) if background == "threshold" else (1 - maps.amax(1, True)) ** value,
+                maps,
+            ),
+            1,
+        )
         if background == "threshold":
             scores = scores / scores.sum(1, keepdim=True)
         energy = unary(scores, counts + 1, self._preset)
@@ -64,5 +68,11 @@ def unary(probabilities: Tensor, counts: Tensor, preset: CrfPreset) -> Tensor:
 
 
 def crf_terms(preset: CrfPreset) -> CrfTerms:
-    return CrfTerms(preset.gaussian_sxy, preset.gaussian_compat, preset.bilateral_sxy, preset.bilateral_srgb,
-                    preset.bilateral_compat, preset.iterations)
+    return CrfTerms(
+        preset.gaussian_sxy,
+        preset.gaussian_compat,
+        preset.bilateral_sxy,
+        preset.bilateral_srgb,
+        preset.bilateral_compat,
+        preset.iterations,
+    )

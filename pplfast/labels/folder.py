@@ -72,8 +72,10 @@ class OutputFolder:
         self.outcome.seconds = seconds
         bad = self.outcome.bad
         if bad and not self.outcome.written and not self.outcome.skipped:
-            raise UserError(f"{self.path}: all {len(bad)} images failed (first: {bad[0][0]}: {bad[0][1]}); see "
-                            f"{self.path / BAD_FILE}")
+            raise UserError(
+                f"{self.path}: all {len(bad)} images failed (first: {bad[0][0]}: {bad[0][1]}); see "
+                f"{self.path / BAD_FILE}"
+            )
         return self.outcome
 
 
@@ -107,11 +109,15 @@ def find_outputs(folder: str | os.PathLike, ids: Sequence[str], suffix: str, com
     missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").exists()]
     unexplained = [image_id for image_id in missing if image_id not in failed]
     if unexplained:
-        raise UserError(f"{folder}: {len(unexplained)} of the list's {len(ids)} images have no {suffix} here (first: "
-                        f"{unexplained[0]}); make them with `{command}` for this list")
+        raise UserError(
+            f"{folder}: {len(unexplained)} of the list's {len(ids)} images have no {suffix} here (first: "
+            f"{unexplained[0]}); make them with `{command}` for this list"
+        )
     if len(missing) == len(ids):
-        raise UserError(f"{folder}: all {len(ids)} images of the list failed (first: {ids[0]}: {failed[ids[0]]}); "
-                        f"mend them and run `{command}` again")
+        raise UserError(
+            f"{folder}: all {len(ids)} images of the list failed (first: {ids[0]}: {failed[ids[0]]}); "
+            f"mend them and run `{command}` again"
+        )
     return {image_id: failed[image_id] for image_id in missing}
 
 
@@ -132,5 +138,7 @@ def _refuse_other_settings(record: Path, there: Any, wanted: dict[str, Any]) -> 
         return
     there = there if isinstance(there, dict) else {}
     key = next(key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key))
-    raise UserError(f"{record.parent}: was filled with {key} = {there.get(key)!r}, not {wanted.get(key)!r}; "
-                    "choose another output folder, or delete this one")
+    raise UserError(
+        f"{record.parent}: was filled with {key} = {there.get(key)!r}, not {wanted.get(key)!r}; "
+        "choose another output folder, or delete this one"
+    )

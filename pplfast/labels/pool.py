@@ -51,8 +51,10 @@ def map_unordered(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: in
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
     except BrokenProcessPool:
-        raise UserError(f"a worker process died, probably for lack of memory; use fewer than {jobs} jobs and run the "
-                        "same command again: it continues") from None
+        raise UserError(
+            f"a worker process died, probably for lack of memory; use fewer than {jobs} jobs and run the "
+            "same command again: it continues"
+        ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

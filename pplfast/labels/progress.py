@@ -19,9 +19,14 @@ class Progress:
         console = Console(stderr=True)
         self._bar = None
         if console.is_terminal:
-            self._bar = RichProgress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                     TextColumn("{task.fields[rate]:.1f} images/s"), TimeRemainingColumn(),
-                                     console=console)
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:.1f} images/s"),
+                TimeRemainingColumn(),
+                console=console,
+            )
 
     def __enter__(self) -> "Progress":
         self._start = self._last_line = time.monotonic()

@@ -35,8 +35,9 @@ class LabelTask:
     output: Path
 
 
-def generate_labels(cams: str | os.PathLike, dataset: Dataset, config: LabelConfig, out: str | os.PathLike,
-                    jobs: int | None = None) -> Outcome:
+def generate_labels(
+    cams: str | os.PathLike, dataset: Dataset, config: LabelConfig, out: str | os.PathLike, jobs: int | None = None
+) -> Outcome:
     """Write `out/<id>.png`, mask ids of `dataset.classes`, for every image of the list that has none yet.
 
     jobs: worker processes, None for one per core. An image that fails is noted in `out/bad.jsonl` and in the outcome,
@@ -48,8 +49,15 @@ def generate_labels(cams: str | os.PathLike, dataset: Dataset, config: LabelConf
     return label_cams(cams, dataset, out, settings, partial(label_image, classes=dataset.classes, config=config), jobs)
 
 
-def label_cams(cams: str | os.PathLike, dataset: Dataset, out: str | os.PathLike, settings: dict[str, Any],
-               work: Callable[[LabelTask], str], jobs: int | None, title: str = "labels") -> Outcome:
+def label_cams(
+    cams: str | os.PathLike,
+    dataset: Dataset,
+    out: str | os.PathLike,
+    settings: dict[str, Any],
+    work: Callable[[LabelTask], str],
+    jobs: int | None,
+    title: str = "labels",
+) -> Outcome:
     """`work` on each image of the list that has no `out/<id>.png` yet, in a pool; it gives why an image failed, or "".
 
     settings: what decides the labels, beside the classes and what the CAMs were made with.
@@ -59,8 +67,11 @@ def label_cams(cams: str | os.PathLike, dataset: Dataset, out: str | os.PathLike
     folder = OutputFolder(out, SUFFIX, {**settings, "classes": list(dataset.classes.ids), "cams": read_settings(cams)})
     for image_id, reason in failed.items():
         folder.failed(image_id, reason)
-    tasks = [LabelTask(name, cams / f"{name}{camfile.SUFFIX}", dataset.images[i], folder.output(name))
-             for i in folder.pending(dataset.ids) if (name := dataset.ids[i]) not in failed]
+    tasks = [
+        LabelTask(name, cams / f"{name}{camfile.SUFFIX}", dataset.images[i], folder.output(name))
+        for i in folder.pending(dataset.ids)
+        if (name := dataset.ids[i]) not in failed
+    ]
     with Progress(title, len(tasks)) as progress:
         for task, reason in map_unordered(work, tasks, default_jobs() if jobs is None else jobs):
             if reason:
@@ -105,6 +116,8 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
     if pixels.shape[:2] != size:
-        raise UserError(f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its CAM is for "
-                        f"{size[1]} x {size[0]}; make the CAM again from this image")
+        raise UserError(
+            f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its CAM is for "
+            f"{size[1]} x {size[0]}; make the CAM again from this image"
+        )
     return pixels

@@ -30,8 +30,15 @@ from pplfast.recipe import SegmentationConfig
 LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in its CRF
 
 
-def segment_images(model: SegmentationNet, classes: ClassList, dataset: Dataset, config: SegmentationConfig,
-                   out: str | os.PathLike, jobs: int | None = None, threads: int = 2) -> Outcome:
+def segment_images(
+    model: SegmentationNet,
+    classes: ClassList,
+    dataset: Dataset,
+    config: SegmentationConfig,
+    out: str | os.PathLike,
+    jobs: int | None = None,
+    threads: int = 2,
+) -> Outcome:
     """Write `out/<id>.png`, mask ids of `classes`, for every image of the list that has none yet.
 
     model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. Images that
@@ -83,8 +90,18 @@ class _Stream:
         if not self.pending:
             return
         mean, std = self.model.backbone.mean, self.model.backbone.std
-        loader = InferenceLoader(self.dataset, self.config.scales, self.config.flip, mean, std, self.config.test_batch,
-                                 self.threads, self.device, indices=self.pending, on_bad=self.on_bad)
+        loader = InferenceLoader(
+            self.dataset,
+            self.config.scales,
+            self.config.flip,
+            mean,
+            std,
+            self.config.test_batch,
+            self.threads,
+            self.device,
+            indices=self.pending,
+            on_bad=self.on_bad,
+        )
         ids = np.array([BACKGROUND, *self.classes.ids], np.uint8)
         for batch in loader:
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -111,8 +128,10 @@ def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> 
 def check_classes(classes: ClassList, dataset: Dataset) -> None:
     """UserError where the network was trained for other classes than the data set has."""
     if classes != dataset.classes:
-        raise UserError(f"{dataset.name}: has other classes than the segmentation network was trained for; give "
-                        f"--classes the same list as in training")
+        raise UserError(
+            f"{dataset.name}: has other classes than the segmentation network was trained for; give "
+            f"--classes the same list as in training"
+        )
 
 
 def _settings(model: SegmentationNet, classes: ClassList, config: SegmentationConfig, precision: str) -> dict[str, Any]:
@@ -120,5 +139,11 @@ def _settings(model: SegmentationNet, classes: ClassList, config: SegmentationCo
     digest = hashlib.sha256()
     for tensor in model.head.state_dict().values():
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return {"network": digest.hexdigest()[:16], "scales": list(config.scales), "flip": config.flip, "crf": config.crf,
-            "classes": list(classes.ids), "precision": precision}
+    return {
+        "network": digest.hexdigest()[:16],
+        "scales": list(config.scales),
+        "flip": config.flip,
+        "crf": config.crf,
+        "classes": list(classes.ids),
+        "precision": precision,
+    }

@@ -27,8 +27,14 @@ from pplfast.recipe import WalkConfig
 BATCH = 8  # images of one shape at a time
 
 
-def walk_cams(model: BoundaryNet, cams: str | os.PathLike, dataset: Dataset, config: WalkConfig,
-              out: str | os.PathLike, threads: int = 2) -> Outcome:
+def walk_cams(
+    model: BoundaryNet,
+    cams: str | os.PathLike,
+    dataset: Dataset,
+    config: WalkConfig,
+    out: str | os.PathLike,
+    threads: int = 2,
+) -> Outcome:
     """Write `out/<id>.npz`, CAM files like those in `cams`, for every image of the list that has none yet.
 
     model: in eval mode, on the device to use. The edge map is the mean of the image's and its mirror's, at stride 4,
@@ -50,8 +56,22 @@ def walk_cams(model: BoundaryNet, cams: str | os.PathLike, dataset: Dataset, con
             folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
             progress.advance()
 
-        batches = InferenceLoader(dataset, (1.0,), True, model.backbone.mean, model.backbone.std, BATCH, threads,
-                                  device, indices=pending, on_bad=on_bad) if pending else ()
+        batches = (
+            InferenceLoader(
+                dataset,
+                (1.0,),
+                True,
+                model.backbone.mean,
+                model.backbone.std,
+                BATCH,
+                threads,
+                device,
+                indices=pending,
+                on_bad=on_bad,
+            )
+            if pending
+            else ()
+        )
         for batch in batches:
             _walk_batch(model, batch, cams, dataset, config, folder, writer, device)
             progress.advance(len(batch.indices))
@@ -64,8 +84,16 @@ def edges(model: BoundaryNet, images: Tensor) -> Tensor:
     return torch.sigmoid((plain + mirrored.flip(2)) / 2)
 
 
-def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: Dataset, config: WalkConfig,
-                folder: OutputFolder, writer: CamWriter, device: torch.device) -> None:
+def _walk_batch(
+    model: BoundaryNet,
+    batch: InferenceBatch,
+    cams: Path,
+    dataset: Dataset,
+    config: WalkConfig,
+    folder: OutputFolder,
+    writer: CamWriter,
+    device: torch.device,
+) -> None:
     names = [dataset.ids[index] for index in batch.indices]
     size = (batch.height, batch.width)
     loaded = [_load(cams / f"{name}{camfile.SUFFIX}", name, size, folder) for name in names]
@@ -73,11 +101,19 @@ def _walk_batch(model: BoundaryNet, batch: InferenceBatch, cams: Path, dataset: 
     for row, cam in zip(maps, loaded, strict=True):
         if cam is not None:
             row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
-    walked = random_walk(to_device(maps, device), edges(model, batch.images[0]), config.steps, config.beta,
-                         config.radius)
+    walked = random_walk(
+        to_device(maps, device), edges(model, batch.images[0]), config.steps, config.beta, config.radius
+    )
     walked = walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
-    writer.add([Row(row, name, cam.classes) for row, (name, cam) in enumerate(zip(names, loaded, strict=True))
-                if cam is not None], size, walked)
+    writer.add(
+        [
+            Row(row, name, cam.classes)
+            for row, (name, cam) in enumerate(zip(names, loaded, strict=True))
+            if cam is not None
+        ],
+        size,
+        walked,
+    )
 
 
 def _load(path: Path, name: str, size: tuple[int, int], folder: OutputFolder) -> Cam | None:
@@ -88,8 +124,11 @@ def _load(path: Path, name: str, size: tuple[int, int], folder: OutputFolder) ->
         folder.failed(name, str(error))
         return None
     if cam.size != size:
-        folder.failed(name, f"{path}: is for {cam.size[1]} x {cam.size[0]} pixels, the image has {size[1]} x "
-                            f"{size[0]}; make the CAM again")
+        folder.failed(
+            name,
+            f"{path}: is for {cam.size[1]} x {cam.size[0]} pixels, the image has {size[1]} x "
+            f"{size[0]}; make the CAM again",
+        )
         return None
     return cam
 
@@ -100,5 +139,10 @@ def _settings(model: BoundaryNet, cams: Path, config: WalkConfig) -> dict[str, A
     for head in (*model.heads, model.edge):
         for tensor in head.state_dict().values():
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return {"boundary": digest.hexdigest()[:16], "radius": config.radius, "beta": config.beta, "steps": config.steps,
-            "cams": read_settings(cams)}
+    return {
+        "boundary": digest.hexdigest()[:16],
+        "radius": config.radius,
+        "beta": config.beta,
+        "steps": config.steps,
+        "cams": read_settings(cams),
+    }

@@ -104,8 +104,9 @@ class Backbone(nn.Module):
     def freeze(self, count: int) -> None:
         """Stop training the first `count` blocks, and train all others."""
         if not 0 <= count <= len(self.specs):
-            raise UserError(f"frozen_blocks = {count}: {self.name} has {len(self.specs)} blocks; "
-                            f"choose 0 to {len(self.specs)}")
+            raise UserError(
+                f"frozen_blocks = {count}: {self.name} has {len(self.specs)} blocks; choose 0 to {len(self.specs)}"
+            )
         self.frozen = count
         for index in range(len(self.specs)):
             for module in self.block_modules(index):
@@ -126,8 +127,9 @@ class Backbone(nn.Module):
         """The modules that block `index` owns."""
         raise NotImplementedError
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
-               ) -> tuple[Tensor, Tensor | None]:
+    def _block(
+        self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+    ) -> tuple[Tensor, Tensor | None]:
         """x -> the block's output, and that behind `following`, the activation that the next block begins with, where
         it could be made in the same pass."""
         raise NotImplementedError

@@ -33,8 +33,11 @@ class BoundaryNet(nn.Module):
         self.backbone = backbone
         self.positions = tuple(backbone.position(name) for name in (taps or TAPS[backbone.name]))
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(backbone.specs[position].channels, CHANNELS, 1, bias=False),
-                          nn.GroupNorm(GROUPS, CHANNELS)) for position in self.positions)
+            nn.Sequential(
+                nn.Conv2d(backbone.specs[position].channels, CHANNELS, 1, bias=False), nn.GroupNorm(GROUPS, CHANNELS)
+            )
+            for position in self.positions
+        )
         self.edge = nn.Conv2d(CHANNELS * len(self.positions), 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -88,8 +88,9 @@ class EfficientNetLite0(Backbone):
             return [self._conv_head]
         return [self._blocks[i] for i in self._groups[index - 1]]
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
-               ) -> tuple[Tensor, None]:
+    def _block(
+        self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+    ) -> tuple[Tensor, None]:
         if index == 0:
             return self._conv_stem(x, self._bn0, "relu6"), None
         for module in self.block_modules(index):

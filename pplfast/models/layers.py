@@ -59,18 +59,28 @@ class Conv(nn.Conv2d):
     fails on channels_last ones) and become channels_last in the operation's dtype on their way into it.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1,
-                 same: bool = False):
-        super().__init__(inputs, outputs, kernel, stride, 0 if same else dilation * (kernel // 2), dilation, groups,
-                         bias=False)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        same: bool = False,
+    ):
+        super().__init__(
+            inputs, outputs, kernel, stride, 0 if same else dilation * (kernel // 2), dilation, groups, bias=False
+        )
         self.same = same
         self._folded = Kept()
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
-    def forward(self, x: Tensor, bn: FrozenBatchNorm | None = None, act: str = "none",
-                residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bn: FrozenBatchNorm | None = None, act: str = "none", residual: Tensor | None = None
+    ) -> Tensor:
         """x (B, C, H, W), residual (B, C', H', W') -> (B, C', H', W') in the autocast dtype, else the weights'."""
         weight, shift = self.operands(bn, product_dtype(x, self.weight))
         x, padding = self.pad(x)

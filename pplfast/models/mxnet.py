@@ -84,7 +84,7 @@ class _Reader:
         if length > len(self.data) - self.offset:
             raise ValueError("it ends within a name")
         self.offset += length
-        return self.data[self.offset - length:self.offset].decode("utf-8")
+        return self.data[self.offset - length : self.offset].decode("utf-8")
 
     def array(self) -> Tensor:
         shape = self.shape()

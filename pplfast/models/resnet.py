@@ -58,7 +58,8 @@ class ResNet(Backbone):
         dilations = (1, 1, 2, 4) if output_stride == 8 else (1, 1, 1, 1)
         inputs = STEM_CHANNELS
         for number, units, planes, layer_stride, dilation in zip(
-                range(1, 5), LAYERS[name], PLANES, strides, dilations, strict=True):
+            range(1, 5), LAYERS[name], PLANES, strides, dilations, strict=True
+        ):
             layer = nn.ModuleList()
             for unit in range(units):
                 stride = 1 if unit else layer_stride
@@ -72,8 +73,9 @@ class ResNet(Backbone):
     def block_modules(self, index: int) -> list[nn.Module]:
         return [self.conv1, self.bn1] if index == 0 else [self.get_submodule(self.specs[index].name)]
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
-               ) -> tuple[Tensor, None]:
+    def _block(
+        self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+    ) -> tuple[Tensor, None]:
         if index == 0:
             return F.max_pool2d(self.conv1(x, self.bn1, "relu"), kernel_size=3, stride=2, padding=1), None
         return self.get_submodule(self.specs[index].name)(x), None

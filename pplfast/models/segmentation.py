@@ -19,9 +19,10 @@ class SegmentationNet(nn.Module):
     """rows: classes and the background.
 
     Heads: "light": LR-ASPP (MobileNetV3, arXiv 1905.02244, section 6.4) with group normalisation, from the last
-    features and those at stride 8. "largefov": DeepLab-LargeFOV, two 3x3 convolutions of dilation 12, as this field puts it
-    on WideResNet-38. "aspp": DeepLab v2 (arXiv 1606.00915), the sum of four 3x3 convolutions. "auto": the usual one of the
-    backbone.
+    features and those at stride 8. "largefov": DeepLab-LargeFOV, two 3x3 convolutions of dilation 12, as this field
+    puts it
+    on WideResNet-38. "aspp": DeepLab v2 (arXiv 1606.00915), the sum of four 3x3 convolutions. "auto": the usual one of
+    the backbone.
     """
 
     def __init__(self, backbone: Backbone, rows: int, head: str = "auto") -> None:
@@ -36,8 +37,10 @@ class SegmentationNet(nn.Module):
             self.head: nn.Module = LightHead(channels, backbone.specs[self.low].channels, rows)
         elif self.head_name == "largefov":
             self.head = nn.Sequential(
-                _dilated(channels, LARGEFOV_CHANNELS, LARGEFOV_DILATION), nn.ReLU(inplace=True),
-                _dilated(LARGEFOV_CHANNELS, rows, LARGEFOV_DILATION))
+                _dilated(channels, LARGEFOV_CHANNELS, LARGEFOV_DILATION),
+                nn.ReLU(inplace=True),
+                _dilated(LARGEFOV_CHANNELS, rows, LARGEFOV_DILATION),
+            )
         else:
             self.head = Aspp(channels, rows)
 
@@ -89,6 +92,8 @@ def _low_position(backbone: Backbone) -> int:
         if stride == LOW_STRIDE:
             found = index
     if found is None or found == len(backbone.specs) - 1:
-        raise UserError(f"segmentation.head 'light': {backbone.name} has no features at stride {LOW_STRIDE} before its "
-                        "last ones; choose largefov or aspp")
+        raise UserError(
+            f"segmentation.head 'light': {backbone.name} has no features at stride {LOW_STRIDE} before its "
+            "last ones; choose largefov or aspp"
+        )
     return found

@@ -29,8 +29,11 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
-        parts += [f"{len(names)} {what} ({_some(names)})" for names, what in
-                  ((self.ignored, "ignored"), (self.missing, "missing"), (self.unexpected, "unexpected")) if names]
+        parts += [
+            f"{len(names)} {what} ({_some(names)})"
+            for names, what in ((self.ignored, "ignored"), (self.missing, "missing"), (self.unexpected, "unexpected"))
+            if names
+        ]
         return f"{self.path}: {'; '.join(parts)}"
 
 
@@ -54,8 +57,9 @@ def load_weights(backbone: Backbone, path: str | Path) -> LoadReport:
 def match(backbone: Backbone, tensors: dict[str, Tensor], path: str) -> LoadReport:
     """Sort the names of the file and of the backbone, without looking at shapes."""
     own = backbone.state_dict().keys()
-    ignored = [name for name in tensors if name not in own and
-               (name.startswith(CLASSIFIERS) or name.endswith(BOOKKEEPING))]
+    ignored = [
+        name for name in tensors if name not in own and (name.startswith(CLASSIFIERS) or name.endswith(BOOKKEEPING))
+    ]
     return LoadReport(
         path=path,
         loaded=tuple(name for name in own if name in tensors),
@@ -96,15 +100,19 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can make the reader fail in nearly any way
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path}: not a readable weight file ({reason[:120]}); expected a PyTorch state dict "
-                            "(.pth, .pt), .safetensors or MXNet .params file") from None
+            raise UserError(
+                f"{path}: not a readable weight file ({reason[:120]}); expected a PyTorch state dict "
+                "(.pth, .pt), .safetensors or MXNet .params file"
+            ) from None
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     tensors = _tensors_of(content)
     if not tensors:
-        raise UserError(f"{path}: holds no tensors by name; expected a state dict, bare or under "
-                        f"{' or '.join(repr(wrapper) for wrapper in WRAPPERS)}")
+        raise UserError(
+            f"{path}: holds no tensors by name; expected a state dict, bare or under "
+            f"{' or '.join(repr(wrapper) for wrapper in WRAPPERS)}"
+        )
     return _strip(tensors)
 
 
@@ -123,16 +131,23 @@ def _strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _refuse_mismatch(backbone: Backbone, tensors: dict[str, Tensor], report: LoadReport) -> None:
     own = backbone.state_dict()
-    shapes = [f"{name} is {list(tensors[name].shape)}, not {list(own[name].shape)}" for name in report.loaded
-              if tensors[name].shape != own[name].shape]
+    shapes = [
+        f"{name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
+        for name in report.loaded
+        if tensors[name].shape != own[name].shape
+    ]
     roots = {name.split(".")[0] for name in own}
     excess = [name for name in report.unexpected if name.split(".")[0] in roots]
-    for names, what in ((report.missing, "tensors of the backbone are missing"),
-                        (shapes, "tensors have another shape"),
-                        (excess, "tensors have no place in the backbone")):
+    for names, what in (
+        (report.missing, "tensors of the backbone are missing"),
+        (shapes, "tensors have another shape"),
+        (excess, "tensors have no place in the backbone"),
+    ):
         if names:
-            raise UserError(f"{report.path}: not weights of {backbone.name}: {len(names)} {what} ({_some(names)}); "
-                            "give the file of this backbone, or name the backbone of this file")
+            raise UserError(
+                f"{report.path}: not weights of {backbone.name}: {len(names)} {what} ({_some(names)}); "
+                "give the file of this backbone, or name the backbone of this file"
+            )
 
 
 def _some(names: Iterable[str], count: int = 4) -> str:

@@ -45,8 +45,9 @@ class PreActivationUnit(nn.Module):
         self.conv_branch2b1 = Conv(mid, outputs, 3, 1, dilation)
         self.conv_branch1 = None if inputs == outputs and stride == 1 else Conv(inputs, outputs, 1, stride)
 
-    def forward(self, x: Tensor, activated: Tensor | None, following: Activation | None
-                ) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, activated: Tensor | None, following: Activation | None
+    ) -> tuple[Tensor, Tensor | None]:
         if activated is None:
             activated = scale_act(x, *self.bn_branch2a.affine(), "relu")
         y = self.conv_branch2b1(self.conv_branch2a(activated, self.bn_branch2b1, "relu"))
@@ -71,8 +72,9 @@ class PreActivationBottleneck(nn.Module):
         self.conv_branch2b2 = Conv(outputs // 2, outputs, 1)
         self.conv_branch1 = Conv(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, activated: Tensor | None, following: Activation | None
-                ) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, activated: Tensor | None, following: Activation | None
+    ) -> tuple[Tensor, Tensor | None]:
         if activated is None:
             activated = scale_act(x, *self.bn_branch2a.affine(), "relu")
         y = self.conv_branch2a(activated, self.bn_branch2b1, "relu")
@@ -129,8 +131,9 @@ class WideResNet38(Backbone):
             return None
         return *self.get_submodule(self.specs[index].name).bn_branch2a.affine(), "relu"
 
-    def _block(self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
-               ) -> tuple[Tensor, Tensor | None]:
+    def _block(
+        self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
+    ) -> tuple[Tensor, Tensor | None]:
         if index == 0:
             return self.conv1a(x), None
         return self.get_submodule(self.specs[index].name)(x, activated, following)

@@ -35,8 +35,9 @@ def remaining_stride(backbone: Backbone, position: int) -> int:
     return math.prod([spec.stride for spec in backbone.specs[position:]])  # torch.compile takes no generator
 
 
-def run_branches(backbone: Backbone, images: Tensor, stages: Sequence[PatchStage],
-                 detach: bool) -> tuple[list[tuple[Tensor, int]], Tensor]:
+def run_branches(
+    backbone: Backbone, images: Tensor, stages: Sequence[PatchStage], detach: bool
+) -> tuple[list[tuple[Tensor, int]], Tensor]:
     """Images (B, 3, height, width) -> per stage (patches (B*K*K, C, h, w), K), and the global map (B, C, H, W).
 
     The prefix is shared by all branches. A branch that reaches another stage's position with the shape of the patches

@@ -59,8 +59,9 @@ class PatchClassifier(nn.Module):
         """Where the patches are cut from now on. Raises ValueError if the mode cannot take these stages."""
         allowed = {"plain": (0,), "progressive": (0, 1), "explicit": (self.branches,)}[self.mode]
         if len(stages) not in allowed:
-            raise ValueError(f"a {self.mode} classifier takes {' or '.join(map(str, allowed))} stages, "
-                             f"not {len(stages)}")
+            raise ValueError(
+                f"a {self.mode} classifier takes {' or '.join(map(str, allowed))} stages, not {len(stages)}"
+            )
         last = len(self.backbone.specs) - 1
         for stage in stages:
             if not 1 <= stage.position <= last:
@@ -107,5 +108,14 @@ class PatchClassifier(nn.Module):
         height, width = features.global_map.shape[2:]
         tail = self.backbone.tail
         weight = self.classifier.weight.flatten(1)
-        return cam_head(features.patched, features.global_map, weight, height, width, tail.scale, tail.shift, tail.act,
-                        classes=classes)
+        return cam_head(
+            features.patched,
+            features.global_map,
+            weight,
+            height,
+            width,
+            tail.scale,
+            tail.shift,
+            tail.act,
+            classes=classes,
+        )

@@ -45,11 +45,15 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, y_from_zero
     def py(value: float) -> float:
         return TOP + plot_height * (1 - (value - y_low) / (y_high - y_low))
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-             f'aria-label="{html.escape(y_label)} over {html.escape(x_label)}">']
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html.escape(y_label)} over {html.escape(x_label)}">'
+    ]
     for value in ticks(y_low, y_high):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(value):.1f}" y2="{py(value):.1f}"/>'
-                     f'<text x="{LEFT - 7}" y="{py(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(value):.1f}" y2="{py(value):.1f}"/>'
+            f'<text x="{LEFT - 7}" y="{py(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
+        )
     for value in ticks(x_low, x_high, 7):
         parts.append(f'<text x="{px(value):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
@@ -60,9 +64,11 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, y_from_zero
         if one.mark:
             x, y = one.mark
             parts.append(f'<circle class="dot {one.css}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="4.5"/>')
-    parts.append(f'<text x="{LEFT + plot_width / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}'
-                 f'</text><text transform="translate(13 {TOP + plot_height / 2:.0f}) rotate(-90)" '
-                 f'text-anchor="middle">{html.escape(y_label)}</text></svg>')
+    parts.append(
+        f'<text x="{LEFT + plot_width / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}'
+        f'</text><text transform="translate(13 {TOP + plot_height / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle">{html.escape(y_label)}</text></svg>'
+    )
     return "".join(parts)
 
 

@@ -35,11 +35,15 @@ def gallery(view: RunView, count: int) -> str:
 
 def _legend(dataset: Dataset) -> str:
     palette = np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)
-    entries = "".join(f'<span class="key"><i style="background:rgb({",".join(map(str, palette[value]))})"></i>'
-                      f'{html.escape(name)}</span>' for name, value in zip(dataset.classes.names, dataset.classes.ids,
-                                                                           strict=True))
-    return (f'<p class="legend">{entries}<span class="key"><i class="heat"></i>CAM, 0 to 1</span>'
-            '<span class="key"><i class="ignore"></i>not scored</span></p>')
+    entries = "".join(
+        f'<span class="key"><i style="background:rgb({",".join(map(str, palette[value]))})"></i>'
+        f"{html.escape(name)}</span>"
+        for name, value in zip(dataset.classes.names, dataset.classes.ids, strict=True)
+    )
+    return (
+        f'<p class="legend">{entries}<span class="key"><i class="heat"></i>CAM, 0 to 1</span>'
+        '<span class="key"><i class="ignore"></i>not scored</span></p>'
+    )
 
 
 def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> str:
@@ -58,8 +62,10 @@ def _outputs(folder: Path, dataset: Dataset, name: str, photo: np.ndarray) -> li
     """Figures of what one variant made of one image."""
     height, width = photo.shape[:2]
     cam = load_cam(folder / "cams" / f"{name}.npz")
-    figures = [_figure(heat_over(photo, values), f"CAM {dataset.classes.names[column]}")
-               for column, values in zip(cam.classes, cam.maps, strict=True)]
+    figures = [
+        _figure(heat_over(photo, values), f"CAM {dataset.classes.names[column]}")
+        for column, values in zip(cam.classes, cam.maps, strict=True)
+    ]
     for sub, caption in (("labels", "label"), ("labels_crf", "label after CRF")):
         path = folder / sub / f"{name}.png"
         if path.is_file():
@@ -69,10 +75,12 @@ def _outputs(folder: Path, dataset: Dataset, name: str, photo: np.ndarray) -> li
 
 def _column(title: str, figures: Sequence[str], variant: str = "") -> str:
     swatch = f'<span class="swatch b-{variant}"></span>' if variant else ""
-    return f'<section><h3>{swatch}{html.escape(title)}</h3>{"".join(figures)}</section>'
+    return f"<section><h3>{swatch}{html.escape(title)}</h3>{''.join(figures)}</section>"
 
 
 def _figure(pixels: np.ndarray, caption: str) -> str:
     height, width = pixels.shape[:2]
-    return (f'<figure><img src="{data_uri(pixels)}" width="{width}" height="{height}" alt="{html.escape(caption)}" '
-            f'loading="lazy"><figcaption>{html.escape(caption)}</figcaption></figure>')
+    return (
+        f'<figure><img src="{data_uri(pixels)}" width="{width}" height="{height}" alt="{html.escape(caption)}" '
+        f'loading="lazy"><figcaption>{html.escape(caption)}</figcaption></figure>'
+    )

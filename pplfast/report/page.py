@@ -11,13 +11,24 @@ from pplfast.report.gallery import gallery
 from pplfast.report.view import RunView, VariantView
 
 STEPS = {
-    "train": "training", "cams": "CAMs", "eval_cam": "threshold sweep", "labels": "labels before the CRF",
-    "labels_crf": "labels through the CRF", "eval_label": "scoring labels",
+    "train": "training",
+    "cams": "CAMs",
+    "eval_cam": "threshold sweep",
+    "labels": "labels before the CRF",
+    "labels_crf": "labels through the CRF",
+    "eval_label": "scoring labels",
     "eval_label_crf": "scoring labels after the CRF",
-    "cams_train": "CAMs to train on", "affinity_labels": "confident labels", "boundary": "training of the boundaries",
-    "walk": "random walk", "eval_walk": "threshold sweep after the walk", "labels_walk": "labels from the walk",
-    "eval_label_walk": "scoring labels from the walk", "walk_train": "random walk to train on",
-    "labels_train": "labels to train on", "segmentation": "training of the segmentation", "predictions": "segmentation",
+    "cams_train": "CAMs to train on",
+    "affinity_labels": "confident labels",
+    "boundary": "training of the boundaries",
+    "walk": "random walk",
+    "eval_walk": "threshold sweep after the walk",
+    "labels_walk": "labels from the walk",
+    "eval_label_walk": "scoring labels from the walk",
+    "walk_train": "random walk to train on",
+    "labels_train": "labels to train on",
+    "segmentation": "training of the segmentation",
+    "predictions": "segmentation",
     "eval_segmentation": "scoring the segmentation",
 }
 
@@ -25,23 +36,38 @@ STEPS = {
 def page(view: RunView, images: int) -> str:
     """The whole document. It refers to nothing outside itself."""
     style = resources.files("pplfast.report").joinpath("style.css").read_text(encoding="utf-8")
-    sections = [_header(view), _cards(view), _summary_table(view), _charts(view), _class_table(view),
-                f"<h2>Examples</h2>{gallery(view, images)}", _times(view), _settings(view)]
+    sections = [
+        _header(view),
+        _cards(view),
+        _summary_table(view),
+        _charts(view),
+        _class_table(view),
+        f"<h2>Examples</h2>{gallery(view, images)}",
+        _times(view),
+        _settings(view),
+    ]
     title = html.escape(f"pplfast: {view.summary['recipe']} on {view.summary['data']['val']['list']}")
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<style>\n{style}</style></head>\n<body><main>\n" + "\n".join(sections) + "\n</main></body></html>\n")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>\n{style}</style></head>\n<body><main>\n" + "\n".join(sections) + "\n</main></body></html>\n"
+    )
 
 
 def _header(view: RunView) -> str:
     data = view.summary["data"]
-    scored = (f"{data['val']['scored']} of its {data['val']['images']} images scored" if data["val"]["scored"]
-              else f"{data['val']['images']} images, no masks to score against")
-    return (f"<header><h1>Pixel labels from image labels</h1><p class=\"soft\">Recipe <b>"
-            f"{html.escape(view.summary['recipe'])}</b>, seed {view.summary['seed']}. Trained on "
-            f"<b>{html.escape(data['train']['list'])}</b> ({data['train']['images']} images); CAMs and labels of "
-            f"<b>{html.escape(data['val']['list'])}</b> ({scored}). All mIoU in percent, one confusion over the list, "
-            "background included.</p></header>")
+    scored = (
+        f"{data['val']['scored']} of its {data['val']['images']} images scored"
+        if data["val"]["scored"]
+        else f"{data['val']['images']} images, no masks to score against"
+    )
+    return (
+        f'<header><h1>Pixel labels from image labels</h1><p class="soft">Recipe <b>'
+        f"{html.escape(view.summary['recipe'])}</b>, seed {view.summary['seed']}. Trained on "
+        f"<b>{html.escape(data['train']['list'])}</b> ({data['train']['images']} images); CAMs and labels of "
+        f"<b>{html.escape(data['val']['list'])}</b> ({scored}). All mIoU in percent, one confusion over the list, "
+        "background included.</p></header>"
+    )
 
 
 def _cards(view: RunView) -> str:
@@ -64,12 +90,19 @@ def _cards(view: RunView) -> str:
 
 
 def _summary_table(view: RunView) -> str:
-    columns = (("cam_miou", "CAM mIoU"), ("label_before_crf_miou", "label mIoU, before CRF"),
-               ("label_miou", "label mIoU, final"), ("walk_label_miou", "label mIoU, random walk"),
-               ("segmentation_miou", "segmentation mIoU"))
+    columns = (
+        ("cam_miou", "CAM mIoU"),
+        ("label_before_crf_miou", "label mIoU, before CRF"),
+        ("label_miou", "label mIoU, final"),
+        ("walk_label_miou", "label mIoU, random walk"),
+        ("segmentation_miou", "segmentation mIoU"),
+    )
     always = 3
-    columns = tuple(column for place, column in enumerate(columns)
-                    if place < always or any(column[0] in variant.numbers for variant in view.variants))
+    columns = tuple(
+        column
+        for place, column in enumerate(columns)
+        if place < always or any(column[0] in variant.numbers for variant in view.variants)
+    )
     plain = next((variant.numbers for variant in view.variants if variant.key == "plain"), {})
     rows = []
     for variant in view.variants:
@@ -78,14 +111,20 @@ def _summary_table(view: RunView) -> str:
             value, base = variant.numbers.get(key), plain.get(key)
             best = max((other.numbers.get(key) or 0 for other in view.variants), default=0)
             delta = "" if value is None or base is None or variant.key == "plain" else f" ({_delta(value - base)})"
-            cells.append(f'<td class="best">{value:.1f}{delta}</td>' if value is not None and value == best
-                         else f"<td>{'not scored' if value is None else f'{value:.1f}{delta}'}</td>")
-        cells.append(f"<td>{variant.numbers['background']}</td>"
-                     f"<td>{_duration(sum(variant.numbers['seconds'].values()))}</td>")
+            cells.append(
+                f'<td class="best">{value:.1f}{delta}</td>'
+                if value is not None and value == best
+                else f"<td>{'not scored' if value is None else f'{value:.1f}{delta}'}</td>"
+            )
+        cells.append(
+            f"<td>{variant.numbers['background']}</td><td>{_duration(sum(variant.numbers['seconds'].values()))}</td>"
+        )
         rows.append(f"<tr>{''.join(cells)}</tr>")
     heads = "".join(f"<th>{text}</th>" for text in ("", *(text for _, text in columns), "background", "time"))
-    return (f'<h2>Results</h2><div class="panel"><table><thead><tr>{heads}</tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table></div>")
+    return (
+        f'<h2>Results</h2><div class="panel"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _charts(view: RunView) -> str:
@@ -95,45 +134,66 @@ def _charts(view: RunView) -> str:
         losses.append(Series(variant.title, f"s-{variant.key}", [entry["iteration"] for entry in variant.log], values))
         if variant.cam_scores:
             points = variant.cam_scores["sweep"]
-            sweeps.append(Series(variant.title, f"s-{variant.key}", [point["threshold"] for point in points],
-                                 [point["miou"] for point in points],
-                                 (variant.cam_scores["threshold"], variant.cam_scores["miou"])))
-    body = (_panel("Training loss, running mean", losses, line_chart(losses, "step", "loss", y_from_zero=True))
-            + _panel("CAM mIoU over the background threshold", sweeps, line_chart(sweeps, "threshold", "mIoU (%)")))
+            sweeps.append(
+                Series(
+                    variant.title,
+                    f"s-{variant.key}",
+                    [point["threshold"] for point in points],
+                    [point["miou"] for point in points],
+                    (variant.cam_scores["threshold"], variant.cam_scores["miou"]),
+                )
+            )
+    body = _panel("Training loss, running mean", losses, line_chart(losses, "step", "loss", y_from_zero=True)) + _panel(
+        "CAM mIoU over the background threshold", sweeps, line_chart(sweeps, "threshold", "mIoU (%)")
+    )
     return f'<h2>Curves</h2><div class="panels">{body}</div>' if body else ""
 
 
 def _panel(title: str, series: Sequence[Series], chart: str) -> str:
     if not chart:
         return ""
-    legend = "".join(f'<span class="key"><i class="b-{one.css.removeprefix("s-")}"></i>{html.escape(one.name)}'
-                     + (f": {one.mark[1]:.1f} at {one.mark[0]:g}" if one.mark else "") + "</span>" for one in series)
+    legend = "".join(
+        f'<span class="key"><i class="b-{one.css.removeprefix("s-")}"></i>{html.escape(one.name)}'
+        + (f": {one.mark[1]:.1f} at {one.mark[0]:g}" if one.mark else "")
+        + "</span>"
+        for one in series
+    )
     return f'<div class="panel"><h3>{title}</h3><p class="legend">{legend}</p>{chart}</div>'
 
 
 def _class_table(view: RunView) -> str:
-    columns = [(variant, kind, scores) for kind in ("CAM", "label") for variant in view.variants
-               if (scores := variant.cam_scores if kind == "CAM" else variant.label_scores)]
+    columns = [
+        (variant, kind, scores)
+        for kind in ("CAM", "label")
+        for variant in view.variants
+        if (scores := variant.cam_scores if kind == "CAM" else variant.label_scores)
+    ]
     if not columns:
         return ""
-    heads = "".join(f'<th><span class="swatch b-{variant.key}"></span>{variant.key}<br>{kind}</th>'
-                    for variant, kind, _ in columns)
+    heads = "".join(
+        f'<th><span class="swatch b-{variant.key}"></span>{variant.key}<br>{kind}</th>' for variant, kind, _ in columns
+    )
     rows = []
     for index, entry in enumerate(columns[0][2]["classes"]):
         values = [scores["classes"][index]["iou"] for _, _, scores in columns]
         rows.append(f"<tr><td>{html.escape(entry['name'])}</td>{_iou_cells(columns, values)}</tr>")
     means = _iou_cells(columns, [scores["miou"] for _, _, scores in columns])
     rows.append(f'<tr class="total"><td>mean</td>{means}</tr>')
-    return (f'<h2>IoU per class</h2><div class="panel"><table><thead><tr><th>class</th>{heads}</tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table></div>")
+    return (
+        f'<h2>IoU per class</h2><div class="panel"><table><thead><tr><th>class</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _iou_cells(columns: Sequence[tuple[VariantView, str, Any]], values: Sequence[float | None]) -> str:
     """Bold: the best variant of its kind (CAM or label)."""
     cells = []
     for (_, kind, _), value in zip(columns, values, strict=True):
-        rivals = [other for (_, other_kind, _), other in zip(columns, values, strict=True)
-                  if other_kind == kind and other is not None]
+        rivals = [
+            other
+            for (_, other_kind, _), other in zip(columns, values, strict=True)
+            if other_kind == kind and other is not None
+        ]
         if value is None:
             cells.append("<td>absent</td>")
         else:
@@ -148,27 +208,40 @@ def _times(view: RunView) -> str:
     for variant in view.variants:
         for step, seconds in variant.numbers["seconds"].items():
             rate = variant.numbers["images_per_second"].get(step)
-            rows.append(f'<tr><td><span class="swatch b-{variant.key}"></span>{html.escape(variant.title)}</td>'
-                        f'<td style="text-align:left">{STEPS[step]}</td><td>{_duration(seconds)}</td>'
-                        f"<td>{f'{rate:.1f}' if rate else ''}</td>"
-                        f'<td style="width:32%">{bar(seconds / longest, f"b-{variant.key}")}</td></tr>')
-    return ('<h2>Time per step</h2><div class="panel"><table><thead><tr><th></th><th style="text-align:left">step</th>'
-            f"<th>time</th><th>images/s</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>")
+            rows.append(
+                f'<tr><td><span class="swatch b-{variant.key}"></span>{html.escape(variant.title)}</td>'
+                f'<td style="text-align:left">{STEPS[step]}</td><td>{_duration(seconds)}</td>'
+                f"<td>{f'{rate:.1f}' if rate else ''}</td>"
+                f'<td style="width:32%">{bar(seconds / longest, f"b-{variant.key}")}</td></tr>'
+            )
+    return (
+        '<h2>Time per step</h2><div class="panel"><table><thead><tr><th></th><th style="text-align:left">step</th>'
+        f"<th>time</th><th>images/s</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _settings(view: RunView) -> str:
     facts = {**view.summary["versions"], **view.summary["hardware"]}
-    rows = "".join(f'<tr><td>{html.escape(str(name))}</td><td style="text-align:left;white-space:normal">'
-                   f"{html.escape(str(value))}</td></tr>" for name, value in facts.items())
+    rows = "".join(
+        f'<tr><td>{html.escape(str(name))}</td><td style="text-align:left;white-space:normal">'
+        f"{html.escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+    )
     recipe = html.escape(json.dumps(view.run["recipe"], indent=2))
-    return ('<h2>Settings</h2><div class="panels"><div class="panel"><h3>Versions and hardware</h3><table>'
-            f'<tbody>{rows}</tbody></table></div><div class="panel"><h3>Command</h3><pre>{html.escape(view.run["command"])}</pre>'
-            f"<details><summary>Recipe</summary><pre>{recipe}</pre></details></div></div>")
+    return (
+        '<h2>Settings</h2><div class="panels"><div class="panel"><h3>Versions and hardware</h3><table>'
+        f'<tbody>{rows}</tbody></table></div><div class="panel"><h3>Command</h3>'
+        f"<pre>{html.escape(view.run['command'])}</pre>"
+        f"<details><summary>Recipe</summary><pre>{recipe}</pre></details></div></div>"
+    )
 
 
 def _seconds(view: RunView) -> dict[str, float]:
-    return {f"{variant.key} {step}": seconds for variant in view.variants
-            for step, seconds in variant.numbers["seconds"].items()}
+    return {
+        f"{variant.key} {step}": seconds
+        for variant in view.variants
+        for step, seconds in variant.numbers["seconds"].items()
+    }
 
 
 def _delta(value: float) -> str:

@@ -53,8 +53,15 @@ def _read_variant(folder: Path, key: str, numbers: dict[str, Any]) -> VariantVie
     def optional(name: str) -> dict[str, Any] | None:
         return read_json(folder / name) if (folder / name).is_file() else None
 
-    return VariantView(key, VARIANTS[key], folder, numbers, _read_log(folder / "train" / "log.jsonl"),
-                       optional("eval_cam.json"), optional("eval_label_crf.json") or optional("eval_label.json"))
+    return VariantView(
+        key,
+        VARIANTS[key],
+        folder,
+        numbers,
+        _read_log(folder / "train" / "log.jsonl"),
+        optional("eval_cam.json"),
+        optional("eval_label_crf.json") or optional("eval_label.json"),
+    )
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

@@ -45,8 +45,10 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
-    parts = {variant: VariantChain(config, variant, train_set, val_set, test_set, announce.of(variant)).run()
-             for variant in config.variants}
+    parts = {
+        variant: VariantChain(config, variant, train_set, val_set, test_set, announce.of(variant)).run()
+        for variant in config.variants
+    }
     summary = _summary(config, train_set, val_set, parts)
     if left_out:
         summary["data"]["left_out"] = left_out
@@ -102,19 +104,29 @@ def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_
 
 def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _Announcer) -> dict[str, str]:
     """What is wrong with each image that has to be left out, by id."""
+
     def action() -> dict[str, Any]:
         warnings, left_out = 0, {}
         for data, dataset in lists.items():
             problems: list[Problem] = []
             open_dataset(data, problems)
             report = check_dataset(dataset, problems)
-            bad = {problem.id: f"{problem.path}: {problem.message}" for problem in report.problems
-                   if problem.kind in IMAGE_KINDS}
-            fatal = [problem for problem in report.problems if problem.severity == ERROR
-                     and (problem.id not in bad or len(bad) > max(1, MAX_UNUSABLE * len(dataset)))]
+            bad = {
+                problem.id: f"{problem.path}: {problem.message}"
+                for problem in report.problems
+                if problem.kind in IMAGE_KINDS
+            }
+            fatal = [
+                problem
+                for problem in report.problems
+                if problem.severity == ERROR
+                and (problem.id not in bad or len(bad) > max(1, MAX_UNUSABLE * len(dataset)))
+            ]
             if fatal:
-                raise UserError(f"{fatal[0].path}: {fatal[0].message} ({report.errors} such errors in {dataset.name}; "
-                                "`pplfast data check` lists them)")
+                raise UserError(
+                    f"{fatal[0].path}: {fatal[0].message} ({report.errors} such errors in {dataset.name}; "
+                    "`pplfast data check` lists them)"
+                )
             warnings += report.warnings
             left_out |= bad
         if warnings:
@@ -122,8 +134,11 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
         return {"warnings": warnings, "left_out": left_out}
 
     train_set, val_set, *test_set = (lists[config.train], lists[config.val], *list(lists.values())[2:])
-    settings = {"train": fingerprint(train_set), "val": fingerprint(val_set),
-                "roots": [str(absolute(config.train).root), str(absolute(config.val).root)]}
+    settings = {
+        "train": fingerprint(train_set),
+        "val": fingerprint(val_set),
+        "roots": [str(absolute(config.train).root), str(absolute(config.val).root)],
+    }
     if test_set:
         settings["test"] = [fingerprint(test_set[0]), str(absolute(config.test).root)]
     result = Steps(config.out, announce).run("check data", settings, [], action)
@@ -141,20 +156,25 @@ def _without(dataset: Dataset, left_out: dict[str, str]) -> Dataset:
 
 
 def _record(config: RunConfig) -> dict[str, Any]:
-    return {"command": config.command or shlex.join(sys.argv), "recipe": recipe_to_dict(config.recipe),
-            "variants": list(config.variants), "versions": versions(),
-            "data": {"train": vars(absolute(config.train)), "val": vars(absolute(config.val))}}
+    return {
+        "command": config.command or shlex.join(sys.argv),
+        "recipe": recipe_to_dict(config.recipe),
+        "variants": list(config.variants),
+        "versions": versions(),
+        "data": {"train": vars(absolute(config.train)), "val": vars(absolute(config.val))},
+    }
 
 
 def _summary(config: RunConfig, train_set: Dataset, val_set: Dataset, parts: dict[str, Any]) -> dict[str, Any]:
     """Figures by variant; mIoU in percent, times in seconds, of the pass that finished each step."""
     return {
-        "recipe": config.recipe.name, "seed": config.recipe.seed,
-        "data": {"train": {"list": train_set.name, "images": len(train_set)},
-                 "val": _describe(val_set)},
+        "recipe": config.recipe.name,
+        "seed": config.recipe.seed,
+        "data": {"train": {"list": train_set.name, "images": len(train_set)}, "val": _describe(val_set)},
         **parts,
         "seconds": round(sum(sum(part["seconds"].values()) for part in parts.values()), 1),
-        "versions": versions(), "hardware": hardware(),
+        "versions": versions(),
+        "hardware": hardware(),
     }
 
 

@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 
 # The steps in order, and the file or folder that each makes. `_train` ones are of the list that is trained on; where
 # that is the list that is scored, the steps without the suffix serve for both.
-AFFINITY = {"cams_train": "cams_train", "affinity_labels": "affinity_labels", "boundary": "boundary", "walk": "walk",
-            "eval_walk": "eval_walk.json", "labels_walk": "labels_walk", "eval_label_walk": "eval_label_walk.json"}
-SEGMENTATION = {"walk_train": "walk_train", "labels_train": "labels_train", "segmentation": "segmentation",
-                "predictions": "predictions", "eval_segmentation": "eval_segmentation.json"}
+AFFINITY = {
+    "cams_train": "cams_train",
+    "affinity_labels": "affinity_labels",
+    "boundary": "boundary",
+    "walk": "walk",
+    "eval_walk": "eval_walk.json",
+    "labels_walk": "labels_walk",
+    "eval_label_walk": "eval_label_walk.json",
+}
+SEGMENTATION = {
+    "walk_train": "walk_train",
+    "labels_train": "labels_train",
+    "segmentation": "segmentation",
+    "predictions": "predictions",
+    "eval_segmentation": "eval_segmentation.json",
+}
 EVALUATION = {"walk": "eval_walk", "labels_walk": "eval_label_walk", "predictions": "eval_segmentation"}
 FIGURES = {"eval_walk": "walk_miou", "eval_label_walk": "walk_label_miou", "eval_segmentation": "segmentation_miou"}
 
@@ -50,8 +62,10 @@ def check_refinement(recipe: Recipe) -> None:
         check_crf(segmentation.crf)
         weights = segmentation.model.weights
         if weights not in ("auto", "none") and not Path(weights).is_file():
-            raise UserError(f"segmentation.model.weights = '{weights}': no such file; give ImageNet weights of "
-                            f"{segmentation.model.backbone}, 'auto' or 'none'")
+            raise UserError(
+                f"segmentation.model.weights = '{weights}': no such file; give ImageNet weights of "
+                f"{segmentation.model.backbone}, 'auto' or 'none'"
+            )
 
 
 def refinement_steps(recipe: Recipe, one_list: bool) -> list[str]:
@@ -100,8 +114,11 @@ class Refinement:
         """mIoU in percent of the walk's maps, its labels and the segmentation network; None without masks."""
         results = self.chain.results
         steps = refinement_steps(self.recipe, self.one_list)
-        return {FIGURES[name]: results[name].values["miou"] if name in results else None
-                for name in FIGURES if name in steps}
+        return {
+            FIGURES[name]: results[name].values["miou"] if name in results else None
+            for name in FIGURES
+            if name in steps
+        }
 
     def _of_train(self, step: str) -> str:
         return step if self.one_list else f"{step}_train"
@@ -113,10 +130,21 @@ class Refinement:
     def _affinity_labels(self) -> None:
         chain, config, source = self.chain, self.recipe.affinity, self._of_train("cams")
         out = chain.output("affinity_labels")
-        settings = {"cams": chain.results[source].stamp, "foreground": config.foreground,
-                    "background": config.background, "crf": config.crf}
-        chain.step("affinity_labels", settings, lambda: chain.outcome(generate_affinity_labels(
-            chain.output(source), chain.train_set, config, out, chain.config.jobs), out, chain.train_set))
+        settings = {
+            "cams": chain.results[source].stamp,
+            "foreground": config.foreground,
+            "background": config.background,
+            "crf": config.crf,
+        }
+        chain.step(
+            "affinity_labels",
+            settings,
+            lambda: chain.outcome(
+                generate_affinity_labels(chain.output(source), chain.train_set, config, out, chain.config.jobs),
+                out,
+                chain.train_set,
+            ),
+        )
 
     def _boundary(self) -> None:
         from pplfast.train import TrainOptions, load_classifier
@@ -125,13 +153,24 @@ class Refinement:
         chain, config = self.chain, self.recipe.affinity
         options = chain.config.training or TrainOptions()
         table = dataclasses.asdict(config)
-        settings = {"labels": chain.results["affinity_labels"].stamp, "train": chain.results["train"].stamp,
-                    "seed": self.recipe.seed, **{key: table[key] for key in ("epochs", "radius", "augment", "optim")}}
+        settings = {
+            "labels": chain.results["affinity_labels"].stamp,
+            "train": chain.results["train"].stamp,
+            "seed": self.recipe.seed,
+            **{key: table[key] for key in ("epochs", "radius", "augment", "optim")},
+        }
 
         def action() -> dict[str, Any]:
-            result = train_boundaries(config, load_classifier(chain.output("train")), chain.train_set,
-                                      chain.output("affinity_labels"), chain.output("boundary"), self.recipe.seed,
-                                      resume=True, options=options)
+            result = train_boundaries(
+                config,
+                load_classifier(chain.output("train")),
+                chain.train_set,
+                chain.output("affinity_labels"),
+                chain.output("boundary"),
+                self.recipe.seed,
+                resume=True,
+                options=options,
+            )
             return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
 
         chain.step("boundary", settings, action)
@@ -139,8 +178,11 @@ class Refinement:
     def _walk(self, name: str, source: str, dataset: Dataset) -> None:
         chain, config = self.chain, self.recipe.affinity.walk
         out = chain.output(name)
-        settings = {"cams": chain.results[source].stamp, "boundary": chain.results["boundary"].stamp,
-                    "walk": dataclasses.asdict(config)}
+        settings = {
+            "cams": chain.results[source].stamp,
+            "boundary": chain.results["boundary"].stamp,
+            "walk": dataclasses.asdict(config),
+        }
 
         def action() -> dict[str, Any]:
             from pplfast.labels.walk import walk_cams
@@ -154,8 +196,13 @@ class Refinement:
     def _labels(self, name: str, source: str, dataset: Dataset, label: LabelConfig) -> None:
         chain, out = self.chain, self.chain.output(name)
         settings = {"cams": chain.results[source].stamp, "label": dataclasses.asdict(label)}
-        chain.step(name, settings, lambda: chain.outcome(
-            generate_labels(chain.output(source), dataset, label, out, chain.config.jobs), out, dataset))
+        chain.step(
+            name,
+            settings,
+            lambda: chain.outcome(
+                generate_labels(chain.output(source), dataset, label, out, chain.config.jobs), out, dataset
+            ),
+        )
 
     def _segmentation(self) -> None:
         from pplfast.train import TrainOptions
@@ -164,12 +211,22 @@ class Refinement:
         chain, config = self.chain, self.recipe.segmentation
         options = chain.config.training or TrainOptions()
         table = dataclasses.asdict(config)
-        settings = {"labels": chain.results["labels_train"].stamp, "seed": self.recipe.seed,
-                    **{key: table[key] for key in ("epochs", "head", "balanced", "model", "augment", "optim")}}
+        settings = {
+            "labels": chain.results["labels_train"].stamp,
+            "seed": self.recipe.seed,
+            **{key: table[key] for key in ("epochs", "head", "balanced", "model", "augment", "optim")},
+        }
 
         def action() -> dict[str, Any]:
-            result = train_segmentation(config, chain.train_set, chain.output("labels_train"),
-                                        chain.output("segmentation"), self.recipe.seed, resume=True, options=options)
+            result = train_segmentation(
+                config,
+                chain.train_set,
+                chain.output("labels_train"),
+                chain.output("segmentation"),
+                self.recipe.seed,
+                resume=True,
+                options=options,
+            )
             return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
 
         chain.step("segmentation", settings, action)
@@ -177,16 +234,22 @@ class Refinement:
     def _predictions(self) -> None:
         chain, config = self.chain, self.recipe.segmentation
         out, dataset = chain.output("predictions"), chain.test_set
-        settings = {"segmentation": chain.results["segmentation"].stamp, "data": fingerprint(dataset),
-                    "scales": config.scales, "flip": config.flip, "crf": config.crf}
+        settings = {
+            "segmentation": chain.results["segmentation"].stamp,
+            "data": fingerprint(dataset),
+            "scales": config.scales,
+            "flip": config.flip,
+            "crf": config.crf,
+        }
 
         def action() -> dict[str, Any]:
             from pplfast.labels.segment import segment_images
             from pplfast.train.segmentation import load_segmentation
 
             model, classes = load_segmentation(chain.output("segmentation"))
-            return chain.outcome(segment_images(model.to(_device()), classes, dataset, config, out, chain.config.jobs),
-                                 out, dataset)
+            return chain.outcome(
+                segment_images(model.to(_device()), classes, dataset, config, out, chain.config.jobs), out, dataset
+            )
 
         chain.step("predictions", settings, action)
 

@@ -21,8 +21,12 @@ def run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None
     runs = {}
     for seed in seeds:
         say(f"seed {seed}:")
-        runs[f"seed{seed}"] = run(dataclasses.replace(config, out=config.out / f"seed{seed}",
-                                                      recipe=dataclasses.replace(config.recipe, seed=seed)), say)
+        runs[f"seed{seed}"] = run(
+            dataclasses.replace(
+                config, out=config.out / f"seed{seed}", recipe=dataclasses.replace(config.recipe, seed=seed)
+            ),
+            say,
+        )
     result = {"recipe": config.recipe.name, "seeds": list(seeds), "mean": _means(config.variants, runs), "runs": runs}
     write_json(config.out / "summary.json", result)
     return result

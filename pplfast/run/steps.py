@@ -31,8 +31,9 @@ class Steps:
     def __init__(self, folder: Path, announce: Callable[[str], None]) -> None:
         self.folder, self.announce = folder, announce
 
-    def run(self, name: str, settings: dict[str, Any], outputs: Sequence[Path],
-            action: Callable[[], dict[str, Any]]) -> StepResult:
+    def run(
+        self, name: str, settings: dict[str, Any], outputs: Sequence[Path], action: Callable[[], dict[str, Any]]
+    ) -> StepResult:
         """outputs: the files and folders that belong to this step alone; a finished step has all of them.
 
         UserError where outputs are in the way that no earlier run made.
@@ -67,8 +68,9 @@ class Steps:
 def _refuse_foreign(outputs: Sequence[Path]) -> None:
     for path in outputs:
         if path.exists():
-            raise UserError(f"{path}: is in the way and was not made by `pplfast run`; move it, or choose another "
-                            "--out")
+            raise UserError(
+                f"{path}: is in the way and was not made by `pplfast run`; move it, or choose another --out"
+            )
 
 
 def _delete(outputs: Sequence[Path]) -> None:

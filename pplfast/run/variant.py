@@ -25,8 +25,13 @@ from pplfast.run.steps import StepResult, Steps
 
 # The steps of each variant in order, and the file or folder that each makes.
 OUTPUTS = {
-    "train": "train", "cams": "cams", "eval_cam": "eval_cam.json", "labels": "labels", "labels_crf": "labels_crf",
-    "eval_label": "eval_label.json", "eval_label_crf": "eval_label_crf.json",
+    "train": "train",
+    "cams": "cams",
+    "eval_cam": "eval_cam.json",
+    "labels": "labels",
+    "labels_crf": "labels_crf",
+    "eval_label": "eval_label.json",
+    "eval_label_crf": "eval_label_crf.json",
 }
 REFINED = refinement.AFFINITY | refinement.SEGMENTATION
 
@@ -48,8 +53,15 @@ def step_names(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set
 class VariantChain:
     """Runs the steps of one variant in `config.out/<variant>`; `summary()` is its part of summary.json."""
 
-    def __init__(self, config: RunConfig, variant: str, train_set: Dataset, val_set: Dataset, test_set: Dataset,
-                 announce: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        variant: str,
+        train_set: Dataset,
+        val_set: Dataset,
+        test_set: Dataset,
+        announce: Callable[[str], None],
+    ) -> None:
         self.config, self.variant = config, variant
         self.train_set, self.val_set, self.test_set = train_set, val_set, test_set
         self.folder = config.out / variant
@@ -80,16 +92,23 @@ class VariantChain:
 
     def summary(self, label: LabelConfig) -> dict[str, Any]:
         """mIoU in percent, None where the list has no masks. label_miou is that of the final labels."""
+
         def value(step: str, key: str) -> Any:
             return self.results[step].values[key] if step in self.results else None
 
         final = "labels_crf" if label.crf != NONE else "labels"
-        rates = {name: result.values["images_per_second"] for name, result in self.results.items()
-                 if result.values.get("images_per_second")}
+        rates = {
+            name: result.values["images_per_second"]
+            for name, result in self.results.items()
+            if result.values.get("images_per_second")
+        }
         return {
-            "cam_miou": value("eval_cam", "miou"), "cam_threshold": value("eval_cam", "threshold"),
-            "label_before_crf_miou": value("eval_label", "miou"), "label_miou": value(EVALUATION[final], "miou"),
-            "background": f"{label.background} {label.value:g}", "crf": label.crf,
+            "cam_miou": value("eval_cam", "miou"),
+            "cam_threshold": value("eval_cam", "threshold"),
+            "label_before_crf_miou": value("eval_label", "miou"),
+            "label_miou": value(EVALUATION[final], "miou"),
+            "background": f"{label.background} {label.value:g}",
+            "crf": label.crf,
             "images_without_label": value(final, "missing"),
             "seconds": {name: result.seconds for name, result in self.results.items()},
             "images_per_second": rates,
@@ -106,8 +125,11 @@ class VariantChain:
 
         recipe, out, options = self.config.recipe, self.output("train"), self.config.training or TrainOptions()
         table = recipe_to_dict(recipe)
-        settings = {"variant": self.variant, "data": fingerprint(self.train_set),
-                    **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")}}
+        settings = {
+            "variant": self.variant,
+            "data": fingerprint(self.train_set),
+            **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")},
+        }
 
         def action() -> dict[str, Any]:
             result = train(recipe, self.train_set, out, resume=True, variant=self.variant, options=options)
@@ -117,8 +139,11 @@ class VariantChain:
 
     def make_cams(self, name: str, dataset: Dataset) -> None:
         out = self.output(name)
-        settings = {"train": self.results["train"].stamp, "data": fingerprint(dataset),
-                    "cam": dataclasses.asdict(self.config.recipe.cam)}
+        settings = {
+            "train": self.results["train"].stamp,
+            "data": fingerprint(dataset),
+            "cam": dataclasses.asdict(self.config.recipe.cam),
+        }
 
         def action() -> dict[str, Any]:
             import torch
@@ -134,8 +159,13 @@ class VariantChain:
     def _labels(self, name: str, label: LabelConfig) -> None:
         out = self.output(name)
         settings = {"cams": self.results["cams"].stamp, "label": dataclasses.asdict(label)}
-        self.step(name, settings, lambda: self.outcome(
-            generate_labels(self.output("cams"), self.val_set, label, out, self.config.jobs), out, self.val_set))
+        self.step(
+            name,
+            settings,
+            lambda: self.outcome(
+                generate_labels(self.output("cams"), self.val_set, label, out, self.config.jobs), out, self.val_set
+            ),
+        )
 
     def score(self, source: str, evaluate: Callable[..., Scores], dataset: Dataset | None = None) -> None:
         """Score what the step `source` made, against the masks of `dataset` (the scored list without one)."""
@@ -160,13 +190,17 @@ class VariantChain:
             return label
         if self.scored:
             return dataclasses.replace(label, value=self.results[sweep].values["threshold"])
-        self.announce.note(f"{self.val_set.name} has no masks to find a threshold on: background threshold "
-                           f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set {key}.value=X)")
+        self.announce.note(
+            f"{self.val_set.name} has no masks to find a threshold on: background threshold "
+            f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set {key}.value=X)"
+        )
         return dataclasses.replace(label, value=DEFAULT_THRESHOLD)
 
     def outcome(self, outcome: Outcome, folder: Path, dataset: Dataset) -> dict[str, Any]:
         if outcome.bad:
-            self.announce.note(f"warning: {len(outcome.bad)} images failed, see {folder}/bad.jsonl "
-                          f"(first: {outcome.bad[0][0]}: {outcome.bad[0][1]})")
+            self.announce.note(
+                f"warning: {len(outcome.bad)} images failed, see {folder}/bad.jsonl "
+                f"(first: {outcome.bad[0][0]}: {outcome.bad[0][1]})"
+            )
         rate = round(outcome.written / outcome.seconds, 3) if outcome.written and outcome.seconds else None
         return {"missing": len(dataset) - outcome.written - outcome.skipped, "images_per_second": rate}

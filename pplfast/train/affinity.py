@@ -29,9 +29,16 @@ NAME = "boundary"
 EPSILON = 1e-5  # in the logarithms, as in IRN's code
 
 
-def train_boundaries(config: AffinityConfig, classifier: PatchClassifier, dataset: Dataset, masks: str | os.PathLike,
-                     out: str | os.PathLike, seed: int = 0, resume: bool = False,
-                     options: TrainOptions = TrainOptions()) -> TrainResult:
+def train_boundaries(
+    config: AffinityConfig,
+    classifier: PatchClassifier,
+    dataset: Dataset,
+    masks: str | os.PathLike,
+    out: str | os.PathLike,
+    seed: int = 0,
+    resume: bool = False,
+    options: TrainOptions = TrainOptions(),
+) -> TrainResult:
     """Train a boundary network on `classifier`'s backbone into the folder `out`: boundary.safetensors, boundary.json.
 
     masks: the folder of `generate_affinity_labels`; images without a file there are left out.
@@ -61,8 +68,9 @@ class AffinityTask(Task):
         return BoundaryNet(self.classifier.backbone), (StagePlan((), (), self.config.epochs, 1.0, "class boundaries"),)
 
     def load(self, model: nn.Module, **options: Any) -> TrainLoader:
-        return TrainLoader(self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True,
-                           **options)
+        return TrainLoader(
+            self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True, **options
+        )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return batch.weights * affinity_losses(outputs, batch.labels, self.config.radius)
@@ -72,8 +80,18 @@ class AffinityTask(Task):
         stride = 1
         for spec in backbone.specs:
             stride *= spec.stride
-        save_network(model, NAME, {"backbone": backbone.name, "output_stride": stride, "training": training,
-                                   "settings": dataclasses.asdict(self.config), "dataset": self.dataset.name}, folder)
+        save_network(
+            model,
+            NAME,
+            {
+                "backbone": backbone.name,
+                "output_stride": stride,
+                "training": training,
+                "settings": dataclasses.asdict(self.config),
+                "dataset": self.dataset.name,
+            },
+            folder,
+        )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
         return read_network(folder, NAME)["training"]

@@ -117,8 +117,10 @@ class CheckpointFolder:
         try:
             temporary.mkdir(parents=True)
             save_file(state.tensors, temporary / STATE)
-            write_json(temporary / MANIFEST, {"progress": asdict(progress), "world": self.ranks.world,
-                                              "loss_scale": state.loss_scale})
+            write_json(
+                temporary / MANIFEST,
+                {"progress": asdict(progress), "world": self.ranks.world, "loss_scale": state.loss_scale},
+            )
             sums = "".join(_sum_line(temporary / name) for name in (STATE, MANIFEST))
             (temporary / SUMS).write_text(sums, encoding="ascii")
             for path in (*temporary.iterdir(), temporary):

@@ -20,8 +20,14 @@ from pplfast.train.task import Task
 from pplfast.train.trainer import TrainOptions, TrainResult, run_task
 
 
-def train(recipe: Recipe, dataset: Dataset, out: str | os.PathLike, resume: bool = False, variant: str = "ppl",
-          options: TrainOptions = TrainOptions()) -> TrainResult:
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: str | os.PathLike,
+    resume: bool = False,
+    variant: str = "ppl",
+    options: TrainOptions = TrainOptions(),
+) -> TrainResult:
     """Train a classifier into the folder `out`: classifier.safetensors, classifier.json, logs and checkpoints.
 
     variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
@@ -63,10 +69,21 @@ class ClassifierTask(Task):
 
     def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         recipe = dataclasses.asdict(self.recipe)
-        save_classifier(model, ClassifierInfo(
-            variant=self.variant, class_names=self.dataset.classes.names, class_ids=self.dataset.classes.ids,
-            stages=tuple(zip(stage.names, stage.grids, strict=True)), model=recipe["model"], recipe=recipe,
-            dataset=self.dataset.name, training=training, versions=library_versions()), folder)
+        save_classifier(
+            model,
+            ClassifierInfo(
+                variant=self.variant,
+                class_names=self.dataset.classes.names,
+                class_ids=self.dataset.classes.ids,
+                stages=tuple(zip(stage.names, stage.grids, strict=True)),
+                model=recipe["model"],
+                recipe=recipe,
+                dataset=self.dataset.name,
+                training=training,
+                versions=library_versions(),
+            ),
+            folder,
+        )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
         return read_info(folder).training

@@ -34,22 +34,29 @@ def check_ranks(model: nn.Module, frozen: dict[str, int], ranks: Ranks, stage: i
     if differing:
         usual = found[:, differing[0]].mode().values
         odd = [str(rank) for rank in range(ranks.world) if found[rank, differing[0]] != usual]
-        _refuse(ranks, f"stage {stage}: {_name([names[k] for k in differing])} differ between ranks (rank "
-                       f"{', '.join(odd[:8])} from most others); check the memory and the network of that host, then "
-                       f"start again with --resume")
+        _refuse(
+            ranks,
+            f"stage {stage}: {_name([names[k] for k in differing])} differ between ranks (rank "
+            f"{', '.join(odd[:8])} from most others); check the memory and the network of that host, then "
+            f"start again with --resume",
+        )
     now = dict(zip(names, found[0].tolist(), strict=True))
     changed = [name for name, value in frozen.items() if now[name] != value]
     if changed:
-        _refuse(ranks, f"stage {stage}: {_name(changed)} should be frozen, but changed; this is an error of pplfast or "
-                       f"of DeepSpeed: report it with the versions in recipe.json")
+        _refuse(
+            ranks,
+            f"stage {stage}: {_name(changed)} should be frozen, but changed; this is an error of pplfast or "
+            f"of DeepSpeed: report it with the versions in recipe.json",
+        )
 
 
 def checksums(tensors: list[Tensor]) -> Tensor:
     """int64 (len(tensors),)"""
     if not tensors:
         return torch.zeros(0, dtype=torch.int64)
-    return torch.stack([tensor.detach().view(INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
-                        for tensor in tensors])
+    return torch.stack(
+        [tensor.detach().view(INTEGERS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors]
+    )
 
 
 def _name(names: list[str]) -> str:

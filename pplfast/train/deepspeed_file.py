@@ -9,9 +9,14 @@ from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
 
 # Keys that would say again, or against it, what the recipe says.
 OF_RECIPE = {
-    "train_batch_size": "optim.batch", "train_micro_batch_size_per_gpu": "optim.batch",
-    "gradient_accumulation_steps": "optim.accumulation", "gradient_clipping": "optim.clip",
-    "optimizer": "[optim]", "scheduler": "[optim]", "bf16": "optim.precision", "fp16": "optim.precision",
+    "train_batch_size": "optim.batch",
+    "train_micro_batch_size_per_gpu": "optim.batch",
+    "gradient_accumulation_steps": "optim.accumulation",
+    "gradient_clipping": "optim.clip",
+    "optimizer": "[optim]",
+    "scheduler": "[optim]",
+    "bf16": "optim.precision",
+    "fp16": "optim.precision",
 }
 PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
 
@@ -27,20 +32,27 @@ def apply_deepspeed_file(recipe: Recipe, path: str, part: str = "") -> tuple[Rec
         raise UserError(f"{path}: must be a JSON object, like launch/zero1_bf16.json")
     for key, place in OF_RECIPE.items():
         if key in table:
-            raise UserError(f"{path}: '{key}' is the recipe's to say; leave it out and set "
-                            f"{place.replace('optim', f'{part}.optim') if part else place}")
+            raise UserError(
+                f"{path}: '{key}' is the recipe's to say; leave it out and set "
+                f"{place.replace('optim', f'{part}.optim') if part else place}"
+            )
     owner = getattr(recipe, part) if part else recipe
     zero = dict(table.get("zero_optimization", {}))
     autocast = table.get("torch_autocast", {})
-    changes = {"zero": zero.pop("stage", owner.optim.zero),
-               "reduction": table.get("communication_data_type", owner.optim.reduction)}
+    changes = {
+        "zero": zero.pop("stage", owner.optim.zero),
+        "reduction": table.get("communication_data_type", owner.optim.reduction),
+    }
     if autocast.get("enabled"):
         dtype = autocast.get("dtype", "bfloat16")
         if dtype not in PRECISIONS:
             raise UserError(f"{path}: torch_autocast.dtype = {dtype!r}: must be one of {', '.join(PRECISIONS)}")
         changes["precision"] = PRECISIONS[dtype]
-    rest = {key: value for key, value in table.items()
-            if key not in ("zero_optimization", "torch_autocast", "communication_data_type")}
+    rest = {
+        key: value
+        for key, value in table.items()
+        if key not in ("zero_optimization", "torch_autocast", "communication_data_type")
+    }
     if zero:
         rest["zero_optimization"] = zero
     changed = dataclasses.replace(owner, optim=dataclasses.replace(owner.optim, **changes))

@@ -22,8 +22,10 @@ def check_precision(optim: OptimConfig, device: torch.device) -> None:
         raise UserError("optim.precision = 'fp16': needs a GPU; choose bf16 or fp32")
     if optim.precision == "fp16" and optim.zero and optim.clip:
         # DeepSpeed 0.19.8 takes the norm of the scaled gradients there.
-        raise UserError(f"optim.clip = {optim.clip} with fp16: DeepSpeed clips wrongly at optim.zero = {optim.zero}; "
-                        f"set optim.zero = 0, or choose bf16")
+        raise UserError(
+            f"optim.clip = {optim.clip} with fp16: DeepSpeed clips wrongly at optim.zero = {optim.zero}; "
+            f"set optim.zero = 0, or choose bf16"
+        )
     if optim.reduction == "bf16" and optim.precision == "fp16":
         raise UserError("optim.reduction = 'bf16' with optim.precision = 'fp16': reduce in fp32, or train in bf16")
 
@@ -31,20 +33,26 @@ def check_precision(optim: OptimConfig, device: torch.device) -> None:
 def check_compile(mode: str, optim: OptimConfig) -> None:
     if mode == "reduce-overhead" and optim.accumulation > 1:
         # A replayed CUDA graph may write its gradients to the memory where those of the part before still are: untried.
-        raise UserError(f"--compile {mode}: cannot add up the gradients of optim.accumulation = {optim.accumulation} parts; "
-                        f"choose default, or set optim.accumulation = 1")
+        raise UserError(
+            f"--compile {mode}: cannot add up the gradients of optim.accumulation = {optim.accumulation} parts; "
+            f"choose default, or set optim.accumulation = 1"
+        )
 
 
 def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
     """The most images that one rank has in one accumulation step; ranks that do not divide the batch share it almost
     evenly, so that a run continues on whatever is left of its ranks. Raises UserError if some would have none."""
     if optim.batch % optim.accumulation:
-        raise UserError(f"optim.batch = {optim.batch}: is not a multiple of optim.accumulation {optim.accumulation}; "
-                        f"choose one that is")
+        raise UserError(
+            f"optim.batch = {optim.batch}: is not a multiple of optim.accumulation {optim.accumulation}; "
+            f"choose one that is"
+        )
     group = optim.batch // optim.accumulation
     if group < ranks.world:
-        raise UserError(f"optim.batch = {optim.batch} in optim.accumulation = {optim.accumulation} parts: is less than "
-                        f"an image for each of {ranks.world} ranks; use fewer ranks, or a larger batch")
+        raise UserError(
+            f"optim.batch = {optim.batch} in optim.accumulation = {optim.accumulation} parts: is less than "
+            f"an image for each of {ranks.world} ranks; use fewer ranks, or a larger batch"
+        )
     return -(-group // ranks.world)
 
 
@@ -56,8 +64,9 @@ def compile_network(model: nn.Module, mode: str) -> None:
         model.compile(mode=mode, dynamic=False)
 
 
-def start_engine(model: nn.Module, optim: OptimConfig, ranks: Ranks,
-                 extra: Mapping[str, Any] = MappingProxyType({})) -> Any:
+def start_engine(
+    model: nn.Module, optim: OptimConfig, ranks: Ranks, extra: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
     """A new engine on the model's current weights, its momentum at zero. optim: its precision decided, not "auto".
     extra: DeepSpeed settings of the user's."""
     deepspeed = _import_deepspeed()
@@ -87,8 +96,13 @@ def _optimizer(model: nn.Module, optim: OptimConfig, device: torch.device) -> to
         {"params": [parameter for parameter in trained if id(parameter) not in backbone], "factor": optim.head_factor},
     ]
     used = [group for group in groups if group["params"]]
-    return torch.optim.SGD(used, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay,
-                           fused=device.type == "cuda" and optim.precision != "fp16")
+    return torch.optim.SGD(
+        used,
+        lr=optim.lr,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        fused=device.type == "cuda" and optim.precision != "fp16",
+    )
 
 
 def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any]:
@@ -98,8 +112,12 @@ def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any
         "gradient_clipping": optim.clip,
         # DeepSpeed overlaps the reduction with the backward pass at ZeRO 1 and 2 only. Its buckets of 500 million
         # elements would hold a whole network, and leave nothing to overlap.
-        "zero_optimization": {"stage": optim.zero, "overlap_comm": True, "reduce_bucket_size": BUCKET,
-                              "allgather_bucket_size": BUCKET},
+        "zero_optimization": {
+            "stage": optim.zero,
+            "overlap_comm": True,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+        },
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for plain SGD
         "steps_per_print": 10**9,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a step
@@ -111,8 +129,10 @@ def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any
     if optim.precision in AUTOCAST:
         # The parameters of the listed modules are reduced in the lower precision, where ZeRO is on.
         config["torch_autocast"] = {
-            "enabled": True, "dtype": AUTOCAST[optim.precision],
-            "lower_precision_safe_modules": _kinds_of_modules(model) if optim.reduction == "bf16" else []}
+            "enabled": True,
+            "dtype": AUTOCAST[optim.precision],
+            "lower_precision_safe_modules": _kinds_of_modules(model) if optim.reduction == "bf16" else [],
+        }
     config["communication_data_type"] = optim.reduction  # without autocast, and at ZeRO 0
     return config
 

@@ -46,8 +46,10 @@ def claim_folder(folder: Path, record: dict[str, Any], resume: bool, result: str
         if resume:
             return "resume"
         if any((folder / "checkpoints").glob("stage*")):
-            raise UserError(f"{folder}: holds an unfinished run of these settings; add --resume to continue it, or "
-                            f"choose another --out")
+            raise UserError(
+                f"{folder}: holds an unfinished run of these settings; add --resume to continue it, or "
+                f"choose another --out"
+            )
     elif (folder / result).exists() or (folder / "checkpoints").exists():
         raise UserError(f"{folder}: holds a training run without {RECORD}; choose another --out")
     write_json(path, record)
@@ -58,8 +60,9 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
     old, new = _flat(_essence(there)), _flat(_essence(record))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            raise UserError(f"{folder}: holds a run with {key} = {old.get(key)!r}, not {new.get(key)!r}; choose "
-                            f"another --out")
+            raise UserError(
+                f"{folder}: holds a run with {key} = {old.get(key)!r}, not {new.get(key)!r}; choose another --out"
+            )
 
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:

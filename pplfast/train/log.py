@@ -62,9 +62,14 @@ class TrainLog:
 class _Bar:
     def __init__(self, console: Console, step: int, total: int) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[rate]:.1f} images/s"),
-            TimeRemainingColumn(), console=console)
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[rate]:.1f} images/s"),
+            TimeRemainingColumn(),
+            console=console,
+        )
         self._task = self._progress.add_task("training", total=total, completed=step, loss=float("nan"), rate=0.0)
         self._progress.start()
 
@@ -93,8 +98,10 @@ class _Lines:
             return
         self._last = now
         left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
-        self.say(f"{stage}: step {step}/{self._total}, loss {loss:.4f}, {images_per_s:.1f} images/s, "
-                 f"{int(left) // 60}:{int(left) % 60:02d} left")
+        self.say(
+            f"{stage}: step {step}/{self._total}, loss {loss:.4f}, {images_per_s:.1f} images/s, "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
+        )
 
     def say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

@@ -24,6 +24,15 @@ def mask_record(network: str, settings: dict[str, Any], dataset: Dataset, seed: 
     digest = hashlib.sha256("\n".join(dataset.ids).encode())
     for path in dataset.masks:
         digest.update(path.read_bytes())
-    return {"network": network, "settings": settings, "seed": seed, "versions": library_versions(),
-            "dataset": {"name": dataset.name, "images": len(dataset), "classes": list(dataset.classes.names),
-                        "list_and_masks": digest.hexdigest()[:16]}}
+    return {
+        "network": network,
+        "settings": settings,
+        "seed": seed,
+        "versions": library_versions(),
+        "dataset": {
+            "name": dataset.name,
+            "images": len(dataset),
+            "classes": list(dataset.classes.names),
+            "list_and_masks": digest.hexdigest()[:16],
+        },
+    }

@@ -75,8 +75,10 @@ def read_info(path: str | Path) -> ClassifierInfo:
     table = read_json(folder / DESCRIPTION)
     try:
         if table["format"] != FORMAT:
-            raise UserError(f"{folder / DESCRIPTION}: format {table['format']}, this pplfast reads {FORMAT}; "
-                            f"train again, or use the pplfast that wrote it")
+            raise UserError(
+                f"{folder / DESCRIPTION}: format {table['format']}, this pplfast reads {FORMAT}; "
+                f"train again, or use the pplfast that wrote it"
+            )
         table["class_names"], table["class_ids"] = tuple(table["class_names"]), tuple(table["class_ids"])
         table["stages"] = tuple((str(name), int(grid)) for name, grid in table["stages"])
         return ClassifierInfo(**table)
@@ -90,8 +92,9 @@ def load_classifier(path: str | Path) -> PatchClassifier:
     try:
         config = ModelConfig(**info.model)
         backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
-        model = PatchClassifier(backbone, len(info.class_names), MODE_OF_VARIANT[info.variant], config.dropout,
-                                branches=len(info.stages))
+        model = PatchClassifier(
+            backbone, len(info.class_names), MODE_OF_VARIANT[info.variant], config.dropout, branches=len(info.stages)
+        )
         model.load_state_dict(load_file(folder / WEIGHTS))
         model.set_stage([patch_stage(backbone, name, grid) for name, grid in info.stages])
     except FileNotFoundError:

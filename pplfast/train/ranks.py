@@ -65,8 +65,13 @@ def start_ranks(local_rank: int | None = None, timeout: float = 900.0) -> Ranks:
         if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
             store = _join(min(timeout, JOIN))
             # The watchdog speaks first: a collective's own time-out does not know whom it waited for.
-            dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]),
-                                    world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=2 * timeout))
+            dist.init_process_group(
+                backend,
+                store=store,
+                rank=int(os.environ["RANK"]),
+                world_size=int(os.environ["WORLD_SIZE"]),
+                timeout=timedelta(seconds=2 * timeout),
+            )
         else:  # without a launcher: no port to find, nothing to collide with
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     world = dist.get_world_size()
@@ -79,8 +84,13 @@ def connect_store(timeout: float = 30.0) -> dist.Store:
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store itself
     main = os.environ["RANK"] == "0" and not served
     store = dist.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=main, multi_tenant=True,
-        wait_for_workers=False, timeout=timedelta(seconds=timeout))
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=main,
+        multi_tenant=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout),
+    )
     return dist.PrefixStore(f"pplfast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
@@ -101,12 +111,16 @@ def _join(timeout: float) -> dist.Store:
         while not store.check(keys):
             if time.monotonic() > deadline:
                 missing = [other for other in range(world) if not store.check([keys[other]])]
-                raise LostRankError(f"rank {', '.join(map(str, missing[:8]))} of {world} did not come within "
-                                    f"{timeout:.0f} s; check that its host is up and reaches {address}")
+                raise LostRankError(
+                    f"rank {', '.join(map(str, missing[:8]))} of {world} did not come within "
+                    f"{timeout:.0f} s; check that its host is up and reaches {address}"
+                )
             time.sleep(JOIN_POLL)
     except RuntimeError as error:
-        raise LostRankError(f"rank {rank} on {socket.gethostname()}: no answer from rank 0 at {address} "
-                            f"({str(error).splitlines()[0]}); check that its host is up and the port is open") from None
+        raise LostRankError(
+            f"rank {rank} on {socket.gethostname()}: no answer from rank 0 at {address} "
+            f"({str(error).splitlines()[0]}); check that its host is up and the port is open"
+        ) from None
     return store
 
 

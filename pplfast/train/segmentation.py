@@ -25,8 +25,15 @@ from pplfast.train.trainer import TrainOptions, TrainResult, run_task
 NAME = "segmentation"
 
 
-def train_segmentation(config: SegmentationConfig, dataset: Dataset, masks: str | os.PathLike, out: str | os.PathLike,
-                       seed: int = 0, resume: bool = False, options: TrainOptions = TrainOptions()) -> TrainResult:
+def train_segmentation(
+    config: SegmentationConfig,
+    dataset: Dataset,
+    masks: str | os.PathLike,
+    out: str | os.PathLike,
+    seed: int = 0,
+    resume: bool = False,
+    options: TrainOptions = TrainOptions(),
+) -> TrainResult:
     """Train a segmentation network into the folder `out`: segmentation.safetensors, segmentation.json.
 
     masks: a folder of label PNGs; images without a file there are left out, pixels of 255 are ignored.
@@ -60,8 +67,9 @@ class SegmentationTask(Task):
         return network, (StagePlan((), (), self.config.epochs, 1.0, "segmentation"),)
 
     def load(self, model: nn.Module, **options: Any) -> TrainLoader:
-        return TrainLoader(self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True,
-                           **options)
+        return TrainLoader(
+            self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True, **options
+        )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         self.table = self.table.to(batch.labels.device)  # stays there: a copy in each step would wait for the device
@@ -70,10 +78,20 @@ class SegmentationTask(Task):
 
     def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         classes = self.dataset.classes
-        save_network(model, NAME, {
-            "model": dataclasses.asdict(self.config.model), "head": model.head_name, "class_names": classes.names,
-            "class_ids": classes.ids, "training": training, "settings": dataclasses.asdict(self.config),
-            "dataset": self.dataset.name}, folder)
+        save_network(
+            model,
+            NAME,
+            {
+                "model": dataclasses.asdict(self.config.model),
+                "head": model.head_name,
+                "class_names": classes.names,
+                "class_ids": classes.ids,
+                "training": training,
+                "settings": dataclasses.asdict(self.config),
+                "dataset": self.dataset.name,
+            },
+            folder,
+        )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
         return read_network(folder, NAME)["training"]

@@ -139,8 +139,9 @@ def _check_fit(own: dict[str, Tensor], state: TrainState) -> None:
         saved = state.tensors.get(MODEL + name)
         if saved is None or saved.shape != tensor.shape:
             shape = "nothing" if saved is None else tuple(saved.shape)
-            raise UserError(f"checkpoint: holds {shape} for {name}, the model needs {tuple(tensor.shape)}; "
-                            f"choose another --out")
+            raise UserError(
+                f"checkpoint: holds {shape} for {name}, the model needs {tuple(tensor.shape)}; choose another --out"
+            )
 
 
 def _from_main(value: Tensor | None, like: Tensor, ranks: Ranks) -> Tensor:

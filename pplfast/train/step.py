@@ -38,9 +38,15 @@ def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
     torch.manual_seed(int(state[0]))
 
 
-def train_step(engine: Any, batches: Sequence[Batch], image_losses: Callable[[Tensor, Batch], Tensor],
-               accumulation: int, mark: Callable[[str], None], ranks: Ranks,
-               wish: bool = False) -> tuple[Tensor, Tensor]:
+def train_step(
+    engine: Any,
+    batches: Sequence[Batch],
+    image_losses: Callable[[Tensor, Batch], Tensor],
+    accumulation: int,
+    mark: Callable[[str], None],
+    ranks: Ranks,
+    wish: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Forward, backward and update. Returns float32 (2,) on the device, the same on all ranks: the mean loss over all
     images of all ranks, and how many ranks have a `wish`; and this rank's losses, one per row of the batches.
 
@@ -135,4 +141,5 @@ class LossWatch:
         rest = "" if len(bad_ids) == len(all_ids) else f" (of the batch {' '.join(all_ids)})"
         raise EveryRankError(
             f"step {pending.step}: the loss is {self.last}; images: {' '.join(bad_ids)}{rest}; last good checkpoint: "
-            f"{self._checkpoints.last or 'none'}; check these images, or start another --out with a lower optim.lr")
+            f"{self._checkpoints.last or 'none'}; check these images, or start another --out with a lower optim.lr"
+        )

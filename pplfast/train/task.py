@@ -44,7 +44,7 @@ class Task(ABC):
         """The losses of a batch's images times their weights, float32 (B,). A step minimises their mean over all ranks'
         images, whatever their division among ranks and accumulation steps."""
 
-    def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:
+    def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:  # noqa: B027  (most tasks have nothing to do)
         """Called before each stage, and with the last one before the network is saved."""
 
     @abstractmethod

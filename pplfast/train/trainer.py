@@ -92,8 +92,9 @@ class _Run:
         return [stage_iterations(stage.epochs, self.steps_per_epoch) for stage in self.stages]
 
 
-def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
-             options: TrainOptions = TrainOptions()) -> TrainResult:
+def run_task(
+    task: Task, out: str | os.PathLike, resume: bool = False, options: TrainOptions = TrainOptions()
+) -> TrainResult:
     """Train what `task` describes into the folder `out`: its network, logs and checkpoints.
 
     Under a launcher every rank calls it alike. A folder whose run is finished is left as it is.
@@ -105,8 +106,9 @@ def run_task(task: Task, out: str | os.PathLike, resume: bool = False,
         return _run_task(task, Path(out), resume, options, ranks, watchdog)
 
 
-def _run_task(task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks,
-              watchdog: Watchdog) -> TrainResult:
+def _run_task(
+    task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks, watchdog: Watchdog
+) -> TrainResult:
     run = together(ranks, lambda: _prepare(task, out, options, ranks, watchdog))
     state, precision = on_main(ranks, lambda: _claim(run, resume))
     run.optim = dataclasses.replace(task.optim, precision=precision)
@@ -126,8 +128,12 @@ def _run_task(task: Task, out: Path, resume: bool, options: TrainOptions, ranks:
         if run.log:
             run.log.close()
     result = _result(run, progress)
-    training = {"steps": result.steps, "seconds": result.seconds, "images_per_s": result.images_per_s,
-                "loss": result.loss}
+    training = {
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "images_per_s": result.images_per_s,
+        "loss": result.loss,
+    }
     on_main(ranks, lambda: task.save(run.model, run.stages[-1], training, run.folder))
     return result
 
@@ -144,9 +150,17 @@ def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watc
     model, stages = task.build()
     if not options.compile:  # a compiler fuses by itself, and cannot see into the C++
         cpu.install(model, ranks.device)
-    loader = task.load(model, batch_size=micro_batch, rank=ranks.rank, world_size=ranks.world, seed=task.seed,
-                       cache_mb=options.cache_mb, threads=threads, device=ranks.device,
-                       group=task.optim.batch // task.optim.accumulation)
+    loader = task.load(
+        model,
+        batch_size=micro_batch,
+        rank=ranks.rank,
+        world_size=ranks.world,
+        seed=task.seed,
+        cache_mb=options.cache_mb,
+        threads=threads,
+        device=ranks.device,
+        group=task.optim.batch // task.optim.accumulation,
+    )
     checkpoints = CheckpointFolder(folder / "checkpoints", ranks, options.keep)
     watch = LossWatch(task.dataset.ids, ranks, checkpoints)
     return _Run(task, folder, options, ranks, task.optim, model, stages, loader, checkpoints, watch, watchdog)
@@ -186,8 +200,9 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
     return progress
 
 
-def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress,
-               frozen: dict[str, int]) -> Progress:
+def _run_stage(
+    run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress, frozen: dict[str, int]
+) -> Progress:
     task, options, stage = run.task, run.options, progress.stage
     iterations = run.iterations[stage]
     warmup = task.optim.warmup if stage == 0 else 0
@@ -201,14 +216,24 @@ def _run_stage(run: _Run, engine: Any, batches: Iterator[list[Batch]], progress:
         step_inputs = next(batches)
         seed_step(task.seed, stage, progress.iteration, run.ranks.rank)
         engines.set_learning_rate(engine, rates[progress.iteration])
-        shared, losses = train_step(engine, step_inputs, task.losses, task.optim.accumulation,
-                                    lambda what, at=at: run.watchdog.mark(f"{at}, {what}"), run.ranks,
-                                    run.checkpoints.wanted(options.checkpoint_seconds))
+        shared, losses = train_step(
+            engine,
+            step_inputs,
+            task.losses,
+            task.optim.accumulation,
+            lambda what, at=at: run.watchdog.mark(f"{at}, {what}"),
+            run.ranks,
+            run.checkpoints.wanted(options.checkpoint_seconds),
+        )
         run.watchdog.mark(f"{at}, after it")
 
         progress = dataclasses.replace(
-            progress, iteration=progress.iteration + 1, steps=progress.steps + 1,
-            stage_ended=progress.iteration + 1 == iterations, seconds=spent + time.monotonic() - start)
+            progress,
+            iteration=progress.iteration + 1,
+            steps=progress.steps + 1,
+            stage_ended=progress.iteration + 1 == iterations,
+            seconds=spent + time.monotonic() - start,
+        )
         run.watch.add(progress.steps, shared, losses, step_inputs)
         interval_images += sum(batch.total for batch in step_inputs)
         if progress.stage_ended or progress.iteration % options.log_every == 0:
@@ -241,16 +266,18 @@ def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float
     if run.log is None:
         return
     plan, images_per_s = run.stages[progress.stage], images / max(seconds, 1e-9)
-    run.log.write({
-        "stage": progress.stage + 1,
-        "position": list(plan.names),
-        "grid": list(plan.grids),
-        "iteration": progress.steps,
-        "epoch": round(progress.steps / run.steps_per_epoch, 4),
-        "loss": run.loss,
-        "lr": rate,
-        "images_per_s": round(images_per_s, 2),
-    })
+    run.log.write(
+        {
+            "stage": progress.stage + 1,
+            "position": list(plan.names),
+            "grid": list(plan.grids),
+            "iteration": progress.steps,
+            "epoch": round(progress.steps / run.steps_per_epoch, 4),
+            "loss": run.loss,
+            "lr": rate,
+            "images_per_s": round(images_per_s, 2),
+        }
+    )
     name = f"stage {progress.stage + 1}/{len(run.stages)} ({plan})"
     run.log.show(progress.steps, name, run.loss, images_per_s)
 
@@ -261,8 +288,10 @@ def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> Non
     run.log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
     exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
     compiled = f", compiled ({run.options.compile})" if run.options.compile else ""
-    run.log.say(f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
-                f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{compiled}")
+    run.log.say(
+        f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
+        f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{compiled}"
+    )
     for note in notes:
         run.log.say(note)
     if checkpoint:

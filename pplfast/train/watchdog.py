@@ -34,8 +34,9 @@ class Watchdog:
     makes no progress, though alive: longer than the longest step, checkpoint or start.
     """
 
-    def __init__(self, ranks: Ranks, lost_after: float, stuck_after: float,
-                 end: Callable[[int], Any] = os._exit) -> None:
+    def __init__(
+        self, ranks: Ranks, lost_after: float, stuck_after: float, end: Callable[[int], Any] = os._exit
+    ) -> None:
         self._ranks, self.lost_after, self._end = ranks, lost_after, end
         self._interval = min(1.0, lost_after / 10)
         # What is left of the time goes to noticing and to telling the others.
@@ -59,8 +60,10 @@ class Watchdog:
         self._main_thread = threading.main_thread().ident
         self._listen_for_launcher()
         work = self._preside if self._ranks.main else self._follow
-        self._threads = [threading.Thread(target=target, daemon=True, name=f"watchdog {target.__name__}")
-                         for target in (work, self._keep_time)]
+        self._threads = [
+            threading.Thread(target=target, daemon=True, name=f"watchdog {target.__name__}")
+            for target in (work, self._keep_time)
+        ]
         for thread in self._threads:
             thread.start()
         return self
@@ -90,7 +93,8 @@ class Watchdog:
         start = time.monotonic()
         hosts = [self._store.get(joined(rank)).decode() for rank in range(self._ranks.world)]
         beats: dict[int, dict[str, Any]] = {
-            rank: {"n": 0, "marks": 0, "doing": "starting", "host": host} for rank, host in enumerate(hosts)}
+            rank: {"n": 0, "marks": 0, "doing": "starting", "host": host} for rank, host in enumerate(hosts)
+        }
         seen, moved = dict.fromkeys(beats, start), dict.fromkeys(beats, start)
         count = 0
         while not self._closing.wait(self._interval):
@@ -112,8 +116,9 @@ class Watchdog:
             if all(beat.get("terminated") for beat in beats.values()):
                 self._end(128 + signal.SIGTERM)  # by someone who wants the whole run to end
 
-    def _judge(self, beats: dict[int, dict[str, Any]], seen: dict[int, float],
-               moved: dict[int, float]) -> dict[str, Any] | None:
+    def _judge(
+        self, beats: dict[int, dict[str, Any]], seen: dict[int, float], moved: dict[int, float]
+    ) -> dict[str, Any] | None:
         now = time.monotonic()
         failed = [rank for rank, beat in beats.items() if beat.get("failure")]
         if failed:
@@ -124,19 +129,25 @@ class Watchdog:
         lost = [rank for rank in beats if rank not in ended and now - seen[rank] > self._patience]
         if lost:
             longest = max(now - seen[rank] for rank in lost)
-            return self._sentence(lost, beats, f"gave no sign of life for {longest:.0f} s: killed, or the host is down "
-                                               f"or cut off", doing=True)
+            return self._sentence(
+                lost,
+                beats,
+                f"gave no sign of life for {longest:.0f} s: killed, or the host is down or cut off",
+                doing=True,
+            )
         if ended - {0} and all(now - seen[rank] > self._silence for rank in ended - {0}):
             return self._sentence(sorted(ended - {0}), beats, "was ended by its launcher")
         behind = min(beats, key=lambda rank: beats[rank]["marks"])
         if now - moved[behind] > self._stillness:
             stuck = [rank for rank in beats if beats[rank]["marks"] == beats[behind]["marks"]]
-            return self._sentence(stuck, beats, f"has made no progress for {now - moved[behind]:.0f} s", doing=True,
-                                  stuck=True)
+            return self._sentence(
+                stuck, beats, f"has made no progress for {now - moved[behind]:.0f} s", doing=True, stuck=True
+            )
         return None
 
-    def _sentence(self, ranks: list[int], beats: dict[int, dict[str, Any]], what: str, doing: bool = False,
-                  stuck: bool = False) -> dict[str, Any]:
+    def _sentence(
+        self, ranks: list[int], beats: dict[int, dict[str, Any]], what: str, doing: bool = False, stuck: bool = False
+    ) -> dict[str, Any]:
         names = [f"rank {rank} on {beats[rank]['host']}" for rank in ranks]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         last = f" (last seen: {beats[ranks[0]]['doing']})" if doing else ""
@@ -169,9 +180,13 @@ class Watchdog:
             faulthandler.dump_traceback_later(2 * self.lost_after + 10, exit=True)
             silence = time.monotonic() - self._heard
             if silence > self._patience and not self._ranks.main:
-                verdict = {"ranks": [0], "stuck": False, "exit": EXIT_LOST, "text":
-                           f"rank 0 on {self._main_host} gave no sign of life for {silence:.0f} s to rank "
-                           f"{self._ranks.rank} on {socket.gethostname()}: killed, or a host is down or cut off"}
+                verdict = {
+                    "ranks": [0],
+                    "stuck": False,
+                    "exit": EXIT_LOST,
+                    "text": f"rank 0 on {self._main_host} gave no sign of life for {silence:.0f} s to rank "
+                    f"{self._ranks.rank} on {socket.gethostname()}: killed, or a host is down or cut off",
+                }
                 self._announce(verdict)
                 self._stop(verdict)
             self._hear_launcher()
@@ -190,8 +205,11 @@ class Watchdog:
             print(f"rank {self._ranks.rank} on {socket.gethostname()} stands here:\n{stack}", file=sys.stderr)
         local = 1 if verdict["ranks"] == [0] and self._ranks.rank == 1 else 0  # rank 0 is in no state to speak
         if self._ranks.main or os.environ.get("LOCAL_RANK") == str(local):  # once per host
-            print(f"pplfast: error: {verdict['text']}; this run ends on all hosts; start it again with --resume to "
-                  f"continue from the last checkpoint", file=sys.stderr)
+            print(
+                f"pplfast: error: {verdict['text']}; this run ends on all hosts; start it again with --resume to "
+                f"continue from the last checkpoint",
+                file=sys.stderr,
+            )
         sys.stderr.flush()
 
     def _stop(self, verdict: dict[str, Any]) -> None:
@@ -199,8 +217,14 @@ class Watchdog:
             self._end(verdict["exit"])
 
     def _beat(self, count: int) -> dict[str, Any]:
-        return {"n": count, "marks": self._marks, "doing": self._doing, "host": socket.gethostname(),
-                "failure": self._failure, "terminated": self._terminated is not None}
+        return {
+            "n": count,
+            "marks": self._marks,
+            "doing": self._doing,
+            "host": socket.gethostname(),
+            "failure": self._failure,
+            "terminated": self._terminated is not None,
+        }
 
     def _try_set(self, key: str, value: dict[str, Any]) -> None:
         if self._store is not None:

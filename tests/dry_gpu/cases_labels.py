@@ -39,8 +39,7 @@ def maps(backbone: str, mode: str, precision: str) -> Callable[[], None]:
 
 def map_maker(backbone: str, rows: str) -> Callable[[], None]:
     """rows "groups": three of the four rows at a time at scale 1. "tiles": scale 2 in six parts."""
-    wanted, scales, count = {"groups": (3 * HEIGHT * WIDTH, (0.5, 1.0, 1.5), 2),
-                             "tiles": (400_000, (2.0,), 1)}[rows]
+    wanted, scales, count = {"groups": (3 * HEIGHT * WIDTH, (0.5, 1.0, 1.5), 2), "tiles": (400_000, (2.0,), 1)}[rows]
     model = classifier(backbone, "progressive").eval()
     pixels = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
     ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}
@@ -83,8 +82,9 @@ def walk(backbone: str) -> Callable[[], None]:
 
 def predict(backbone: str, precision: str) -> Callable[[], None]:
     model = segmentation_net(backbone).eval()
-    batch = SimpleNamespace(images=[images(4, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES], height=HEIGHT,
-                            width=WIDTH)
+    batch = SimpleNamespace(
+        images=[images(4, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES], height=HEIGHT, width=WIDTH
+    )
 
     def run() -> None:
         with torch.inference_mode(), autocast(precision):

@@ -67,8 +67,7 @@ def train_boundary(backbone_name: str, precision: str) -> Callable[[], None]:
     return _step(model, images(2, 320, 320), lambda logits: affinity_losses(logits, labels, RADIUS), precision)
 
 
-def _step(model: nn.Module, inputs: Tensor, losses: Callable[[Tensor], Tensor], precision: str
-          ) -> Callable[[], None]:
+def _step(model: nn.Module, inputs: Tensor, losses: Callable[[Tensor], Tensor], precision: str) -> Callable[[], None]:
     """Forward, loss, backward and the optimizer's step."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=0.1, momentum=0.9, weight_decay=1e-4, foreach=True)

@@ -25,8 +25,22 @@ def build(folder: Path) -> Path:
     """Compile the device guard into `folder`. Raises CalledProcessError with the compiler's words on stderr."""
     library = folder / "fake_cuda.so"
     torch = _torch_folder()
-    subprocess.run([_compiler(), "-std=c++20", "-shared", "-fPIC", f"-I{torch / 'include'}", SOURCE, "-o", library,
-                    f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"], check=True)
+    subprocess.run(
+        [
+            _compiler(),
+            "-std=c++20",
+            "-shared",
+            "-fPIC",
+            f"-I{torch / 'include'}",
+            SOURCE,
+            "-o",
+            library,
+            f"-L{torch / 'lib'}",
+            "-lc10",
+            "-ltorch_cpu",
+        ],
+        check=True,
+    )
     return library
 
 
@@ -56,9 +70,16 @@ def patch_torch(on_wait: Callable[[str], None]) -> None:
 
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     answers: dict[str, Any] = {
-        "is_available": True, "is_bf16_supported": True, "current_device": 0, "device_count": 1,
-        "get_device_capability": (9, 0), "device_of": nullcontext(), "device": nullcontext(), "empty_cache": None,
-        "stream": nullcontext()}
+        "is_available": True,
+        "is_bf16_supported": True,
+        "current_device": 0,
+        "device_count": 1,
+        "get_device_capability": (9, 0),
+        "device_of": nullcontext(),
+        "device": nullcontext(),
+        "empty_cache": None,
+        "stream": nullcontext(),
+    }
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
 

@@ -49,9 +49,11 @@ def cases(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def line(name: str, limits: Limits, result: dict) -> str:
-    row = (f"{name:44} {result['mib']:7.0f} of {limits.mib:5} MiB  {result['operators']:6} operators "
-           f"{result['launches']:4} launches {result['waits']:2} waits {result['copies']:2} copies "
-           f"{result['seconds']:5.1f} s")
+    row = (
+        f"{name:44} {result['mib']:7.0f} of {limits.mib:5} MiB  {result['operators']:6} operators "
+        f"{result['launches']:4} launches {result['waits']:2} waits {result['copies']:2} copies "
+        f"{result['seconds']:5.1f} s"
+    )
     return "\n".join([row, *(f"    FAILED: {finding}" for finding in result["findings"])])
 
 
@@ -88,14 +90,23 @@ def run_case(name: str, limits: Limits, mode: Any, fault: str) -> dict:
             error = [f"{type(problem).__name__}: {problem}".split("\n")[0] + f" at {place(problem)}"]
         finally:
             Current.watch = None
-    return {"findings": error + watch.report(limits), "mib": watch.peak / 2**20, "operators": watch.operators,
-            "launches": watch.launches, "waits": watch.waits.total(), "copies": watch.copies.total(),
-            "seconds": time.process_time() - begin}
+    return {
+        "findings": error + watch.report(limits),
+        "mib": watch.peak / 2**20,
+        "operators": watch.operators,
+        "launches": watch.launches,
+        "waits": watch.waits.total(),
+        "copies": watch.copies.total(),
+        "seconds": time.process_time() - begin,
+    }
 
 
 def place(problem: BaseException) -> str:
-    frames = [frame for frame in traceback.extract_tb(problem.__traceback__)
-              if "site-packages" not in frame.filename and Path(frame.filename).parent != Path(__file__).parent]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if "site-packages" not in frame.filename and Path(frame.filename).parent != Path(__file__).parent
+    ]
     return f"{'/'.join(Path(frames[-1].filename).parts[-3:])}:{frames[-1].lineno}" if frames else "this folder"
 
 

@@ -73,10 +73,16 @@ class Watch(TorchDispatchMode):
 
     def report(self, limits: Limits) -> list[str]:
         """What is wrong, with what is over the limits."""
-        counted = (("waits", self.waits, limits.waits), ("copies", self.copies, limits.copies),
-                   ("NCHW tensors", self.nchw, limits.nchw))
-        over = [f"{found.total()} {what}, {allowed} allowed: {', '.join(found)}" for what, found, allowed in counted
-                if found.total() > allowed]
+        counted = (
+            ("waits", self.waits, limits.waits),
+            ("copies", self.copies, limits.copies),
+            ("NCHW tensors", self.nchw, limits.nchw),
+        )
+        over = [
+            f"{found.total()} {what}, {allowed} allowed: {', '.join(found)}"
+            for what, found, allowed in counted
+            if found.total() > allowed
+        ]
         if self.peak > limits.mib * 2**20:
             over.append(f"{self.peak / 2**20:.0f} MiB alive at once, {limits.mib} allowed")
         return [f"{what} ({count} times)" for what, count in self.findings.items()] + over

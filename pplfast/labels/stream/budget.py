@@ -24,7 +24,7 @@ SCALED_PIXEL = 3 * 4 * 2  # one scale in float32, and the next one being made
 
 def label_bytes(pixels: int, classes: int, largest_scale: float) -> int:
     """What one image holds from its decoding to its label on the disk."""
-    return int(pixels * (CRF_PIXEL + CRF_LABEL * (classes + 1) + SCALED_PIXEL * largest_scale ** 2))
+    return int(pixels * (CRF_PIXEL + CRF_LABEL * (classes + 1) + SCALED_PIXEL * largest_scale**2))
 
 
 def split_budget(budget: int, device: torch.device) -> tuple[int, int]:
@@ -47,7 +47,7 @@ def activation_bytes(run: Callable[[torch.Tensor], object], device: torch.device
         run(image)  # folds and keeps the weights: not of the activations
         with counter:
             run(image)
-    return MARGIN * counter.peak / PROBE ** 2
+    return MARGIN * counter.peak / PROBE**2
 
 
 class _PeakBytes(TorchDispatchMode):

@@ -36,10 +36,21 @@ class Feed:
     Iterate over it to get the batches; an exception of the thread is raised there.
     """
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int], batch: int, batch_of: Callable[[int, int], int],
-                 screen: Callable[[Path], ImageInfo], admit: Callable[[int, int, int], bool],
-                 release: Callable[[int, int, int], None], on_bad: Callable[[int, BadImage], None],
-                 stopped: Callable[[], bool], meter: Meter, threads: int, device: torch.device):
+    def __init__(
+        self,
+        dataset: Dataset,
+        indices: Sequence[int],
+        batch: int,
+        batch_of: Callable[[int, int], int],
+        screen: Callable[[Path], ImageInfo],
+        admit: Callable[[int, int, int], bool],
+        release: Callable[[int, int, int], None],
+        on_bad: Callable[[int, BadImage], None],
+        stopped: Callable[[], bool],
+        meter: Meter,
+        threads: int,
+        device: torch.device,
+    ):
         self._dataset, self._indices, self._batch, self._batch_of = dataset, indices, batch, batch_of
         self._screen, self._admit, self._release, self._on_bad = screen, admit, release, on_bad
         self._stopped, self._meter, self._threads = stopped, meter, threads
@@ -90,7 +101,7 @@ class Feed:
         for at in range(0, len(self._indices), step):
             if self._stopped():
                 return
-            chunk = [int(index) for index in self._indices[at:at + step]]
+            chunk = [int(index) for index in self._indices[at : at + step]]
             for index, shape in zip(chunk, list(readers.map(self._shape, chunk)), strict=True):
                 if isinstance(shape, BadImage):
                     self._on_bad(index, shape)
@@ -114,8 +125,9 @@ class Feed:
             return error
         return info.height, info.width
 
-    def _decode(self, decoder: Decoder, readers: ThreadPoolExecutor, group: list[int], height: int, width: int
-                ) -> DecodedBatch:
+    def _decode(
+        self, decoder: Decoder, readers: ThreadPoolExecutor, group: list[int], height: int, width: int
+    ) -> DecodedBatch:
         encoded, indices = [], []
         for index, data in zip(group, readers.map(self._read, group), strict=True):
             if isinstance(data, BadImage):

@@ -88,8 +88,10 @@ class JobResult:
 
     def summary(self, out: Path) -> str:
         rate = self.done / max(self.seconds, 1e-9)
-        lines = [f"{self.done} labels written to {out} in {self.seconds:.0f} s ({rate:.1f} images/s), {self.earlier} "
-                 f"were there already; bottleneck: {self.bottleneck} ({self.share():.0%} busy)"]
+        lines = [
+            f"{self.done} labels written to {out} in {self.seconds:.0f} s ({rate:.1f} images/s), {self.earlier} "
+            f"were there already; bottleneck: {self.bottleneck} ({self.share():.0%} busy)"
+        ]
         if self.bad:
             lines.append(f"{len(self.bad)} bad images (see {out / 'manifest.jsonl'}):")
             lines += [f"  {image_id}: {reason}" for image_id, reason in self.bad[:20]]
@@ -104,8 +106,10 @@ def check_config(config: JobConfig) -> None:
     if config.unsure is None:
         check_background(config.label.background, config.label.value)
     elif not 0 < config.unsure[0] < config.unsure[1] < 1:
-        raise UserError(f"--unsure {config.unsure[0]:g},{config.unsure[1]:g}: must be two thresholds, "
-                        "0 < LOW < HIGH < 1 (usual: 0.05,0.30)")
+        raise UserError(
+            f"--unsure {config.unsure[0]:g},{config.unsure[1]:g}: must be two thresholds, "
+            "0 < LOW < HIGH < 1 (usual: 0.05,0.30)"
+        )
     unknown = [name for name in config.outputs if name not in OUTPUTS]
     if unknown or not config.outputs:
         raise UserError(f"--outputs {','.join(config.outputs)}: must be of {', '.join(OUTPUTS)}")
@@ -116,8 +120,9 @@ def check_config(config: JobConfig) -> None:
             raise UserError(f"--{name} {value}: must be 1 or more")
 
 
-def label_dataset(model: PatchClassifier, dataset: Dataset, config: JobConfig, local_rank: int | None = None
-                  ) -> JobResult:
+def label_dataset(
+    model: PatchClassifier, dataset: Dataset, config: JobConfig, local_rank: int | None = None
+) -> JobResult:
     """This rank's part: labels for all images of the data set that have none yet, alone or under a launcher.
 
     model: in eval mode, its stage set, on the CPU; moved to this rank's device here. Raises UserError for values and
@@ -161,15 +166,26 @@ def resolve_engine(config: JobConfig, device: torch.device) -> str:
     return crf.DEVICE if device.type == "cuda" and config.label.crf != crf.NONE else crf.PYDENSECRF
 
 
-def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, ranks: Any, plan: Plan,
-          mine: Any, manifest: ManifestWriter) -> JobResult:
+def _work(
+    model: PatchClassifier,
+    dataset: Dataset,
+    config: JobConfig,
+    precision: str,
+    ranks: Any,
+    plan: Plan,
+    mine: Any,
+    manifest: ManifestWriter,
+) -> JobResult:
     out, world = config.out, ranks.world
     cores = max(1, default_jobs() // max(1, ranks.local_world))
     jobs, threads = config.jobs or cores, config.threads or max(2, cores // 4)
     meter = Meter({"crf": jobs if config.engine == crf.PYDENSECRF else 1, "encode": jobs})
     heartbeat = state.Heartbeat(out, plan.token, ranks.rank, len(mine), meter)
-    display = state.Display(out, plan.token, world, len(plan.pending), plan.done + plan.bad, config.prometheus
-                            ) if ranks.main else None
+    display = (
+        state.Display(out, plan.token, world, len(plan.pending), plan.done + plan.bad, config.prometheus)
+        if ranks.main
+        else None
+    )
 
     def abandon() -> None:
         if ranks.main:
@@ -191,7 +207,8 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
         manifest.close()
         if display is not None and failure is None:
             unfinished = state.wait_for_ranks(
-                display.statuses, world, lambda rank: at_work(rank_file(out, rank)), stopping.stopped)
+                display.statuses, world, lambda rank: at_work(rank_file(out, rank)), stopping.stopped
+            )
     if display is not None:
         statuses = display.statuses()
         display.end()
@@ -212,10 +229,21 @@ def _work(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision
     return JobResult(total.done, plan.done, bad, meter.seconds, unfinished, total.busy, exit_code)
 
 
-def _pipeline(model: PatchClassifier, dataset: Dataset, config: JobConfig, precision: str, rank: int, mine: Any,
-              manifest: ManifestWriter, meter: Meter, stopping: Stopping, jobs: int, threads: int) -> None:
+def _pipeline(
+    model: PatchClassifier,
+    dataset: Dataset,
+    config: JobConfig,
+    precision: str,
+    rank: int,
+    mine: Any,
+    manifest: ManifestWriter,
+    meter: Meter,
+    stopping: Stopping,
+    jobs: int,
+    threads: int,
+) -> None:
     largest = max(config.cam.scales)
-    network, room = split_budget(int(config.memory * 2 ** 30), next(model.parameters()).device)
+    network, room = split_budget(int(config.memory * 2**30), next(model.parameters()).device)
     refine = RefineConfig(config.out, tuple(dataset.classes.ids), config.label, config.unsure, config.outputs)
     workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
     maps = MapMaker(model, config.cam, precision, network, config.cam.batch, threads)
@@ -237,21 +265,35 @@ def _merge_in_order(dataset: Dataset, out: Path) -> list[tuple[str, str]]:
     order = {image_id: position for position, image_id in enumerate(dataset.ids)}
     state.remove_statuses(out)
     merge(out, sorted(records.values(), key=lambda record: order.get(record["id"], len(order))))
-    return [(image_id, records[image_id]["reason"]) for image_id in dataset.ids
-            if records.get(image_id, {}).get("state") == BAD]
+    return [
+        (image_id, records[image_id]["reason"])
+        for image_id in dataset.ids
+        if records.get(image_id, {}).get("state") == BAD
+    ]
 
 
 def _say_how_to_continue(done: int, total: int, what: str) -> None:
-    print(f"pplfast label: {what}: {done} of {total} images done; run the same command again to continue",
-          file=sys.stderr, flush=True)
+    print(
+        f"pplfast label: {what}: {done} of {total} images done; run the same command again to continue",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _settings(model: PatchClassifier, config: JobConfig, precision: str, dataset: Dataset) -> dict[str, Any]:
     """What decides the labels."""
     label = asdict(config.label) if config.unsure is None else {"crf": config.label.crf}
-    return {"classifier": classifier_hash(model), "scales": list(config.cam.scales), "flip": config.cam.flip,
-            "precision": precision, **label, "unsure": config.unsure, "crf_engine": config.engine,
-            "classes": list(dataset.classes.ids), "outputs": list(config.outputs)}
+    return {
+        "classifier": classifier_hash(model),
+        "scales": list(config.cam.scales),
+        "flip": config.cam.flip,
+        "precision": precision,
+        **label,
+        "unsure": config.unsure,
+        "crf_engine": config.engine,
+        "classes": list(dataset.classes.ids),
+        "outputs": list(config.outputs),
+    }
 
 
 def local_ranks() -> int:

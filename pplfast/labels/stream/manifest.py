@@ -47,8 +47,9 @@ class ManifestWriter:
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
             if self._file.write(line) != len(line):
-                raise UserError(f"{self.path}: the disk is full; make space, then run the same command again: it "
-                                "continues")
+                raise UserError(
+                    f"{self.path}: the disk is full; make space, then run the same command again: it continues"
+                )
         except OSError as error:
             raise explain_os_error(error, self.path) from error
 

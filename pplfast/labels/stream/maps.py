@@ -23,8 +23,13 @@ SMALLEST_TILE = 256  # pixels on a side, overlap not counted
 # Words of errors without a class of their own: the CPU's allocator, oneDNN's scratch, the CUDA driver; cuBLAS's and
 # cuDNN's handles and workspaces (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED, and since cuDNN 9
 # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED and ..._HOST_ALLOCATION_FAILED).
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED",
-             "_ALLOCATION_FAILED")
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
 
 
 class OutOfMemory(Exception):
@@ -39,8 +44,9 @@ class MapMaker:
     image is exact up to what lies beyond its overlap, and patches are cut within the tile.
     """
 
-    def __init__(self, model: PatchClassifier, config: CamConfig, precision: str, budget: int, batch: int,
-                 threads: int) -> None:
+    def __init__(
+        self, model: PatchClassifier, config: CamConfig, precision: str, budget: int, batch: int, threads: int
+    ) -> None:
         self.model, self.config, self.precision = model, config, precision
         self.device = resolve_device(next(model.parameters()).device)
         self.stride = math.prod(spec.stride for spec in model.backbone.specs)
@@ -54,8 +60,9 @@ class MapMaker:
     def _cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def __call__(self, pixels: Sequence[np.ndarray], classes: Tensor, stopped: Callable[[], bool] = lambda: False
-                 ) -> Tensor | None:
+    def __call__(
+        self, pixels: Sequence[np.ndarray], classes: Tensor, stopped: Callable[[], bool] = lambda: False
+    ) -> Tensor | None:
         """pixels: B times uint8 (H, W, 3); classes int64 (B, n) -> float32 (B, n, H, W) on the device.
 
         None when `stopped` says so between two scales. Raises OutOfMemory.
@@ -79,8 +86,11 @@ class MapMaker:
             count = min(len(classes) - at, max(1, self.pixels // size), rows_at_once(self.device, size))
             rows = _take(images, at, at + count)
             try:
-                done.append(self._tiles(rows, classes[at:at + count]) if size > self.pixels
-                            else self.model.maps(rows, classes[at:at + count]))
+                done.append(
+                    self._tiles(rows, classes[at : at + count])
+                    if size > self.pixels
+                    else self.model.maps(rows, classes[at : at + count])
+                )
                 at += count
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -94,8 +104,8 @@ class MapMaker:
             torch.cuda.empty_cache()
         self.pixels = min(self.pixels, pixels) // 2
         self.halvings += 1
-        if self.pixels < SMALLEST_TILE ** 2 // 4:
-            self.pixels = SMALLEST_TILE ** 2
+        if self.pixels < SMALLEST_TILE**2 // 4:
+            self.pixels = SMALLEST_TILE**2
             raise OutOfMemory
 
     def _tiles(self, row: Tensor, classes: Tensor) -> Tensor:
@@ -109,18 +119,18 @@ class MapMaker:
             for left in range(0, cells[1], side):
                 y, x = max(0, top - halo), max(0, left - halo)
                 bottom, right = min(cells[0], top + side), min(cells[1], left + side)
-                part = row[:, :, y * stride:(bottom + halo) * stride, x * stride:(right + halo) * stride]
+                part = row[:, :, y * stride : (bottom + halo) * stride, x * stride : (right + halo) * stride]
                 maps = self.model.maps(part.contiguous(memory_format=torch.channels_last), classes)
                 if out is None:
                     out = maps.new_empty((1, maps.shape[1], *cells))
-                out[:, :, top:bottom, left:right] = maps[:, :, top - y:bottom - y, left - x:right - x]
+                out[:, :, top:bottom, left:right] = maps[:, :, top - y : bottom - y, left - x : right - x]
         return out
 
 
 def _take(images: Tensor, first: int, last: int) -> Tensor:
     """Rows first..last-1 of [images ; mirrored images], of which the second half is made on demand."""
     count = len(images)
-    straight, mirrored = images[first:min(last, count)], images[max(first, count) - count:max(last, count) - count]
+    straight, mirrored = images[first : min(last, count)], images[max(first, count) - count : max(last, count) - count]
     if not len(mirrored):
         return straight
     mirrored = mirrored.flip(3)

@@ -49,8 +49,18 @@ class Pipeline:
     With `strict`, a bad image ends the job with a UserError.
     """
 
-    def __init__(self, dataset: Dataset, mine: np.ndarray, stages: Stages, meter: Meter, stopping: Stopping,
-                 room: Room, largest: float, rank: int, strict: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        mine: np.ndarray,
+        stages: Stages,
+        meter: Meter,
+        stopping: Stopping,
+        room: Room,
+        largest: float,
+        rank: int,
+        strict: bool,
+    ) -> None:
         self._dataset, self._mine, self._stages, self._meter = dataset, mine, stages, meter
         self._stopping, self._room, self._largest, self._rank, self._strict = stopping, room, largest, rank, strict
         self._most_classes = int(dataset.labels.sum(axis=1).max())
@@ -61,8 +71,20 @@ class Pipeline:
 
     def run(self, screen: Callable, batch: int, threads: int) -> None:
         """Returns when all is done, or what was in flight after a stop. Raises what a stage raised."""
-        feed = Feed(self._dataset, self._mine, batch, lambda h, w: self._batch_of(h, w, batch), screen, self._admit,
-                    self._release, self._bad, self._stopping.stopped, self._meter, threads, self._stages.maps.device)
+        feed = Feed(
+            self._dataset,
+            self._mine,
+            batch,
+            lambda h, w: self._batch_of(h, w, batch),
+            screen,
+            self._admit,
+            self._release,
+            self._bad,
+            self._stopping.stopped,
+            self._meter,
+            threads,
+            self._stages.maps.device,
+        )
         writer = threading.Thread(target=self._write_results, name="write", daemon=True)
         writer.start()
         try:
@@ -109,8 +131,9 @@ class Pipeline:
                 maps = stages.maps(decoded.pixels, own_classes(rows), self._stopping.stopped)
             except OutOfMemory:
                 for index in decoded.indices:
-                    self._give_up(index, size, "memory", "even a small tile of it does not fit into memory; use a "
-                                                         "larger device")
+                    self._give_up(
+                        index, size, "memory", "even a small tile of it does not fit into memory; use a larger device"
+                    )
                 return True
             if maps is None:
                 return False
@@ -126,14 +149,24 @@ class Pipeline:
                 self._give_up(index, size, "maps", "the maps hold values that are not finite; check the classifier")
                 continue
             if labels is not None and labels[row] is None:
-                self._give_up(index, size, "memory", "its CRF does not fit into the device's memory; use a larger "
-                                                     "device, or --crf pydensecrf and another --out")
+                self._give_up(
+                    index,
+                    size,
+                    "memory",
+                    "its CRF does not fit into the device's memory; use a larger "
+                    "device, or --crf pydensecrf and another --out",
+                )
                 continue
             classes = tuple(int(c) for c in np.flatnonzero(rows[row]))
-            task = Task(dataset.ids[index], index, dataset.images[index], classes,
-                        decoded.pixels[row] if labels is None else None,
-                        None if on_host is None else on_host[row, :len(classes)],
-                        None if labels is None else labels[row])
+            task = Task(
+                dataset.ids[index],
+                index,
+                dataset.images[index],
+                classes,
+                decoded.pixels[row] if labels is None else None,
+                None if on_host is None else on_host[row, : len(classes)],
+                None if labels is None else labels[row],
+            )
             with self._lock:
                 self._out += 1
             if not stages.workers.submit(task, self._stopping.stopped):
@@ -171,14 +204,30 @@ class Pipeline:
             files, shards = list(result.files), self._stages.shards
             if result.members:
                 places = shards.add(result.members)
-                files += [{"file": file, "offset": offset, "member": member.name, "bytes": len(member.data),
-                           "sha256": checksum(member.data)}
-                          for member, (file, offset) in zip(result.members, places, strict=True)]
+                files += [
+                    {
+                        "file": file,
+                        "offset": offset,
+                        "member": member.name,
+                        "bytes": len(member.data),
+                        "sha256": checksum(member.data),
+                    }
+                    for member, (file, offset) in zip(result.members, places, strict=True)
+                ]
             ids = [self._dataset.classes.ids[c] for c in task.classes]
-            self._stages.manifest.append({
-                "id": task.id, "state": DONE, "classes": ids, "height": size[0], "width": size[1], "files": files,
-                "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()}, "rank": self._rank,
-                "time": round(time.time(), 3)})
+            self._stages.manifest.append(
+                {
+                    "id": task.id,
+                    "state": DONE,
+                    "classes": ids,
+                    "height": size[0],
+                    "width": size[1],
+                    "files": files,
+                    "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+                    "rank": self._rank,
+                    "time": round(time.time(), 3),
+                }
+            )
             if result.members and shards.full():
                 shards.close_shard()
             self._meter.count(done=1)
@@ -190,8 +239,14 @@ class Pipeline:
     def _bad(self, index: int, error: BadImage) -> None:
         image_id, path = self._dataset.ids[index], self._dataset.images[index]
         with self._lock:
-            record = {"id": image_id, "state": BAD, "kind": error.kind, "reason": f"{path}: {error}",
-                      "rank": self._rank, "time": round(time.time(), 3)}
+            record = {
+                "id": image_id,
+                "state": BAD,
+                "kind": error.kind,
+                "reason": f"{path}: {error}",
+                "rank": self._rank,
+                "time": round(time.time(), 3),
+            }
             if error.kind not in TRIED_AGAIN:
                 record["source"] = source_state(path)
             self._stages.manifest.append(record)
@@ -205,8 +260,9 @@ class Pipeline:
         self._stopping.stop()
 
 
-def labels_that_fit(labeller: Labeller, pixels: Sequence[np.ndarray], maps: torch.Tensor, rows: np.ndarray
-                    ) -> list[np.ndarray | None]:
+def labels_that_fit(
+    labeller: Labeller, pixels: Sequence[np.ndarray], maps: torch.Tensor, rows: np.ndarray
+) -> list[np.ndarray | None]:
     """A batch whose lattices do not fit into memory goes image by image; None for one that does not fit alone."""
     try:
         return labeller(pixels, maps, rows)
@@ -216,4 +272,6 @@ def labels_that_fit(labeller: Labeller, pixels: Sequence[np.ndarray], maps: torc
     # Out of the handler: the error's traceback holds the tensors of the attempt.
     if len(pixels) == 1:
         return [None]
-    return [labels_that_fit(labeller, pixels[i:i + 1], maps[i:i + 1], rows[i:i + 1])[0] for i in range(len(pixels))]
+    return [
+        labels_that_fit(labeller, pixels[i : i + 1], maps[i : i + 1], rows[i : i + 1])[0] for i in range(len(pixels))
+    ]

@@ -99,12 +99,16 @@ def _tidy(out: Path) -> dict[str, int]:
     return sizes
 
 
-def _drop_broken(records: dict[str, Record], wanted: set[str], out: Path, sizes: dict[str, int], verify: bool
-                 ) -> set[str]:
+def _drop_broken(
+    records: dict[str, Record], wanted: set[str], out: Path, sizes: dict[str, int], verify: bool
+) -> set[str]:
     """Take out the wanted records whose files do not hold. A shard with one such sample goes as a whole, since a
     sample cannot be replaced in it."""
-    broken = {image_id for image_id, record in records.items()
-              if image_id in wanted and record["state"] == DONE and not _holds(record, out, sizes, verify)}
+    broken = {
+        image_id
+        for image_id, record in records.items()
+        if image_id in wanted and record["state"] == DONE and not _holds(record, out, sizes, verify)
+    }
     shards = {entry["file"] for image_id in broken for entry in records[image_id].get("files", ()) if "offset" in entry}
     for image_id, record in records.items():
         if any(entry["file"] in shards for entry in record.get("files", ())):

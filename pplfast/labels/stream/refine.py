@@ -73,10 +73,13 @@ def refine(task: Task) -> Refined:
     """Raises UserError where an output cannot be written: that stops the job. All else is the image's failure."""
     try:
         begin = time.perf_counter()
-        labels = task.labels if task.labels is not None else label_scores(
-            task.maps, task.pixels, _config.label, _config.unsure)
+        labels = (
+            task.labels
+            if task.labels is not None
+            else label_scores(task.maps, task.pixels, _config.label, _config.unsure)
+        )
         ids = np.full(256, UNSURE, np.uint8)
-        ids[:len(task.classes) + 1] = [BACKGROUND, *(_config.class_ids[c] for c in task.classes)]
+        ids[: len(task.classes) + 1] = [BACKGROUND, *(_config.class_ids[c] for c in task.classes)]
         labelled = time.perf_counter()
         png = encode_png(ids[labels])
     except Exception as error:  # whatever it is, the other images can still be done
@@ -87,15 +90,19 @@ def refine(task: Task) -> Refined:
     if "npy" in _config.outputs:
         result.files.append(_write(f"{task.id}.npy", _encode_npy(task)))
     if "shards" in _config.outputs:
-        description = {"classes": [_config.class_ids[c] for c in task.classes], "height": labels.shape[0],
-                       "width": labels.shape[1]}
+        description = {
+            "classes": [_config.class_ids[c] for c in task.classes],
+            "height": labels.shape[0],
+            "width": labels.shape[1],
+        }
         result.members = sample(task.id, task.image.read_bytes(), png, description)
     result.seconds["encode"] = time.perf_counter() - labelled
     return result
 
 
-def label_scores(maps: np.ndarray, pixels: np.ndarray, config: LabelConfig, unsure: tuple[float, float] | None
-                 ) -> np.ndarray:
+def label_scores(
+    maps: np.ndarray, pixels: np.ndarray, config: LabelConfig, unsure: tuple[float, float] | None
+) -> np.ndarray:
     """float32 (k, H, W) CAMs -> uint8 (H, W): 0 background, 1 + position of the class, 255 unsure.
 
     With `unsure` = (low, high) as in IRN: a pixel has a class where it wins against the threshold `high`, it is
@@ -125,8 +132,12 @@ def encode_png(mask: np.ndarray) -> bytes:
 def _encode_npy(task: Task) -> bytes:
     size = task.maps.shape[1:]
     buffer = io.BytesIO()
-    camfile.write_npy_dict(buffer, np.array(task.classes, np.int64),
-                           camfile.resize_bilinear(task.maps, *camfile.stored_size(*size)), task.maps)
+    camfile.write_npy_dict(
+        buffer,
+        np.array(task.classes, np.int64),
+        camfile.resize_bilinear(task.maps, *camfile.stored_size(*size)),
+        task.maps,
+    )
     return buffer.getvalue()
 
 

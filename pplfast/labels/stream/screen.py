@@ -26,14 +26,23 @@ def screen(path: str | os.PathLike, rotated: bool, most_pixels: int) -> ImageInf
             raise _name(Path(path), error) from None
         raise
     if info.width * info.height > most_pixels:
-        raise BadImage("too-large", f"{info.width} x {info.height} pixels, and the memory budget allows "
-                                    f"{most_pixels / 1e6:.1f} megapixels; raise --memory, or make it smaller")
+        raise BadImage(
+            "too-large",
+            f"{info.width} x {info.height} pixels, and the memory budget allows "
+            f"{most_pixels / 1e6:.1f} megapixels; raise --memory, or make it smaller",
+        )
     if min(info.width, info.height) < SMALLEST:
-        raise BadImage("too-small", f"{info.width} x {info.height} pixels: too small for a map (at least {SMALLEST} "
-                                    "on each side); take it off the list")
+        raise BadImage(
+            "too-small",
+            f"{info.width} x {info.height} pixels: too small for a map (at least {SMALLEST} "
+            "on each side); take it off the list",
+        )
     if info.orientation != UPRIGHT and not rotated:
-        raise BadImage("rotated", f"turned by EXIF (orientation {info.orientation}): readers disagree about which way "
-                                  "is up; store it upright, or label it as stored with --rotated")
+        raise BadImage(
+            "rotated",
+            f"turned by EXIF (orientation {info.orientation}): readers disagree about which way "
+            "is up; store it upright, or label it as stored with --rotated",
+        )
     return info
 
 
@@ -42,8 +51,10 @@ def _name(path: Path, error: BadImage) -> BadImage:
     try:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
-                return BadImage("animated", f"an animated {image.format} of {image.n_frames} frames; save the one that "
-                                            "is meant as a JPEG")
+                return BadImage(
+                    "animated",
+                    f"an animated {image.format} of {image.n_frames} frames; save the one that is meant as a JPEG",
+                )
             if _depth(image):
                 return BadImage("depth", f"a {_depth(image)} {image.format}; save it as a JPEG of 8 bits")
     except Exception:  # whatever Pillow makes of it, the first bytes have already named it

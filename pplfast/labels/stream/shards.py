@@ -34,8 +34,11 @@ def sample(image_id: str, jpeg: bytes, png: bytes, description: dict[str, Any]) 
     """The three members of an image. The key is its id without dots: readers cut a name at its first dot."""
     folder, _, stem = image_id.rpartition("/")
     key = (f"{folder}/" if folder else "") + stem.replace(".", "_")
-    return [Member(f"{key}.jpg", jpeg), Member(f"{key}.png", png),
-            Member(f"{key}.json", json.dumps({"id": image_id, **description}).encode())]
+    return [
+        Member(f"{key}.jpg", jpeg),
+        Member(f"{key}.png", png),
+        Member(f"{key}.json", json.dumps({"id": image_id, **description}).encode()),
+    ]
 
 
 class ShardWriter:

@@ -83,8 +83,17 @@ class Heartbeat:
 
     def write(self, state: str) -> None:
         meter = self._meter
-        status = Status(self._token, self._rank, state, self._total, meter.done, meter.bad, meter.seconds,
-                        meter.utilisation(), resident_bytes())
+        status = Status(
+            self._token,
+            self._rank,
+            state,
+            self._total,
+            meter.done,
+            meter.bad,
+            meter.seconds,
+            meter.utilisation(),
+            resident_bytes(),
+        )
         with atomic_path(status_file(self._out, self._rank), sync=False) as temporary:
             temporary.write_text(json.dumps(asdict(status)), encoding="utf-8")
 
@@ -124,8 +133,14 @@ class Display:
         self._bar = None
         console = Console(stderr=True)
         if console.is_terminal:
-            self._bar = Progress(TextColumn("labels"), BarColumn(), MofNCompleteColumn(),
-                                 TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=console)
+            self._bar = Progress(
+                TextColumn("labels"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
             self._bar.start()
             self._task = self._bar.add_task("labels", total=total + earlier, completed=earlier, text="")
         self._last = time.monotonic()
@@ -158,8 +173,11 @@ class Display:
         elif last or time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             left = f", {(self._total - finished) / total.rate:.0f} s left" if 0 < finished < self._total else ""
-            print(f"labels: {self._earlier + finished}/{self._earlier + self._total}, {text}{left}", file=sys.stderr,
-                  flush=True)
+            print(
+                f"labels: {self._earlier + finished}/{self._earlier + self._total}, {text}{left}",
+                file=sys.stderr,
+                flush=True,
+            )
         if self._prometheus is not None:
             write_prometheus(self._prometheus, statuses, self._total + self._earlier, self._earlier)
 
@@ -170,26 +188,35 @@ def write_prometheus(path: Path, statuses: Sequence[Status], total: int, earlier
     finished = earlier + sums.done + sums.bad
     left = max(0, total - finished)
     lines = [
-        "# HELP pplfast_label_images Images of the list by state.", "# TYPE pplfast_label_images gauge",
-        f'pplfast_label_images{{state="finished"}} {finished}', f'pplfast_label_images{{state="bad"}} {sums.bad}',
+        "# HELP pplfast_label_images Images of the list by state.",
+        "# TYPE pplfast_label_images gauge",
+        f'pplfast_label_images{{state="finished"}} {finished}',
+        f'pplfast_label_images{{state="bad"}} {sums.bad}',
         f'pplfast_label_images{{state="pending"}} {left}',
         "# HELP pplfast_label_images_per_second Since this job started.",
-        "# TYPE pplfast_label_images_per_second gauge", f"pplfast_label_images_per_second {sums.rate:.6g}",
-        "# HELP pplfast_label_seconds_left At this rate.", "# TYPE pplfast_label_seconds_left gauge",
+        "# TYPE pplfast_label_images_per_second gauge",
+        f"pplfast_label_images_per_second {sums.rate:.6g}",
+        "# HELP pplfast_label_seconds_left At this rate.",
+        "# TYPE pplfast_label_seconds_left gauge",
         f"pplfast_label_seconds_left {left / sums.rate if sums.rate else float('inf'):.6g}".replace("inf", "+Inf"),
         "# HELP pplfast_label_stage_busy Share of the time that a stage of a rank worked.",
         "# TYPE pplfast_label_stage_busy gauge",
-        *(f'pplfast_label_stage_busy{{rank="{s.rank}",stage="{stage}"}} {share:.4f}'
-          for s in statuses for stage, share in s.busy.items()),
-        "# HELP pplfast_label_resident_bytes Of a rank's own process.", "# TYPE pplfast_label_resident_bytes gauge",
+        *(
+            f'pplfast_label_stage_busy{{rank="{s.rank}",stage="{stage}"}} {share:.4f}'
+            for s in statuses
+            for stage, share in s.busy.items()
+        ),
+        "# HELP pplfast_label_resident_bytes Of a rank's own process.",
+        "# TYPE pplfast_label_resident_bytes gauge",
         *(f'pplfast_label_resident_bytes{{rank="{s.rank}"}} {s.memory}' for s in statuses),
     ]
     with atomic_path(path, sync=False) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def wait_for_ranks(statuses: Callable[[], Sequence[Status]], world: int, alive: Callable[[int], bool],
-                   stopped: Callable[[], bool]) -> list[int]:
+def wait_for_ranks(
+    statuses: Callable[[], Sequence[Status]], world: int, alive: Callable[[int], bool], stopped: Callable[[], bool]
+) -> list[int]:
     """Until every rank has ended; the ranks that did not finish: stopped, failed or killed."""
     while True:
         states = {status.rank: status.state for status in statuses()}

@@ -60,8 +60,9 @@ class Stopping:
             if timer is None:
                 self.signal, first = data[0], time.monotonic()
                 if self._announce:
-                    print("stopping: finishing what is in flight (once more to stop at once)", file=sys.stderr,
-                          flush=True)
+                    print(
+                        "stopping: finishing what is in flight (once more to stop at once)", file=sys.stderr, flush=True
+                    )
                 self._event.set()
                 timer = threading.Timer(LIMIT, self._end)
                 timer.daemon = True

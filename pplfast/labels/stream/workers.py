@@ -78,11 +78,21 @@ class Workers:
                 self._finish(task, result)
                 return
         if self._completed:
-            self._finish(task, Refined(failure=f"its worker process died {MOST_DEATHS + 1} times, probably for lack of "
-                                               "memory; use fewer --jobs"))
+            self._finish(
+                task,
+                Refined(
+                    failure=f"its worker process died {MOST_DEATHS + 1} times, probably for lack of "
+                    "memory; use fewer --jobs"
+                ),
+            )
         else:
-            self._finish(task, UserError("the worker processes die before they finish an image, probably for lack of "
-                                         "memory; use fewer --jobs, and see what they print above"))
+            self._finish(
+                task,
+                UserError(
+                    "the worker processes die before they finish an image, probably for lack of "
+                    "memory; use fewer --jobs, and see what they print above"
+                ),
+            )
 
     def _replace(self, broken: ProcessPoolExecutor) -> None:
         with self._lock:
