@@ -226,10 +226,11 @@ def _measure_all(out: Path, rounds: int) -> int:
         ratio, plain = row["predicted_over_measured"], row["predicted_from_one_alone_over_measured"]
         print(
             f"{case.name}\n  ms per step: one rank alone {seconds['alone']:.1f}, beside another "
-            f"{seconds['beside']:.1f}, two ranks {seconds['pair']:.1f}; reduction of "
-            f"{row['gradients'] * 4 / 1e6:.1f} MB {seconds['reduce']:.1f}\n  efficiency of 2 ranks {row['efficiency']['median']:.1%}; "
-            f"predicted over measured time {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}); from a rank alone "
-            f"{plain['median']:.3f}"
+            f"{seconds['beside']:.1f}, two ranks {seconds['pair']:.1f}; "
+            f"reduction of {row['gradients'] * 4 / 1e6:.1f} MB {seconds['reduce']:.1f}\n"
+            f"  efficiency of 2 ranks {row['efficiency']['median']:.1%}; "
+            f"predicted over measured time {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}); "
+            f"from a rank alone {plain['median']:.3f}"
         )
         report.check(BENCH, case.name, "prediction off by", abs(ratio["median"] - 1), LIMIT)
     write_json(out, {**report.to_dict(), "rows": [], "scaling": rows})
