@@ -50,7 +50,7 @@ def standard_error(values: list[float]) -> float:
 
 
 def _section(name: str, value: dict[str, Any]) -> Iterator[str]:
-    data = value.get("data") or next(iter(value["runs"].values())).get("data")
+    data = _of_first_run(value, "data")
     yield f"## {value['recipe']}, {value['date']}"
     yield ""
     if data:
@@ -122,9 +122,14 @@ def _has(run: Mapping[str, Mapping[str, float]], figure: str) -> bool:
 
 
 def _hardware(value: dict[str, Any]) -> str:
-    hardware = value.get("hardware") or next(iter(value["runs"].values()))["hardware"]
+    hardware = _of_first_run(value, "hardware")
     gpus = hardware.get("gpus", "none")
     return hardware["cpu"] + ("" if gpus == "none" else f", {gpus}")
+
+
+def _of_first_run(value: dict[str, Any], key: str) -> Any:
+    """Of the file, or where it says it for each run, of the first; None where it does not say it."""
+    return value.get(key) or next(iter(value.get("runs", {}).values()), {}).get(key)
 
 
 def _wrapped(command: str, width: int = 76) -> Iterator[str]:
