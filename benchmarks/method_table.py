@@ -6,6 +6,7 @@ several in `runs`, of another machine in `second_machine`. Mean and standard err
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pplfast.benchmarks.table import RESULTS, write_between_markers
+from pplfast.benchmarks.table import RESULTS, chart, write_between_markers
 from pplfast.errors import UserError
 
 VARIANTS = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
@@ -46,7 +47,7 @@ def table(folder: Path = RESULTS) -> str:
 
 def standard_error(values: list[float]) -> float:
     """Of the mean of two values or more, from the sample's standard deviation."""
-    return statistics.stdev(values) / len(values) ** 0.5
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _section(name: str, value: dict[str, Any]) -> Iterator[str]:
@@ -69,6 +70,7 @@ def _section(name: str, value: dict[str, Any]) -> Iterator[str]:
             yield from (f"{hardware}.", "")
         yield from _figures(runs)
     yield from _gains([runs for _, _, runs in machines])
+    yield from chart(name)
 
 
 def _runs(value: dict[str, Any]) -> Runs:
@@ -124,12 +126,13 @@ def _has(run: Mapping[str, Mapping[str, float]], figure: str) -> bool:
 def _hardware(value: dict[str, Any]) -> str:
     hardware = _of_first_run(value, "hardware")
     gpus = hardware.get("gpus", "none")
-    return hardware["cpu"] + ("" if gpus == "none" else f", {gpus}")
+    return f"{hardware['cpu']}" + ("" if gpus == "none" else f", {gpus}")
 
 
 def _of_first_run(value: dict[str, Any], key: str) -> Any:
     """Of the file, or where it says it for each run, of the first; None where it does not say it."""
-    return value.get(key) or next(iter(value.get("runs", {}).values()), {}).get(key)
+    first: dict[str, Any] = next(iter(value.get("runs", {}).values()), {})
+    return value.get(key) or first.get(key)
 
 
 def _wrapped(command: str, width: int = 76) -> Iterator[str]:

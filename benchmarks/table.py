@@ -16,6 +16,7 @@ from pplfast.errors import UserError
 from pplfast.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PLOTS = Path(__file__).resolve().parent.parent / "docs" / "plots"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 DIRTY = "-dirty"  # as git describe says it
 CUT = " after "  # in the name of a training case, before the position
@@ -32,17 +33,25 @@ def load(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(folder: Path = RESULTS) -> str:
+    """Markdown; with the charts in docs/plots of files that have one."""
     measured, lines = load(folder), []
     for device, title in (("cpu", "On a CPU"), ("cuda", "On a GPU")):
         runs = _newest([run for run in measured if run["device"] == device])
         lines += [f"## {title}", ""]
         for run, benches in runs:
-            for bench in benches:
+            for number, bench in enumerate(benches):
                 lines += list(_bench_lines(run, bench))
+                lines += [] if number else chart(run["file"])
         missing = [name for name in BENCHES if not any(name in benches for _, benches in runs)]
         if missing:
             lines += [f"Not measured {title[0].lower()}{title[1:]}: {', '.join(missing)}.", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def chart(file: str) -> list[str]:
+    """A link to the chart of a results file, where `python -m pplfast.benchmarks.plots` has drawn one."""
+    name = f"{Path(file).stem}.svg"
+    return [f"![Chart of {file}](plots/{name})", ""] if (PLOTS / name).is_file() else []
 
 
 def _newest(runs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
@@ -94,7 +103,7 @@ def _bench_lines(run: dict[str, Any], bench: str) -> Iterator[str]:
             figures = _figures_over(group)
         text = (
             f"| {case} | {row['numerator']} / {row['denominator']} | {figures} | "
-            f"{'' if goal is None else f'{sign} {goal:g}'} |"
+            f"{'' if goal is None else f'{sign}&nbsp;{goal:g}'} |"
         )
         if gpu:
             own = row["denominator"] if row["higher_is_better"] else row["numerator"]

@@ -162,7 +162,7 @@ def test_table_keeps_machines_apart_and_says_what_was_not_measured(tmp_path):
     (tmp_path / "smoke.json").write_text(json.dumps({"kind": "smoke", "complete": True, "lines": []}))
     text = table.table(tmp_path)
     before_gpu, after_gpu = text.split("## On a GPU")
-    assert "**3.07**" in before_gpu and "≥ 1.5" in before_gpu and "quick.json" not in text
+    assert "**3.07**" in before_gpu and "≥&nbsp;1.5" in before_gpu and "quick.json" not in text
     assert "Not measured on a CPU: kernels, loader, cam, label, crf, walk." in before_gpu
     assert (
         "NVIDIA H100" in after_gpu and "gpu.json`; cut off before its end)" in after_gpu and "cut off" not in before_gpu
@@ -190,6 +190,16 @@ def test_table_says_that_a_commit_had_uncommitted_changes(tmp_path):
     for commit, text in (("abc-dirty", "commit abc with uncommitted changes, torch"), ("abc", "commit abc, torch")):
         (tmp_path / "r.json").write_text(json.dumps(value | {"commit": commit}))
         assert text in table.table(tmp_path) and "dirty" not in table.table(tmp_path)
+
+
+def test_tables_show_the_charts_that_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "PLOTS", tmp_path)
+    (tmp_path / "r.json").write_text(json.dumps(_report().to_dict()))
+    (tmp_path / "m.json").write_text(json.dumps(_method_run(kind="demo", seed=0, plain={"cam_miou": 33.3})))
+    assert "![" not in table.table(tmp_path) and "![" not in method_table.table(tmp_path)
+    for name in ("r.svg", "m.svg"):
+        (tmp_path / name).touch()
+    assert "(plots/r.svg)" in table.table(tmp_path) and "(plots/m.svg)" in method_table.table(tmp_path)
 
 
 def _method_run(**values) -> dict:

@@ -26,12 +26,14 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_needs_nothing_from_elsewhere(site):
     fetched = re.compile(r"<(?:link|script|img|iframe)[^>]+(?:href|src)=\"?(?:https?:)?//[^\" >]+")
     for page in site.rglob("*.html"):
         assert not fetched.findall(page.read_text(encoding="utf-8")), page
 
 
+@pytest.mark.slow
 def test_every_command_and_every_public_name_is_there(site):
     commands, names = ((site / name).read_text(encoding="utf-8") for name in ("commands.html", "api.html"))
     for name in COMMANDS:
