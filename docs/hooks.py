@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pplfast
-from pplfast.cli import COMMANDS
+import pplfast.cli
 
 COMMANDS_MARK, API_MARK = "<!-- commands -->", "<!-- api -->"
 DATA_GROUP, DATA_HEADING = "data set", "The options of a data set"
@@ -33,7 +33,7 @@ def api_reference() -> str:
 
 
 def command_reference() -> str:
-    parsers = [each for name in COMMANDS for each in leaves(command_parser(name))]
+    parsers = list(leaves(whole_parser()))
     shared = next(group for parser in parsers for group in parser._action_groups if group.title == DATA_GROUP)
     lines = [f"## {DATA_HEADING}", "", "The commands that read images share them.", "", *_options(shared)]
     for parser in parsers:
@@ -41,9 +41,14 @@ def command_reference() -> str:
     return "\n".join(lines)
 
 
-def command_parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"pplfast {name}", description=COMMANDS[name].capitalize() + ".")
-    importlib.import_module(f"pplfast.cli.{name}").configure(parser)
+def whole_parser() -> argparse.ArgumentParser:
+    if hasattr(pplfast.cli, "build_parser"):
+        return pplfast.cli.build_parser()
+    parser = argparse.ArgumentParser(prog="pplfast")
+    commands = parser.add_subparsers()
+    for name, text in pplfast.cli.COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        importlib.import_module(f"pplfast.cli.{name}").configure(command)
     return parser
 
 

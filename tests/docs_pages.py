@@ -1,5 +1,6 @@
 """Reads the documentation: its pages, their code blocks, and the commands in them."""
 
+import importlib.util
 import re
 import shlex
 import textwrap
@@ -7,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -40,6 +42,14 @@ def pages() -> list[str]:
     """Paths relative to the root: the top ones that exist, then those of docs/."""
     docs = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
     return [*(page for page in TOP if (ROOT / page).is_file()), *docs]
+
+
+def hooks() -> ModuleType:
+    """docs/hooks.py, which is of no package."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def text_of(page: str) -> str:
@@ -95,6 +105,7 @@ def commands_of(page: str, block: Block) -> Iterator[Command]:
     for text in block.text.replace("\\\n", "\0").splitlines():
         number += 1
         words = shlex.split(text.replace("\0", " ").removeprefix("$ "), comments=True) if _is_shell(block, text) else []
+        words = [word.removeprefix(".venv/bin/") for word in words]
         if words:
             first = next((index for index, word in enumerate(words) if not ASSIGNMENT.fullmatch(word)), len(words))
             variables = dict(word.split("=", 1) for word in words[:first])
