@@ -1,18 +1,22 @@
-"""MkDocs hook: fills the two reference pages from the argument parsers and from `pplfast.__all__`."""
+"""MkDocs hook: fills in what the code says of itself: commands, public names, settings of a recipe."""
 
 import argparse
+import dataclasses
 import html
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pplfast
 import pplfast.cli
+from pplfast import recipe
 
-COMMANDS_MARK, API_MARK = "<!-- commands -->", "<!-- api -->"
+COMMANDS_MARK, API_MARK, SETTINGS_MARK = "<!-- commands -->", "<!-- api -->", "<!-- settings -->"
 DATA_GROUP, DATA_HEADING = "data set", "The options of a data set"
 THIS_MACHINE = re.compile(r"(, )?here \d+")  # defaults that are counted where the page is built
+COMMENT = re.compile(r"^    (\w+): .*?  # (.+)$", re.M)  # of a field of a dataclass
 SPECIAL = re.compile(r"([\\`*_\[\]#|])")
 
 
@@ -21,7 +25,39 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         markdown = markdown.replace(COMMANDS_MARK, command_reference())
     if API_MARK in markdown:
         markdown = markdown.replace(API_MARK, api_reference())
+    if SETTINGS_MARK in markdown:
+        markdown = markdown.replace(SETTINGS_MARK, settings_reference())
     return markdown
+
+
+def settings_reference() -> str:
+    """A table of every setting of a recipe: its default, and the comment beside it."""
+    rows = _settings(recipe.Recipe(), "")
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])
+
+
+def _settings(part: Any, path: str) -> Iterator[str]:
+    comments = dict(COMMENT.findall(inspect.getsource(type(part))))
+    for field in dataclasses.fields(part):
+        value, name = getattr(part, field.name), f"{path}{field.name}"
+        if field.name == "stages":
+            yield from _settings(recipe.StageConfig(epochs=1), "stages.N.")
+        elif dataclasses.is_dataclass(value) and path and field.name in recipe.Recipe.__dataclass_fields__:
+            other = {key: new for key, new in vars(value).items() if new != getattr(type(value)(), key)}
+            changed = ", ".join(f"{key} {_shown(new)}" for key, new in other.items())
+            yield f"| `{name}` | {_escape(changed)} | as `{field.name}` |"
+        elif dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{name}.")
+        else:
+            needed = field.default is field.default_factory is dataclasses.MISSING
+            default = "" if needed else _escape(_shown(value))
+            yield f"| `{name}` | {default} | {_text(comments.get(field.name, ''), part)} |"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def api_reference() -> str:

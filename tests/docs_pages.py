@@ -105,9 +105,10 @@ def commands_of(page: str, block: Block) -> Iterator[Command]:
     for text in block.text.replace("\\\n", "\0").splitlines():
         number += 1
         words = shlex.split(text.replace("\0", " ").removeprefix("$ "), comments=True) if _is_shell(block, text) else []
-        words = [word.removeprefix(".venv/bin/") for word in words]
         if words:
             first = next((index for index, word in enumerate(words) if not ASSIGNMENT.fullmatch(word)), len(words))
+            if first < len(words):
+                words[first] = words[first].removeprefix(".venv/bin/")
             variables = dict(word.split("=", 1) for word in words[:first])
             yield Command(page, number, shlex.join(words), variables, tuple(words[first:]))
         number += text.count("\0")

@@ -43,6 +43,16 @@ def test_every_command_and_every_public_name_is_there(site):
         assert name.startswith("__") or f'id="pplfast.{name}"' in names, f"no name {name}"
 
 
+@pytest.mark.slow
+def test_every_setting_of_a_recipe_is_there(site):
+    text = (site / "recipes.html").read_text(encoding="utf-8")
+    keys = ("seed", "model.backbone", "stages.N.grid", "affinity.walk.beta", "segmentation.optim", "label.crf")
+    for key in keys:
+        assert f"<td><code>{key}</code></td>" in text, f"no setting {key}"
+    assert re.search(r"<code>optim.batch</code></td>\s*<td>16</td>\s*<td>images per optimizer step", text)
+    assert re.search(r"<code>stages.N.epochs</code></td>\s*<td></td>", text)  # has no default
+
+
 @pytest.mark.parametrize("page", TOP)
 def test_links_of_the_top_pages(page):
     if not (ROOT / page).is_file():
