@@ -29,10 +29,10 @@ OPTIONS = {  # appended to what is run
 
 
 def make_images(root: Path) -> None:
-    """VOCdevkit/VOC2012 with its lists and image labels; photos, archive, new-photos; hosts."""
+    """VOCdevkit/VOC2012 with its lists and image labels; photos, archive, new-photos; hosts; what `make demo` renders."""
     voc = root / "VOCdevkit" / "VOC2012"
-    voc.parent.mkdir()
     make_demo(voc, IMAGES)
+    shutil.copytree(voc, root / "runs" / "demo" / "data")
     lists = voc / "ImageSets" / "Segmentation"
     shutil.copy(lists / "val.txt", lists / "test.txt")
     shutil.copy(lists / "train.txt", root / "train_aug.txt")
