@@ -29,7 +29,7 @@ OPTIONS = {  # appended to what is run
 
 
 def make_images(root: Path) -> None:
-    """VOCdevkit/VOC2012 with its lists and image labels; photos, archive, new-photos; hosts; what `make demo` renders."""
+    """VOCdevkit/VOC2012 with its lists and image labels, runs/demo/data, photos, archive, new-photos, hosts."""
     voc = root / "VOCdevkit" / "VOC2012"
     make_demo(voc, IMAGES)
     shutil.copytree(voc, root / "runs" / "demo" / "data")
