@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)(?P<attributes>[^`]*)$")
 SHELLS = ("bash", "sh", "console")
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
