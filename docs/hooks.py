@@ -117,7 +117,7 @@ def _options(group: argparse._ArgumentGroup) -> Iterator[str]:
     if actions and group.title not in ("positional arguments", "options", DATA_GROUP):
         yield from ("", f"*{_escape(group.title or '')}*")
     for action in actions:
-        yield from ("", f"`{_signature(action)}`{' (required)' if action.required else ''}", "")
+        yield from ("", f"`{_signature(action)}`{' (required)' if action.required else ''}")
         yield f":   {_text(action.help or '', group, vars(action))}"
 
 

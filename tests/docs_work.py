@@ -15,7 +15,6 @@ from pplfast.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 
 IMAGES = DemoConfig(train=8, val=4, size=96)
 BACKBONE, POSITIONS = "efficientnet_lite0", ("group3", "group5", "group6", "group7")
-TRAINING = ("run", "train", "refine train", "segment train")
 OPTIONS = {  # appended to what is run
     "run": ("--threads", "1", "--jobs", "1"),
     "train": ("--threads", "1"),
@@ -74,7 +73,7 @@ def small_values(recipe: Recipe) -> dict[str, Any]:
 
 def kind(words: Sequence[str]) -> str:
     """The command's name: one word, or two where the first has actions."""
-    return next((name for name in (" ".join(words[:2]), words[0]) if name in (*OPTIONS, *TRAINING)), words[0])
+    return next((name for name in (" ".join(words[:2]), words[0]) if name in OPTIONS), words[0])
 
 
 def run(words: Sequence[str], recipe: Recipe | None) -> int:
