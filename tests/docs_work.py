@@ -14,6 +14,7 @@ from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 
 IMAGES = DemoConfig(train=8, val=4, size=96)
+LARGE = ("resnet50", "resnet101", "wrn38")
 BACKBONE, POSITIONS = "efficientnet_lite0", ("group3", "group5", "group6", "group7")
 OPTIONS = {  # appended to what is run
     "run": ("--threads", "1", "--jobs", "1"),
@@ -64,10 +65,11 @@ def small_values(recipe: Recipe) -> dict[str, Any]:
     for part in ("affinity", "segmentation"):
         if getattr(recipe, part).epochs:
             values[f"{part}.epochs"] = 0.5
-    if recipe.model.backbone != BACKBONE:
+    for part, model in (("", recipe.model), ("segmentation.", recipe.segmentation.model)):
+        if model.backbone in LARGE:  # their weights are not here
+            values |= {f"{part}model.backbone": BACKBONE, f"{part}model.weights": "auto"}
+    if recipe.model.backbone in LARGE:
         values |= {f"stages.{number}.position": name for number, name in zip(range(len(recipe.stages)), POSITIONS)}
-    for part in ("", "segmentation."):  # the others' weights are not here, and they are large
-        values |= {f"{part}model.backbone": BACKBONE, f"{part}model.weights": "auto", f"{part}model.output_stride": 16}
     return values
 
 

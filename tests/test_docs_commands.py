@@ -9,6 +9,7 @@ import importlib
 import os
 import re
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 from unittest import mock
@@ -146,10 +147,11 @@ def check_pplfast(command: Command, words: list[str]) -> None:
     args = parse(words, command)
     if words[0] == "launch":
         parse(args.arguments, command)
-    recipe = recipe_from_arguments(args) if hasattr(args, "recipe") else None  # its --set have to fit, too
-    if any(re.fullmatch(pattern, command.text) for pattern in NOT_RUN):
-        return
-    with mock.patch.dict(os.environ, command.variables):
+    modules = [str(ROOT / path) for path in command.variables.get("PYTHONPATH", "").split(":") if path]
+    with mock.patch.dict(os.environ, command.variables), mock.patch.object(sys, "path", modules + sys.path):
+        recipe = recipe_from_arguments(args) if hasattr(args, "recipe") else None  # its --set have to fit, too
+        if any(re.fullmatch(pattern, command.text) for pattern in NOT_RUN):
+            return
         code = docs_work.run(words, recipe)
     assert code == 0, f"{command}: exit code {code}"
 
