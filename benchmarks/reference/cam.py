@@ -16,7 +16,7 @@ def load_scales(path: str, scales: Sequence[float], mean: Sequence[float], std: 
     pairs = []
     for scale in scales:
         size = round(image.width * scale), round(image.height * scale)
-        pixels = (np.asarray(image.resize(size, Image.BICUBIC), np.float32) - mean_3) / std_3
+        pixels = (np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32) - mean_3) / std_3
         pair = np.stack([pixels, pixels[:, ::-1]]).transpose(0, 3, 1, 2)
         pairs.append(torch.from_numpy(np.ascontiguousarray(pair)))
     return pairs

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
-class TrainImages(Dataset):
+class TrainImages(Dataset[tuple[Tensor, Tensor]]):
     """Item: normalised float32 (3, crop, crop) and the image labels; zero padding comes after normalisation."""
 
     def __init__(
@@ -33,7 +33,7 @@ class TrainImages(Dataset):
         image = Image.open(self.paths[index]).convert("RGB")
         scale = random.randint(*self.resize_long) / max(image.size)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        pixels = np.asarray(image.resize(size, Image.BILINEAR))
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
         if random.random() < self.flip:
             pixels = pixels[:, ::-1]
         pixels = (pixels.astype(np.float32) - self.mean) / self.std
@@ -53,7 +53,9 @@ class TrainImages(Dataset):
         return container
 
 
-def train_loader(dataset: TrainImages, batch_size: int, workers: int = 2, drop_last: bool = True) -> DataLoader:
+def train_loader(
+    dataset: TrainImages, batch_size: int, workers: int = 2, drop_last: bool = True
+) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(
         dataset,
         batch_size,

@@ -1,13 +1,12 @@
 """Masks: PNG files whose pixel values are class ids, 0 background and 255 ignore."""
 
-import os
 from functools import cache
 
 import numpy as np
 from PIL import Image
 
 from pplfast.errors import UserError
-from pplfast.files import atomic_path
+from pplfast.files import StrPath, atomic_path
 
 
 @cache
@@ -21,7 +20,7 @@ def voc_palette() -> bytes:
     return palette.tobytes()
 
 
-def read_mask(path: str | os.PathLike) -> np.ndarray:
+def read_mask(path: StrPath) -> np.ndarray:
     """Class ids as uint8 (H, W). The stored values are taken as they are: palette colours do not matter.
 
     UserError for a file that is missing, damaged, or holds colours instead of ids.
@@ -46,7 +45,7 @@ def mask_image(mask: np.ndarray) -> Image.Image:
     return image
 
 
-def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
+def write_mask(path: StrPath, mask: np.ndarray) -> None:
     """Save class ids, uint8 (H, W), as a PNG with VOC's palette; readers never see half a file."""
     image = mask_image(mask)
     with atomic_path(path) as temporary:

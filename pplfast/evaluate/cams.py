@@ -1,6 +1,5 @@
 """mIoU of CAMs over background thresholds: every image is read once for the whole sweep."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,6 +11,7 @@ from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 from pplfast.evaluate.scores import CamScores
 from pplfast.evaluate.truth import Pair, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.files import StrPath
 from pplfast.labels.camfile import SUFFIX, load_cam
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
@@ -20,7 +20,7 @@ THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .
 
 
 def evaluate_cams(
-    cams: str | os.PathLike, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS, jobs: int | None = None
+    cams: StrPath, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS, jobs: int | None = None
 ) -> CamScores:
     """Score `cams/<id>.npz` against the data set's masks: a pixel gets its best class if that exceeds the threshold.
 

@@ -1,6 +1,5 @@
 """mIoU of label PNGs."""
 
-import os
 from functools import partial
 
 import numpy as np
@@ -12,12 +11,13 @@ from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, confusion_matrix, index_table, mean_iou
 from pplfast.evaluate.scores import Scores
 from pplfast.evaluate.truth import Pair, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.files import StrPath
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
 from pplfast.labels.pseudo import SUFFIX
 
 
-def evaluate_labels(labels: str | os.PathLike, dataset: Dataset, jobs: int | None = None) -> Scores:
+def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) -> Scores:
     """Score `labels/<id>.png` against the masks of the data set, with one confusion over all images.
 
     Pixels with 255 in the mask do not count; 255 in a label counts as a miss. Raises UserError for missing masks or

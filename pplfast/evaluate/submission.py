@@ -1,7 +1,6 @@
 """The archive that the PASCAL VOC evaluation server takes: label PNGs in its folders, checked before and after."""
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -13,13 +12,13 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import mask_image, read_mask
 from pplfast.errors import UserError
-from pplfast.files import atomic_path
+from pplfast.files import StrPath, atomic_path
 
 # comp6: trained with data beyond VOC's own (ImageNet weights, SBD's images); comp5 without.
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
-def write_submission(labels: str | os.PathLike, dataset: Dataset, out: str | os.PathLike) -> int:
+def write_submission(labels: StrPath, dataset: Dataset, out: StrPath) -> int:
     """Write the tar.gz `out` with one palette PNG per image of the list; returns how many.
 
     The server takes VOC's class values, no 255, and exactly the images of its list in their sizes. Raises UserError
@@ -35,7 +34,7 @@ def write_submission(labels: str | os.PathLike, dataset: Dataset, out: str | os.
     return len(dataset)
 
 
-def check_submission(path: str | os.PathLike, dataset: Dataset) -> None:
+def check_submission(path: StrPath, dataset: Dataset) -> None:
     """Read an archive back as the server does: names, count, palette, sizes, values. UserError names what is wrong."""
     wanted = {f"{FOLDER}/{name}.png": image for name, image in zip(dataset.ids, dataset.images, strict=True)}
     try:

@@ -1,6 +1,5 @@
 """The masks that a list is scored against."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pplfast.data.classes import IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.labels.folder import find_outputs
 
 IMAGES_PER_TASK = 16  # one result per task is sent back, so that the counts are not pickled once per image
@@ -25,9 +25,7 @@ class Pair:
     mask: Path
 
 
-def scored_pairs(
-    folder: str | os.PathLike, dataset: Dataset, suffix: str, command: str
-) -> tuple[list[Pair], list[str]]:
+def scored_pairs(folder: StrPath, dataset: Dataset, suffix: str, command: str) -> tuple[list[Pair], list[str]]:
     """The images of the list that have a mask and a prediction, and warnings about the others and about the list.
 
     Raises UserError without any mask, and for predictions that are missing without a note of their failure.

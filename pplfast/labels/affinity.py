@@ -3,7 +3,6 @@
 No torch here: the worker processes of the pool import this module.
 """
 
-import os
 from functools import partial
 
 import numpy as np
@@ -12,6 +11,7 @@ from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.labels import camfile, crf
 from pplfast.labels.background import add_background, check_background
 from pplfast.labels.folder import Outcome
@@ -20,7 +20,7 @@ from pplfast.recipe import AffinityConfig
 
 
 def generate_affinity_labels(
-    cams: str | os.PathLike, dataset: Dataset, config: AffinityConfig, out: str | os.PathLike, jobs: int | None = None
+    cams: StrPath, dataset: Dataset, config: AffinityConfig, out: StrPath, jobs: int | None = None
 ) -> Outcome:
     """Write `out/<id>.png` for every image of the list that has none yet: mask ids, 0 sure background, 255 unsure.
 

@@ -1,7 +1,6 @@
 """A classifier and images -> class activation maps of each image's classes: scales and flips, summed, normalised."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +15,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.kernels import cam_fuse
 from pplfast.labels.camfile import SUFFIX, stored_size
 from pplfast.labels.camwriter import CamWriter, Row, npy_path
@@ -34,7 +34,7 @@ def generate_cams(
     model: PatchClassifier,
     dataset: Dataset,
     config: CamConfig,
-    out: str | os.PathLike,
+    out: StrPath,
     npy: bool = False,
     threads: int = 2,
     loader: Callable[..., Iterable[InferenceBatch]] = InferenceLoader,

@@ -3,7 +3,6 @@
 Only numpy is imported here: the workers of the label and evaluation pools start without torch.
 """
 
-import os
 import zipfile
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -11,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pplfast.errors import UserError
-from pplfast.files import atomic_path
+from pplfast.files import StrPath, atomic_path
 
 STRIDE = 4  # pixels between stored values; IRN and its successors store their `cam` at the same stride
 SUFFIX = ".npz"
@@ -41,7 +40,7 @@ def stored_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // STRIDE), -(-width // STRIDE)
 
 
-def save_cam(path: str | os.PathLike, cam: Cam) -> None:
+def save_cam(path: StrPath, cam: Cam) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
@@ -51,7 +50,7 @@ def save_cam(path: str | os.PathLike, cam: Cam) -> None:
         )
 
 
-def load_cam(path: str | os.PathLike) -> Cam:
+def load_cam(path: StrPath) -> Cam:
     """Raises UserError naming the file when it is missing, damaged, or not a CAM file."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -70,7 +69,7 @@ def load_cam(path: str | os.PathLike) -> Cam:
     return Cam(classes, maps, (height, width))
 
 
-def save_npy(path: str | os.PathLike, cam: Cam, high_res: np.ndarray) -> None:
+def save_npy(path: StrPath, cam: Cam, high_res: np.ndarray) -> None:
     """The dict that follow-up code reads: keys (0-based classes), cam (stride 4), high_res (k, H, W); float32."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         write_npy_dict(file, cam.classes, cam.maps, high_res)

@@ -3,7 +3,6 @@
 No torch here: the worker processes of the pool import this module.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.labels import camfile, crf
 from pplfast.labels.background import add_background, check_background, to_probabilities
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
@@ -36,7 +36,7 @@ class LabelTask:
 
 
 def generate_labels(
-    cams: str | os.PathLike, dataset: Dataset, config: LabelConfig, out: str | os.PathLike, jobs: int | None = None
+    cams: StrPath, dataset: Dataset, config: LabelConfig, out: StrPath, jobs: int | None = None
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `dataset.classes`, for every image of the list that has none yet.
 
@@ -50,9 +50,9 @@ def generate_labels(
 
 
 def label_cams(
-    cams: str | os.PathLike,
+    cams: StrPath,
     dataset: Dataset,
-    out: str | os.PathLike,
+    out: StrPath,
     settings: dict[str, Any],
     work: Callable[[LabelTask], str],
     jobs: int | None,

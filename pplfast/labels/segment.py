@@ -1,7 +1,6 @@
 """A segmentation network and images -> label PNGs: scales and flips, the mean of the probabilities, dense CRF."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.labels import crf
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.pool import default_jobs, map_unordered
@@ -35,7 +35,7 @@ def segment_images(
     classes: ClassList,
     dataset: Dataset,
     config: SegmentationConfig,
-    out: str | os.PathLike,
+    out: StrPath,
     jobs: int | None = None,
     threads: int = 2,
 ) -> Outcome:

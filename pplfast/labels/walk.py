@@ -1,7 +1,6 @@
 """CAM files and a boundary network -> refined CAM files: the random walk of each image's maps within its boundaries."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.kernels import random_walk
 from pplfast.labels import camfile
 from pplfast.labels.camfile import Cam, load_cam, stored_size
@@ -29,10 +29,10 @@ BATCH = 8  # images of one shape at a time
 
 def walk_cams(
     model: BoundaryNet,
-    cams: str | os.PathLike,
+    cams: StrPath,
     dataset: Dataset,
     config: WalkConfig,
-    out: str | os.PathLike,
+    out: StrPath,
     threads: int = 2,
 ) -> Outcome:
     """Write `out/<id>.npz`, CAM files like those in `cams`, for every image of the list that has none yet.

@@ -1,7 +1,7 @@
 """A backbone as an ordered list of blocks that can be run piecewise."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Tail:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The plain definition, (B, C, H, W) -> the same shape."""
-        if self.scale is not None:
+        if self.scale is not None and self.shift is not None:
             x = x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
         return {"none": lambda y: y, "relu": torch.relu, "relu6": nn.functional.relu6}[self.act](x)
 
@@ -113,7 +113,7 @@ class Backbone(nn.Module):
                 module.requires_grad_(index >= count)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "Backbone":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.modules():
             if isinstance(module, FrozenBatchNorm):
@@ -151,3 +151,9 @@ class Backbone(nn.Module):
         ends = self._residual_ends()
         for conv in ends:
             conv.weight.mul_(len(ends) ** -0.5)
+
+
+class Network(nn.Module):
+    """A backbone and a head: all that is not the backbone's."""
+
+    backbone: Backbone

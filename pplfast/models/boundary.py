@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.models.backbone import Backbone
+from pplfast.models.backbone import Backbone, Network
 
 STRIDE = 4  # pixels between the values of the edge map; that of the CAMs' files
 CHANNELS, GROUPS = 32, 4  # of each block's features, after a 1x1 convolution and a group normalisation
@@ -20,7 +20,7 @@ TAPS = {
 }
 
 
-class BoundaryNet(nn.Module):
+class BoundaryNet(Network):
     """Class boundaries as in IRN (arXiv 1904.05044, section 4.1; its `EdgeDisplacement` without displacements).
 
     Each tap's features, without gradient to the backbone, go through a 1x1 convolution to 32 channels and a group

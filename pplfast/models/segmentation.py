@@ -1,11 +1,13 @@
 """Segmentation networks: a backbone and one of three heads, logits of every class at the head's stride."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
-from pplfast.models.backbone import Backbone
+from pplfast.models.backbone import Backbone, Network
 
 HEADS = ("auto", "light", "largefov", "aspp")
 HEAD_OF_BACKBONE = {"efficientnet_lite0": "light", "wrn38": "largefov", "resnet50": "aspp", "resnet101": "aspp"}
@@ -15,7 +17,7 @@ LARGEFOV_CHANNELS, LARGEFOV_DILATION = 512, 12
 ASPP_DILATIONS = (6, 12, 18, 24)
 
 
-class SegmentationNet(nn.Module):
+class SegmentationNet(Network):
     """rows: classes and the background.
 
     Heads: "light": LR-ASPP (MobileNetV3, arXiv 1905.02244, section 6.4) with group normalisation, from the last
@@ -31,9 +33,10 @@ class SegmentationNet(nn.Module):
             raise UserError(f"segmentation.head '{head}': must be one of {', '.join(HEADS)}")
         self.backbone = backbone
         self.head_name = HEAD_OF_BACKBONE[backbone.name] if head == "auto" else head
-        self.low: int | None = _low_position(backbone) if self.head_name == "light" else None
+        self.low: int | None = None
         channels = backbone.channels
         if self.head_name == "light":
+            self.low = _low_position(backbone)
             self.head: nn.Module = LightHead(channels, backbone.specs[self.low].channels, rows)
         elif self.head_name == "largefov":
             self.head = nn.Sequential(
@@ -71,10 +74,11 @@ class LightHead(nn.Module):
 class Aspp(nn.Module):
     def __init__(self, channels: int, rows: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(_dilated(channels, rows, dilation) for dilation in ASPP_DILATIONS)
-        for branch in self.branches:  # as published: all four start small, since their sum is the logit
+        branches = [_dilated(channels, rows, dilation) for dilation in ASPP_DILATIONS]
+        for branch in branches:  # as published: all four start small, since their sum is the logit
             nn.init.normal_(branch.weight, std=0.01)
-            nn.init.zeros_(branch.bias)
+            nn.init.zeros_(cast(Tensor, branch.bias))  # torch says None where there is none
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
         return sum(branch(x) for branch in self.branches)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.kernels import cam_head, patch_pool
-from pplfast.models.backbone import Backbone
+from pplfast.models.backbone import Backbone, Network
 from pplfast.patch.branches import PatchStage, run_branches
 
 MODES = ("plain", "progressive", "explicit")
@@ -25,7 +25,7 @@ class Features:
     global_map: Tensor  # (B, C, H, W)
 
 
-class PatchClassifier(nn.Module):
+class PatchClassifier(Network):
     """A backbone and a 1x1 classifier without bias over [M_1 ; ... ; M_S ; global].
 
     Plain: S = 0. Progressive: S = 1, cut where `set_stage` says; with no stage set, the patched half sees the

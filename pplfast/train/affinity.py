@@ -1,19 +1,19 @@
 """Training the boundary network on confident labels: between pixels of one class there must be no boundary."""
 
 import dataclasses
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.kernels.random_walk import neighbours, straight_path
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
@@ -33,8 +33,8 @@ def train_boundaries(
     config: AffinityConfig,
     classifier: PatchClassifier,
     dataset: Dataset,
-    masks: str | os.PathLike,
-    out: str | os.PathLike,
+    masks: StrPath,
+    out: StrPath,
     seed: int = 0,
     resume: bool = False,
     options: TrainOptions = TrainOptions(),
@@ -47,7 +47,7 @@ def train_boundaries(
     return run_task(AffinityTask(config, classifier, with_masks(dataset, Path(masks)), seed), out, resume, options)
 
 
-class AffinityTask(Task):
+class AffinityTask(Task[BoundaryNet]):
     """dataset: with the affinity labels as its masks."""
 
     result_file = f"{NAME}.json"
@@ -67,7 +67,7 @@ class AffinityTask(Task):
     def build(self) -> tuple[BoundaryNet, tuple[StagePlan, ...]]:
         return BoundaryNet(self.classifier.backbone), (StagePlan((), (), self.config.epochs, 1.0, "class boundaries"),)
 
-    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+    def load(self, model: BoundaryNet, **options: Any) -> TrainLoader:
         return TrainLoader(
             self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True, **options
         )
@@ -75,7 +75,7 @@ class AffinityTask(Task):
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return batch.weights * affinity_losses(outputs, batch.labels, self.config.radius)
 
-    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+    def save(self, model: BoundaryNet, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         backbone = model.backbone
         stride = 1
         for spec in backbone.specs:
@@ -97,7 +97,7 @@ class AffinityTask(Task):
         return read_network(folder, NAME)["training"]
 
 
-def load_boundaries(folder: str | os.PathLike) -> BoundaryNet:
+def load_boundaries(folder: StrPath) -> BoundaryNet:
     """The network of a finished `train_boundaries`, on the CPU, in eval mode."""
     info = read_network(folder, NAME)
     backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])

@@ -1,15 +1,15 @@
 """Training the classifier: plain, progressive or explicit patch learning on image labels."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import Recipe
 from pplfast.train import loss
@@ -23,7 +23,7 @@ from pplfast.train.trainer import TrainOptions, TrainResult, run_task
 def train(
     recipe: Recipe,
     dataset: Dataset,
-    out: str | os.PathLike,
+    out: StrPath,
     resume: bool = False,
     variant: str = "ppl",
     options: TrainOptions = TrainOptions(),
@@ -39,7 +39,7 @@ def train(
     return run_task(ClassifierTask(recipe, variant, dataset), out, resume, options)
 
 
-class ClassifierTask(Task):
+class ClassifierTask(Task[PatchClassifier]):
     result_file = DESCRIPTION
 
     def __init__(self, recipe: Recipe, variant: str, dataset: Dataset) -> None:
@@ -58,16 +58,16 @@ class ClassifierTask(Task):
     def build(self) -> tuple[PatchClassifier, tuple[StagePlan, ...]]:
         return build_model(self.recipe, self.variant, len(self.dataset.classes))
 
-    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+    def load(self, model: PatchClassifier, **options: Any) -> TrainLoader:
         return TrainLoader(self.dataset, self.recipe.augment, model.backbone.mean, model.backbone.std, **options)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return loss.image_losses(outputs, batch.labels, batch.weights)
 
-    def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:
+    def begin_stage(self, model: PatchClassifier, stage: StagePlan) -> None:
         model.set_stage(stage.patches)
 
-    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+    def save(self, model: PatchClassifier, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         recipe = dataclasses.asdict(self.recipe)
         save_classifier(
             model,

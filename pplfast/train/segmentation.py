@@ -1,18 +1,18 @@
 """Training the segmentation network on pseudo labels."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.models import create
 from pplfast.models.segmentation import HEADS, SegmentationNet
 from pplfast.recipe import ModelConfig, SegmentationConfig
@@ -28,8 +28,8 @@ NAME = "segmentation"
 def train_segmentation(
     config: SegmentationConfig,
     dataset: Dataset,
-    masks: str | os.PathLike,
-    out: str | os.PathLike,
+    masks: StrPath,
+    out: StrPath,
     seed: int = 0,
     resume: bool = False,
     options: TrainOptions = TrainOptions(),
@@ -42,7 +42,7 @@ def train_segmentation(
     return run_task(SegmentationTask(config, with_masks(dataset, Path(masks)), seed), out, resume, options)
 
 
-class SegmentationTask(Task):
+class SegmentationTask(Task[SegmentationNet]):
     """dataset: with the labels to train on as its masks."""
 
     result_file = f"{NAME}.json"
@@ -66,7 +66,7 @@ class SegmentationTask(Task):
         network = SegmentationNet(backbone, len(self.dataset.classes) + 1, self.config.head)
         return network, (StagePlan((), (), self.config.epochs, 1.0, "segmentation"),)
 
-    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+    def load(self, model: SegmentationNet, **options: Any) -> TrainLoader:
         return TrainLoader(
             self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True, **options
         )
@@ -76,7 +76,7 @@ class SegmentationTask(Task):
         rows = self.table[batch.labels]
         return batch.weights * pixel_losses(outputs, rows, self.config.balanced)
 
-    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+    def save(self, model: SegmentationNet, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         classes = self.dataset.classes
         save_network(
             model,
@@ -97,7 +97,7 @@ class SegmentationTask(Task):
         return read_network(folder, NAME)["training"]
 
 
-def load_segmentation(folder: str | os.PathLike) -> tuple[SegmentationNet, ClassList]:
+def load_segmentation(folder: StrPath) -> tuple[SegmentationNet, ClassList]:
     """The network of a finished `train_segmentation`, on the CPU, in eval mode, and its classes."""
     info = read_network(folder, NAME)
     config = ModelConfig(**info["model"])

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.files import read_json
+from pplfast.files import StrPath, read_json
+from pplfast.models.backbone import Network
 from pplfast.precision import exact_float32, fastest_convolutions, resolve_precision
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
@@ -66,12 +66,12 @@ class TrainResult:
 
 @dataclass
 class _Run:
-    task: Task
+    task: Task[Any]
     folder: Path
     options: TrainOptions
     ranks: Ranks
     optim: OptimConfig  # the task's, its precision decided
-    model: nn.Module
+    model: Network
     stages: tuple[StagePlan, ...]
     loader: TrainLoader
     checkpoints: CheckpointFolder
@@ -93,7 +93,7 @@ class _Run:
 
 
 def run_task(
-    task: Task, out: str | os.PathLike, resume: bool = False, options: TrainOptions = TrainOptions()
+    task: Task[Any], out: StrPath, resume: bool = False, options: TrainOptions = TrainOptions()
 ) -> TrainResult:
     """Train what `task` describes into the folder `out`: its network, logs and checkpoints.
 
@@ -107,7 +107,7 @@ def run_task(
 
 
 def _run_task(
-    task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks, watchdog: Watchdog
+    task: Task[Any], out: Path, resume: bool, options: TrainOptions, ranks: Ranks, watchdog: Watchdog
 ) -> TrainResult:
     run = together(ranks, lambda: _prepare(task, out, options, ranks, watchdog))
     state, precision = on_main(ranks, lambda: _claim(run, resume))
@@ -138,7 +138,7 @@ def _run_task(
     return result
 
 
-def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watchdog: Watchdog) -> _Run:
+def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks, watchdog: Watchdog) -> _Run:
     """Everything that can be wrong with the settings is found here, before anything is written."""
     task.check()
     engines.check_precision(task.optim, ranks.device)

@@ -1,18 +1,18 @@
 """May this image be labelled? Decided by its header, before anything is decoded."""
 
-import os
 from pathlib import Path
 
 from PIL import Image
 
 from pplfast.data.images import BadImage, ImageInfo, inspect_image
+from pplfast.files import StrPath
 
 SMALLEST = 8  # pixels on the short side: below, no scale gives the network anything to look at
 DEPTH = {"I;16": "16-bit", "I;16B": "16-bit", "I": "32-bit", "F": "floating-point"}
 UPRIGHT = 1
 
 
-def screen(path: str | os.PathLike, rotated: bool, most_pixels: int) -> ImageInfo:
+def screen(path: StrPath, rotated: bool, most_pixels: int) -> ImageInfo:
     """The header of an image that can be labelled; BadImage with `kind` and a reason for all others.
 
     rotated: accept images that EXIF turns. They are labelled as stored; whether that is what a reader of the label
