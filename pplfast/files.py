@@ -95,7 +95,7 @@ class _NumpyOnlyUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_npy_dict(path: StrPath) -> dict:
+def load_npy_dict(path: StrPath) -> dict[Any, Any]:
     """Read the `.npy` file of a pickled dict (cls_labels.npy, CAM files) without running code from it."""
     try:
         with open(path, "rb") as file:

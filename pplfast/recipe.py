@@ -185,7 +185,7 @@ def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part
     return _build(kind, table, source, "")
 
 
-def _build(kind: type, table: dict[str, Any], source: str, path: str, base: Any = None) -> Any:
+def _build(kind: type[Part], table: dict[str, Any], source: str, path: str, base: Part | None = None) -> Part:
     """base: the values of keys that are not given; the class's own without it."""
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(table) - set(hints))
@@ -204,7 +204,7 @@ def _build(kind: type, table: dict[str, Any], source: str, path: str, base: Any 
 
 
 def _convert(value: Any, hint: Any, source: str, path: str, base: Any = None) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise UserError(f"{source}: '{path}' must be a table, not {value!r}")
         return _build(hint, value, source, f"{path}.", base)

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     args.local_rank = local_rank
     try:
-        return importlib.import_module(f"pplfast.cli.{args.command}").run(args)
+        code: int = importlib.import_module(f"pplfast.cli.{args.command}").run(args)
+        return code
     except UserError as error:
         print(f"pplfast {args.command}: error: {error}", file=sys.stderr)
         return error.exit_code

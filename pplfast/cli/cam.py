@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def add_cam_arguments(parser: argparse.ArgumentParser) -> None:
+def add_cam_arguments(parser: argparse._ActionsContainer) -> None:
     """How the maps are made: the options of `cam_changes`."""
     parser.add_argument(
         "--scales",

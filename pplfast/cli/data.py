@@ -45,7 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return args.action_function(args)
+    code: int = args.action_function(args)
+    return code
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     dataset = dataset_from_arguments(args)
     if args.cams:
-        scores = evaluate_cams(args.cams, dataset, jobs=args.jobs)
+        scores: Scores = evaluate_cams(args.cams, dataset, jobs=args.jobs)
     else:
         scores = evaluate_labels(args.pngs, dataset, jobs=args.jobs)
     print(scores.table())

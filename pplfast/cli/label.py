@@ -186,7 +186,7 @@ def _value(args: argparse.Namespace, kind: str, recorded: LabelConfig) -> float:
                 f"--value {args.value:g}: the recipe's background is alpha, whose exponents are 1 or more; "
                 "add --background threshold, if it is one"
             )
-        return args.value
+        return float(args.value)
     value = recorded.value if kind == recorded.background else 0.0
     if not value and kind == "alpha":
         raise UserError(ALPHA_NEEDS_VALUE)

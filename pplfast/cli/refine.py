@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    def train(recipe, dataset, options):
+    def train(recipe: Recipe, dataset: Dataset, options: "TrainOptions") -> "TrainResult":
         from pplfast.train import load_classifier
         from pplfast.train.affinity import train_boundaries
 

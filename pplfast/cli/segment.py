@@ -2,13 +2,18 @@
 
 import argparse
 import dataclasses
+from typing import TYPE_CHECKING
 
 from pplfast.cli.recorded import say_settings, scale_changes, scales_text
 from pplfast.cli.training import add_network_arguments, run_training
+from pplfast.data.dataset import Dataset
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.labels.crf import NONE, PRESETS, check_crf
 from pplfast.labels.pool import default_jobs
-from pplfast.recipe import SegmentationConfig
+from pplfast.recipe import Recipe, SegmentationConfig
+
+if TYPE_CHECKING:
+    from pplfast.train import TrainOptions, TrainResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    def train(recipe, dataset, options):
+    def train(recipe: Recipe, dataset: Dataset, options: "TrainOptions") -> "TrainResult":
         from pplfast.train.segmentation import train_segmentation
 
         return train_segmentation(recipe.segmentation, dataset, args.pngs, args.out, recipe.seed, args.resume, options)

@@ -106,4 +106,5 @@ def _free_port() -> int:
     """Free here, where the first rank usually runs, and unlikely to be taken elsewhere."""
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC, ClassList, parse_classes
 from pplfast.data.labels import read_labels
 from pplfast.data.problems import Problem
@@ -25,7 +26,7 @@ class Dataset:
     ids: tuple[str, ...]  # unique; also the stem of each output file; may hold '/' for images in subfolders
     images: tuple[Path, ...]
     classes: ClassList
-    labels: np.ndarray | None  # uint8 (N, C), 0 or 1
+    labels: UInt8Array | None  # (N, C), 0 or 1
     masks: tuple[Path | None, ...]
 
     def __post_init__(self) -> None:
@@ -40,6 +41,13 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def known_labels(self) -> UInt8Array:
+        """`labels`, where there is no way on without them. UserError if there are none."""
+        if self.labels is None:
+            raise UserError(f"{self.name}: has no image labels; name their file with --labels")
+        return self.labels
 
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """The images at `indices`, in that order, under the same name."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pplfast.data.images import BadImage, inspect_image
+from pplfast.files import StrPath
 
 DAMAGED = "damaged or truncated; restore it"  # what a failed decode means, once the header was found good
 

@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from pplfast.files import StrPath
+
 TAIL_BYTES = 65536  # the end-of-image marker is looked for in this much of the file's end
 ORIENTATION_TAG = 0x0112
 _SIGNATURES = {

@@ -1,6 +1,7 @@
 """The result of scoring one list: what was scored, against how many masks, and the figures."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ class Scores:
     images: int  # scored, of
     listed: int
     miou: float
-    classes: list[ClassIou]  # background first
-    warnings: list[str]
+    classes: Sequence[ClassIou]  # background first
+    warnings: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

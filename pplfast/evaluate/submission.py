@@ -42,7 +42,10 @@ def check_submission(path: StrPath, dataset: Dataset) -> None:
             for member in archive:
                 if member.name not in wanted:
                     raise UserError(f"{path}: holds {member.name}, which is not of {dataset.name}; write it again")
-                _check_png(f"{path}: {member.name}", archive.extractfile(member).read(), wanted.pop(member.name))
+                content = archive.extractfile(member)
+                if content is None:
+                    raise UserError(f"{path}: {member.name} is not a file there; write it again")
+                _check_png(f"{path}: {member.name}", content.read(), wanted.pop(member.name))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{path}: not a readable tar.gz ({error}); write it again") from None
     if wanted:

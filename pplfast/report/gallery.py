@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import voc_palette
 from pplfast.errors import UserError
@@ -50,15 +51,16 @@ def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> str
     name, photo = dataset.ids[index], thumbnail(dataset.images[index])
     height, width = photo.shape[:2]
     figures = [_figure(photo, "image")]
-    if dataset.masks[index] is not None:
-        figures.append(_figure(labels_over(photo, label_map(dataset.masks[index], height, width)), "truth"))
+    mask = dataset.masks[index]
+    if mask is not None:
+        figures.append(_figure(labels_over(photo, label_map(mask, height, width)), "truth"))
     columns = [_column(name, figures)]
     for variant in variants:
         columns.append(_column(variant.title, _outputs(variant.folder, dataset, name, photo), variant.key))
     return f'<article class="example">{"".join(columns)}</article>'
 
 
-def _outputs(folder: Path, dataset: Dataset, name: str, photo: np.ndarray) -> list[str]:
+def _outputs(folder: Path, dataset: Dataset, name: str, photo: UInt8Array) -> list[str]:
     """Figures of what one variant made of one image."""
     height, width = photo.shape[:2]
     cam = load_cam(folder / "cams" / f"{name}.npz")
@@ -78,7 +80,7 @@ def _column(title: str, figures: Sequence[str], variant: str = "") -> str:
     return f"<section><h3>{swatch}{html.escape(title)}</h3>{''.join(figures)}</section>"
 
 
-def _figure(pixels: np.ndarray, caption: str) -> str:
+def _figure(pixels: UInt8Array, caption: str) -> str:
     height, width = pixels.shape[:2]
     return (
         f'<figure><img src="{data_uri(pixels)}" width="{width}" height="{height}" alt="{html.escape(caption)}" '

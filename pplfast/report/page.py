@@ -90,7 +90,7 @@ def _cards(view: RunView) -> str:
 
 
 def _summary_table(view: RunView) -> str:
-    columns = (
+    known = (
         ("cam_miou", "CAM mIoU"),
         ("label_before_crf_miou", "label mIoU, before CRF"),
         ("label_miou", "label mIoU, final"),
@@ -100,7 +100,7 @@ def _summary_table(view: RunView) -> str:
     always = 3
     columns = tuple(
         column
-        for place, column in enumerate(columns)
+        for place, column in enumerate(known)
         if place < always or any(column[0] in variant.numbers for variant in view.variants)
     )
     plain = next((variant.numbers for variant in view.variants if variant.key == "plain"), {})

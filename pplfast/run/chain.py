@@ -39,7 +39,7 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     write_json(config.out / "run.json", _record(config))
     (config.out / "summary.json").unlink(missing_ok=True)  # it never describes a run that has been changed since
     lists = {config.train: train_set, config.val: val_set}
-    if test_set is not val_set:
+    if config.test and test_set is not val_set:
         lists[config.test] = test_set
     left_out = _check_data(lists, config, announce)
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
@@ -106,7 +106,8 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
     """What is wrong with each image that has to be left out, by id."""
 
     def action() -> dict[str, Any]:
-        warnings, left_out = 0, {}
+        warnings = 0
+        left_out: dict[str, str] = {}
         for data, dataset in lists.items():
             problems: list[Problem] = []
             open_dataset(data, problems)
@@ -139,10 +140,10 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
         "val": fingerprint(val_set),
         "roots": [str(absolute(config.train).root), str(absolute(config.val).root)],
     }
-    if test_set:
+    if config.test and test_set:
         settings["test"] = [fingerprint(test_set[0]), str(absolute(config.test).root)]
     result = Steps(config.out, announce).run("check data", settings, [], action)
-    left_out = result.values["left_out"]
+    left_out: dict[str, str] = result.values["left_out"]
     if result.skipped:
         paths = {id: path for dataset in lists.values() for id, path in zip(dataset.ids, dataset.images, strict=True)}
         left_out = {id: reason for id, reason in left_out.items() if unusable(paths[id])}

@@ -45,12 +45,19 @@ def with_default_lists(config: DataConfig, train: str | None, val: str | None) -
 def absolute(config: DataConfig) -> DataConfig:
     """The same data set, in paths that hold from any working folder; what a run saves."""
     root = Path(config.root).resolve()
-    changed = {"root": str(root)}
-    for field in ("list", "labels", "classes", "masks"):
-        value = getattr(config, field)
-        if value and not (root / value).exists() and Path(value).exists():
-            changed[field] = str(Path(value).resolve())
-    return dataclasses.replace(config, **changed)
+
+    def held(value: str) -> str:
+        elsewhere = value and not (root / value).exists() and Path(value).exists()
+        return str(Path(value).resolve()) if elsewhere else value
+
+    return dataclasses.replace(
+        config,
+        root=str(root),
+        list=held(config.list),
+        labels=held(config.labels),
+        classes=held(config.classes),
+        masks=held(config.masks),
+    )
 
 
 def fingerprint(dataset: Dataset) -> str:

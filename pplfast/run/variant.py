@@ -18,7 +18,7 @@ from pplfast.recipe import LabelConfig, recipe_to_dict
 from pplfast.run import refinement
 from pplfast.run.config import RunConfig, fingerprint
 from pplfast.run.refinement import Refinement, refinement_steps
-from pplfast.run.steps import StepResult, Steps
+from pplfast.run.steps import Announce, StepResult, Steps
 
 # The background threshold where neither masks nor the recipe give one; published values are 0.15 to 0.30.
 
@@ -60,7 +60,7 @@ class VariantChain:
         train_set: Dataset,
         val_set: Dataset,
         test_set: Dataset,
-        announce: Callable[[str], None],
+        announce: Announce,
     ) -> None:
         self.config, self.variant = config, variant
         self.train_set, self.val_set, self.test_set = train_set, val_set, test_set

@@ -94,7 +94,8 @@ class AffinityTask(Task[BoundaryNet]):
         )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
-        return read_network(folder, NAME)["training"]
+        training: dict[str, Any] = read_network(folder, NAME)["training"]
+        return training
 
 
 def load_boundaries(folder: StrPath) -> BoundaryNet:

@@ -1,18 +1,20 @@
 """The files of a boundary or segmentation network: weights in safetensors, and what they are in JSON beside them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from pplfast.errors import UserError
-from pplfast.files import read_json, write_json
+from pplfast.files import StrPath, read_json, write_json
 from pplfast.recipe import Part, part_from_dict
 from pplfast.train.model_file import library_versions, save_weights
 
 FORMAT = 1
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path) -> None:
@@ -21,7 +23,7 @@ def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path
     write_json(folder / f"{name}.json", {"format": FORMAT, **info, "versions": library_versions()})
 
 
-def read_network(folder: str | Path, name: str) -> dict[str, Any]:
+def read_network(folder: StrPath, name: str) -> dict[str, Any]:
     """What `<name>.json` says. Raises UserError where the folder holds no such network."""
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
@@ -32,12 +34,12 @@ def read_network(folder: str | Path, name: str) -> dict[str, Any]:
     return info
 
 
-def read_settings(folder: str | Path, name: str, kind: type[Part]) -> Part:
+def read_settings(folder: StrPath, name: str, kind: type[Part]) -> Part:
     """The recipe's table that the network was trained by, what follows its training included."""
     return part_from_dict(kind, read_network(folder, name)["settings"], f"{folder}/{name}.json")
 
 
-def load_weights_into(model: nn.Module, folder: str | Path, name: str) -> nn.Module:
+def load_weights_into(model: Model, folder: StrPath, name: str) -> Model:
     """The model with the weights of `<name>.safetensors`, in eval mode."""
     path = Path(folder) / f"{name}.safetensors"
     try:

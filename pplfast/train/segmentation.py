@@ -94,7 +94,8 @@ class SegmentationTask(Task[SegmentationNet]):
         )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
-        return read_network(folder, NAME)["training"]
+        training: dict[str, Any] = read_network(folder, NAME)["training"]
+        return training
 
 
 def load_segmentation(folder: StrPath) -> tuple[SegmentationNet, ClassList]:
@@ -127,4 +128,5 @@ def pixel_losses(logits: Tensor, rows: Tensor, balanced: bool) -> Tensor:
         return losses.sum(1) / (rows != IGNORE).sum(1).clamp(min=1)
     parts = [rows == BACKGROUND, (rows != BACKGROUND) & (rows != IGNORE)]
     means = [(losses * part).sum(1) / part.sum(1).clamp(min=1) for part in parts]
-    return sum(means) / sum(part.any(1).float() for part in parts).clamp(min=1)
+    count = torch.stack([part.any(1) for part in parts]).sum(0)
+    return torch.stack(means).sum(0) / count.clamp(min=1)

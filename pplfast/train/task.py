@@ -34,9 +34,8 @@ class Task(ABC, Generic[Net]):
 
     @abstractmethod
     def build(self) -> tuple[Net, tuple[StagePlan, ...]]:
-        """The network and the stages to train. The parameters of its backbone get the plain learning
-        rate. It takes images (B, 3, H, W). Called once the random numbers are seeded. Raises UserError for settings that cannot
-        be."""
+        """The network and the stages to train. The parameters of its backbone get the plain learning rate. It takes
+        images (B, 3, H, W). Called once the random numbers are seeded. Raises UserError for settings that cannot be."""
 
     @abstractmethod
     def load(self, model: Net, **options: Any) -> TrainLoader:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def _run_task(
     progress = checkpoint.progress if checkpoint else Progress()
     if ranks.main:
         run.log = TrainLog(run.folder, progress.steps, sum(run.iterations))
-        _announce(run, notes, checkpoint)
+        _announce(run, run.log, notes, checkpoint)
     try:
         progress = _train_stages(run, checkpoint, progress)
         watchdog.mark("waiting for the last checkpoint to be on the disk")
@@ -221,7 +221,7 @@ def _run_stage(
             step_inputs,
             task.losses,
             task.optim.accumulation,
-            lambda what, at=at: run.watchdog.mark(f"{at}, {what}"),
+            _marker(run, at),
             run.ranks,
             run.checkpoints.wanted(options.checkpoint_seconds),
         )
@@ -250,6 +250,10 @@ def _run_stage(
             run.watchdog.mark(f"{at}, copying its checkpoint")
             run.checkpoints.save(collect_state(engine, run.ranks, momentum=not progress.stage_ended), progress)
     return progress
+
+
+def _marker(run: _Run, at: str) -> Callable[[str], None]:
+    return lambda what: run.watchdog.mark(f"{at}, {what}")
 
 
 def _checkpoint_due(run: _Run, progress: Progress) -> bool:
@@ -282,20 +286,20 @@ def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float
     run.log.show(progress.steps, name, run.loss, images_per_s)
 
 
-def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> None:
+def _announce(run: _Run, log: TrainLog, notes: list[str], checkpoint: Checkpoint | None) -> None:
     optim, ranks, dataset = run.optim, run.ranks, run.task.dataset
     stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
-    run.log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
+    log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
     exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
     compiled = f", compiled ({run.options.compile})" if run.options.compile else ""
-    run.log.say(
+    log.say(
         f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
         f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{compiled}"
     )
     for note in notes:
-        run.log.say(note)
+        log.say(note)
     if checkpoint:
-        run.log.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
+        log.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
 
 
 def _result(run: _Run, progress: Progress) -> TrainResult:

@@ -41,7 +41,8 @@ class Watchdog:
         self._interval = min(1.0, lost_after / 10)
         # What is left of the time goes to noticing and to telling the others.
         self._silence, self._stillness = lost_after - 6 * self._interval, stuck_after - 6 * self._interval
-        self._marks, self._doing, self._failure = 0, "starting", None
+        self._marks, self._doing = 0, "starting"
+        self._failure: dict[str, Any] | None = None
         self._heard = time.monotonic()  # when rank 0's board was last new
         self._terminated: float | None = None  # when the launcher told this rank to end
         self._closing = threading.Event()
@@ -57,7 +58,7 @@ class Watchdog:
             return self
         self._store = connect_store()
         self._main_host = self._store.get(joined(0)).decode()
-        self._main_thread = threading.main_thread().ident
+        self._main_thread = threading.main_thread().ident or 0
         self._listen_for_launcher()
         work = self._preside if self._ranks.main else self._follow
         self._threads = [
