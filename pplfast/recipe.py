@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pplfast.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 MODES = ("plain", "progressive", "explicit")
-Part = TypeVar("Part")
+Part = TypeVar("Part", bound="DataclassInstance")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 

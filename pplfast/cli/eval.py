@@ -3,7 +3,7 @@
 import argparse
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
-from pplfast.evaluate import evaluate_cams, evaluate_labels
+from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels
 from pplfast.files import write_json
 from pplfast.labels.pool import default_jobs
 

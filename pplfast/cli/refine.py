@@ -2,12 +2,17 @@
 
 import argparse
 import dataclasses
+from typing import TYPE_CHECKING
 
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
+from pplfast.data.dataset import Dataset
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.recipe import AffinityConfig, WalkConfig
+from pplfast.recipe import AffinityConfig, Recipe, WalkConfig
+
+if TYPE_CHECKING:
+    from pplfast.train import TrainOptions, TrainResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

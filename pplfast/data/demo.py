@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,7 +66,7 @@ def _validate(config: DemoConfig) -> None:
             raise UserError(f"--{name} {value}: must be {lowest} or more")
 
 
-def _holds(out: Path, marker: dict) -> bool:
+def _holds(out: Path, marker: dict[str, Any]) -> bool:
     """Whether `out` is the set of `marker`; UserError if it holds something else; False if it is empty."""
     if not out.is_dir():
         raise UserError(f"{out}: is a file; give --out a new folder")

@@ -10,8 +10,12 @@ pixels.
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from pplfast.arrays import BoolArray, Float32Array
 
 # The body
 ASPECT = (0.52, 0.68)  # width / length
@@ -46,9 +50,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Sprite:
-    colour: np.ndarray  # float32 (h, w, 3), 0 to 1
-    alpha: np.ndarray  # float32 (h, w): coverage of each pixel
-    badge: np.ndarray  # bool (h, w)
+    colour: Float32Array  # (h, w, 3), 0 to 1
+    alpha: Float32Array  # (h, w): coverage of each pixel
+    badge: BoolArray  # (h, w)
 
 
 def _wave(x: np.ndarray) -> np.ndarray:
@@ -56,7 +60,8 @@ def _wave(x: np.ndarray) -> np.ndarray:
 
 
 def _spiral(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.sin(np.arctan2(y, x) * 2 + np.hypot(x, y) * 6) > 0
+    turned: BoolArray = np.sin(np.arctan2(y, x) * 2 + np.hypot(x, y) * 6) > 0
+    return turned
 
 
 KINDS = (
@@ -109,10 +114,11 @@ def render_object(kind: int, length: float, angle: float, rng: np.random.Generat
 def shrink(colour: np.ndarray, inside: np.ndarray, badge: np.ndarray) -> Sprite:
     """Average SUPERSAMPLE x SUPERSAMPLE samples to pixels; colours over the samples inside only."""
 
-    def average(values: np.ndarray) -> np.ndarray:
+    def average(values: npt.NDArray[Any]) -> Float32Array:
         height, width = values.shape[0] // SUPERSAMPLE, values.shape[1] // SUPERSAMPLE
         cells = values.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE, *values.shape[2:])
-        return cells.mean(axis=(1, 3), dtype=np.float32)
+        mean: Float32Array = cells.mean(axis=(1, 3), dtype=np.float32)
+        return mean
 
     alpha = average(inside)
     mean = average(colour * inside[..., None]) / np.maximum(alpha, 1e-6)[..., None]

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import write_mask
@@ -54,15 +55,16 @@ def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityCo
 
 
 def confident_labels(
-    cam: camfile.Cam, image: np.ndarray | None, classes: ClassList, config: AffinityConfig
-) -> np.ndarray:
-    """uint8 (H, W): a class where it exceeds the high threshold, background where nothing exceeds the low one."""
+    cam: camfile.Cam, image: UInt8Array | None, classes: ClassList, config: AffinityConfig
+) -> UInt8Array:
+    """image (None: no CRF) -> uint8 (H, W): a class where it exceeds the high threshold, background where nothing exceeds the low one."""
     maps = cam.full()
     scores = [add_background(maps, "threshold", threshold) for threshold in (config.foreground, config.background)]
-    if config.crf != crf.NONE:
+    if image is not None:
         # The CRF takes hard labels: the preset looks at the argmax alone.
         scores = crf.dense_crf_each(image, scores, config.crf)
     ids = np.array([BACKGROUND, *(classes.ids[c] for c in cam.classes)], np.uint8)
+    objects: UInt8Array
     objects, rest = (ids[each.argmax(axis=0)] for each in scores)
     objects[objects == BACKGROUND] = np.where(rest == BACKGROUND, BACKGROUND, IGNORE)[objects == BACKGROUND]
     return objects

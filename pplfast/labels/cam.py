@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pplfast import cpu
+from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
@@ -78,13 +79,14 @@ def generate_cams(
             if pending
             else ()
         )
+        labels = dataset.known_labels
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                full = _fused_maps(model, batch, dataset.labels[batch.indices], config.flip, device)
+                full = _fused_maps(model, batch, labels[batch.indices], config.flip, device)
             size = (batch.height, batch.width)
             stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False)
             rows = [
-                Row(row, dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16))
+                Row(row, dataset.ids[index], np.flatnonzero(labels[index]).astype(np.int16))
                 for row, index in enumerate(batch.indices)
             ]
             writer.add(rows, size, stored, full if npy else None)
@@ -98,7 +100,7 @@ def rows_at_once(device: torch.device, pixels: int) -> int:
 
 
 def _fused_maps(
-    model: PatchClassifier, batch: InferenceBatch, labels: np.ndarray, flip: bool, device: torch.device
+    model: PatchClassifier, batch: InferenceBatch, labels: UInt8Array, flip: bool, device: torch.device
 ) -> Tensor:
     """float32 (B, n, H, W), of the classes of `own_classes(labels)`."""
     classes = to_device(own_classes(labels), device).repeat(2 if flip else 1, 1)
@@ -110,7 +112,7 @@ def _maps(model: PatchClassifier, images: Tensor, classes: Tensor) -> Tensor:
     return torch.cat([model.maps(*part) for part in zip(images.split(rows), classes.split(rows), strict=True)])
 
 
-def own_classes(labels: np.ndarray) -> Tensor:
+def own_classes(labels: UInt8Array) -> Tensor:
     """labels uint8 (B, C) -> int64 (B, n), n the most classes of one image: each row's own classes first, in order.
 
     Rows with fewer are filled up with classes that the image does not have; their maps are dropped afterwards.

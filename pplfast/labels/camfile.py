@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
+from pplfast.arrays import Float32Array, Int64Array
 from pplfast.errors import UserError
 from pplfast.files import StrPath, atomic_path
 
@@ -27,11 +29,11 @@ class Cam:
     size: (H, W) of the image in pixels.
     """
 
-    classes: np.ndarray
-    maps: np.ndarray
+    classes: npt.NDArray[np.integer]
+    maps: npt.NDArray[np.floating]
     size: tuple[int, int]
 
-    def full(self) -> np.ndarray:
+    def full(self) -> Float32Array:
         """float32 (k, H, W): the stored maps, bilinearly enlarged. This is what is scored and what the CRF sees."""
         return resize_bilinear(self.maps.astype(np.float32), *self.size)
 
@@ -69,27 +71,30 @@ def load_cam(path: StrPath) -> Cam:
     return Cam(classes, maps, (height, width))
 
 
-def save_npy(path: StrPath, cam: Cam, high_res: np.ndarray) -> None:
+def save_npy(path: StrPath, cam: Cam, high_res: Float32Array) -> None:
     """The dict that follow-up code reads: keys (0-based classes), cam (stride 4), high_res (k, H, W); float32."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         write_npy_dict(file, cam.classes, cam.maps, high_res)
 
 
-def write_npy_dict(file: BinaryIO, classes: np.ndarray, maps: np.ndarray, high_res: np.ndarray) -> None:
+def write_npy_dict(
+    file: BinaryIO, classes: npt.NDArray[np.integer], maps: npt.NDArray[np.floating], high_res: Float32Array
+) -> None:
     value = {"keys": classes.astype(np.int64), "cam": maps.astype(np.float32), "high_res": high_res.astype(np.float32)}
     np.save(file, np.array(value, dtype=object), allow_pickle=True)
 
 
-def resize_bilinear(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_bilinear(maps: Float32Array, height: int, width: int) -> Float32Array:
     """(k, h, w) -> (k, height, width) float32, as torch's `interpolate(mode="bilinear", align_corners=False)`."""
     left, right, fraction = _taps(maps.shape[2], width)
     maps = maps[:, :, left] * (1 - fraction) + maps[:, :, right] * fraction
     top, bottom, fraction = _taps(maps.shape[1], height)
     fraction = fraction[:, None]
-    return maps[:, top] * (1 - fraction) + maps[:, bottom] * fraction
+    resized: Float32Array = maps[:, top] * (1 - fraction) + maps[:, bottom] * fraction
+    return resized
 
 
-def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _taps(source: int, target: int) -> tuple[Int64Array, Int64Array, Float32Array]:
     """The two source positions of each target pixel, and the weight of the second."""
     position = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
     first = np.minimum(position.astype(np.int64), source - 1)

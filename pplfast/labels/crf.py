@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pplfast.arrays import Float32Array, UInt8Array
 from pplfast.errors import UserError
 
 
@@ -43,7 +44,7 @@ def check_crf(name: str) -> None:
         raise UserError(f"CRF preset '{name}': must be one of {', '.join(PRESETS)}, {NONE}")
 
 
-def dense_crf(image: np.ndarray, probabilities: np.ndarray, preset: str | CrfPreset) -> np.ndarray:
+def dense_crf(image: UInt8Array, probabilities: Float32Array, preset: str | CrfPreset) -> Float32Array:
     """image uint8 (H, W, 3) RGB, probabilities float32 (k, H, W) -> the marginals, float32 (k, H, W).
 
     Give it the background and the image's own classes only: classes at probability 0 do not change the result, and
@@ -52,7 +53,7 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, preset: str | CrfPre
     return dense_crf_each(image, [probabilities], preset)[0]
 
 
-def dense_crf_each(image: np.ndarray, several: Sequence[np.ndarray], preset: str | CrfPreset) -> list[np.ndarray]:
+def dense_crf_each(image: UInt8Array, several: Sequence[Float32Array], preset: str | CrfPreset) -> list[Float32Array]:
     """`dense_crf` for several probabilities of one shape. The lattices of the image, a third to a half of a
     call's time with two channels, are built once."""
     import pydensecrf.densecrf as densecrf  # here, so that commands without a CRF run where it is not installed
@@ -76,9 +77,12 @@ def dense_crf_each(image: np.ndarray, several: Sequence[np.ndarray], preset: str
     return marginals
 
 
-def _unary(probabilities: np.ndarray, settings: CrfPreset) -> np.ndarray:
+def _unary(probabilities: Float32Array, settings: CrfPreset) -> Float32Array:
     from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
     if settings.gt_prob is None:
-        return unary_from_softmax(probabilities, clip=1e-5)
-    return unary_from_labels(probabilities.argmax(axis=0), len(probabilities), settings.gt_prob, zero_unsure=False)
+        unary: Float32Array = unary_from_softmax(probabilities, clip=1e-5)
+    else:
+        labels = probabilities.argmax(axis=0)
+        unary = unary_from_labels(labels, len(probabilities), settings.gt_prob, zero_unsure=False)
+    return unary

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import write_mask
@@ -97,7 +98,7 @@ def label_image(task: LabelTask, classes: ClassList, config: LabelConfig) -> str
     return ""
 
 
-def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> np.ndarray:
+def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> UInt8Array:
     """uint8 (H, W) mask ids."""
     cam = camfile.load_cam(task.cam)
     scores = add_background(cam.full(), config.background, config.value)
@@ -105,10 +106,11 @@ def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> 
         image = read_image(task.image, cam.size)
         scores = crf.dense_crf(image, to_probabilities(scores, config.background), config.crf)
     ids = np.array([BACKGROUND, *(classes.ids[c] for c in cam.classes)], np.uint8)
-    return ids[scores.argmax(axis=0)]
+    labels: UInt8Array = ids[scores.argmax(axis=0)]
+    return labels
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_image(path: Path, size: tuple[int, int]) -> UInt8Array:
     """uint8 (H, W, 3) RGB as stored: like the loader, it takes no notice of EXIF. UserError for another size."""
     try:
         with Image.open(path) as image:

@@ -1,7 +1,7 @@
 """A segmentation network and images -> label PNGs: scales and flips, the mean of the probabilities, dense CRF."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,7 +81,7 @@ class _Stream:
     device: torch.device
     bf16: bool
     threads: int
-    on_bad: Any
+    on_bad: Callable[[int, str], None]
 
     def __len__(self) -> int:
         return len(self.pending)
@@ -114,14 +114,17 @@ class _Stream:
 
 def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> Tensor:
     """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size."""
-    total: Tensor | float = 0.0
+    total = batch.images[0].new_zeros(())
     for images in batch.images:
         logits = model(images).float()
         if flip:
             plain, mirrored = logits.chunk(2)
             logits = torch.cat((plain, mirrored.flip(3)))
         full = F.interpolate(logits, size=(batch.height, batch.width), mode="bilinear", align_corners=False).softmax(1)
-        total = total + (sum(full.chunk(2)) if flip else full)
+        if flip:
+            plain, mirrored = full.chunk(2)
+            full = plain + mirrored
+        total = total + full
     return total / (len(batch.images) * (2 if flip else 1))
 
 

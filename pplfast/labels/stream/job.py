@@ -162,7 +162,7 @@ def resolve_engine(config: JobConfig, device: torch.device) -> str:
         return config.engine
     recorded = read_settings(config.out)
     if isinstance(recorded, dict) and "crf_engine" in recorded:
-        return recorded["crf_engine"]
+        return str(recorded["crf_engine"])
     return crf.DEVICE if device.type == "cuda" and config.label.crf != crf.NONE else crf.PYDENSECRF
 
 
@@ -254,7 +254,7 @@ def _pipeline(
         labeller = DeviceLabeller(config.label, config.unsure, maps.device)
     shards = ShardWriter(config.out, rank, config.shard_size) if "shards" in config.outputs else None
     stages = Stages(maps, labeller, workers, manifest, shards, "npy" in config.outputs)
-    limit = most_pixels(room, int(dataset.labels.sum(axis=1).max()), largest)
+    limit = most_pixels(room, int(dataset.known_labels.sum(axis=1).max()), largest)
     pipeline = Pipeline(dataset, mine, stages, meter, stopping, Room(room), largest, rank, config.strict)
     pipeline.run(lambda path: screen(path, config.rotated, limit), config.cam.batch, threads)
 

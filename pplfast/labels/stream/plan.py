@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import TEMPORARY_SUFFIX
@@ -22,12 +23,12 @@ class Plan:
     """pending: positions in the data set, in its order. done, bad: images of the list that need no work."""
 
     token: str  # of this job, to tell its heartbeats from an earlier one's
-    pending: np.ndarray  # int64
+    pending: Int64Array
     done: int = 0
     bad: int = 0
     redone: int = 0  # images whose record did not hold
 
-    def share(self, rank: int, world: int) -> np.ndarray:
+    def share(self, rank: int, world: int) -> Int64Array:
         """This rank's part. Neighbours in a list often have one shape, so a rank takes runs of the list, not every
         world-th image; short ones, so that all ranks end together."""
         runs = np.array_split(self.pending, max(1, min(len(self.pending), world * 64)))
