@@ -32,7 +32,7 @@ def labelled(dataset: Dataset, most: int) -> Dataset:
     rows = np.flatnonzero(dataset.labels.any(axis=1))[:most]
     if len(rows) == 0:
         raise UserError(f"{dataset.name}: no image has a label of these classes; give --classes")
-    return dataset.subset(rows)
+    return dataset.subset(rows.tolist())
 
 
 def dali_missing() -> str | None:

@@ -85,7 +85,8 @@ def measure(case: CpuCase, rounds: int) -> dict[str, Any]:
     output = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise RuntimeError(f"a rank of {case.name} failed")
-    return json.loads(output[0].splitlines()[-1])
+    found: dict[str, Any] = json.loads(output[0].splitlines()[-1])
+    return found
 
 
 def compare(case: CpuCase, found: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+
+from pplfast.benchmarks.reference.classifier import ReferenceClassifier
 
 
 def load_scales(path: str, scales: Sequence[float], mean: Sequence[float], std: Sequence[float]) -> list[Tensor]:
@@ -23,7 +25,9 @@ def load_scales(path: str, scales: Sequence[float], mean: Sequence[float], std: 
 
 
 @torch.no_grad()
-def image_cam(model: nn.Module, pairs: list[Tensor], height: int, width: int, classes: Sequence[int]) -> Tensor:
+def image_cam(
+    model: ReferenceClassifier, pairs: list[Tensor], height: int, width: int, classes: Sequence[int]
+) -> Tensor:
     """CAMs of one image (classes, height, width) in 0..1: map + unflipped map, summed over scales, by its maximum.
 
     `pairs`: per scale the image and its mirror image, (2, 3, h, w).

@@ -36,9 +36,9 @@ def evaluate_cams(
     unlisted: set[int] = set()
     work = partial(count_chunk, classes=dataset.classes, edges=edges)
     with Progress("scoring CAMs", len(pairs)) as progress:
-        for chunk, (part, values) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
+        for chunk, (part, found) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
             counts += part
-            unlisted |= values
+            unlisted |= found
             progress.advance(len(chunk))
     per_threshold = [class_ious(matrix, dataset.classes) for matrix in confusions(counts)]
     mious = [mean_iou(ious) for ious in per_threshold]

@@ -57,7 +57,10 @@ def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityCo
 def confident_labels(
     cam: camfile.Cam, image: UInt8Array | None, classes: ClassList, config: AffinityConfig
 ) -> UInt8Array:
-    """image (None: no CRF) -> uint8 (H, W): a class where it exceeds the high threshold, background where nothing exceeds the low one."""
+    """(H, W): a class where it exceeds the high threshold, background where nothing exceeds the low one.
+
+    image: None without a CRF.
+    """
     maps = cam.full()
     scores = [add_background(maps, "threshold", threshold) for threshold in (config.foreground, config.background)]
     if image is not None:

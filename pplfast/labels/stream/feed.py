@@ -86,7 +86,7 @@ class Feed:
         except BaseException as error:  # it belongs to the thread that iterates
             self._put(error)
 
-    def _put(self, item: object) -> bool:
+    def _put(self, item: DecodedBatch | BaseException | None) -> bool:
         while not self._stopped():
             try:
                 self._ready.put(item, timeout=POLL)

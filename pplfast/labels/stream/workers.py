@@ -69,7 +69,7 @@ class Workers:
                 self._replace(pool)
                 pool, future = self._send(task)
                 try:
-                    result = future.result()
+                    result: Refined | BaseException = future.result()
                 except BrokenProcessPool:
                     continue
                 except BaseException as error:
