@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pplfast.arrays import Int64Array
+from pplfast.arrays import Float32Array, Float64Array, Int64Array, IntArray
 from pplfast.benchmarks import models
 from pplfast.benchmarks.harness import Effort, alternate, compute_clock, tf32, under_tf32, usual_memory
 from pplfast.benchmarks.images import dali_missing, open_images
@@ -262,7 +262,7 @@ def _same_labels(
         report.check(BENCH, f"{name}, {precision}", what, abs(float(mious[best] - truth[best])), MIOU_LIMIT)
 
 
-def _mious(dataset: Dataset, cams: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _mious(dataset: Dataset, cams: Sequence[tuple[Float32Array, IntArray]]) -> Float64Array:
     """Percent, at each threshold of the sweep; cams: per image maps (k, H, W) and their classes."""
     from pplfast.data.masks import read_mask
     from pplfast.evaluate.cams import THRESHOLDS, confusions, count_image

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pplfast.arrays import Float32Array, IntArray, UInt8Array
 from pplfast.benchmarks.harness import device_seconds
 from pplfast.benchmarks.images import crf_missing, open_images
 from pplfast.benchmarks.results import Ratio, Report
@@ -88,7 +89,7 @@ def _run_preset(report: Report, dataset: Dataset, preset_name: str, with_pydense
         )
 
 
-def _on_device(image: np.ndarray, scores: np.ndarray, preset: CrfPreset, device: str) -> Callable[[], torch.Tensor]:
+def _on_device(image: UInt8Array, scores: Float32Array, preset: CrfPreset, device: str) -> Callable[[], torch.Tensor]:
     """A call that labels, its inputs on the device already: int64 (H, W)."""
     pixels, probabilities = torch.from_numpy(image)[None].to(device), torch.from_numpy(scores)[None].to(device)
     counts = torch.tensor([len(scores)], device=device)
@@ -100,7 +101,7 @@ def _plain(label: Callable[[], torch.Tensor]) -> torch.Tensor:
         return label()
 
 
-def _timed(run: Callable[[], Any], on_gpu: bool) -> tuple[np.ndarray, float]:
+def _timed(run: Callable[[], Any], on_gpu: bool) -> tuple[IntArray, float]:
     """Labels, and the call's seconds: between two events of the GPU, or by the wall's clock."""
     kept = []
     if on_gpu:
@@ -111,7 +112,7 @@ def _timed(run: Callable[[], Any], on_gpu: bool) -> tuple[np.ndarray, float]:
     return labels, time.perf_counter() - start
 
 
-def _picture(path: Path, labels: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _picture(path: Path, labels: int, rng: np.random.Generator) -> tuple[UInt8Array, Float32Array]:
     """The image uint8 (H, W, 3), and scores float32 (labels, H, W) that add up to 1."""
     with Image.open(path) as file:
         image = np.array(file.convert("RGB"))

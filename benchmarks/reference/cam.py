@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -41,7 +42,7 @@ def image_cam(
     return total / (F.adaptive_max_pool2d(total, 1) + 1e-5)
 
 
-def dense_crf(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def dense_crf(image: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Label per pixel (H, W) after 10 mean-field steps; image uint8 (H, W, 3), probabilities float32 (L, H, W)."""
     import pydensecrf.densecrf as densecrf
 
@@ -54,7 +55,7 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.asarray(crf.inference(10)).reshape(labels, height, width).argmax(0).astype(np.uint8)
 
 
-def image_label(path: str, cam: Tensor, classes: Sequence[int], threshold: float) -> np.ndarray:
+def image_label(path: str, cam: Tensor, classes: Sequence[int], threshold: float) -> npt.NDArray[np.uint8]:
     """Pseudo label (H, W) of class ids, 0 background, from one image's CAMs (present classes, H, W)."""
     scores = np.concatenate([np.full((1, *cam.shape[1:]), threshold, np.float32), cam.cpu().numpy()])
     labels = dense_crf(np.array(Image.open(path).convert("RGB")), scores / scores.sum(0, keepdims=True))

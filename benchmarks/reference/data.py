@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,7 +17,7 @@ class TrainImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self,
         paths: Sequence[str],
-        labels: np.ndarray,
+        labels: npt.NDArray[np.uint8],
         crop: int,
         resize_long: tuple[int, int],
         mean: Sequence[float],
@@ -40,7 +41,7 @@ class TrainImages(Dataset[tuple[Tensor, Tensor]]):
         container = self._random_crop(pixels)
         return torch.from_numpy(container.transpose(2, 0, 1).copy()), torch.from_numpy(self.labels[index])
 
-    def _random_crop(self, pixels: np.ndarray) -> np.ndarray:
+    def _random_crop(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         container = np.zeros((self.crop, self.crop, 3), np.float32)
         source, target = [], []
         for size in pixels.shape[:2]:

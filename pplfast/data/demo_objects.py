@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pplfast.arrays import BoolArray, Float32Array
+from pplfast.arrays import BoolArray, Float32Array, FloatArray
 
 # The body
 ASPECT = (0.52, 0.68)  # width / length
@@ -33,7 +33,7 @@ BADGE_PLACE = (0.65, 0.80)  # distance from the centre along the body / half its
 
 SUPERSAMPLE = 2
 
-Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Level = Callable[[FloatArray, FloatArray], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ class Sprite:
     badge: BoolArray  # (h, w)
 
 
-def _wave(x: np.ndarray) -> np.ndarray:
-    return np.sin(2 * np.pi * x)
+def _wave(x: FloatArray) -> FloatArray:
+    wave: FloatArray = np.sin(2 * np.pi * x)
+    return wave
 
 
-def _spiral(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _spiral(x: FloatArray, y: FloatArray) -> BoolArray:
     turned: BoolArray = np.sin(np.arctan2(y, x) * 2 + np.hypot(x, y) * 6) > 0
     return turned
 
@@ -79,7 +80,7 @@ KINDS = (
 )  # fmt: skip
 
 
-def body_colour(rng: np.random.Generator) -> np.ndarray:
+def body_colour(rng: np.random.Generator) -> Float32Array:
     """RGB, float32 (3,), of a body or a distractor: of any hue, never as saturated as a badge."""
     return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*SATURATION), rng.uniform(*LIGHTNESS)), np.float32)
 
@@ -111,7 +112,7 @@ def render_object(kind: int, length: float, angle: float, rng: np.random.Generat
     return shrink(np.clip(colour, 0, 1), (level < 1) | badge, badge)
 
 
-def shrink(colour: np.ndarray, inside: np.ndarray, badge: np.ndarray) -> Sprite:
+def shrink(colour: FloatArray, inside: BoolArray, badge: BoolArray) -> Sprite:
     """Average SUPERSAMPLE x SUPERSAMPLE samples to pixels; colours over the samples inside only."""
 
     def average(values: npt.NDArray[Any]) -> Float32Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pplfast.arrays import Float32Array, UInt8Array
+from pplfast.arrays import Float64Array, UInt8Array
 from pplfast.data import sampling
 from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
@@ -104,7 +104,7 @@ class TrainLoader:
         )
         return ahead(lambda shard: self._submit(shard, uniforms[shard.indices]), shards, BATCHES_AHEAD)
 
-    def _submit(self, shard: sampling.Shard, uniforms: Float32Array) -> "Future[Batch]":
+    def _submit(self, shard: sampling.Shard, uniforms: Float64Array) -> "Future[Batch]":
         reads = {
             index: self._readers.submit(self._read, index)
             for index in shard.indices.tolist()
@@ -148,7 +148,7 @@ class TrainLoader:
         shard: sampling.Shard,
         decoded: "Future[list[UInt8Array]]",
         masks: "list[Future[UInt8Array]]",
-        uniforms: Float32Array,
+        uniforms: Float64Array,
     ) -> Batch:
         images = decoded.result()
         geometry = sampling.geometry(np.array([image.shape[:2] for image in images]), uniforms, self._augment)

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from pplfast.arrays import Float32Array, Int64Array, IntArray
 from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
@@ -57,7 +58,7 @@ def evaluate_cams(
     )
 
 
-def count_chunk(pairs: list[Pair], classes: ClassList, edges: np.ndarray) -> tuple[np.ndarray, set[int]]:
+def count_chunk(pairs: list[Pair], classes: ClassList, edges: Float32Array) -> tuple[Int64Array, set[int]]:
     """Sum of `count_image` over some images, and the masks' values outside the class list."""
     table = index_table(classes)
     counts = np.zeros((len(classes) + 1, len(classes), len(edges) + 1), np.int64)
@@ -70,7 +71,7 @@ def count_chunk(pairs: list[Pair], classes: ClassList, edges: np.ndarray) -> tup
     return counts, unlisted
 
 
-def count_image(truth: np.ndarray, maps: np.ndarray, own: np.ndarray, classes: int, edges: np.ndarray) -> np.ndarray:
+def count_image(truth: Int64Array, maps: Float32Array, own: IntArray, classes: int, edges: Float32Array) -> Int64Array:
     """int64 (classes + 1, classes, T + 1): pixels by true row, best class, and how many thresholds its score exceeds.
 
     The thresholds themselves are the bin edges, so nothing is quantised.
@@ -85,7 +86,7 @@ def count_image(truth: np.ndarray, maps: np.ndarray, own: np.ndarray, classes: i
     return np.bincount(joint, minlength=(classes + 1) * classes * bins).reshape(classes + 1, classes, bins)
 
 
-def confusions(counts: np.ndarray) -> np.ndarray:
+def confusions(counts: Int64Array) -> Int64Array:
     """(rows, classes, T + 1) counts -> int64 (T, rows, rows) confusions, one per threshold."""
     total = counts.sum(axis=2)
     below = counts.cumsum(axis=2)[:, :, :-1]  # [..., t]: pixels whose score does not exceed threshold t

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from pplfast.arrays import Int64Array
 from pplfast.data.classes import IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
@@ -45,7 +46,7 @@ def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) 
     )
 
 
-def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[np.ndarray, set[int]]:
+def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[Int64Array, set[int]]:
     """The confusion summed over some images, and the masks' values outside the class list."""
     table = index_table(classes)
     rows = len(classes) + 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import IGNORE, VOC
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, inspect_image
@@ -54,7 +55,7 @@ def check_submission(path: StrPath, dataset: Dataset) -> None:
         )
 
 
-def _checked(path: Path, image: Path) -> np.ndarray:
+def _checked(path: Path, image: Path) -> UInt8Array:
     if not path.is_file():
         raise UserError(f"{path}: no such file; make the labels of the whole list first")
     mask = read_mask(path)
@@ -74,7 +75,7 @@ def _check_size(what: str, shape: tuple[int, int], image: Path) -> None:
         )
 
 
-def _check_values(what: str, mask: np.ndarray) -> None:
+def _check_values(what: str, mask: UInt8Array) -> None:
     others = sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - {0, *VOC.ids})
     if others:
         hint = "unsure pixels are not accepted" if others == [IGNORE] else "the server knows VOC's classes, 0 to 20"
@@ -90,7 +91,7 @@ def _check_png(what: str, data: bytes, image: Path) -> None:
     _check_values(what, mask)
 
 
-def _add(archive: tarfile.TarFile, name: str, mask: np.ndarray) -> None:
+def _add(archive: tarfile.TarFile, name: str, mask: UInt8Array) -> None:
     buffer = io.BytesIO()
     mask_image(mask).save(buffer, format="PNG")
     entry = tarfile.TarInfo(name)

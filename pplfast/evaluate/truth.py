@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pplfast.arrays import Int64Array
 from pplfast.data.classes import IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
@@ -45,7 +46,7 @@ def chunks(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return [list(pairs[start : start + IMAGES_PER_TASK]) for start in range(0, len(pairs), IMAGES_PER_TASK)]
 
 
-def read_truth(pair: Pair, size: tuple[int, int], table: np.ndarray) -> tuple[np.ndarray, set[int]]:
+def read_truth(pair: Pair, size: tuple[int, int], table: Int64Array) -> tuple[Int64Array, set[int]]:
     """int64 (H, W) confusion rows (-1: not scored), and the mask's values that are no class of the data set.
 
     Raises UserError when the mask's size is not that of the prediction.

@@ -10,13 +10,12 @@ import numpy as np
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
-from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.labels import camfile, crf
 from pplfast.labels.background import add_background, check_background
 from pplfast.labels.folder import Outcome
-from pplfast.labels.pseudo import LabelTask, label_cams, read_image
+from pplfast.labels.pseudo import LabelTask, label_cams, read_image, write_labels
 from pplfast.recipe import AffinityConfig
 
 
@@ -42,16 +41,13 @@ def generate_affinity_labels(
 
 def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityConfig) -> str:
     """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not."""
-    try:
+
+    def compute() -> UInt8Array:
         cam = camfile.load_cam(task.cam)
         image = read_image(task.image, cam.size) if config.crf != crf.NONE else None
-        labels = confident_labels(cam, image, classes, config)
-    except UserError as error:
-        return str(error)
-    except Exception as error:  # whatever it is, the other images can still be done
-        return repr(error)
-    write_mask(task.output, labels)
-    return ""
+        return confident_labels(cam, image, classes, config)
+
+    return write_labels(task.output, compute)
 
 
 def confident_labels(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pplfast.arrays import Float32Array
 from pplfast.errors import UserError
 
 KINDS = ("threshold", "alpha")
@@ -18,7 +19,7 @@ def check_background(kind: str, value: float) -> None:
         raise UserError(f"background alpha {value}: must be above 0 (usual: 4, 24, 32)")
 
 
-def add_background(maps: np.ndarray, kind: str, value: float) -> np.ndarray:
+def add_background(maps: Float32Array, kind: str, value: float) -> Float32Array:
     """(k, H, W) float32 CAMs in [0, 1] -> (k + 1, H, W) float32 scores, background first.
 
     "threshold": the background scores `value` everywhere. "alpha": (1 - max over the classes)^value (PSA).
@@ -33,7 +34,7 @@ def add_background(maps: np.ndarray, kind: str, value: float) -> np.ndarray:
     return scores
 
 
-def to_probabilities(scores: np.ndarray, kind: str) -> np.ndarray:
+def to_probabilities(scores: Float32Array, kind: str) -> Float32Array:
     """What the CRF takes as probabilities: (k + 1, H, W) float32.
 
     Threshold scores are divided by their sum over the channels. The CRF's result depends on ratios of channels only,

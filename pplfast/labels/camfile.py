@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-from pplfast.arrays import Float32Array, Int64Array
+from pplfast.arrays import Float32Array, FloatArray, Int64Array, IntArray
 from pplfast.errors import UserError
 from pplfast.files import StrPath, atomic_path
 
@@ -29,8 +28,8 @@ class Cam:
     size: (H, W) of the image in pixels.
     """
 
-    classes: npt.NDArray[np.integer]
-    maps: npt.NDArray[np.floating]
+    classes: IntArray
+    maps: FloatArray
     size: tuple[int, int]
 
     def full(self) -> Float32Array:
@@ -77,9 +76,7 @@ def save_npy(path: StrPath, cam: Cam, high_res: Float32Array) -> None:
         write_npy_dict(file, cam.classes, cam.maps, high_res)
 
 
-def write_npy_dict(
-    file: BinaryIO, classes: npt.NDArray[np.integer], maps: npt.NDArray[np.floating], high_res: Float32Array
-) -> None:
+def write_npy_dict(file: BinaryIO, classes: IntArray, maps: FloatArray, high_res: Float32Array) -> None:
     value = {"keys": classes.astype(np.int64), "cam": maps.astype(np.float32), "high_res": high_res.astype(np.float32)}
     np.save(file, np.array(value, dtype=object), allow_pickle=True)
 

@@ -84,17 +84,22 @@ def label_cams(
 
 
 def label_image(task: LabelTask, classes: ClassList, config: LabelConfig) -> str:
-    """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not.
+    """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not."""
+    return write_labels(task.output, lambda: compute_labels(task, classes, config))
+
+
+def write_labels(output: Path, compute: Callable[[], UInt8Array]) -> str:
+    """Write the labels that `compute` makes, uint8 (H, W). Returns why it could not make them, or "" when it did.
 
     Only what is wrong with this image counts as its failure; an output that cannot be written stops the run.
     """
     try:
-        labels = compute_labels(task, classes, config)
+        labels = compute()
     except UserError as error:
         return str(error)
     except Exception as error:  # whatever it is, the other images can still be done
         return repr(error)
-    write_mask(task.output, labels)
+    write_mask(output, labels)
     return ""
 
 

@@ -55,7 +55,6 @@ class MapMaker:
             self.pixels = int(budget / activation_bytes(model.maps, self.device))  # input pixels that fit
         self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, Handover(self.device))
         self._scaler = ThreadPoolExecutor(1, "scale")
-        self.halvings = 0
 
     def _cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -103,7 +102,6 @@ class MapMaker:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.pixels = min(self.pixels, pixels) // 2
-        self.halvings += 1
         if self.pixels < SMALLEST_TILE**2 // 4:
             self.pixels = SMALLEST_TILE**2
             raise OutOfMemory
