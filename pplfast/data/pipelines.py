@@ -83,18 +83,7 @@ def augment_graph(crop: int, jitter: bool, mean: list[float], std: list[float], 
     images = fn.resize(images, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR, antialias=True)
     if jitter:
         images = fn.color_twist(images, **{name: _values(name, 0) for name in ("brightness", "contrast", "saturation")})
-    return fn.crop_mirror_normalize(
-        images,
-        crop=(crop, crop),
-        crop_pos_y=place[0],
-        crop_pos_x=place[1],
-        out_of_bounds_policy="pad",
-        fill_values=0.0,
-        mirror=_values("flip", 0, types.INT32),
-        mean=mean,
-        std=std,
-        output_layout="HWC",
-    )
+    return _laid_into_crop(images, crop, place, fill_values=0.0, mean=mean, std=std)
 
 
 @pipeline_def
@@ -117,18 +106,20 @@ def mask_graph(crop: int, gpu: bool) -> DataNode:
     masks = _images(gpu)
     size, start, end, place = (_values(name, 1) for name in ("size", "roi_start", "roi_end", "place"))
     masks = fn.resize(masks, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_NN)
+    return _laid_into_crop(masks, crop, place, fill_values=float(IGNORE), mean=[0.0], std=[1.0], dtype=types.UINT8)
+
+
+def _laid_into_crop(images: DataNode, crop: int, place: DataNode, **options: Any) -> DataNode:
+    """HWC images no larger than the crop, at their `place` in it; mirrored where the Geometry says so."""
     return fn.crop_mirror_normalize(
-        masks,
+        images,
         crop=(crop, crop),
         crop_pos_y=place[0],
         crop_pos_x=place[1],
         out_of_bounds_policy="pad",
-        fill_values=float(IGNORE),
         mirror=_values("flip", 0, types.INT32),
-        mean=[0.0],
-        std=[1.0],
-        dtype=types.UINT8,
         output_layout="HWC",
+        **options,
     )
 
 

@@ -58,11 +58,7 @@ def generate_cams(
         pending = sorted({*pending, *(i for i, name in enumerate(dataset.ids) if not npy_path(folder, name).exists())})
         folder.outcome.skipped = len(dataset) - len(pending)
     with Progress("CAMs", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
-
-        def on_bad(index: int, reason: str) -> None:
-            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
-            progress.advance()
-
+        on_bad = folder.on_bad(dataset, progress.advance)
         batches = (
             loader(
                 dataset,

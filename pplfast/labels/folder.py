@@ -1,11 +1,12 @@
 """A folder with one output per image: which are done, with which settings, and which images failed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import StrPath, read_json, write_json
 from pplfast.labels.stream.manifest import BAD, MERGED, read_records
@@ -65,6 +66,15 @@ class OutputFolder:
         self.outcome.bad.append((image_id, reason))
         with open(self.path / BAD_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps({"id": image_id, "error": reason}) + "\n")
+
+    def on_bad(self, dataset: Dataset, advance: Callable[[], None]) -> Callable[[int, str], None]:
+        """For a loader: notes the image at a position of the data set as failed, and that it is over with it."""
+
+        def note(index: int, reason: str) -> None:
+            self.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
+            advance()
+
+        return note
 
     def finish(self, seconds: float) -> Outcome:
         """The outcome of the pass. Raises UserError when every image failed: then it is not the images."""

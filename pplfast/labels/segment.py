@@ -52,11 +52,7 @@ def segment_images(
     folder = OutputFolder(out, SUFFIX, _settings(model, classes, config, precision))
     pending = folder.pending(dataset.ids)
     with Progress("segmentation", len(pending)) as progress:
-
-        def on_bad(index: int, reason: str) -> None:
-            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
-            progress.advance()
-
+        on_bad = folder.on_bad(dataset, progress.advance)
         stream = _Stream(model, classes, dataset, config, folder, pending, device, precision == "bf16", threads, on_bad)
         work = partial(refine_prediction, preset=config.crf)
         for prediction, reason in map_unordered(work, stream, default_jobs() if jobs is None else jobs):

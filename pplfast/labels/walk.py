@@ -51,11 +51,7 @@ def walk_cams(
         folder.failed(image_id, reason)
     pending = [index for index in folder.pending(dataset.ids) if dataset.ids[index] not in failed]
     with Progress("random walk", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
-
-        def on_bad(index: int, reason: str) -> None:
-            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
-            progress.advance()
-
+        on_bad = folder.on_bad(dataset, progress.advance)
         batches = (
             InferenceLoader(
                 dataset,
