@@ -4,10 +4,11 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.labels import crf
@@ -30,6 +31,9 @@ from pplfast.labels.stream.workers import Workers
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig
+
+if TYPE_CHECKING:
+    from pplfast.train.ranks import Ranks
 
 OUTPUTS = ("png", "npy", "shards")
 DEFAULT_MEMORY = 8.0  # GiB
@@ -171,9 +175,9 @@ def _work(
     dataset: Dataset,
     config: JobConfig,
     precision: str,
-    ranks: Any,
+    ranks: "Ranks",
     plan: Plan,
-    mine: Any,
+    mine: Int64Array,
     manifest: ManifestWriter,
 ) -> JobResult:
     out, world = config.out, ranks.world
@@ -235,7 +239,7 @@ def _pipeline(
     config: JobConfig,
     precision: str,
     rank: int,
-    mine: Any,
+    mine: Int64Array,
     manifest: ManifestWriter,
     meter: Meter,
     stopping: Stopping,
