@@ -79,7 +79,7 @@ def random_walk_plain(x: Tensor, edge: Tensor, steps: int, beta: float = 10.0, r
         there = (1 - barrier) ** beta
         back = shifted(F.pad(there, (pad,) * 4), -dy, -dx)  # symmetric: the same pair, seen from its other end
         pairs += [((dy, dx), there), ((-dy, -dx), back)]
-    total = sum((weight for _, weight in pairs), start=torch.ones_like(edge))
+    total = 1 + sum((weight for _, weight in pairs), start=torch.zeros_like(edge))
     x = x * (1 - edge)[:, None]
     for _ in range(steps):
         around = F.pad(x, (pad,) * 4)
