@@ -12,7 +12,8 @@ from pplfast.data.dataset import DataConfig
 from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.errors import UserError
 from pplfast.recipe import AugmentConfig, CamConfig, LabelConfig, OptimConfig, Recipe, StageConfig
-from pplfast.run import RunConfig, run, run_seeds, seeds_table, summary_table, with_default_lists
+from pplfast.run import RunConfig, run, run_seeds, with_default_lists
+from pplfast.run.table import seeds_table, summary_table
 from pplfast.train import TrainOptions
 
 RECIPE = Recipe(

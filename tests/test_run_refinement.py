@@ -18,7 +18,8 @@ from pplfast.files import read_json
 from pplfast.labels.camfile import Cam, load_cam, save_cam
 from pplfast.labels.walk import walk_cams
 from pplfast.recipe import AugmentConfig, LabelConfig, ModelConfig, WalkConfig, recipe_from_dict
-from pplfast.run import RunConfig, chain_table, refinement, run, with_default_lists
+from pplfast.run import RunConfig, refinement, run, with_default_lists
+from pplfast.run.table import chain_table
 from pplfast.train import TrainOptions, trainer
 from pplfast.train.affinity import load_boundaries
 

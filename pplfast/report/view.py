@@ -11,6 +11,14 @@ from pplfast.files import read_json
 
 VARIANTS = {"plain": "Plain classifier", "ppl": "Progressive patch learning", "explicit": "Explicit patch learning"}
 
+# Folders of label PNGs in the order of the chain: each is made from the one before.
+LABELS = {
+    "labels": "labels without CRF",
+    "labels_crf": "labels after the CRF",
+    "labels_walk": "labels after the random walk",
+    "predictions": "segmentation network",
+}
+
 
 @dataclass(frozen=True)
 class VariantView:
