@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import torch
 from pplfast.data.dataset import DataConfig
 from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.errors import UserError
-from pplfast.recipe import AugmentConfig, CamConfig, LabelConfig, OptimConfig, Recipe, StageConfig
+from pplfast.recipe import (
+    AugmentConfig,
+    CamConfig,
+    LabelConfig,
+    OptimConfig,
+    Recipe,
+    SegmentationConfig,
+    StageConfig,
+)
 from pplfast.run import RunConfig, run, run_seeds, with_default_lists
-from pplfast.run.table import seeds_table, summary_table
+from pplfast.run.facts import facts_summary
+from pplfast.run.table import closing, facts_table, label_folders, seeds_table, summary_table
 from pplfast.train import TrainOptions
 
 RECIPE = Recipe(
@@ -124,6 +134,59 @@ def test_without_masks_nothing_is_scored_and_the_threshold_is_said(finished, dat
     assert not list(out.glob("ppl/eval*"))  # the scores of the earlier run with masks are gone
     assert "nothing scored" in summary_table(summary)
     assert "no masks to score against" in (out / "report.html").read_text()
+    facts = summary["ppl"]["without_masks"]["labels_crf"]
+    assert (facts["images"], facts["absent"]) == (4, 0.0) and 0 < facts["foreground"] < 100
+    assert facts == json.loads((out / "ppl" / "facts_label_crf.json").read_text()) | {"warnings": facts["warnings"]}
+    unscored = dataclasses.replace(config, train=train, val=val, out=out, variants=("ppl",))
+    assert again(unscored) == (summary, ["report"])  # what was counted is not counted again
+    again(config, out=out, variants=("ppl",))
+    assert not list(out.glob("ppl/facts*")) and list(out.glob("ppl/eval*"))  # and back
+
+
+def test_figures_are_named_by_what_they_are_and_columns_without_any_are_left_out(finished):
+    _, summary = finished
+    head = summary_table(summary).splitlines()[0]
+    assert re.split(r"  +", head) == [
+        "variant", "CAM mIoU", "labels, no CRF", "labels, CRF", "background", "train", "CAMs", "labels",
+    ]  # fmt: skip
+    bare = {**summary, "data": {**summary["data"], "val": {"list": "photos", "images": 4, "scored": 0}}}
+    for variant in ("plain", "ppl"):
+        bare[variant] = summary[variant] | dict.fromkeys(("cam_miou", "label_before_crf_miou", "label_miou"))
+    text = summary_table(bare)
+    assert re.split(r"  +", text.splitlines()[0]) == ["variant", "background", "train", "CAMs", "labels"]
+    assert " - " not in text and "photos: 4 images, no masks, nothing scored" in text
+
+
+def test_the_end_of_a_run_names_the_label_folders_the_last_of_the_chain_first(finished, tmp_path):
+    _, summary = finished
+    for name in ("labels", "labels_crf", "labels_walk", "predictions"):
+        (tmp_path / "ppl" / name).mkdir(parents=True)
+    lines = label_folders(summary, tmp_path).splitlines()
+    assert [Path(line.split()[0]).name for line in lines[1:]] == ["predictions", "labels_walk", "labels_crf", "labels"]
+    text = closing({**summary, "warnings": ["ppl, labels: all wrong"]}, tmp_path)
+    assert "warning: ppl, labels: all wrong" in text and f"report: {tmp_path / 'report.html'}" in text
+
+
+FACTS = {
+    "source": "predictions", "dataset": "photos", "images": 60, "listed": 60, "foreground": 78.0, "almost_all": 21,
+    "declared": 80, "empty": 3, "absent": 30.1,
+}  # fmt: skip
+
+
+def test_facts_that_look_bad_become_warnings_with_their_remedy(finished):
+    _, summary = finished
+    recipe = dataclasses.replace(RECIPE, segmentation=SegmentationConfig(epochs=6, optim=OptimConfig(batch=8)))
+    values = {"train": {}, "facts_label_crf": FACTS | {"absent": 0.0}, "facts_segmentation": FACTS | {"almost_all": 0}}
+    parts = facts_summary(values, recipe, train_images=64)
+    assert list(parts) == ["labels_crf", "predictions"]
+    (crf,), (network,) = parts["labels_crf"]["warnings"], parts["predictions"]["warnings"]
+    assert crf.startswith("labels after the CRF: 21 of 60 images are foreground on over 90 %")
+    assert crf.endswith("the classifier had about 16: raise stages.0.epochs (docs/recipes.md)")  # 1 epoch, batches of 4
+    assert "30.1 % of the foreground is of classes that its image does not have (usual: at most 10 %)" in network
+    assert "the segmentation network had about 48: raise segmentation.epochs" in network
+    table = facts_table({"ppl": {**summary["ppl"], "without_masks": parts}})
+    assert "ppl, segmentation network" in table and "78.0 %" in table and "3 of 80" in table and "30.1 %" in table
+    assert facts_table(summary) == ""
 
 
 def test_default_lists_follow_the_layout(data, tmp_path):

@@ -167,6 +167,23 @@ def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):
     assert not (Path(config.out) / "ppl" / "walk").exists()  # it would be taken for this run's
 
 
+def test_without_masks_every_final_label_set_is_counted(finished, tmp_path):
+    config, _ = finished
+    again(config)
+    shutil.copytree(config.out, tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    for path in Path(config.val.root).iterdir():
+        if path.name != "SegmentationClass":
+            (tmp_path / "data" / path.name).symlink_to(path)
+    train, val = with_default_lists(DataConfig(str(tmp_path / "data")), None, None)
+    summary, done = again(config, train=train, val=val, out=tmp_path / "run")
+    counted = summary["ppl"]["without_masks"]
+    assert list(counted) == ["labels", "labels_walk", "predictions"]  # no CRF here
+    assert {"facts_label", "facts_label_walk", "facts_segmentation"} <= set(done) and "train" not in done
+    assert counted["labels_walk"]["absent"] == 0 and counted["predictions"]["absent"] is not None
+    assert chain_table(summary) == "" and "What the labels show" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_cut_off_steps_continue_and_end_the_same(finished, tmp_path, monkeypatch):
     """Every third training step of both networks is interrupted; the kill test of `make test-kill` does all steps."""
     config, summary = finished

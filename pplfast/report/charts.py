@@ -1,4 +1,4 @@
-"""Tables, and line and bar charts as inline SVG, drawn with the page's own colours so that they follow its light or dark theme."""
+"""Tables, and charts as inline SVG, drawn with the page's own colours so that they follow its light or dark theme."""
 
 import html
 import math

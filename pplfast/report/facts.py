@@ -5,7 +5,7 @@ from typing import Any
 
 from pplfast.evaluate.unscored import ALMOST_ALL, MAX_ABSENT, MAX_ALMOST_ALL, MAX_EMPTY
 from pplfast.report.charts import table
-from pplfast.report.view import LABELS, RunView, VariantView
+from pplfast.report.view import LABELS, RunView
 
 
 def warnings(view: RunView) -> str:
@@ -17,33 +17,39 @@ def warnings(view: RunView) -> str:
 def facts_section(view: RunView) -> str:
     """A table with one row per label set without masks; "" where all are scored."""
     rows = "".join(
-        _row(variant, source, facts)
+        _row(f", {variant.title.lower()}" if len(view.variants) > 1 else "", variant.key, source, facts)
         for variant in view.variants
         for source, facts in variant.numbers["without_masks"].items()
     )
     if not rows:
         return ""
-    heads = ("", "labels", "images", "mean foreground", f"images over {ALMOST_ALL:g} % foreground")
-    heads += ("image labels without a pixel", "foreground of absent classes")
+    heads = (
+        "labels",
+        "images",
+        "mean foreground",
+        f"images over {ALMOST_ALL:g} % foreground",
+        "image labels without a pixel",
+        "foreground of absent classes",
+    )
     background = ", ".join(sorted({variant.numbers["background"] for variant in view.variants}))
     return (
-        f'<h2>What the labels show without masks</h2><div class="panel">{table(heads, rows, left=2)}'
-        '<p class="note">Signs of failure, not a measure of quality: no mask says how good these labels are. Usual are at '
-        f"most {MAX_ALMOST_ALL:g} % of the images over {ALMOST_ALL:g} % foreground, {MAX_EMPTY:g} % of the image labels "
-        f"without a pixel and {MAX_ABSENT:g} % of the foreground in classes that its image does not have; labels from "
-        "CAMs are made of the image's own classes, so only the network can have any. Background of the CAMs: "
+        f'<h2>What the labels show without masks</h2><div class="panel">{table(heads, rows)}'
+        '<p class="note">Signs of failure, not a measure of quality: no mask says how good these labels are. Usual are '
+        f"at most {MAX_ALMOST_ALL:g} % of the images over {ALMOST_ALL:g} % foreground, {MAX_EMPTY:g} % of the image "
+        f"labels without a pixel, {MAX_ABSENT:g} % of the foreground in classes that its image does not have; "
+        "CAM labels are made of the image's own classes, so only the network can have such. Background of the CAMs: "
         f"{html.escape(background)}.</p></div>"
     )
 
 
-def _row(variant: VariantView, source: str, facts: dict[str, Any]) -> str:
+def _row(of_variant: str, key: str, source: str, facts: dict[str, Any]) -> str:
     def cell(text: str, bad: bool) -> str:
         return f'<td class="bad">{text}</td>' if bad else f"<td>{text}</td>"
 
     images, declared = facts["images"], facts["declared"]
     cells = [
-        f'<td><span class="swatch b-{variant.key}"></span>{html.escape(variant.title)}</td>',
-        f"<td>{LABELS[source]}</td><td>{images}</td><td>{facts['foreground']:.1f} %</td>",
+        f'<td class="text"><span class="swatch b-{key}"></span>{LABELS[source]}{html.escape(of_variant)}</td>',
+        f"<td>{images}</td><td>{facts['foreground']:.1f} %</td>",
         cell(f"{facts['almost_all']} of {images}", facts["almost_all"] > MAX_ALMOST_ALL / 100 * images),
     ]
     if declared is None:

@@ -174,19 +174,25 @@ def _panel(title: str, series: Sequence[Series], chart: str) -> str:
         + "</span>"
         for one in series
     )
-    return f'<div class="panel"><h3>{title}</h3><p class="legend">{legend}</p>{chart}</div>'
+    return f'<div class="panel"><h3>{title}</h3><p class="legend">{legend}</p><div class="plot">{chart}</div></div>'
 
 
 def _class_table(view: RunView) -> str:
+    titles = {"cams": "CAMs"} | {source: title for source, title in LABELS.items() if source != "labels"}
+    if not any("labels_crf" in variant.label_scores for variant in view.variants):
+        titles = {"cams": "CAMs"} | LABELS  # without the CRF these are the labels
     columns = [
-        (variant, kind, scores)
-        for kind in ("CAM", "label")
+        (variant, title, scores)
+        for kind, title in titles.items()
         for variant in view.variants
-        if (scores := variant.cam_scores if kind == "CAM" else variant.label_scores)
+        if (scores := variant.cam_scores if kind == "cams" else variant.label_scores.get(kind))
     ]
     if not columns:
         return ""
-    heads = [f'<span class="swatch b-{variant.key}"></span>{variant.key}<br>{kind}' for variant, kind, _ in columns]
+    heads = [
+        f'<span class="nowrap"><span class="swatch b-{variant.key}"></span>{variant.key}</span><br>{kind}'
+        for variant, kind, _ in columns
+    ]
     rows = []
     for index, entry in enumerate(columns[0][2]["classes"]):
         values = [scores["classes"][index]["iou"] for _, _, scores in columns]
@@ -197,7 +203,7 @@ def _class_table(view: RunView) -> str:
 
 
 def _iou_cells(columns: Sequence[tuple[VariantView, str, Any]], values: Sequence[float | None]) -> str:
-    """Bold: the best variant of its kind (CAM or label)."""
+    """Bold: the best variant of its kind (CAMs, or one step's labels)."""
     cells = []
     for (_, kind, _), value in zip(columns, values, strict=True):
         rivals = [
@@ -223,7 +229,7 @@ def _times(view: RunView) -> str:
                 f'<tr><td><span class="swatch b-{variant.key}"></span>{html.escape(variant.title)}</td>'
                 f"<td>{STEPS[step]}</td><td>{_duration(seconds)}</td>"
                 f"<td>{f'{rate:.1f}' if rate else ''}</td>"
-                f'<td style="width:32%">{bar(seconds / longest, f"b-{variant.key}")}</td></tr>'
+                f"<td>{bar(seconds / longest, f'b-{variant.key}')}</td></tr>"
             )
     heads = ("", "step", "time", "images/s", "")
     return f'<h2>Time per step</h2><div class="panel">{table(heads, "".join(rows), left=2)}</div>'

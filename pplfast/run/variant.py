@@ -96,7 +96,7 @@ class VariantChain:
         return self.summary(label) | refined.summary()
 
     def summary(self, label: LabelConfig) -> dict[str, Any]:
-        """mIoU in percent, None where the list has no masks. label_miou is of the CAMs' labels, after the CRF if any."""
+        """mIoU in percent, None without masks. label_miou is of the CAMs' labels, after the CRF if there is one."""
 
         def value(step: str, key: str) -> Any:
             return self.results[step].values[key] if step in self.results else None
