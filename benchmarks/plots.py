@@ -254,13 +254,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=PLOTS, metavar="DIR", help="default: docs/plots")
     parser.add_argument("--format", choices=("svg", "png"), default="svg")
     args = parser.parse_args(arguments)
-    for path in args.files or sorted(RESULTS.glob("*.json")):
-        try:
-            figure = draw(read_json(path))
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path}: not a results file that has a chart ({error})") from None
-        print(save(figure, args.out / f"{path.stem}.{args.format}"))
+    try:
+        for path in args.files or sorted(RESULTS.glob("*.json")):
+            print(save(_figure_of(path), args.out / f"{path.stem}.{args.format}"))
+    except UserError as error:
+        print(f"plots: error: {error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _figure_of(path: Path) -> "Figure":
+    try:
+        return draw(read_json(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a results file that has a chart ({error})") from None
 
 
 if __name__ == "__main__":

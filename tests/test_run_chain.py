@@ -21,7 +21,7 @@ from pplfast.recipe import (
     SegmentationConfig,
     StageConfig,
 )
-from pplfast.run import RunConfig, run, run_seeds, with_default_lists
+from pplfast.run import RunConfig, run, run_seeds, seeds_closing, with_default_lists
 from pplfast.run.facts import facts_summary
 from pplfast.run.table import closing, facts_table, label_folders, seeds_table, summary_table
 from pplfast.train import TrainOptions
@@ -258,3 +258,16 @@ def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "summary.json").read_text()) == result
     table = seeds_table(result)
     assert "54.0" in table and "52.0" in table and "mean" in table
+    assert table.splitlines()[0].split("  ")[0] == "variant" and "labels, CRF" not in table  # no seed has a figure
+
+
+def test_seeds_end_with_their_warnings_and_folders(tmp_path):
+    (tmp_path / "seed3" / "ppl" / "labels_crf").mkdir(parents=True)
+    figures = {"cam_miou": None, "label_before_crf_miou": None, "label_miou": None, "segmentation_miou": None}
+    part = {"ppl": figures, "warnings": ["ppl, labels after the CRF: empty"]}
+    result = {"seeds": [3, 4], "mean": {"ppl": figures}, "runs": {"seed3": part, "seed4": {**part, "warnings": []}}}
+    text = seeds_closing(result, tmp_path)
+    assert text.startswith("no masks, nothing scored")
+    assert "warning: seed3, ppl, labels after the CRF: empty" in text and "warning: seed4" not in text
+    assert f"{tmp_path}/seed3/ppl/labels_crf  labels after the CRF" in text and "so for the other seeds" in text
+    assert text.endswith(f"reports: {tmp_path}/seed3/report.html, {tmp_path}/seed4/report.html")
