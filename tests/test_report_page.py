@@ -172,7 +172,8 @@ def test_without_masks_the_page_says_so(tmp_path):
         summary["ppl"][key] = None
     summary["data"]["val"]["scored"] = 0
     facts = {"images": 60, "foreground": 78.0, "almost_all": 21, "declared": 80, "empty": 3, "absent": 4.0}
-    summary["ppl"]["without_masks"] = {"labels_walk": facts}
+    unlabelled = facts | {"almost_all": 0, "declared": None, "empty": None, "absent": None}
+    summary["ppl"]["without_masks"] = {"labels_walk": facts, "predictions": unlabelled}
     summary["warnings"] = ["ppl: 21 of 60 are <all> foreground"]
     write_json(tmp_path / "run" / "summary.json", summary)
     for path in (tmp_path / "run" / "ppl").glob("eval_*.json"):
@@ -182,6 +183,7 @@ def test_without_masks_the_page_says_so(tmp_path):
     assert "not scored" not in text and "<h2>Results" not in text and "mIoU" not in text
     assert "21 of 60 are &lt;all&gt; foreground" in text and ">labels after the random walk</td>" in text
     assert re.findall(r'<td class="bad">([^<]*)', text) == ["21 of 60"] and "<td>3 of 80</td><td>4.0 %</td>" in text
+    assert text.count("<td>no image labels</td>") == 2
     Page(text)
 
 

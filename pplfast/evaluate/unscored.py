@@ -51,22 +51,25 @@ class LabelFacts:
 
     def concerns(self) -> list[str]:
         """What looks wrong, in words with its threshold; empty where nothing does."""
-        found = []
-        if self.almost_all > MAX_ALMOST_ALL / 100 * self.images:
-            found.append(
-                f"{self.almost_all} of {self.images} images are foreground on over {ALMOST_ALL:g} % of their area "
-                f"(usual: at most {MAX_ALMOST_ALL:g} % of the images)"
-            )
-        if self.empty and self.declared and self.empty > MAX_EMPTY / 100 * self.declared:
-            found.append(
-                f"{self.empty} of {self.declared} image labels have no pixel at all (usual: at most {MAX_EMPTY:g} %)"
-            )
-        if self.absent is not None and self.absent > MAX_ABSENT:
-            found.append(
-                f"{self.absent:.1f} % of the foreground is of classes that its image does not have "
-                f"(usual: at most {MAX_ABSENT:g} %)"
-            )
-        return found
+        words = {
+            "almost_all": f"{self.almost_all} of {self.images} images are foreground on over {ALMOST_ALL:g} % of their "
+            f"area (usual: at most {MAX_ALMOST_ALL:g} % of the images)",
+            "empty": f"{self.empty} of {self.declared} image labels have no pixel at all (usual: at most {MAX_EMPTY:g} %)",
+            "absent": f"{self.absent or 0:.1f} % of the foreground is of classes that its image does not have "
+            f"(usual: at most {MAX_ABSENT:g} %)",
+        }
+        bad = suspicious(self.to_dict())
+        return [text for name, text in words.items() if name in bad]
+
+
+def suspicious(facts: dict[str, Any]) -> set[str]:
+    """The counts of `LabelFacts.to_dict()` that are over their threshold: of "almost_all", "empty", "absent"."""
+    bad = {"almost_all"} if facts["almost_all"] > MAX_ALMOST_ALL / 100 * facts["images"] else set()
+    if facts["declared"] is not None and facts["empty"] > MAX_EMPTY / 100 * facts["declared"]:
+        bad.add("empty")
+    if facts["absent"] is not None and facts["absent"] > MAX_ABSENT:
+        bad.add("absent")
+    return bad
 
 
 def inspect_labels(labels: str | os.PathLike[str], dataset: Dataset, jobs: int | None = None) -> LabelFacts:

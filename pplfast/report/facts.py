@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from pplfast.evaluate.unscored import ALMOST_ALL, MAX_ABSENT, MAX_ALMOST_ALL, MAX_EMPTY
+from pplfast.evaluate.unscored import ALMOST_ALL, MAX_ABSENT, MAX_ALMOST_ALL, MAX_EMPTY, suspicious
 from pplfast.report.charts import table
 from pplfast.report.view import LABELS, RunView
 
@@ -43,18 +43,19 @@ def facts_section(view: RunView) -> str:
 
 
 def _row(of_variant: str, key: str, source: str, facts: dict[str, Any]) -> str:
-    def cell(text: str, bad: bool) -> str:
-        return f'<td class="bad">{text}</td>' if bad else f"<td>{text}</td>"
+    bad = suspicious(facts)
+
+    def cell(name: str, text: str) -> str:
+        return f'<td class="bad">{text}</td>' if name in bad else f"<td>{text}</td>"
 
     images, declared = facts["images"], facts["declared"]
     cells = [
         f'<td class="text"><span class="swatch b-{key}"></span>{LABELS[source]}{html.escape(of_variant)}</td>',
         f"<td>{images}</td><td>{facts['foreground']:.1f} %</td>",
-        cell(f"{facts['almost_all']} of {images}", facts["almost_all"] > MAX_ALMOST_ALL / 100 * images),
+        cell("almost_all", f"{facts['almost_all']} of {images}"),
     ]
     if declared is None:
-        cells.append("<td>no image labels</td><td>no image labels</td>")
+        cells.append("<td>no image labels</td>" * 2)
     else:
-        cells.append(cell(f"{facts['empty']} of {declared}", facts["empty"] > MAX_EMPTY / 100 * declared))
-        cells.append(cell(f"{facts['absent']:.1f} %", facts["absent"] > MAX_ABSENT))
+        cells += [cell("empty", f"{facts['empty']} of {declared}"), cell("absent", f"{facts['absent']:.1f} %")]
     return f"<tr>{''.join(cells)}</tr>"
