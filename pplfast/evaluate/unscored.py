@@ -54,7 +54,7 @@ class LabelFacts:
         words = {
             "almost_all": f"{self.almost_all} of {self.images} images are foreground on over {ALMOST_ALL:g} % of their "
             f"area (usual: at most {MAX_ALMOST_ALL:g} % of the images)",
-            "empty": f"{self.empty} of {self.declared} image labels have no pixel at all (usual: at most {MAX_EMPTY:g} %)",
+            "empty": f"{self.empty} of {self.declared} image labels have no pixel (usual: at most {MAX_EMPTY:g} %)",
             "absent": f"{self.absent or 0:.1f} % of the foreground is of classes that its image does not have "
             f"(usual: at most {MAX_ABSENT:g} %)",
         }

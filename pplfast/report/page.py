@@ -46,6 +46,15 @@ SCORES = (
     ("segmentation_miou", "segmentation network"),
 )
 
+# The same over narrow columns, by folder.
+SHORT = {
+    "cams": "CAMs",
+    "labels": "labels",
+    "labels_crf": "after CRF",
+    "labels_walk": "after walk",
+    "predictions": "network",
+}
+
 
 def page(view: RunView, images: int) -> str:
     """The whole document. It refers to nothing outside itself."""
@@ -178,9 +187,9 @@ def _panel(title: str, series: Sequence[Series], chart: str) -> str:
 
 
 def _class_table(view: RunView) -> str:
-    titles = {"cams": "CAMs"} | {source: title for source, title in LABELS.items() if source != "labels"}
-    if not any("labels_crf" in variant.label_scores for variant in view.variants):
-        titles = {"cams": "CAMs"} | LABELS  # without the CRF these are the labels
+    titles = dict(SHORT)
+    if any("labels_crf" in variant.label_scores for variant in view.variants):
+        del titles["labels"]  # what the CRF begins with
     columns = [
         (variant, title, scores)
         for kind, title in titles.items()
