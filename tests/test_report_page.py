@@ -217,6 +217,19 @@ def test_each_figure_has_the_name_of_its_step(finished, tmp_path):
     assert heads == ["CAMs", "after CRF", "after walk"]
 
 
+def test_without_crf_no_figure_claims_one(finished, tmp_path):
+    run, _, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    for name in ("plain", "ppl"):
+        summary[name]["crf"] = "none"
+        (tmp_path / "run" / name / "eval_label_crf.json").unlink()
+    write_json(tmp_path / "run" / "summary.json", summary)
+    text = write_report(tmp_path / "run", images=1).read_text().split("<h2>Examples")[0]
+    assert "after the CRF" not in text and "after CRF" not in text
+    assert "<span>mIoU of the labels without CRF" in text
+
+
 def test_every_table_can_scroll_and_every_chart_keeps_its_type(finished):
     text = write_report(finished[0], images=1).read_text()
     assert text.count("<table") == text.count('<div class="scroll" tabindex="0"><table') >= 4

@@ -152,6 +152,8 @@ def test_figures_are_named_by_what_they_are_and_columns_without_any_are_left_out
     bare = {**summary, "data": {**summary["data"], "val": {"list": "photos", "images": 4, "scored": 0}}}
     for variant in ("plain", "ppl"):
         bare[variant] = summary[variant] | dict.fromkeys(("cam_miou", "label_before_crf_miou", "label_miou"))
+    plain = {**summary, "plain": summary["plain"] | {"crf": "none"}, "ppl": summary["ppl"] | {"crf": "none"}}
+    assert "labels, CRF" not in summary_table(plain)  # the figure of the labels is not shown twice under another name
     text = summary_table(bare)
     assert re.split(r"  +", text.splitlines()[0]) == ["variant", "background", "train", "CAMs", "labels"]
     assert " - " not in text and "photos: 4 images, no masks, nothing scored" in text
@@ -249,7 +251,7 @@ def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
     def fake(one: RunConfig, say) -> dict:
         seen.append((one.out.name, one.recipe.seed))
         shift = float(one.recipe.seed)
-        return {"plain": {"cam_miou": 50 + shift, "label_before_crf_miou": 1.0, "label_miou": None}}
+        return {"plain": {"cam_miou": 50 + shift, "label_before_crf_miou": 1.0, "label_miou": None, "crf": "labels"}}
 
     monkeypatch.setattr("pplfast.run.seeds.run", fake)
     result = run_seeds(dataclasses.replace(config, out=tmp_path, variants=("plain",)), [0, 4], lambda line: None)
@@ -263,7 +265,7 @@ def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
 
 def test_seeds_end_with_their_warnings_and_folders(tmp_path):
     (tmp_path / "seed3" / "ppl" / "labels_crf").mkdir(parents=True)
-    figures = {"cam_miou": None, "label_before_crf_miou": None, "label_miou": None, "segmentation_miou": None}
+    figures = {"cam_miou": None, "label_before_crf_miou": None, "label_miou": None, "crf": "none"}
     part = {"ppl": figures, "warnings": ["ppl, labels after the CRF: empty"]}
     result = {"seeds": [3, 4], "mean": {"ppl": figures}, "runs": {"seed3": part, "seed4": {**part, "warnings": []}}}
     text = seeds_closing(result, tmp_path)

@@ -118,17 +118,24 @@ def _cards(view: RunView) -> str:
 
 def _card_scores(variant: VariantView) -> list[tuple[str, str]]:
     """Of the CAMs, and of what comes last."""
-    scored = [(key, f"mIoU of the {text}") for key, text in SCORES if variant.numbers.get(key) is not None]
+    scored = [(key, f"mIoU of the {text}") for key, text in _scored([variant])]
     return [*scored[:1], *scored[1:][-1:]]
+
+
+def _scored(variants: Sequence[VariantView]) -> list[tuple[str, str]]:
+    """The entries of SCORES that some variant has a figure for."""
+    with_crf = any(variant.numbers["crf"] != "none" for variant in variants)
+    return [
+        (key, text)
+        for key, text in SCORES
+        if any(variant.numbers.get(key) is not None for variant in variants)
+        and (with_crf or key != "label_miou")  # without CRF that is the figure of the labels before it, again
+    ]
 
 
 def _summary_table(view: RunView) -> str:
     """mIoU by step; "" where nothing is scored."""
-    columns = [
-        (key, text) for key, text in SCORES if any(variant.numbers.get(key) is not None for variant in view.variants)
-    ]
-    if all(variant.numbers["crf"] == "none" for variant in view.variants):
-        columns = [column for column in columns if column[0] != "label_miou"]  # that of the labels without CRF again
+    columns = _scored(view.variants)
     if not columns:
         return ""
     plain = next((variant.numbers for variant in view.variants if variant.key == "plain"), {})

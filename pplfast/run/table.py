@@ -1,6 +1,6 @@
 """The figures of a run as text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,7 @@ def closing(summary: dict[str, Any], out: Path) -> str:
 def summary_table(summary: dict[str, Any]) -> str:
     """One line per variant. mIoU in percent, times in seconds. Columns without any figure are left out."""
     parts = {name: summary[name] for name in VARIANTS if name in summary}
-    columns = [
-        (head, key)
-        for head, key in SCORES
-        if any(part[key] is not None and (key != "label_miou" or part["crf"] != "none") for part in parts.values())
-    ]
+    columns = _known(SCORES, parts.values(), with_crf=any(part["crf"] != "none" for part in parts.values()))
     rows: list[Sequence[str]] = [("variant", *(head for head, _ in columns), "background", "train", "CAMs", "labels")]
     for variant, part in parts.items():
         seconds = part["seconds"]
@@ -61,7 +57,7 @@ def summary_table(summary: dict[str, Any]) -> str:
 def chain_table(summary: dict[str, Any]) -> str:
     """From the seed to the segmentation network, one line per variant; "" without refinement or scores. In percent."""
     parts = {name: summary[name] for name in VARIANTS if name in summary}
-    columns = [(head, key) for head, key in CHAIN if any(part.get(key) is not None for part in parts.values())]
+    columns = _known(CHAIN, parts.values(), with_crf=any(part["crf"] != "none" for part in parts.values()))
     if not any(head in ("+walk", "segmentation") for head, _ in columns):
         return ""
     rows = [
@@ -123,7 +119,8 @@ def seeds_closing(result: dict[str, Any], out: Path) -> str:
 def seeds_table(result: dict[str, Any]) -> str:
     """One line per variant and seed, and the mean. mIoU in percent."""
     means = result["mean"].values()
-    columns = [(head, key) for head, key in (*SCORES, *CHAIN[2:]) if any(mean.get(key) is not None for mean in means)]
+    with_crf = any(run[name]["crf"] != "none" for run in result["runs"].values() for name in result["mean"])
+    columns = _known((*SCORES, *CHAIN[2:]), means, with_crf)
     if not columns:
         return "no masks, nothing scored; each seed's report says what its labels show by themselves"
     rows = [("variant", "seed", *(head for head, _ in columns))]
@@ -133,6 +130,17 @@ def seeds_table(result: dict[str, Any]) -> str:
             (variant, seed, *(_figure(part.get(key)) for _, key in columns)) for seed, part in [*parts, ("mean", mean)]
         ]
     return "\n".join(_align(rows))
+
+
+def _known(
+    columns: Iterable[tuple[str, str]], parts: Collection[dict[str, Any]], with_crf: bool
+) -> list[tuple[str, str]]:
+    """The columns that some part has a figure for. Without a CRF the figure after it is the one before it, again."""
+    return [
+        (head, key)
+        for head, key in columns
+        if any(part.get(key) is not None for part in parts) and (with_crf or key != "label_miou")
+    ]
 
 
 def _figure(value: float | None) -> str:
