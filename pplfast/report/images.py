@@ -79,7 +79,8 @@ def _borders(labels: np.ndarray) -> np.ndarray:
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    return edge & (labels != BACKGROUND)
+    edge &= labels != BACKGROUND
+    return edge
 
 
 def data_uri(pixels: np.ndarray) -> str:
