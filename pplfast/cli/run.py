@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     seeds = _seeds(args) if args.seeds is not None else None
 
-    from pplfast.run import RunConfig, chain_table, run, run_seeds, seeds_table, summary_table, with_default_lists
+    from pplfast.run import RunConfig, closing, run, run_seeds, seeds_closing, with_default_lists
     from pplfast.train.ranks import stop_ranks
 
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
@@ -83,14 +83,9 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         if seeds is None:
-            summary = run(config)
-            print(summary_table(summary))
-            if chain_table(summary):
-                print("\n" + chain_table(summary))
-            print(f"report: {config.out / 'report.html'}")
+            print(closing(run(config), config.out))
         else:
-            print(seeds_table(run_seeds(config, seeds)))
-            print(f"reports: {', '.join(str(config.out / f'seed{seed}' / 'report.html') for seed in seeds)}")
+            print(seeds_closing(run_seeds(config, seeds), config.out))
     finally:
         stop_ranks()
     return 0

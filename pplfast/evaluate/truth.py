@@ -78,7 +78,7 @@ def _warnings(dataset: Dataset, without_mask: int, failed: dict[str, str]) -> li
     if failed:
         first, reason = next(iter(failed.items()))
         warnings.append(f"{len(failed)} images failed earlier and are not scored (first: {first}: {reason})")
-    if "aug" in dataset.name.rsplit("/", 1)[-1].lower():
+    if "aug" in dataset.name.partition("/")[2].lower():  # of the list; a folder may be called august
         warnings.append(
             f"{dataset.name} looks like train_aug (10,582 images); the field scores CAMs and pseudo labels "
             "on train (1,464) and segmentation on val (1,449)"

@@ -54,6 +54,12 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
         summary["data"]["left_out"] = left_out
     if has_segmentation(config.recipe):
         summary["data"]["test"] = _describe(test_set)
+    summary["warnings"] = [
+        f"{variant}, {text}"
+        for variant, part in parts.items()
+        for facts in part["without_masks"].values()
+        for text in facts["warnings"]
+    ]
     write_json(config.out / "summary.json", summary)
     announce("report")
     write_report(config.out)
