@@ -7,7 +7,7 @@ import numpy as np
 
 from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
-from pplfast.labels import crf
+from pplfast.labels import crf, presets
 from pplfast.labels.pseudo import read_image
 
 
@@ -24,7 +24,7 @@ def refine_prediction(prediction: Prediction, preset: str) -> str:
     """Write the PNG. Returns why it failed, or "" when it did not."""
     try:
         scores = prediction.probabilities
-        if preset != crf.NONE:
+        if preset != presets.NONE:
             scores = crf.dense_crf(read_image(prediction.image, scores.shape[1:]), np.ascontiguousarray(scores), preset)
         labels = prediction.ids[scores.argmax(axis=0)]
     except UserError as error:

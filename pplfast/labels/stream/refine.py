@@ -13,7 +13,7 @@ from pplfast.data.classes import BACKGROUND
 from pplfast.data.masks import mask_image
 from pplfast.errors import UserError
 from pplfast.files import atomic_path
-from pplfast.labels import camfile, crf
+from pplfast.labels import camfile, crf, presets
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.pool import start_worker
 from pplfast.labels.stream.manifest import checksum
@@ -118,7 +118,7 @@ def label_scores(
 
 def _argmax(maps: np.ndarray, pixels: np.ndarray, background: str, value: float, preset: str) -> np.ndarray:
     scores = add_background(maps, background, value)
-    if preset != crf.NONE:
+    if preset != presets.NONE:
         scores = crf.dense_crf(pixels, to_probabilities(scores, background), preset)
     return scores.argmax(axis=0).astype(np.uint8)
 
