@@ -3,17 +3,20 @@
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
-from pplfast.cli import COMMANDS, main
+from pplfast.cli import COMMANDS, build_parser, main
+from pplfast.cli.run import parse_seeds
+from pplfast.recipe import preset_names
 from pplfast.version import __version__
 
 DATA = ["--data", "/nowhere/at/all"]
 WRONG_PATHS = {
     "data": ["data", "check", *DATA],
     "train": ["train", *DATA, "--recipe", "demo", "--out", "OUT"],
-    "cam": ["cam", *DATA, "--model", "/nowhere", "--out", "OUT"],
+    "cam": ["cam", *DATA, "--model", "/nowhere/at/all", "--out", "OUT"],
     "label": ["label", *DATA, "--cams", "/nowhere", "--out", "OUT"],
     "eval": ["eval", *DATA, "--cams", "/nowhere"],
     "run": ["run", *DATA, "--recipe", "demo", "--out", "OUT"],
@@ -40,6 +43,54 @@ def test_help_lists_every_command_and_version_prints_it(capsys):
     assert stop.value.code == 0 and capsys.readouterr().out == f"pplfast {__version__}\n"
 
 
+def test_recipes_are_listed_and_printed(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()] == preset_names()
+    assert main(["recipes", "own-images"]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["name"] == "own-images"
+    assert main(["recipes", "own-image"]) == 2
+    assert "own-image: no such recipe; did you mean own-images?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, seeds",
+    (("0,1,2", [0, 1, 2]), ("0-2", [0, 1, 2]), ("0-1, 7", [0, 1, 7]), ("5", [5]), ("3-3", [3])),
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text, None) == seeds
+
+
+def test_a_plain_folder_has_a_recipe_and_a_voc_layout_needs_one(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    command = ["run", "--data", str(folder), "--out", str(tmp_path / "out")]
+    assert main(command) == 2  # there is no image in it
+    output = capsys.readouterr()
+    assert output.out.splitlines()[0].startswith("recipe own-images: the default for a plain folder")
+    assert f"{folder}: names no image" in output.err
+    (folder / "JPEGImages").mkdir()
+    assert main(command) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and "has VOC layout, for which there is no default recipe; give --recipe demo" in output.err
+
+
+@pytest.mark.parametrize("out", ("photos", "photos/runs/new", "link/runs"))
+def test_a_run_within_the_data_set_is_refused(out, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    assert main(["run", "--data", str(folder), "--recipe", "demo", "--out", str(tmp_path / out)]) == 2
+    error = capsys.readouterr().err
+    assert "lies in the data set's folder" in error and error.count("\n") == 1 and not list(folder.iterdir())
+
+
+def test_the_report_shows_as_many_images_as_its_help_says():
+    from pplfast.report import IMAGES
+
+    assert build_parser("report").parse_args(["report", "x"]).images == IMAGES
+
+
 @pytest.mark.parametrize("arguments", [["nothing"], [], ["run"], ["--nothing"]])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -54,7 +105,8 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith(f"pplfast {command}: error: /nowhere/at/all: ") and output.err.count("\n") == 1
+    program = "pplfast data check" if command == "data" else f"pplfast {command}"
+    assert output.err.startswith(f"{program}: error: /nowhere/at/all: ") and output.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -64,7 +116,10 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
         (["--recipe", "nothing"], "nothing: neither a recipe file"),
         (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
         (["--recipe", "demo", "--variants", ","], "--variants is empty"),
-        (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers"),
+        (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers, like 0,1,2 or 0-2"),
+        (["--recipe", "demo", "--seeds", "2-0"], "2-0 ends before it begins; write 0-2"),
+        (["--recipe", "demo", "--seeds", "0-2,1"], "--seeds 0-2,1: the same seed twice"),
+        (["--recipe", "demo", "--jobs", "0"], "--jobs 0: must be 1 or more"),
         (["--recipe", "demo", "--seeds", "1,2", "--seed", "1"], "--seed 1 and --seeds 1,2: give one"),
         (["--recipe", "demo", "--checkpoint-every", "0"], "--checkpoint-every 0: must be 1 or more"),
         (["--recipe", "demo", "--seeds", "1,1"], "--seeds 1,1: the same seed twice"),

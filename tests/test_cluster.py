@@ -118,8 +118,9 @@ def test_no_host_answers(monkeypatch, hostfile):
 def test_the_command_line_names_what_is_missing(capsys):
     for words in ([], ["eval"], ["segment", "test"]):
         assert main(["launch", *words]) == 2 and "name the command to run" in capsys.readouterr().err
-    assert main(["launch", "--hostfile", "/none", "train"]) == 2 and "/none: not a readable" in capsys.readouterr().err
-    assert main(["launch", "--restarts", "-1", "train"]) == 2 and "--restarts -1" in capsys.readouterr().err
+    train = ["train", "--data", "/none", "--recipe", "demo", "--out", "x"]
+    assert main(["launch", "--hostfile", "/none", *train]) == 2 and "/none: not a readable" in capsys.readouterr().err
+    assert main(["launch", "--restarts", "-1", *train]) == 2 and "--restarts -1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("zero*.json")), ids=lambda path: path.stem)

@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return cast(int, importlib.import_module(f"pplfast.cli.{args.command}").run(args))
     except UserError as error:
-        print(f"pplfast {args.command}: error: {error}", file=sys.stderr)
+        print(f"{args.prog}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\npplfast {args.command}: interrupted", file=sys.stderr)
+        print(f"\n{args.prog}: interrupted", file=sys.stderr)
         return 130
 
 

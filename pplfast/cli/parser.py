@@ -47,6 +47,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         self._titled: dict[str, argparse._ArgumentGroup] = {}
         super().__init__(**{"formatter_class": _formatter, **settings})
+        self.set_defaults(prog=self.prog)  # of the innermost command: errors that come later name it too
 
     def add_argument(self, *flags: Any, **settings: Any) -> argparse.Action:
         """Into the option's group of GROUPS; what has none there stays where argparse puts it."""
@@ -64,6 +65,12 @@ class CommandParser(argparse.ArgumentParser):
     def option(self, flag: str) -> argparse.Action:
         """An option that another function has added, for a command that needs it with another help or default."""
         return self._option_string_actions[flag]
+
+    def every_command(self) -> "dict[str, CommandParser]":
+        """This parser and those of its commands and their actions, by what is typed: "pplfast data check"."""
+        commands = self._commands()
+        inner = commands.choices.values() if commands is not None else ()
+        return {self.prog: self} | {prog: parser for one in inner for prog, parser in one.every_command().items()}
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Unlike argparse's, an error for what it does not know: here it is found by the parser of the command, which
