@@ -1,5 +1,6 @@
 """The command line's frame: help, unknown commands, and errors in one line."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -180,3 +181,28 @@ def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("pplfast report: error: ") and "Traceback" not in done.stderr
+
+
+def test_threads_of_torch_and_of_decoding():
+    import inspect
+
+    import torch
+
+    from pplfast.cli.machine import DECODING, use_threads
+    from pplfast.labels.cam import generate_cams
+    from pplfast.labels.segment import segment_images
+    from pplfast.labels.walk import walk_cams
+
+    before = torch.get_num_threads()
+    try:
+        assert use_threads(argparse.Namespace(threads=0)) == DECODING and torch.get_num_threads() == before
+        assert use_threads(argparse.Namespace(threads=before + 1)) == torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    for function in (generate_cams, segment_images, walk_cams):
+        assert inspect.signature(function).parameters["threads"].default == DECODING
+
+
+@pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "train", "run", "bench all"))
+def test_commands_that_compute_take_threads(command):
+    assert "--threads N" in build_parser().every_command()[f"pplfast {command}"].format_help()

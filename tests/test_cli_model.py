@@ -136,3 +136,11 @@ def test_a_description_without_classes_is_one_line(photos, tmp_path, capsys):
     assert main(command) == 2
     error = capsys.readouterr().err
     assert f"{folder / 'segmentation.json'}: does not say the network's classes" in error and error.count("\n") == 1
+
+
+def test_the_classes_are_compared_before_the_labels_are_read(photos, run, tmp_path):
+    """Else the message is of a label that is no class of the wrong list."""
+    (tmp_path / "labels.csv").write_text("a.jpg,cell\n")
+    words = ("--labels", str(tmp_path / "labels.csv"), "--classes", "dog,cat")
+    with pytest.raises(UserError, match="was trained for the classes cell=1,city bus=2"):
+        dataset_of_model(arguments(photos, *words), run / "ppl" / "train", CLASSIFIER)

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pplfast.cli.machine import add_threads_argument, check_machine_arguments, decoding_threads
+from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
 from pplfast.cli.model import CLASSIFIER, OWN_CLASSES, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
 from pplfast.data.options import add_data_arguments
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     config = cam_config(folder, changes)
     say_settings(f"CAMs at {scales_text(config.scales, config.flip)}", bool(changes))
     model = load_classifier(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-    outcome = generate_cams(model, dataset, config, args.out, npy=args.npy, **decoding_threads(args))
+    outcome = generate_cams(model, dataset, config, args.out, npy=args.npy, threads=use_threads(args))
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
 

@@ -1,7 +1,6 @@
 """`pplfast label`: pseudo labels, from a classifier in one go (alone or on many ranks) or from CAM files."""
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,8 @@ from pplfast.cli.machine import (
     add_jobs_argument,
     add_threads_argument,
     check_machine_arguments,
-    decoding_threads,
     jobs_from_arguments,
+    use_threads,
 )
 from pplfast.cli.model import CLASSIFIER, dataset_of_model, find_model
 from pplfast.cli.parser import CommandParser
@@ -159,6 +158,7 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
         unsure=unsure,
         memory=args.memory,
         jobs=args.jobs,
+        threads=args.threads or None,
         shard_size=args.shard_size,
         rotated=args.rotated,
         verify=args.verify,
@@ -168,8 +168,8 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
     check_config(config)
     _say(config, bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure)))
     share_threads()
-    threads = decoding_threads(args)
-    result = label_dataset(load_classifier(folder), dataset, dataclasses.replace(config, **threads), args.local_rank)
+    use_threads(args)
+    result = label_dataset(load_classifier(folder), dataset, config, args.local_rank)
     if os.environ.get("RANK", "0") == "0" and not result.unfinished:
         print(result.summary(config.out))
     return result.exit_code
@@ -198,7 +198,7 @@ def _value(args: argparse.Namespace, kind: str, recorded: LabelConfig) -> float:
                 f"--value {args.value:g}: the recipe's background is alpha, whose exponents are 1 or more; "
                 "add --background threshold, if it is one"
             )
-        return args.value
+        return float(args.value)
     value = recorded.value if kind == recorded.background else 0.0
     if not value and kind == "alpha":
         raise UserError(ALPHA_NEEDS_VALUE)

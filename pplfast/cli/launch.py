@@ -44,10 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def check_command(words: Sequence[str], here: bool) -> None:
-    """Find what is wrong with the command before ranks are started, each of which would say it again: options, recipe,
-    and, for a launch on this machine (`here`), the data set's folder. Ends the process where the options are wrong."""
+    """Find what is wrong with the command before ranks are started, each of which would say it again: options and
+    recipe, and for a launch on this machine (`here`) the network and the list. Ends the process where the options are
+    wrong, and raises UserError for the rest."""
     from pplfast.cli import build_parser
+    from pplfast.cli.model import CLASSIFIER, find_model
     from pplfast.cli.train import check_training_arguments, recipe_from_arguments
+    from pplfast.data.voc import check_root, read_list
 
     args = build_parser(words[0]).parse_args(words)
     if hasattr(args, "recipe"):
@@ -55,8 +58,11 @@ def check_command(words: Sequence[str], here: bool) -> None:
         recipe_from_arguments(args)
     elif args.cams:
         raise UserError("label --cams: works in one process; leave `pplfast launch` away")
-    if here and not Path(args.data).is_dir():
-        raise UserError(f"{args.data}: no such folder; give --data a VOC root or a folder of images")
+    if here:
+        check_root(Path(args.data))
+        if getattr(args, "model", None):
+            find_model(args.model, CLASSIFIER)
+        read_list(Path(args.data), args.list, args.labels)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,13 +5,15 @@ import argparse
 from pplfast.errors import UserError
 from pplfast.labels.pool import default_jobs
 
+DECODING = 2  # the `threads` of the functions that make CAMs and labels, where none are given
+
 
 def add_jobs_argument(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help=f"processes {what} (default: one per core)")
 
 
 def add_threads_argument(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = "one per core, 2 for decoding"
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = f"one per core, {DECODING} for decoding"
 ) -> None:
     parser.add_argument(
         "--threads",
@@ -34,14 +36,14 @@ def jobs_from_arguments(args: argparse.Namespace) -> int:
     return default_jobs() if args.jobs is None else int(args.jobs)
 
 
-def decoding_threads(args: argparse.Namespace) -> dict[str, int]:
-    """Give torch its threads; the `threads` argument of a function that decodes images, empty for its own default.
+def use_threads(args: argparse.Namespace) -> int:
+    """Give torch the threads of --threads, where it is given; returns those for decoding.
 
     Imports torch: check the other arguments first.
     """
     if not args.threads:
-        return {}
+        return DECODING
     import torch
 
     torch.set_num_threads(args.threads)
-    return {"threads": args.threads}
+    return int(args.threads)

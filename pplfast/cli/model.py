@@ -106,36 +106,37 @@ def model_classes(folder: Path, kind: Kind) -> "ClassList | None":
 def take_classes(args: argparse.Namespace, folder: Path, kind: Kind) -> None:
     """Let --classes be those of the network, where neither the option nor ROOT/classes.txt says others."""
     classes = model_classes(folder, kind)
-    if classes is not None and not _where_said(args):
+    if classes is not None and not args.classes and not _own_list(args).is_file():
         args.classes = as_option(classes)
 
 
-def _where_said(args: argparse.Namespace) -> str:
-    own = Path(args.data) / "classes.txt"
-    return "--classes" if args.classes else str(own) if own.is_file() else ""
+def _own_list(args: argparse.Namespace) -> Path:
+    return Path(args.data) / "classes.txt"
 
 
 def dataset_of_model(args: argparse.Namespace, folder: Path, kind: Kind) -> "Dataset":
     """The data set of the arguments, with the classes of the network as in `take_classes`. Raises UserError where
-    others are said, with both lists.
-
-    A segmentation network also decides the values in masks, since it writes them. Those of a classifier may be chosen
-    anew: its labels get the values of --classes.
-    """
-    source = _where_said(args)
+    others are said, with both lists."""
     take_classes(args, folder, kind)
-    dataset = dataset_from_arguments(args)
-    classes = model_classes(folder, kind)
-    if classes is None or dataset.classes == classes:
-        return dataset
-    if kind is SEGMENTATION or dataset.classes.names != classes.names:
-        own = (Path(args.data) / "classes.txt").is_file()
+    _check_classes(args, folder, kind)
+    return dataset_from_arguments(args)
+
+
+def _check_classes(args: argparse.Namespace, folder: Path, kind: Kind) -> None:
+    """A segmentation network also decides the values in masks, since it writes them. Those of a classifier may be
+    chosen anew: its labels get the values of --classes."""
+    from pplfast.data.classes import parse_classes
+
+    classes, own = model_classes(folder, kind), _own_list(args)
+    if classes is None:
+        return
+    said = parse_classes(args.classes or own)
+    if said != classes if kind is SEGMENTATION else said.names != classes.names:
+        remedy = f"give --classes '{as_option(classes)}'" if own.is_file() else "leave --classes out"
         raise UserError(
-            f"{folder}: the {kind.what} was trained for the classes {as_option(classes)}, but {source} says "
-            f"{as_option(dataset.classes)}; "
-            + (f"give --classes '{as_option(classes)}'" if own else "leave --classes out")
+            f"{folder}: the {kind.what} was trained for the classes {as_option(classes)}, but "
+            f"{'--classes' if args.classes else own} says {as_option(said)}; {remedy}"
         )
-    return dataset
 
 
 def as_option(classes: "ClassList") -> str:

@@ -52,7 +52,7 @@ class CommandParser(argparse.ArgumentParser):
     def add_argument(self, *flags: Any, **settings: Any) -> argparse.Action:
         """Into the option's group of GROUPS; what has none there stays where argparse puts it."""
         title = _GROUP_OF.get(flags[0]) if flags else None
-        return (self.group(title) if title else super()).add_argument(*flags, **settings)
+        return self.group(title).add_argument(*flags, **settings) if title else super().add_argument(*flags, **settings)
 
     def add_argument_group(self, *title: Any, **settings: Any) -> argparse._ArgumentGroup:
         group = super().add_argument_group(*title, **settings)

@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 from pplfast.cli.parser import did_you_mean
+from pplfast.data.voc import check_root
 from pplfast.errors import UserError
 from pplfast.recipe import load_recipe, preset_names
 
@@ -37,8 +38,7 @@ def default_recipe(root: str) -> str:
     """The preset for a data set without --recipe. Raises UserError for a VOC layout: which one suits it depends on the
     machine and the data, not on the layout."""
     folder = Path(root)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give --data a VOC root or a folder of images")
+    check_root(folder)
     if (folder / "ImageSets").is_dir() or (folder / "JPEGImages").is_dir():
         raise UserError(
             f"{folder}: has VOC layout, for which there is no default recipe; give --recipe demo for the demo data "

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import add_threads_argument, check_machine_arguments, decoding_threads
+from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
 from pplfast.cli.model import BOUNDARY, CLASSIFIER, OWN_CLASSES, dataset_of_model, find_model, take_classes
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
@@ -93,7 +93,7 @@ def _walk(args: argparse.Namespace) -> int:
     config = dataclasses.replace(read_settings(folder, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
     model = load_boundaries(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-    outcome = walk_cams(model, args.cams, dataset, config, args.out, **decoding_threads(args))
+    outcome = walk_cams(model, args.cams, dataset, config, args.out, threads=use_threads(args))
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
 

@@ -8,8 +8,8 @@ from pplfast.cli.machine import (
     add_jobs_argument,
     add_threads_argument,
     check_machine_arguments,
-    decoding_threads,
     jobs_from_arguments,
+    use_threads,
 )
 from pplfast.cli.model import OWN_CLASSES, SEGMENTATION, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
@@ -86,7 +86,7 @@ def _test(args: argparse.Namespace) -> int:
     model, classes = load_segmentation(folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     outcome = segment_images(
-        model, classes, dataset, config, args.out, jobs_from_arguments(args), **decoding_threads(args)
+        model, classes, dataset, config, args.out, jobs_from_arguments(args), threads=use_threads(args)
     )
     print(outcome.summary("labels", args.out))
     return outcome.exit_code
