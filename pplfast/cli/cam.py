@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
-from pplfast.cli.model import CLASSIFIER, OWN_CLASSES, dataset_of_model, find_model
+from pplfast.cli.model import CLASSIFIER, OF_NETWORK, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
 from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
@@ -14,7 +14,7 @@ from pplfast.recipe import CamConfig, part_from_dict
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser, classes=OWN_CLASSES)
+    add_data_arguments(parser, classes=OF_NETWORK)
     parser.add_argument("--model", required=True, metavar="PATH", help=CLASSIFIER.help)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
     add_cam_arguments(parser)

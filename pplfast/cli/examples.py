@@ -1,25 +1,40 @@
-"""The examples at the end of each command's help: (what it does, the command). A test parses every one."""
+"""The examples at the end of each command's help: (what it does, the command). A test parses every one.
 
-PHOTOS = "--data photos --labels labels.csv --classes cat,dog"
-DEMO = "--data demo --list"
+They tell one story: photos, labels.csv, a classifier in runs/ppl, maps in cams, and a whole run in runs/photos.
+"""
+
+LISTED = "--data photos --labels labels.csv"  # enough where a network knows the classes
+PHOTOS = f"{LISTED} --classes cat,dog"
+VOC = "--data VOCdevkit/VOC2012"
+
+CHECK = ("photos in a folder, labels in a CSV with the lines image,label;label", f"pplfast data check {PHOTOS}")
+DEMO = ("240 training and 60 validation images", "pplfast data demo --out demo")
+OWN = ("your own photos", f"pplfast run {PHOTOS} --out runs/photos")
+EDGES = (
+    "boundaries from them",
+    f"pplfast refine train {LISTED} --model runs/ppl --pngs sure --recipe own-images --out runs/edges",
+)
+WALK = ("the walk", f"pplfast refine walk {LISTED} --model runs/edges --cams cams --out walked")
+SEGMENT = ("on label PNGs", f"pplfast segment train {PHOTOS} --pngs labels --recipe own-images --out runs/seg")
+NEW = (
+    "label new photos with the network of a run",
+    "pplfast segment test --data new-photos --model runs/photos --out new-labels",
+)
 
 EXAMPLES = {
     "": (
-        ("a demo data set, and the whole chain on it", "pplfast data demo --out demo"),
-        ("then", "pplfast run --data demo --recipe demo --out runs/demo"),
-        ("your own photos, with a CSV of image,label;label", f"pplfast run {PHOTOS} --out runs/photos"),
-    ),
-    "data": (
         ("a demo data set", "pplfast data demo --out demo"),
-        ("look at your own", f"pplfast data check {PHOTOS}"),
+        ("the whole chain on it", "pplfast run --data demo --recipe demo --out runs/demo"),
+        ("your own photos, with a CSV of image,label;label", OWN[1]),
     ),
+    "data": (DEMO, CHECK),
     "data demo": (
-        ("240 training and 60 validation images", "pplfast data demo --out demo"),
+        DEMO,
         ("a small one, of other scenes", "pplfast data demo --out demo-small --train 40 --val 10 --seed 1"),
     ),
     "data check": (
-        ("a folder of photos, labels in a CSV with the lines image,label;label", f"pplfast data check {PHOTOS}"),
-        ("a list of a VOC layout", "pplfast data check --data VOCdevkit/VOC2012 --list train"),
+        CHECK,
+        ("a list of a VOC layout", f"pplfast data check {VOC} --list train"),
         ("without labels, the report as JSON", "pplfast data check --data photos --labels none --json check.json"),
     ),
     "recipes": (
@@ -28,126 +43,77 @@ EXAMPLES = {
         ("a copy to change, for --recipe my.toml", "pplfast recipes own-images > my.toml"),
     ),
     "run": (
-        ("your own photos", f"pplfast run {PHOTOS} --out runs/photos"),
+        OWN,
         ("the demo data set, three seeds", "pplfast run --data demo --recipe demo --seeds 0-2 --out runs/demo"),
         (
-            "PASCAL VOC, longer training",
-            "pplfast run --data VOCdevkit/VOC2012 --recipe voc-lite0-seg --set segmentation.epochs=12 --out runs/voc",
+            "PASCAL VOC, with longer training of the segmentation network",
+            f"pplfast run {VOC} --recipe voc-lite0-seg --set segmentation.epochs=12 --out runs/voc",
         ),
     ),
     "train": (
-        ("progressive patch learning on the demo set", f"pplfast train {DEMO} train --recipe demo --out runs/ppl"),
-        ("the same without patches", f"pplfast train {DEMO} train --recipe demo --variant plain --out runs/plain"),
-        (
-            "all GPUs of this machine",
-            f"pplfast launch train {PHOTOS} --recipe own-images --out runs/photos-ppl",
-        ),
+        ("progressive patch learning", f"pplfast train {PHOTOS} --recipe own-images --out runs/ppl"),
+        ("without patches", f"pplfast train {PHOTOS} --recipe own-images --variant plain --out runs/plain"),
+        ("on all GPUs of this machine", f"pplfast launch train {PHOTOS} --recipe own-images --out runs/ppl"),
     ),
     "cam": (
-        ("with the classifier of a run", f"pplfast cam {DEMO} val --model runs/demo/ppl --out cams"),
-        (
-            "one scale, fast",
-            f"pplfast cam {DEMO} val --model runs/ppl --scales 1 --no-flip --out cams-fast",
-        ),
+        ("with a classifier of your own", f"pplfast cam {LISTED} --model runs/ppl --out cams"),
+        ("with that of a run, fast", f"pplfast cam {LISTED} --model runs/photos --scales 1 --no-flip --out cams-fast"),
     ),
     "label": (
-        (
-            "images to labels with the classifier of a run",
-            "pplfast label --data photos --labels labels.csv --model runs/photos --out photos-labels",
-        ),
-        (
-            "the same on eight GPUs",
-            "pplfast launch --ranks 8 label --data photos --labels labels.csv --model runs/photos --out photos-labels",
-        ),
-        (
-            "from CAM files, which can be tuned in seconds",
-            f"pplfast label {DEMO} val --cams cams --value 0.2 --out labels",
-        ),
+        ("images to labels with a classifier", f"pplfast label {LISTED} --model runs/ppl --out labels"),
+        ("the same on eight GPUs", f"pplfast launch --ranks 8 label {LISTED} --model runs/ppl --out labels"),
+        ("from CAM files, to try other settings", f"pplfast label {PHOTOS} --cams cams --value 0.3 --out labels-030"),
     ),
-    "refine": (
-        (
-            "boundaries from confident labels",
-            f"pplfast refine train {DEMO} train --model runs/ppl --pngs sure --recipe voc-lite0-seg --out runs/edges",
-        ),
-        ("the walk", f"pplfast refine walk {DEMO} val --model runs/edges --cams cams --out walked"),
-    ),
+    "refine": (EDGES, WALK),
     "refine train": (
         (
-            "the confident labels first, 255 where unsure",
-            f"pplfast label {DEMO} train --model runs/ppl --unsure 0.05,0.30 --crf labels --out sure",
+            "confident labels first, 255 where unsure",
+            f"pplfast label {LISTED} --model runs/ppl --unsure 0.05,0.30 --crf labels --out sure",
         ),
-        (
-            "then the boundary network",
-            f"pplfast refine train {DEMO} train --model runs/ppl --pngs sure --recipe voc-lite0-seg --out runs/edges",
-        ),
+        EDGES,
     ),
     "refine walk": (
-        ("with a network of your own", f"pplfast refine walk {DEMO} val --model runs/edges --cams cams --out walked"),
+        WALK,
         (
-            "with that of a run, fewer steps",
-            "pplfast refine walk --data photos --model runs/photos --cams cams --steps 64 --out walked",
+            "with the network of a run, fewer steps",
+            f"pplfast refine walk {LISTED} --model runs/photos --cams cams --steps 64 --out walked-64",
         ),
     ),
-    "segment": (
-        (
-            "train on label PNGs",
-            f"pplfast segment train {DEMO} train --pngs labels --recipe voc-lite0-seg --out runs/seg",
-        ),
-        ("label new photos", "pplfast segment test --data new-photos --model runs/photos --out new-labels"),
-    ),
+    "segment": (("train " + SEGMENT[0], SEGMENT[1]), NEW),
     "segment train": (
+        SEGMENT,
         (
-            "on the labels of any command",
-            f"pplfast segment train {DEMO} train --pngs labels --recipe voc-lite0-seg --out runs/seg",
-        ),
-        (
-            "on your own photos, for longer",
-            f"pplfast segment train {PHOTOS} --pngs photos-labels --recipe own-images --set segmentation.epochs=30 "
-            "--out runs/seg",
+            "for longer",
+            f"pplfast segment train {PHOTOS} --pngs labels --recipe own-images --set segmentation.epochs=30 "
+            "--out runs/seg-30",
         ),
     ),
     "segment test": (
-        (
-            "label new photos with the network of a run",
-            "pplfast segment test --data new-photos --model runs/photos --out new-labels",
-        ),
+        NEW,
         (
             "fast: one scale, no CRF",
             "pplfast segment test --data new-photos --model runs/seg --scales 1 --no-flip --crf none --out fast",
         ),
     ),
     "eval": (
-        ("CAMs: the best background threshold", f"pplfast eval {DEMO} val --cams cams"),
-        ("label PNGs, scores as JSON", f"pplfast eval {DEMO} val --pngs labels --out scores.json"),
-        (
-            "masks in a folder of their own",
-            f"pplfast eval {PHOTOS} --masks masks --pngs photos-labels",
-        ),
+        ("CAMs, with the best background threshold", "pplfast eval --data demo --list val --cams demo-cams"),
+        ("label PNGs, scores as JSON", "pplfast eval --data demo --list val --pngs demo-labels --out scores.json"),
+        ("true masks in a folder of their own", f"pplfast eval {PHOTOS} --masks masks --pngs labels"),
     ),
     "report": (
         ("again, with more images", "pplfast report runs/photos --images 24"),
-        ("elsewhere", "pplfast report runs/photos/seed0 --out photos.html"),
+        ("elsewhere", "pplfast report runs/photos --out photos.html"),
     ),
     "submit": (
-        (
-            "labels of the test list",
-            "pplfast submit --data VOCdevkit/VOC2012 --pngs runs/test-labels --out results.tar.gz",
-        ),
-        (
-            "a dry run on val",
-            "pplfast submit --data VOCdevkit/VOC2012 --list val --pngs runs/val-labels --out val.tar.gz",
-        ),
+        ("labels of the test list", f"pplfast submit {VOC} --pngs test-labels --out results.tar.gz"),
+        ("a trial on val", f"pplfast submit {VOC} --list val --pngs val-labels --out val.tar.gz"),
     ),
     "launch": (
         (
             "all GPUs of this machine, started again up to three times",
-            f"pplfast launch --restarts 3 train {PHOTOS} --recipe own-images --out runs/photos-ppl",
+            f"pplfast launch --restarts 3 train {PHOTOS} --recipe own-images --out runs/ppl",
         ),
-        (
-            "several hosts",
-            "pplfast launch --hostfile hosts label --data photos --labels labels.csv --model runs/photos "
-            "--out photos-labels",
-        ),
+        ("several hosts", f"pplfast launch --hostfile hosts label {LISTED} --model runs/ppl --out labels"),
     ),
     "bench": (
         ("training steps, as JSON and plots", "pplfast bench train --out train.json"),

@@ -36,7 +36,7 @@ BOUNDARY = Kind("boundary", "boundary network", "boundary", "pplfast refine trai
 SEGMENTATION = Kind("segmentation", "segmentation network", "segmentation", "pplfast segment train")
 KINDS = (CLASSIFIER, BOUNDARY, SEGMENTATION)
 DEPTHS = ("", "*", "*/*")  # of the folder that holds `Kind.folder`: a variant, a run, a run of several seeds
-OWN_CLASSES = "those that the network was trained for"  # default of --classes, in words
+OF_NETWORK = "those that the network was trained for"  # default of --classes, in words
 
 
 def find_model(path: str | os.PathLike[str], kind: Kind) -> Path:

@@ -5,7 +5,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
-from pplfast.cli.model import BOUNDARY, CLASSIFIER, OWN_CLASSES, dataset_of_model, find_model, take_classes
+from pplfast.cli.model import BOUNDARY, CLASSIFIER, OF_NETWORK, dataset_of_model, find_model, take_classes
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments
@@ -28,13 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="train the boundary network, alone or under the deepspeed launcher",
         description="Train the recipe's [affinity] on the backbone of a trained classifier.",
     )
-    add_data_arguments(boundary, shown=(), classes=OWN_CLASSES)
+    add_data_arguments(boundary, shown=(), classes=OF_NETWORK)
     boundary.add_argument("--model", required=True, metavar="PATH", help=CLASSIFIER.help)
     boundary.add_argument(
         "--pngs",
         required=True,
         metavar="DIR",
-        help="confident labels: `pplfast label --model PATH --unsure 0.05,0.30 --crf labels`",
+        help="folder of confident label PNGs: `pplfast label --model PATH --unsure 0.05,0.30 --crf labels`",
     )
     add_network_arguments(boundary)
     walk = actions.add_parser(
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Random walk of CAMs within the boundaries. Writes CAM files like those of `pplfast cam`; "
         "`pplfast eval --cams` scores them and `pplfast label --cams` makes labels of them.",
     )
-    add_data_arguments(walk, shown=(), classes=OWN_CLASSES, labels="none")
+    add_data_arguments(walk, shown=(), classes=OF_NETWORK, labels="none")
     walk.add_argument("--model", required=True, metavar="PATH", help=BOUNDARY.help)
     walk.add_argument("--cams", required=True, metavar="DIR", help="folder of `pplfast cam`")
     walk.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")

@@ -11,7 +11,7 @@ from pplfast.cli.machine import (
     jobs_from_arguments,
     use_threads,
 )
-from pplfast.cli.model import OWN_CLASSES, SEGMENTATION, dataset_of_model, find_model
+from pplfast.cli.model import OF_NETWORK, SEGMENTATION, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments
@@ -32,14 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Train the recipe's [segmentation] on label PNGs; 255 is ignored.",
     )
     add_data_arguments(train, shown=())
-    train.add_argument("--pngs", required=True, metavar="DIR", help="labels to train on, <id>.png")
+    train.add_argument("--pngs", required=True, metavar="DIR", help="folder of label PNGs to train on, <id>.png")
     add_network_arguments(train)
     test = actions.add_parser(
         "test",
         help="label images: scales, flips, CRF",
         description="Label images with a trained network. Writes <id>.png; `pplfast eval --pngs` scores them.",
     )
-    add_data_arguments(test, shown=(), classes=OWN_CLASSES, labels="none")
+    add_data_arguments(test, shown=(), classes=OF_NETWORK, labels="none")
     test.add_argument("--model", required=True, metavar="PATH", help=SEGMENTATION.help)
     test.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
     add_scale_arguments(test, "segmentation")

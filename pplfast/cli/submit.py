@@ -14,7 +14,9 @@ def configure(parser: CommandParser) -> None:
     add_data_arguments(parser, shown=(), labels="none")
     parser.set_defaults(list="test")
     parser.option("--list").help = "list by name or file (default: test)"
-    parser.add_argument("--pngs", required=True, metavar="DIR", help="label PNGs of the list: <id>.png, VOC's values")
+    parser.add_argument(
+        "--pngs", required=True, metavar="DIR", help="folder of label PNGs of the list, <id>.png with VOC's values"
+    )
     parser.add_argument("--out", required=True, metavar="FILE.tar.gz", help="the archive to write")
 
 
