@@ -7,6 +7,7 @@ import sys
 import tomllib
 
 import pytest
+from PIL import Image
 
 from pplfast.cli import COMMANDS, build_parser, main
 from pplfast.cli.run import parse_seeds
@@ -206,3 +207,24 @@ def test_threads_of_torch_and_of_decoding():
 @pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "train", "run", "bench all"))
 def test_commands_that_compute_take_threads(command):
     assert "--threads N" in build_parser().every_command()[f"pplfast {command}"].format_help()
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(10):
+        Image.new("RGB", (40, 30)).save(folder / f"{index}.jpg")
+    (tmp_path / "labels.csv").write_text("".join(f"{index}.jpg,cell\n" for index in range(10)))
+    data = ["--data", str(folder), "--labels", str(tmp_path / "labels.csv"), "--classes", "cell,city bus"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "recipe own-images, seed 0, classes cell, city bus" in text
+    assert "trained on photos/labels: 10 images" in text and "no true masks: nothing is scored" in text
+    assert "labels_walk" in text and "optimizer steps of the classifier: 4 + 4" in text  # 2 epochs each, batch 8
+    assert "segmentation network: 12" in text and "GiB are free" in text
+    change = ["--set", "stages.0.epochs=1.5", "--variants", "plain,ppl", "--set", "segmentation.epochs=0"]
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", *change]) == 0
+    text = capsys.readouterr().out
+    assert "classifier: 7" in text and "classifier: 3 + 4" in text and "segmentation network" not in text

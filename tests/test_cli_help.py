@@ -13,7 +13,8 @@ from pplfast.cli.examples import EXAMPLES
 from pplfast.cli.parser import GROUPS, CommandParser
 
 COMMANDS = build_parser().every_command()
-WITHOUT_DEFAULT = {"--set", "--deepspeed", "--seed"}  # what they do not change stays as the recipe has it
+# what these do not change stays as the recipe has it, and nothing is traced
+WITHOUT_DEFAULT = {"--set", "--deepspeed", "--seed", "--profile"}
 HEAVY = {"torch", "numpy", "PIL", "matplotlib", "tensorboard", "rich", "deepspeed", "nvidia"}
 
 

@@ -44,6 +44,7 @@ EXAMPLES = {
     ),
     "run": (
         OWN,
+        ("what that would do", f"{OWN[1]} --dry-run"),
         ("the demo data set, three seeds", "pplfast run --data demo --recipe demo --seeds 0-2 --out runs/demo"),
         (
             "PASCAL VOC, with longer training of the segmentation network",

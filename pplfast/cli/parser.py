@@ -19,10 +19,9 @@ GROUPS = {
         *("--scales", "--no-flip", "--batch", "--precision", "--background", "--value", "--crf"),
         *("--radius", "--beta", "--steps"),
     ),
-    "output": ("--out", "--resume", "--npy", "--json", "--images"),
+    "output": ("--out", "--dry-run", "--resume", "--npy", "--json", "--images"),
     "checkpoints and log": (
-        *("--checkpoint-seconds", "--checkpoint-every", "--keep", "--log-every", "--logger", "--loggers"),
-        *("--profile",),
+        *("--checkpoint-seconds", "--checkpoint-every", "--keep", "--log-every", "--logger", "--profile"),
     ),
     "machine": (
         *("--jobs", "--threads", "--memory", "--cache-mb", "--compile", "--no-compile", "--deepspeed"),

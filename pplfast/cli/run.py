@@ -61,6 +61,9 @@ def configure(parser: CommandParser) -> None:
     )
     parser.add_argument("--variants", metavar="V,V", help="of plain, ppl, explicit (default: those of the recipe)")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run, outside --data")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything but the images, say what would be done, write nothing"
+    )
     add_jobs_argument(parser, "of the CRF")
     add_training_arguments(parser)
 
@@ -96,6 +99,11 @@ def run(args: argparse.Namespace) -> int:
         command=shlex.join(["pplfast", *sys.argv[1:]]),
         test=_test_data(val, args.test_list),
     )
+    if args.dry_run:
+        from pplfast.run.dry import dry_run
+
+        print("\n".join(dry_run(config)))
+        return 0
     try:
         if seeds is None:
             summary = run(config)

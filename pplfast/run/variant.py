@@ -19,9 +19,6 @@ from pplfast.run.config import RunConfig, fingerprint
 from pplfast.run.refinement import Refinement, refinement_steps
 from pplfast.run.steps import StepResult, Steps
 
-# The background threshold where neither masks nor the recipe give one; published values are 0.15 to 0.30.
-
-
 # The steps of each variant in order, and the file or folder that each makes.
 OUTPUTS = {
     "train": "train",
