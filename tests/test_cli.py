@@ -1,6 +1,7 @@
 """The command line's frame: help, unknown commands, and errors in one line."""
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -228,3 +229,16 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", *change]) == 0
     text = capsys.readouterr().out
     assert "classifier: 7" in text and "classifier: 3 + 4" in text and "segmentation network" not in text
+
+
+@pytest.mark.parametrize("command, hint", (("report", ""), ("run", "; the same command continues")))
+def test_ctrl_c_says_whether_the_same_command_continues(command, hint, monkeypatch, capsys):
+    module = importlib.import_module(f"pplfast.cli.{command}")
+
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run", interrupt)
+    words = {"report": ["report", "x"], "run": ["run", "--data", "x", "--out", "y"]}[command]
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"\npplfast {command}: interrupted{hint}\n"

@@ -70,6 +70,9 @@ def test_options_stand_in_their_groups(prog):
         for action in options(parser):
             if action.option_strings[0] in names:
                 assert titled[action.dest] in (title, "with --model"), action.option_strings
+    shown = [group.title for group in parser._action_groups if f"\n{group.title}:\n" in parser.format_help()]
+    ordered = [title for title in GROUPS if title in shown]
+    assert [title for title in shown if title in GROUPS] == ordered and shown[-1] == "options"  # --help comes last
     if "data" in titled and not prog.startswith("pplfast bench"):
         assert titled["data"] == titled["classes"] == "data set"
 

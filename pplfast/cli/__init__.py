@@ -29,6 +29,9 @@ COMMANDS = {
     "doctor": "versions, devices, and the backend that each part uses",
 }
 
+# These skip what is there already. Training continues with --resume, from its last checkpoint if it has one.
+CONTINUING = {f"pplfast {command}" for command in ("run", "cam", "label", "refine walk", "segment test")}
+
 
 def build_parser(chosen: str | None = None) -> CommandParser:
     """The parser of the whole command line, or with the options of one command only, which is faster to make."""
@@ -55,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{args.prog}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\n{args.prog}: interrupted", file=sys.stderr)
+        hint = "; the same command continues" if args.prog in CONTINUING else ""
+        print(f"\n{args.prog}: interrupted{hint}", file=sys.stderr)
         return 130
 
 

@@ -46,6 +46,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         self._titled: dict[str, argparse._ArgumentGroup] = {}
         super().__init__(**{"formatter_class": _formatter, **settings})
+        self._positionals.title = "arguments"
         self.set_defaults(prog=self.prog)  # of the innermost command: errors that come later name it too
 
     def add_argument(self, *flags: Any, **settings: Any) -> argparse.Action:
@@ -56,6 +57,9 @@ class CommandParser(argparse.ArgumentParser):
     def add_argument_group(self, *title: Any, **settings: Any) -> argparse._ArgumentGroup:
         group = super().add_argument_group(*title, **settings)
         return self._titled.setdefault(group.title or "", group)
+
+    def add_subparsers(self, **settings: Any) -> "argparse._SubParsersAction[CommandParser]":  # type: ignore[override]
+        return super().add_subparsers(**{"title": "commands", **settings})
 
     def group(self, title: str) -> argparse._ArgumentGroup:
         """The group of that title, made on first use."""
