@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.demo import DemoConfig, make_demo
+from pplfast.data.demo import make_demo
+from pplfast.data.demo_config import DemoConfig
 from pplfast.errors import UserError
 
 DEMO_IMAGES, DEMO_SIZE = 64, 500  # the long side is VOC's

@@ -9,8 +9,8 @@ from test_gpu_networks import CLASSES, classifier, exact  # noqa: F401 (a fixtur
 from pplfast.kernels import backend, cam_fuse, dense_crf, mean_field
 from pplfast.kernels.cam_fuse import cam_fuse_plain
 from pplfast.kernels.permutohedral import build_lattice, gather, spread
-from pplfast.labels.crf import PRESETS
 from pplfast.labels.device_crf import DeviceLabeller, crf_terms
+from pplfast.labels.presets import PRESETS
 from pplfast.recipe import CamConfig, LabelConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -282,12 +282,12 @@ def test_an_archive_whose_entry_is_no_file(voc_like, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (("refine", "train", "--model", "x", "--pngs", "y", "--recipe", "demo"), "no [affinity] table"),
+    (("refine", "train", "--model", "x", "--pngs", "y", "--recipe", "demo"), "x: no such folder; give --model"),
     (("segment", "train", "--pngs", "y", "--recipe", "demo"), "no [segmentation] table"),
     (("segment", "train", "--pngs", "nowhere", "--recipe", "own-images"), "nowhere: holds no label of"),
     (("refine", "walk", "--model", "x", "--cams", "y", "--radius", "1"), "--radius 1"),
-    (("refine", "walk", "--model", "nowhere", "--cams", "y"), "holds no boundary.json"),
-    (("segment", "test", "--model", "nowhere"), "holds no segmentation.json"),
+    (("refine", "walk", "--model", "nowhere", "--cams", "y"), "nowhere: no such folder"),
+    (("segment", "test", "--model", "."), "holds no segmentation.json"),
     (("segment", "test", "--model", "nowhere", "--crf", "x"), "CRF preset 'x'"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(masked, tmp_path, capsys, arguments, message):

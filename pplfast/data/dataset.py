@@ -11,7 +11,7 @@ from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC, ClassList, parse_classes
 from pplfast.data.labels import read_labels
 from pplfast.data.problems import Problem
-from pplfast.data.voc import ListEntry, read_list
+from pplfast.data.voc import ListEntry, check_root, read_list
 from pplfast.errors import UserError
 
 
@@ -80,8 +80,7 @@ def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> D
     appended there instead, and those images get a row of zeros; without it, the first one raises.
     """
     root = Path(config.root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give --data a VOC root or a folder of images")
+    check_root(root)
     classes = _classes(config, root)
     entries, name = read_list(root, config.list, config.labels)
     labels = read_labels(config, root, entries, classes, problems)

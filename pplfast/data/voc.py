@@ -17,6 +17,12 @@ class ListEntry:
     mask: Path | None  # where the list says its mask is, if it does
 
 
+def check_root(root: Path) -> None:
+    """Raises UserError where the data set's folder does not exist."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give --data a VOC root or a folder of images")
+
+
 def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]:
     """The images of a data set in the order of its list, and the data set's name for reports.
 

@@ -12,8 +12,8 @@ from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import StrPath
-from pplfast.labels import camfile, crf
-from pplfast.labels.background import add_background, check_background
+from pplfast.labels import camfile, crf, presets
+from pplfast.labels.background import add_background
 from pplfast.labels.folder import Outcome
 from pplfast.labels.pseudo import LabelTask, label_cams, read_image, write_labels
 from pplfast.recipe import AffinityConfig
@@ -27,13 +27,13 @@ def generate_affinity_labels(
     As in IRN's `cam_to_ir_label`. Images, errors and jobs as in `generate_labels`.
     """
     for value in (config.foreground, config.background):
-        check_background("threshold", value)
+        presets.check_background("threshold", value)
     if config.background > config.foreground:
         raise UserError(
             f"affinity.background = {config.background}: is above affinity.foreground = "
             f"{config.foreground}; sure objects need the higher threshold"
         )
-    crf.check_crf(config.crf)
+    presets.check_crf(config.crf)
     settings = {"foreground": config.foreground, "background": config.background, "crf": config.crf}
     work = partial(affinity_label_image, classes=dataset.classes, config=config)
     return label_cams(cams, dataset, out, settings, work, jobs, "affinity labels")
@@ -44,7 +44,7 @@ def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityCo
 
     def compute() -> UInt8Array:
         cam = camfile.load_cam(task.cam)
-        image = read_image(task.image, cam.size) if config.crf != crf.NONE else None
+        image = read_image(task.image, cam.size) if config.crf != presets.NONE else None
         return confident_labels(cam, image, classes, config)
 
     return write_labels(task.output, compute)

@@ -3,20 +3,6 @@
 import numpy as np
 
 from pplfast.arrays import Float32Array
-from pplfast.errors import UserError
-
-KINDS = ("threshold", "alpha")
-DEFAULT_THRESHOLD = 0.25  # where neither a recipe nor masks say which
-
-
-def check_background(kind: str, value: float) -> None:
-    """Raises UserError for a kind that does not exist or a value outside its range."""
-    if kind not in KINDS:
-        raise UserError(f"background '{kind}': must be one of {', '.join(KINDS)}")
-    if kind == "threshold" and not 0 < value < 1:
-        raise UserError(f"background threshold {value}: must lie between 0 and 1 (usual: 0.15 to 0.30)")
-    if kind == "alpha" and not value > 0:
-        raise UserError(f"background alpha {value}: must be above 0 (usual: 4, 24, 32)")
 
 
 def add_background(maps: Float32Array, kind: str, value: float) -> Float32Array:

@@ -1,47 +1,11 @@
-"""The dense CRF (Kraehenbuehl and Koltun, 2011) through pydensecrf, with the presets that published code uses."""
+"""The dense CRF (Kraehenbuehl and Koltun, 2011) through pydensecrf; its presets are in presets.py."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from pplfast.arrays import Float32Array, UInt8Array
-from pplfast.errors import UserError
-
-
-@dataclass(frozen=True)
-class CrfPreset:
-    """Settings of one mean-field inference.
-
-    gt_prob: None: the unary is -log of the probabilities, clipped at 1e-5. Otherwise the unary comes from the argmax
-    label, which is right with this probability (pydensecrf's `unary_from_labels`).
-    sxy in pixels, srgb in grey levels (0..255), compat: weight of the Potts term.
-    """
-
-    source: str
-    gaussian_sxy: float
-    gaussian_compat: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    bilateral_compat: float
-    gt_prob: float | None = None
-    iterations: int = 10
-
-
-PRESETS = {
-    "probabilities": CrfPreset("PSA, imutils.crf_inference", 3, 3, 80, 13, 10),
-    "labels": CrfPreset("IRN, imutils.crf_inference_label", 3, 3, 50, 5, 10, gt_prob=0.7),
-    "deeplab": CrfPreset("DeepLab v2, PASCAL VOC", 1, 3, 67, 3, 4),
-}
-NONE = "none"
-# What computes it in a labelling job: processes, or the network's device; "auto" takes the GPU where there is one.
-ENGINES = PYDENSECRF, DEVICE = "pydensecrf", "device"
-AUTO = "auto"
-
-
-def check_crf(name: str) -> None:
-    if name != NONE and name not in PRESETS:
-        raise UserError(f"CRF preset '{name}': must be one of {', '.join(PRESETS)}, {NONE}")
+from pplfast.labels.presets import PRESETS, CrfPreset
 
 
 def dense_crf(image: UInt8Array, probabilities: Float32Array, preset: str | CrfPreset) -> Float32Array:

@@ -18,8 +18,8 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
 from pplfast.files import StrPath
-from pplfast.labels import camfile, crf
-from pplfast.labels.background import add_background, check_background, to_probabilities
+from pplfast.labels import camfile, crf, presets
+from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
@@ -44,8 +44,8 @@ def generate_labels(
     jobs: worker processes, None for one per core. An image that fails is noted in `out/bad.jsonl` and in the outcome,
     and the rest goes on. Raises UserError for values out of range, CAMs that are missing, a folder of other settings.
     """
-    check_background(config.background, config.value)
-    crf.check_crf(config.crf)
+    presets.check_background(config.background, config.value)
+    presets.check_crf(config.crf)
     settings = {"background": config.background, "value": config.value, "crf": config.crf}
     return label_cams(cams, dataset, out, settings, partial(label_image, classes=dataset.classes, config=config), jobs)
 
@@ -107,7 +107,7 @@ def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> 
     """uint8 (H, W) mask ids."""
     cam = camfile.load_cam(task.cam)
     scores = add_background(cam.full(), config.background, config.value)
-    if config.crf != crf.NONE:
+    if config.crf != presets.NONE:
         image = read_image(task.image, cam.size)
         scores = crf.dense_crf(image, to_probabilities(scores, config.background), config.crf)
     ids = np.array([BACKGROUND, *(classes.ids[c] for c in cam.classes)], np.uint8)

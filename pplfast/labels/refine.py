@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pplfast.arrays import Float32Array, UInt8Array
-from pplfast.labels import crf
+from pplfast.labels import crf, presets
 from pplfast.labels.pseudo import read_image, write_labels
 
 
@@ -24,7 +24,7 @@ def refine_prediction(prediction: Prediction, preset: str) -> str:
 
     def compute() -> UInt8Array:
         scores = prediction.probabilities
-        if preset != crf.NONE:
+        if preset != presets.NONE:
             image = read_image(prediction.image, scores.shape[1:])
             scores = crf.dense_crf(image, np.ascontiguousarray(scores), preset)
         labels: UInt8Array = prediction.ids[scores.argmax(axis=0)]

@@ -15,9 +15,8 @@ from pplfast import cpu
 from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
-from pplfast.errors import UserError
 from pplfast.files import StrPath
-from pplfast.labels import crf
+from pplfast.labels import presets
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
@@ -44,7 +43,7 @@ def segment_images(
     model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. Images that
     fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
     """
-    crf.check_crf(config.crf)
+    presets.check_crf(config.crf)
     device = next(model.parameters()).device
     exact_float32()
     precision = resolve_precision(config.optim.precision, device)
@@ -122,15 +121,6 @@ def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> 
             full = plain + mirrored
         total = total + full
     return total / (len(batch.images) * (2 if flip else 1))
-
-
-def check_classes(classes: ClassList, dataset: Dataset) -> None:
-    """UserError where the network was trained for other classes than the data set has."""
-    if classes != dataset.classes:
-        raise UserError(
-            f"{dataset.name}: has other classes than the segmentation network was trained for; give "
-            f"--classes the same list as in training"
-        )
 
 
 def _settings(model: SegmentationNet, classes: ClassList, config: SegmentationConfig, precision: str) -> dict[str, Any]:

@@ -31,9 +31,7 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     the same call continues after it, or after a kill, where it stopped.
     """
     use_threads(config.training or TrainOptions())  # of all steps, whether this call trains or an earlier one did
-    train_set, val_set = open_dataset(config.train), open_dataset(config.val)
-    test_set = open_dataset(config.test) if config.test and has_segmentation(config.recipe) else val_set
-    _check_usable(config, train_set, val_set, test_set)
+    train_set, val_set, test_set = open_sets(config)
     steps = step_names(config, train_set, val_set, test_set)
     announce = _Announcer(say, 2 + len(config.variants) * len(steps))
     write_json(config.out / "run.json", _record(config))
@@ -64,6 +62,15 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     announce("report")
     write_report(config.out)
     return summary
+
+
+def open_sets(config: RunConfig) -> tuple[Dataset, Dataset, Dataset]:
+    """The training, the validation and the test list, which is the second one where there is no other. Raises UserError
+    for what would otherwise be found only after training."""
+    train_set, val_set = open_dataset(config.train), open_dataset(config.val)
+    test_set = open_dataset(config.test) if config.test and has_segmentation(config.recipe) else val_set
+    _check_usable(config, train_set, val_set, test_set)
+    return train_set, val_set, test_set
 
 
 class _Announcer:

@@ -8,9 +8,8 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams
 from pplfast.labels.affinity import generate_affinity_labels
-from pplfast.labels.background import check_background
 from pplfast.labels.camfile import STRIDE
-from pplfast.labels.crf import check_crf
+from pplfast.labels.presets import check_background, check_crf
 from pplfast.labels.pseudo import generate_labels
 from pplfast.recipe import LabelConfig, Recipe
 from pplfast.run.config import fingerprint

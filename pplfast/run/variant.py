@@ -10,9 +10,8 @@ from typing import Any
 from pplfast.data.dataset import Dataset
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels
 from pplfast.files import write_json
-from pplfast.labels.background import DEFAULT_THRESHOLD
-from pplfast.labels.crf import NONE
 from pplfast.labels.folder import Outcome
+from pplfast.labels.presets import DEFAULT_THRESHOLD, NONE
 from pplfast.labels.pseudo import generate_labels
 from pplfast.recipe import LabelConfig, recipe_to_dict
 from pplfast.run import refinement

@@ -86,6 +86,8 @@ class AffinityTask(Task[BoundaryNet]):
             {
                 "backbone": backbone.name,
                 "output_stride": stride,
+                "class_names": self.dataset.classes.names,  # the network knows none; for the data set of the walk
+                "class_ids": self.dataset.classes.ids,
                 "training": training,
                 "settings": dataclasses.asdict(self.config),
                 "dataset": self.dataset.name,

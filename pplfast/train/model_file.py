@@ -83,7 +83,7 @@ def read_info(path: str | Path) -> ClassifierInfo:
         table["stages"] = tuple((str(name), int(grid)) for name, grid in table["stages"])
         return ClassifierInfo(**table)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / DESCRIPTION}: not a classifier description ({error!r}); train again") from None
+        raise UserError(f"{folder / DESCRIPTION}: not a classifier description ({error}); train again") from None
 
 
 def load_classifier(path: str | Path) -> PatchClassifier:

@@ -11,8 +11,7 @@ import torch
 from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
-from pplfast.labels import crf
-from pplfast.labels.background import check_background
+from pplfast.labels import presets
 from pplfast.labels.cam import check_fits, classifier_hash
 from pplfast.labels.folder import EXIT_BAD, claim_folder, read_settings
 from pplfast.labels.pool import default_jobs
@@ -52,7 +51,7 @@ class JobConfig:
     out: Path
     cam: CamConfig = field(default_factory=CamConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
-    engine: str = crf.AUTO
+    engine: str = presets.AUTO
     outputs: tuple[str, ...] = ("png",)
     unsure: tuple[float, float] | None = None
     memory: float = DEFAULT_MEMORY
@@ -106,9 +105,9 @@ class JobResult:
 
 def check_config(config: JobConfig) -> None:
     """Raises UserError for a value out of range."""
-    crf.check_crf(config.label.crf)
+    presets.check_crf(config.label.crf)
     if config.unsure is None:
-        check_background(config.label.background, config.label.value)
+        presets.check_background(config.label.background, config.label.value)
     elif not 0 < config.unsure[0] < config.unsure[1] < 1:
         raise UserError(
             f"--unsure {config.unsure[0]:g},{config.unsure[1]:g}: must be two thresholds, "
@@ -144,7 +143,7 @@ def label_dataset(
         def begin() -> tuple[str, Plan]:
             engine = resolve_engine(config, ranks.device)
             claim_folder(config.out, _settings(model, replace(config, engine=engine), precision, dataset))
-            if config.label.crf != crf.NONE:
+            if config.label.crf != presets.NONE:
                 print(f"CRF computed by {engine}", file=sys.stderr)
             return engine, make_plan(dataset, config.out, config.verify)
 
@@ -162,12 +161,12 @@ def label_dataset(
 def resolve_engine(config: JobConfig, device: torch.device) -> str:
     """What computes the CRF. "auto" is decided once for a folder: a job that is continued, perhaps on another machine,
     goes on as it began. On a GPU the processes of a machine's cores would be what all wait for."""
-    if config.engine != crf.AUTO:
+    if config.engine != presets.AUTO:
         return config.engine
     recorded = read_settings(config.out)
     if isinstance(recorded, dict) and "crf_engine" in recorded:
         return str(recorded["crf_engine"])
-    return crf.DEVICE if device.type == "cuda" and config.label.crf != crf.NONE else crf.PYDENSECRF
+    return presets.DEVICE if device.type == "cuda" and config.label.crf != presets.NONE else presets.PYDENSECRF
 
 
 def _work(
@@ -183,7 +182,7 @@ def _work(
     out, world = config.out, ranks.world
     cores = max(1, default_jobs() // max(1, ranks.local_world))
     jobs, threads = config.jobs or cores, config.threads or max(2, cores // 4)
-    meter = Meter({"crf": jobs if config.engine == crf.PYDENSECRF else 1, "encode": jobs})
+    meter = Meter({"crf": jobs if config.engine == presets.PYDENSECRF else 1, "encode": jobs})
     heartbeat = state.Heartbeat(out, plan.token, ranks.rank, len(mine), meter)
     display = (
         state.Display(out, plan.token, world, len(plan.pending), plan.done + plan.bad, config.prometheus)
@@ -252,7 +251,7 @@ def _pipeline(
     workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
     maps = MapMaker(model, config.cam, precision, network, config.cam.batch, threads)
     labeller = None
-    if config.engine == crf.DEVICE and config.label.crf != crf.NONE:
+    if config.engine == presets.DEVICE and config.label.crf != presets.NONE:
         from pplfast.labels.device_crf import DeviceLabeller
 
         labeller = DeviceLabeller(config.label, config.unsure, maps.device)

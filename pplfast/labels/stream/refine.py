@@ -14,7 +14,7 @@ from pplfast.data.classes import BACKGROUND
 from pplfast.data.masks import mask_image
 from pplfast.errors import UserError
 from pplfast.files import atomic_path
-from pplfast.labels import camfile, crf
+from pplfast.labels import camfile, crf, presets
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.pool import start_worker
 from pplfast.labels.stream.manifest import checksum
@@ -126,7 +126,7 @@ def label_scores(
 
 def _argmax(maps: Float32Array, pixels: UInt8Array, background: str, value: float, preset: str) -> UInt8Array:
     scores = add_background(maps, background, value)
-    if preset != crf.NONE:
+    if preset != presets.NONE:
         scores = crf.dense_crf(pixels, to_probabilities(scores, background), preset)
     return np.asarray(scores.argmax(axis=0), np.uint8)
 
