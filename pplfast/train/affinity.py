@@ -14,6 +14,7 @@ from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
 from pplfast.kernels.random_walk import neighbours, straight_path
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
@@ -100,6 +101,7 @@ class AffinityTask(Task):
 def load_boundaries(folder: str | os.PathLike) -> BoundaryNet:
     """The network of a finished `train_boundaries`, on the CPU, in eval mode."""
     info = read_network(folder, NAME)
+    refuse_modules_within(Path(folder), info["backbone"])
     backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
     return load_weights_into(BoundaryNet(backbone), folder, NAME)
 

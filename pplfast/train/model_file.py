@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
 from pplfast.files import atomic_path, read_json, write_json
 from pplfast.models import create
 from pplfast.patch.classifier import PatchClassifier
+from pplfast.patch.pooling import POOLINGS
 from pplfast.recipe import ModelConfig
 from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
 from pplfast.version import __version__
@@ -91,9 +93,15 @@ def load_classifier(path: str | Path) -> PatchClassifier:
     info, folder = read_info(path), _folder(path)
     try:
         config = ModelConfig(**info.model)
+        refuse_modules_within(folder, config.backbone, config.pooling)
         backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
         model = PatchClassifier(
-            backbone, len(info.class_names), MODE_OF_VARIANT[info.variant], config.dropout, branches=len(info.stages)
+            backbone,
+            len(info.class_names),
+            MODE_OF_VARIANT[info.variant],
+            config.dropout,
+            branches=len(info.stages),
+            pooling=POOLINGS.find(config.pooling),
         )
         model.load_state_dict(load_file(folder / WEIGHTS))
         model.set_stage([patch_stage(backbone, name, grid) for name, grid in info.stages])

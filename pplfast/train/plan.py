@@ -6,6 +6,7 @@ from pplfast.errors import UserError
 from pplfast.models import Backbone, create
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
+from pplfast.patch.pooling import POOLINGS, check_pooling
 from pplfast.recipe import Recipe, StageConfig
 
 MODE_OF_VARIANT = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
@@ -33,14 +34,16 @@ class StagePlan:
 def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassifier, tuple[StagePlan, ...]]:
     """The classifier with its weights loaded and its early blocks frozen, and the stages to train.
 
-    Raises UserError for a backbone, weight file, position or grid that cannot be.
+    Raises UserError for a backbone, weight file, pooling, position or grid that cannot be.
     """
+    pooling = POOLINGS.find(recipe.model.pooling)
+    check_pooling(recipe.model.pooling, pooling)
     backbone, _ = create(recipe.model.backbone, weights=recipe.model.weights, output_stride=recipe.model.output_stride)
     frozen = recipe.model.frozen_blocks
     backbone.freeze(backbone.frozen_default if frozen < 0 else frozen)
     stages = plan_stages(recipe, variant, backbone)
     branches = len(stages[0].patches)
-    model = PatchClassifier(backbone, classes, MODE_OF_VARIANT[variant], recipe.model.dropout, branches)
+    model = PatchClassifier(backbone, classes, MODE_OF_VARIANT[variant], recipe.model.dropout, branches, pooling)
     return model, stages
 
 

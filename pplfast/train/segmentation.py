@@ -13,6 +13,7 @@ from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
 from pplfast.models import create
 from pplfast.models.segmentation import HEADS, SegmentationNet
 from pplfast.recipe import ModelConfig, SegmentationConfig
@@ -101,6 +102,7 @@ def load_segmentation(folder: str | os.PathLike) -> tuple[SegmentationNet, Class
     """The network of a finished `train_segmentation`, on the CPU, in eval mode, and its classes."""
     info = read_network(folder, NAME)
     config = ModelConfig(**info["model"])
+    refuse_modules_within(Path(folder), config.backbone)
     classes = ClassList(tuple(info["class_names"]), tuple(info["class_ids"]))
     backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
     return load_weights_into(SegmentationNet(backbone, len(classes) + 1, info["head"]), folder, NAME), classes
