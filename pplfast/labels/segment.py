@@ -108,8 +108,13 @@ class _Stream:
                 found = probabilities(self.model, batch, self.config.flip)
             for index, values in zip(batch.indices, found.cpu().numpy(), strict=True):
                 name = self.dataset.ids[index]
-                rows = np.flatnonzero(values.max(axis=(1, 2)) >= LEAST)
+                rows = rows_of(values)
                 yield Prediction(name, self.dataset.images[index], self.folder.output(name), ids[rows], values[rows])
+
+
+def rows_of(probabilities: np.ndarray) -> np.ndarray:
+    """Of float32 (rows, H, W), those that take part in an image's CRF."""
+    return np.flatnonzero(probabilities.max(axis=(1, 2)) >= LEAST)
 
 
 def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> Tensor:

@@ -12,7 +12,7 @@ from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import Recipe
-from pplfast.train import loss
+from pplfast.train import loss as losses
 from pplfast.train.identity import describe
 from pplfast.train.model_file import DESCRIPTION, ClassifierInfo, library_versions, read_info, save_classifier
 from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
@@ -41,18 +41,19 @@ def train(
 
 class ClassifierTask(Task):
     result_file = DESCRIPTION
+    loss: losses.Loss
 
     def __init__(self, recipe: Recipe, variant: str, dataset: Dataset) -> None:
         self.recipe, self.variant, self.dataset = recipe, variant, dataset
         self.seed, self.optim = recipe.seed, recipe.optim
-        self.loss = loss.LOSSES.find(recipe.loss)
         self.title = f"{variant} classifier, {recipe.model.backbone}"
 
     def check(self) -> None:
         dataset = self.dataset
         if len(dataset) == 0 or dataset.labels is None:
             raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
-        loss.check_loss(self.recipe.loss, self.loss, len(dataset.classes))
+        self.loss = losses.LOSSES.find(self.recipe.loss)
+        losses.check_loss(self.recipe.loss, self.loss, len(dataset.classes))
 
     def record(self) -> dict[str, Any]:
         return describe(self.recipe, self.variant, self.dataset)
@@ -64,7 +65,7 @@ class ClassifierTask(Task):
         return TrainLoader(self.dataset, self.recipe.augment, model.backbone.mean, model.backbone.std, **options)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return loss.image_losses(outputs, batch.labels, batch.weights, self.loss)
+        return losses.image_losses(outputs, batch.labels, batch.weights, self.loss)
 
     def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:
         model.set_stage(stage.patches)

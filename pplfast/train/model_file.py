@@ -18,6 +18,7 @@ from pplfast.models import create
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS
 from pplfast.recipe import ModelConfig
+from pplfast.train.locate import find_network
 from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
 from pplfast.version import __version__
 
@@ -70,7 +71,10 @@ def save_classifier(model: PatchClassifier, info: ClassifierInfo, folder: Path) 
 
 
 def read_info(path: str | Path) -> ClassifierInfo:
-    """Of a training folder, its classifier.json or its classifier.safetensors. Raises UserError if it is none."""
+    """Of a training folder, a run's folder or variant, or one of the classifier's two files.
+
+    Raises UserError where there is no classifier, or where a run has several.
+    """
     folder = _folder(path)
     if not (folder / DESCRIPTION).is_file():
         raise UserError(f"{folder}: holds no {DESCRIPTION}; give the folder of a finished `pplfast train`")
@@ -89,7 +93,12 @@ def read_info(path: str | Path) -> ClassifierInfo:
 
 
 def load_classifier(path: str | Path) -> PatchClassifier:
-    """The classifier of a training folder (or of one of its two files), on the CPU, in eval mode, its stage set."""
+    """The classifier of a training folder, a run's folder or variant, or one of its two files: on the CPU, in eval
+    mode, its stage set.
+
+    An own backbone or pooling is imported by the name in classifier.json. Raises UserError where there is no
+    classifier or several, for a file that is damaged, and for a name that means no backbone or pooling.
+    """
     info, folder = read_info(path), _folder(path)
     try:
         config = ModelConfig(**info.model)
@@ -116,7 +125,7 @@ def load_classifier(path: str | Path) -> PatchClassifier:
 def _folder(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
-        return path
+        return find_network(path, DESCRIPTION, "train") or path
     if path.name in (WEIGHTS, DESCRIPTION):
         return path.parent
     raise UserError(f"{path}: neither a training folder nor a {WEIGHTS}; give the --out folder of `pplfast train`")
