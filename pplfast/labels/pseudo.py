@@ -40,6 +40,7 @@ def generate_labels(
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `dataset.classes`, for every image of the list that has none yet.
 
+    cams: folder of `generate_cams` or `walk_cams`. config: its background value must be set.
     jobs: worker processes, None for one per core. An image that fails is noted in `out/bad.jsonl` and in the outcome,
     and the rest goes on. Raises UserError for values out of range, CAMs that are missing, a folder of other settings.
     """

@@ -42,7 +42,8 @@ def segment_images(
     """Write `out/<id>.png`, mask ids of `classes`, for every image of the list that has none yet.
 
     model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. Images that
-    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on. Raises UserError for a CRF preset that
+    does not exist and a folder of other settings.
     """
     crf.check_crf(config.crf)
     device = next(model.parameters()).device

@@ -18,6 +18,8 @@ Activation = tuple[Tensor, Tensor, str]  # act(x * scale + shift): scale (C,), s
 
 @dataclass(frozen=True)
 class BlockSpec:
+    """What a block is called, and what it makes of (B, C, H, W): (B, channels, ceil(H/stride), ceil(W/stride))."""
+
     name: str
     stride: int  # of this block alone
     channels: int  # of its output
@@ -62,10 +64,12 @@ class Backbone(nn.Module):
 
     @property
     def channels(self) -> int:
+        """Of the last block."""
         return self.specs[-1].channels
 
     @property
     def tail(self) -> Tail:
+        """What follows the last block: a BatchNorm, as scale and shift, and an activation."""
         bn = self._tail_norm()
         scale, shift = (None, None) if bn is None else bn.affine()
         return Tail(scale, shift, self.tail_act)

@@ -32,7 +32,10 @@ def train(
 
     variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
     "explicit" (all positions at once, one stage of the total epochs).
-    For launchers, `resume` and errors see `trainer.run_task`.
+    Source of patch learning: arXiv 2209.07828.
+    resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
+    launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
+    run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     if variant not in MODE_OF_VARIANT:
         raise UserError(f"--variant {variant}: choose one of: {', '.join(MODE_OF_VARIANT)}")

@@ -28,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ClassifierInfo:
-    """What classifier.json says."""
+    """What classifier.json says of a trained classifier."""
 
     variant: str  # plain, ppl or explicit
     class_names: tuple[str, ...]
