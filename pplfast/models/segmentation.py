@@ -20,8 +20,8 @@ class SegmentationNet(nn.Module):
 
     Heads: "light": LR-ASPP (MobileNetV3, arXiv 1905.02244, section 6.4) with group normalisation, from the last
     features and those at stride 8. "largefov": DeepLab-LargeFOV, two 3x3 convolutions of dilation 12, as this field
-    puts it on WideResNet-38. "aspp": DeepLab v2 (arXiv 1606.00915), the sum of four 3x3 convolutions. "auto": the usual one of
-    the backbone; of an own one "light" where it has features at stride 8, else "aspp".
+    puts it on WideResNet-38. "aspp": DeepLab v2 (arXiv 1606.00915), the sum of four 3x3 convolutions. "auto": the
+    usual one of the backbone; of an own one "light" where it has features at stride 8, else "aspp".
     """
 
     def __init__(self, backbone: Backbone, rows: int, head: str = "auto") -> None:

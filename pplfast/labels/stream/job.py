@@ -39,8 +39,8 @@ DEFAULT_MEMORY = 8.0  # GiB
 class JobConfig:
     """A labelling job, from images to labels in `out`.
 
-    label: its background value must be set. unsure: (low, high) thresholds, between which a pixel becomes 255; None: no pixel does.
-
+    label: its background value must be set. unsure: (low, high) thresholds, between which a pixel becomes 255; None: no
+    pixel does.
     engine: of the CRF: "pydensecrf" (processes), "device" (with the network), "auto" (the GPU where there is one).
     outputs: of "png", "npy" (the CAM dict) and "shards" (WebDataset tars of `shard_size` images).
     memory: GiB that a rank and its workers may use for what grows with the images (not for the programs themselves).
@@ -66,7 +66,9 @@ class JobConfig:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a labelling job: of the whole job, on rank 0; of its own part on the others. exit_code: 0, 3 (some images are bad), 128 + signal.
+    """What came of a labelling job: of the whole job, on rank 0; of its own part on the others.
+
+    exit_code: 0, 3 (some images are bad), 128 + signal.
     bad: (id, reason) of all images of the list that have no label."""
 
     done: int
