@@ -21,6 +21,9 @@ from pplfast.data.demo import DemoConfig, make_demo
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SMALL = ["augment.crop=64", "augment.resize_long=[64, 96]", "optim.batch=4", "optim.precision=fp32", "cam.scales=[1.0]"]
+# A network of seconds: that of custom_backbone.py, in the examples that do not bring one.
+BACKBONE = ["backbone=custom_backbone:SmallNet", "weights=none", "frozen_blocks=0"]
+SMALL_NET = [f"model.{setting}" for setting in BACKBONE] + ["stages.0.position=early", "stages.1.position=middle"]
 MOST_LINES = 60
 
 
@@ -51,6 +54,7 @@ def trained(tmp_path_factory) -> Path:
     tables = ("", "affinity.", "segmentation.")
     sizes = [f"{table}{setting}" for table in tables for setting in SMALL[:4]]
     rest = ["stages.0.epochs=1", "stages.1.epochs=1", "affinity.epochs=1", "segmentation.epochs=1"]
+    rest += [*SMALL_NET, *(f"segmentation.model.{setting}" for setting in BACKBONE)]
     rest += ["cam.scales=[1.0]", "segmentation.scales=[1.0]", "affinity.walk.steps=8"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 1)
@@ -75,7 +79,7 @@ def test_custom_backbone(demo, tmp_path, monkeypatch, capsys):
 
 
 def test_custom_loss(demo, tmp_path, monkeypatch, capsys):
-    run_example("custom_loss.py", monkeypatch, demo, tmp_path / "own", *SMALL)
+    run_example("custom_loss.py", monkeypatch, demo, tmp_path / "own", *SMALL, *SMALL_NET)
     assert "steps, loss 0." in capsys.readouterr().out
     recipe = pplfast.read_info(tmp_path / "own").recipe
     assert (recipe["loss"], recipe["model"]["pooling"]) == ("focal", "power_mean")
@@ -100,7 +104,12 @@ def labelled(trained, tmp_path_factory) -> Path:
     photos, labels = trained / "photos", trained / "labels"
     (photos / "photo9.jpg").write_bytes((photos / "photo9.jpg").read_bytes()[:-300])
     environment = {"PATH": f"{stubs}:{os.environ['PATH']}", "STUBS": str(stubs), "OMP_NUM_THREADS": "1"}
-    environment |= {"SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {
+        "PYTHONPATH": str(EXAMPLES),
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_JOB_ID": str(os.getpid()),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     script = EXAMPLES / "label_on_slurm.sh"
     paths = [trained / "run" / "ppl" / "train", photos, photos / "labels.csv", labels]
     done = subprocess.run(
@@ -147,7 +156,7 @@ def test_read_labels(labelled, trained, monkeypatch):
         monkeypatch.setenv(name, str(path))
     NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     printed = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
-    assert "9 of 10 images have a label" in printed and "photo9 truncated" in printed
+    assert "9 of 10 images have a label" in printed and "photo9.jpg: truncated" in printed
     pixels = sum(np.asarray(Image.open(path)).size for path in labelled.glob("*.png"))
     counts = [int(line.split(":")[1].split()[0]) for line in printed.splitlines() if " pixels, " in line]
     assert sum(counts) == pixels
