@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ class CamLabeller(Labeller):
             )
         pixels, positions = _pixels(image), self._positions(classes)
         found = label_scores(self._maps(pixels, positions), pixels, self._label, None)
-        return _mask_values(self.classes, positions)[found]
+        return _painted(found, _mask_values(self.classes, positions))
 
     def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
         if not positions:
@@ -152,10 +152,11 @@ class SegmentationLabeller(Labeller):
         pixels, positions = _pixels(image), self._positions(classes)
         maps = self._maps(pixels, positions)
         rows = rows_of(maps)
-        return _mask_values(self.classes, positions)[rows][most_likely(maps[rows], pixels, self._config.crf)]
+        return _painted(most_likely(maps[rows], pixels, self._config.crf), _mask_values(self.classes, positions)[rows])
 
     def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
-        batch = InferenceBatch([0], *pixels.shape[:2], self._scaler([pixels]))
+        height, width = pixels.shape[:2]
+        batch = InferenceBatch([0], height, width, self._scaler([pixels]))
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             found = probabilities(self._model, batch, self._config.flip)[0]
         return cast(NDArray[np.float32], found[[0, *(1 + position for position in positions)]].cpu().numpy())
@@ -167,7 +168,7 @@ def load_labeller(path: str | os.PathLike[str], device: str | torch.device | Non
     path: the folder of a classifier (`RUN/ppl/train`) or of a segmentation network (`RUN/ppl/segmentation`).
     device: None for the GPU where there is one. Raises UserError where there is no such network, or both.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    path, device = Path(path), device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = find_network(path, model_file.DESCRIPTION, "train")
     segmenter = find_network(path, f"{segmentation.NAME}.json", segmentation.NAME)
     if classifier and segmenter:
@@ -227,3 +228,8 @@ def _pixels(image: AnyImage) -> NDArray[np.uint8]:
 
 def _mask_values(classes: ClassList, positions: list[int]) -> NDArray[np.uint8]:
     return np.array([BACKGROUND, *(classes.ids[position] for position in positions)], np.uint8)
+
+
+def _painted(rows: NDArray[np.integer[Any]], values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    painted: NDArray[np.uint8] = values[rows]
+    return painted

@@ -57,5 +57,6 @@ def check_pooling(name: str, pooling: Pooling) -> None:
 def pool(pooling: Pooling, patches: Tensor, grid: int, height: int, width: int, tail: Tail) -> Tensor:
     """patches (B*K*K, C, h, w) of a map of height x width cells, before `tail` -> float32 (B, C)."""
     if isinstance(pooling, str):
-        return patch_pool(patches, grid, height, width, tail.scale, tail.shift, tail.act, pooling)[1]
+        pooled: Tensor = patch_pool(patches, grid, height, width, tail.scale, tail.shift, tail.act, pooling)[1]
+        return pooled
     return pooling(tail(patch_merge_plain(patches, grid, height, width)).float())
