@@ -222,7 +222,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     text = capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
     assert "recipe own-images, seed 0, classes cell, city bus" in text
-    assert "trained on photos/labels: 10 images" in text and "no true masks: nothing is scored" in text
+    assert "trained on photos: 10 images" in text and "no true masks: nothing is scored" in text
     assert "labels_walk" in text and "optimizer steps of the classifier: 4 + 4" in text  # 2 epochs each, batch 8
     assert "segmentation network: 12" in text and "GiB are free" in text
     change = ["--set", "stages.0.epochs=1.5", "--variants", "plain,ppl", "--set", "segmentation.epochs=0"]

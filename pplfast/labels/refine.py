@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pplfast.arrays import Float32Array, UInt8Array
+from pplfast.arrays import Float32Array, IntArray, UInt8Array
 from pplfast.labels import crf, presets
 from pplfast.labels.pseudo import read_image, write_labels
 
@@ -24,10 +24,16 @@ def refine_prediction(prediction: Prediction, preset: str) -> str:
 
     def compute() -> UInt8Array:
         scores = prediction.probabilities
-        if preset != presets.NONE:
-            image = read_image(prediction.image, scores.shape[1:])
-            scores = crf.dense_crf(image, np.ascontiguousarray(scores), preset)
-        labels: UInt8Array = prediction.ids[scores.argmax(axis=0)]
+        pixels = read_image(prediction.image, scores.shape[1:]) if preset != presets.NONE else None
+        labels: UInt8Array = prediction.ids[most_likely(scores, pixels, preset)]
         return labels
 
     return write_labels(prediction.output, compute)
+
+
+def most_likely(probabilities: Float32Array, pixels: UInt8Array | None, preset: str) -> IntArray:
+    """(k, H, W), and the image (H, W, 3) where the preset is a CRF's -> (H, W), 0 to k - 1."""
+    if pixels is not None:
+        probabilities = crf.dense_crf(pixels, np.ascontiguousarray(probabilities), preset)
+    best: IntArray = probabilities.argmax(axis=0)
+    return best
