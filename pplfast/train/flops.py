@@ -19,7 +19,8 @@ def training_flops(model: nn.Module, size: int, device: torch.device) -> int:
 
     Counted are the multiplications and additions of convolutions (depthwise ones included) and matrix products: forward
     in all blocks and branches that run; backward where a gradient is wanted, so for frozen blocks not at all. The loss,
-    the optimizer and pointwise work are not counted.
+    the optimizer and pointwise work are not counted. Branches that run as one batch count as they run: also the
+    gradient at the cut of one that stops there, where another's goes on.
 
     One black image is run through: tensors without values would cost seconds of imports, and some networks cannot do
     without. Parameters, their gradients and buffers stay as they are; random numbers are drawn.
