@@ -182,13 +182,13 @@ def test_text_of_an_interval():
 
 def test_a_bar_says_nothing_before_there_is_something_to_say():
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=140)
-    bar = make_display(console, 0, 100)
+    bar = make_display(Console(file=stream, force_terminal=True, width=80, color_system=None), 0, 8240)
     bar._progress.refresh()
-    assert "0/100" in stream.getvalue() and not re.search(r"nan|loss|images/s|left|-:--", stream.getvalue())
-    bar.show(shown(10, 2.0))
+    assert "0/8240" in stream.getvalue() and not re.search(r"nan|loss|images/s|left|-:--", stream.getvalue())
+    bar.show(shown(10, 2.0, "stage 1/2 (b4_5 2x2)", tflops=412.3, mfu=0.4167))
     bar.close()
-    assert "loss 0.6931, 12.3 images/s, 41.3 GFLOP/s, 1.3 GiB, 3:00 left" in stream.getvalue()
+    assert re.search(r"stage 1/2 \(b4_5 2x2\) .* 10/8240 +4:34:20 left", stream.getvalue())
+    assert "loss 0.6931, 12.3 images/s, 412.3 TFLOP/s, MFU 42%, 1.3 GiB" in stream.getvalue()
 
 
 def test_the_first_line_knows_the_time_left():
@@ -206,7 +206,7 @@ def test_the_first_line_knows_the_time_left():
 
 def test_a_slow_first_interval_is_forgotten():
     left = TimeLeft()
-    assert left.text(shown(10, 60.0), 100) == "90:00"
+    assert left.text(shown(10, 60.0), 100) == "1:30:00"
     assert left.text(shown(20, 1.0), 100) == "1:20"
     assert left.text(shown(30, 2.0), 100) == "1:45"  # the mean of both
     assert left.text(shown(40, 5.0, stage="stage 2/2 (plain)"), 100) == "5:00"

@@ -1,10 +1,12 @@
 """What a run shows while it trains: a progress bar on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from pplfast.train.meter import Rates
 
@@ -30,30 +32,41 @@ class Shown:
 
 
 class Bar:
-    """Says nothing of loss, speed and time left before the first interval is done."""
+    """A row of the bar and one of figures: together they would not fit 80 columns. Says nothing of loss, speed and time
+    left before the first interval is done."""
 
     def __init__(self, console: Console, step: int, total: int) -> None:
         self._total = total
-        self._progress = Progress(
+        self._progress = _BarAndFigures(
             TextColumn("{task.description}"),
             BarColumn(16),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[left]}"),
             console=console,
         )
-        self._task = self._progress.add_task("training", total=total, completed=step, text="")
+        self._task = self._progress.add_task("training", total=total, completed=step, left="")
         self._left = TimeLeft()
         self._progress.start()
 
     def show(self, shown: Shown) -> None:
-        text = f"{shown}, {self._left.text(shown, self._total)} left"
-        self._progress.update(self._task, completed=shown.step, description=shown.stage, text=text)
+        self._progress.figures = str(shown)
+        left = f"{self._left.text(shown, self._total)} left"
+        self._progress.update(self._task, completed=shown.step, description=shown.stage, left=left)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()
+
+
+class _BarAndFigures(Progress):
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.figures:
+            yield Text(self.figures, no_wrap=True, overflow="ellipsis")
 
 
 class Lines:
@@ -96,8 +109,9 @@ class TimeLeft:
         self._intervals += 1
         weight = 1.0 if self._intervals <= 2 else max(1 / (self._intervals - 1), 0.1)
         self._mean += weight * (shown.rates.seconds_per_step - self._mean)
-        seconds = int(self._mean * (total - shown.step))
-        return f"{seconds // 60}:{seconds % 60:02d}"
+        minutes, seconds = divmod(int(self._mean * (total - shown.step)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def make_display(console: Console, step: int, total: int) -> Bar | Lines:
