@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from train_data import make_recipe, open_images, write_images
 
 from pplfast import cpu
@@ -157,6 +158,32 @@ def test_rates_of_an_interval(clock, monkeypatch):
     clock.now += 1
     counter.add(30)
     assert counter.interval().tflops is None
+
+
+class NoOperators(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        raise AssertionError(f"{function}: the meter touches tensors in a step")
+
+
+def test_a_gpus_figures_come_without_touching_it(clock, monkeypatch):
+    """Peak memory is that of each interval; the device is only asked for counters that its allocator keeps."""
+    peaks, resets = [3 * meter.GIB, 5 * meter.GIB], []
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[len(resets) - 1])
+    monkeypatch.setattr(meter, "training_flops", lambda *_: int(98.94e12))
+    gpu = torch.device("cuda", 0)
+    counter = Meter(Ranks(0, 8, 8, gpu), "bf16")
+    counter.count(0, nn.Identity(), 448)
+    with NoOperators():
+        counter.start(0)
+        found = []
+        for _ in range(2):
+            clock.now += 1
+            counter.add(32)
+            found.append(counter.interval())
+    assert [rates.memory_peak_gib for rates in found] == [3, 5] and resets == [gpu] * 3
+    assert found[0].mfu == pytest.approx(0.4) and found[0].tflops == pytest.approx(4 * 98.94)
 
 
 def test_a_network_that_cannot_be_counted_is_no_reason_to_stop():

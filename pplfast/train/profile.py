@@ -1,6 +1,7 @@
 """A trace of some training steps by torch.profiler: which operations ran when, on the host and on the device."""
 
 import gzip
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class StepProfiler:
             activities = [ProfilerActivity.CPU]
             if self._ranks.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
+            os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # two lines of its library's on stderr otherwise
             plan = schedule(wait=WARM_UP - 1, warmup=1, active=self._steps, repeat=1)
             self._profile = profile(
                 activities=activities, schedule=plan, on_trace_ready=self._write, record_shapes=True
