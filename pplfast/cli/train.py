@@ -4,13 +4,12 @@ import argparse
 import dataclasses
 import os
 import sys
-import tomllib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+from pplfast.recipe import Recipe, load_recipe, preset_names
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult
@@ -218,33 +217,5 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
 
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:
     """The recipe of `add_recipe_arguments`, with its changes applied and checked."""
-    recipe = load_recipe(args.recipe)
-    if args.overrides:
-        table = recipe_to_dict(recipe)
-        for text in args.overrides:
-            _override(table, text)
-        recipe = recipe_from_dict(table, f"{args.recipe} with --set {' '.join(args.overrides)}")
+    recipe = load_recipe(args.recipe, args.overrides)
     return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
-
-
-def _override(table: dict[str, Any], text: str) -> None:
-    """Put the value of "optim.lr=0.02" into the nested table; an unknown last key is left to the recipe's own check."""
-    path, equals, value = text.partition("=")
-    *parents, last = path.strip().split(".")
-    target: Any = table
-    try:
-        for key in parents:
-            target = target[int(key)] if isinstance(target, list | tuple) else target[key]
-        if not equals or not isinstance(target, dict):
-            raise KeyError(path)
-        target[last] = _parse(value.strip())
-    except (KeyError, IndexError, ValueError, TypeError):
-        raise UserError(f"--set {text}: must be KEY=VALUE with a key of the recipe, like optim.lr=0.02") from None
-
-
-def _parse(value: str) -> Any:
-    """A TOML value; anything that is none is taken as text, so that quotes are optional."""
-    try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return value

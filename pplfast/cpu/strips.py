@@ -33,7 +33,7 @@ class CpuPatchClassifier(PatchClassifier):
 
     def features(self, images: Tensor) -> Features:
         alone = torch.is_grad_enabled() or self.training or len(self.stages) != 1
-        if alone or not isinstance(self.backbone, (ResNet, WideResNet38)):
+        if alone or type(self.backbone) not in (ResNet, WideResNet38):  # a subclass may have other blocks
             return super().features(images)
         patches, global_map = run_shared(self.backbone, images, self.stages[0])
         return Features([(patches, self.stages[0].grid)], global_map)

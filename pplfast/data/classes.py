@@ -18,7 +18,10 @@ VOC_NAMES = (
 
 @dataclass(frozen=True)
 class ClassList:
-    """`names[c]` is column c of a label matrix; `ids[c]` is its value in masks (0 background, 255 ignore)."""
+    """The classes of a data set, without the background.
+
+    `names[c]` is column c of a label matrix; `ids[c]` is its value in masks (0 background, 255 ignore).
+    """
 
     names: tuple[str, ...]
     ids: tuple[int, ...]

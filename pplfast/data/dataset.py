@@ -55,7 +55,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where a data set is, in strings that can be saved with a run. See options.py for their meaning."""
+    """Where a data set is, in strings that can be saved with a run; `pplfast train --help` says more of each."""
 
     root: str
     list: str = ""
@@ -66,7 +66,7 @@ class DataConfig:
 
 
 def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> Dataset:
-    """Read the list and the labels of a data set.
+    """Read the list and the labels of a data set: a folder in VOC's layout, or any folder of JPEG images.
 
     UserError names what is wrong. With `problems`, faults of single images (labels missing or unreadable) are
     appended there instead, and those images get a row of zeros; without it, the first one raises.

@@ -24,7 +24,7 @@ def generate_affinity_labels(
 ) -> Outcome:
     """Write `out/<id>.png` for every image of the list that has none yet: mask ids, 0 sure background, 255 unsure.
 
-    As in IRN's `cam_to_ir_label`. Images, errors and jobs as in `generate_labels`.
+    As in IRN's `cam_to_ir_label` (arXiv 1904.05044). Images, errors and jobs as in `generate_labels`.
     """
     for value in (config.foreground, config.background):
         check_background("threshold", value)

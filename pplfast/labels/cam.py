@@ -42,6 +42,7 @@ def generate_cams(
     """Write `out/<id>.npz` for every image of the data set that has none yet; with `npy` also `<id>.npy`.
 
     model: in eval mode, with its stage set, on the device to use. threads: DALI's.
+    Source of the maps: arXiv 2209.07828; of their fusion over scales and flips, IRN's code (arXiv 1904.05044).
     Maps are fused and normalised at the image's own size (`high_res` of the npy), then sampled at stride 4.
     Images that cannot be decoded are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
     Raises UserError for images without labels, a model that does not fit the data set, a folder of other settings.

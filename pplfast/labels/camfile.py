@@ -52,7 +52,10 @@ def save_cam(path: str | os.PathLike, cam: Cam) -> None:
 
 
 def load_cam(path: str | os.PathLike) -> Cam:
-    """Raises UserError naming the file when it is missing, damaged, or not a CAM file."""
+    """The maps of one image, as `generate_cams` and `walk_cams` write them; no code in the file is run.
+
+    Raises UserError naming the file when it is missing, damaged, or not a CAM file.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             classes, maps = archive["classes"], archive["cam"]

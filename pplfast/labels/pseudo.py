@@ -40,6 +40,7 @@ def generate_labels(
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `dataset.classes`, for every image of the list that has none yet.
 
+    cams: folder of `generate_cams` or `walk_cams`. config: its background value must be set.
     jobs: worker processes, None for one per core. An image that fails is noted in `out/bad.jsonl` and in the outcome,
     and the rest goes on. Raises UserError for values out of range, CAMs that are missing, a folder of other settings.
     """
@@ -110,14 +111,19 @@ def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> 
 
 def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     """uint8 (H, W, 3) RGB as stored: like the loader, it takes no notice of EXIF. UserError for another size."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
+    pixels = read_pixels(path)
     if pixels.shape[:2] != size:
         raise UserError(
             f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its CAM is for "
             f"{size[1]} x {size[0]}; make the CAM again from this image"
         )
     return pixels
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3) RGB as stored. UserError for a file that is no image."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None

@@ -24,12 +24,18 @@ def refine_prediction(prediction: Prediction, preset: str) -> str:
     """Write the PNG. Returns why it failed, or "" when it did not."""
     try:
         scores = prediction.probabilities
-        if preset != crf.NONE:
-            scores = crf.dense_crf(read_image(prediction.image, scores.shape[1:]), np.ascontiguousarray(scores), preset)
-        labels = prediction.ids[scores.argmax(axis=0)]
+        pixels = read_image(prediction.image, scores.shape[1:]) if preset != crf.NONE else None
+        labels = prediction.ids[most_likely(scores, pixels, preset)]
     except UserError as error:
         return str(error)
     except Exception as error:  # whatever it is, the other images can still be done
         return repr(error)
     write_mask(prediction.output, labels)
     return ""
+
+
+def most_likely(probabilities: np.ndarray, pixels: np.ndarray | None, preset: str) -> np.ndarray:
+    """float32 (k, H, W), and the image uint8 (H, W, 3) where the preset is a CRF's -> int64 (H, W), 0 to k - 1."""
+    if preset != crf.NONE:
+        probabilities = crf.dense_crf(pixels, np.ascontiguousarray(probabilities), preset)
+    return probabilities.argmax(axis=0)

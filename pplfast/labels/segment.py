@@ -42,7 +42,8 @@ def segment_images(
     """Write `out/<id>.png`, mask ids of `classes`, for every image of the list that has none yet.
 
     model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. Images that
-    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on. Raises UserError for a CRF preset that
+    does not exist and a folder of other settings.
     """
     crf.check_crf(config.crf)
     device = next(model.parameters()).device
@@ -108,8 +109,13 @@ class _Stream:
                 found = probabilities(self.model, batch, self.config.flip)
             for index, values in zip(batch.indices, found.cpu().numpy(), strict=True):
                 name = self.dataset.ids[index]
-                rows = np.flatnonzero(values.max(axis=(1, 2)) >= LEAST)
+                rows = rows_of(values)
                 yield Prediction(name, self.dataset.images[index], self.folder.output(name), ids[rows], values[rows])
+
+
+def rows_of(probabilities: np.ndarray) -> np.ndarray:
+    """Of float32 (rows, H, W), those that take part in an image's CRF."""
+    return np.flatnonzero(probabilities.max(axis=(1, 2)) >= LEAST)
 
 
 def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> Tensor:

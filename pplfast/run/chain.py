@@ -18,6 +18,7 @@ from pplfast.run.config import RunConfig, absolute, fingerprint
 from pplfast.run.refinement import check_refinement, has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, step_names
+from pplfast.train.plan import check_plan, check_segmentation
 from pplfast.train.trainer import TrainOptions, use_threads
 
 MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
@@ -92,6 +93,9 @@ class _VariantAnnouncer:
 def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
     """What would otherwise be found only after training."""
     check_refinement(config.recipe)
+    check_plan(config.recipe, config.variants)
+    if has_segmentation(config.recipe):
+        check_segmentation(config.recipe.segmentation)
     for dataset in (train_set, val_set):
         if dataset.labels is None:
             raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """train: the list to train on. val: the list that gets CAMs and labels, scored where it has masks.
+    """A run of the whole chain into the folder `out`.
 
+    train: the list to train on. val: the list that gets CAMs and labels, scored where it has masks.
     test: the list that a segmentation network is tested on, if the recipe has one; None: val.
     """
 

@@ -128,7 +128,7 @@ class VariantChain:
         settings = {
             "variant": self.variant,
             "data": fingerprint(self.train_set),
-            **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")},
+            **{key: table[key] for key in ("loss", "model", "augment", "optim", "stages", "seed")},
         }
 
         def action() -> dict[str, Any]:

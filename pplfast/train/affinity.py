@@ -14,6 +14,7 @@ from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
 from pplfast.kernels.random_walk import neighbours, straight_path
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
@@ -42,7 +43,10 @@ def train_boundaries(
     """Train a boundary network on `classifier`'s backbone into the folder `out`: boundary.safetensors, boundary.json.
 
     masks: the folder of `generate_affinity_labels`; images without a file there are left out.
-    For launchers, `resume` and errors see `trainer.run_task`.
+    Source: IRN, arXiv 1904.05044, section 4.1 and eq. 6.
+    resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
+    launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
+    run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     return run_task(AffinityTask(config, classifier, with_masks(dataset, Path(masks)), seed), out, resume, options)
 
@@ -98,8 +102,13 @@ class AffinityTask(Task):
 
 
 def load_boundaries(folder: str | os.PathLike) -> BoundaryNet:
-    """The network of a finished `train_boundaries`, on the CPU, in eval mode."""
+    """The network of a finished `train_boundaries`, on the CPU, in eval mode.
+
+    folder: the training folder, or that of its run or variant. Raises UserError where it has no such network, or where
+    the files do not fit each other.
+    """
     info = read_network(folder, NAME)
+    refuse_modules_within(Path(folder), info["backbone"])
     backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
     return load_weights_into(BoundaryNet(backbone), folder, NAME)
 

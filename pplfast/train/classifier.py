@@ -12,7 +12,7 @@ from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import Recipe
-from pplfast.train import loss
+from pplfast.train import loss as losses
 from pplfast.train.identity import describe
 from pplfast.train.model_file import DESCRIPTION, ClassifierInfo, library_versions, read_info, save_classifier
 from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
@@ -32,7 +32,10 @@ def train(
 
     variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
     "explicit" (all positions at once, one stage of the total epochs).
-    For launchers, `resume` and errors see `trainer.run_task`.
+    Source of patch learning: arXiv 2209.07828.
+    resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
+    launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
+    run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     if variant not in MODE_OF_VARIANT:
         raise UserError(f"--variant {variant}: choose one of: {', '.join(MODE_OF_VARIANT)}")
@@ -41,6 +44,7 @@ def train(
 
 class ClassifierTask(Task):
     result_file = DESCRIPTION
+    loss: losses.Loss
 
     def __init__(self, recipe: Recipe, variant: str, dataset: Dataset) -> None:
         self.recipe, self.variant, self.dataset = recipe, variant, dataset
@@ -51,6 +55,8 @@ class ClassifierTask(Task):
         dataset = self.dataset
         if len(dataset) == 0 or dataset.labels is None:
             raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
+        self.loss = losses.LOSSES.find(self.recipe.loss)
+        losses.check_loss(self.recipe.loss, self.loss, len(dataset.classes))
 
     def record(self) -> dict[str, Any]:
         return describe(self.recipe, self.variant, self.dataset)
@@ -62,7 +68,7 @@ class ClassifierTask(Task):
         return TrainLoader(self.dataset, self.recipe.augment, model.backbone.mean, model.backbone.std, **options)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return loss.image_losses(outputs, batch.labels, batch.weights)
+        return losses.image_losses(outputs, batch.labels, batch.weights, self.loss)
 
     def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:
         model.set_stage(stage.patches)

@@ -10,6 +10,7 @@ from torch import nn
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
 from pplfast.recipe import Part, part_from_dict
+from pplfast.train.locate import find_network
 from pplfast.train.model_file import library_versions, save_weights
 
 FORMAT = 1
@@ -23,7 +24,7 @@ def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path
 
 def read_network(folder: str | Path, name: str) -> dict[str, Any]:
     """What `<name>.json` says. Raises UserError where the folder holds no such network."""
-    path = Path(folder) / f"{name}.json"
+    path = _folder(folder, name) / f"{name}.json"
     if not path.is_file():
         raise UserError(f"{folder}: holds no {path.name}; give the folder of a finished {name} network")
     info = read_json(path)
@@ -37,9 +38,13 @@ def read_settings(folder: str | Path, name: str, kind: type[Part]) -> Part:
     return part_from_dict(kind, read_network(folder, name)["settings"], f"{folder}/{name}.json")
 
 
+def _folder(folder: str | Path, name: str) -> Path:
+    return find_network(folder, f"{name}.json", name) or Path(folder)
+
+
 def load_weights_into(model: nn.Module, folder: str | Path, name: str) -> nn.Module:
     """The model with the weights of `<name>.safetensors`, in eval mode."""
-    path = Path(folder) / f"{name}.safetensors"
+    path = _folder(folder, name) / f"{name}.safetensors"
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:

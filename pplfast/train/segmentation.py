@@ -13,6 +13,7 @@ from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
 from pplfast.models import create
 from pplfast.models.segmentation import HEADS, SegmentationNet
 from pplfast.recipe import ModelConfig, SegmentationConfig
@@ -37,7 +38,9 @@ def train_segmentation(
     """Train a segmentation network into the folder `out`: segmentation.safetensors, segmentation.json.
 
     masks: a folder of label PNGs; images without a file there are left out, pixels of 255 are ignored.
-    For launchers, `resume` and errors see `trainer.run_task`.
+    resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
+    launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
+    run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     return run_task(SegmentationTask(config, with_masks(dataset, Path(masks)), seed), out, resume, options)
 
@@ -98,9 +101,14 @@ class SegmentationTask(Task):
 
 
 def load_segmentation(folder: str | os.PathLike) -> tuple[SegmentationNet, ClassList]:
-    """The network of a finished `train_segmentation`, on the CPU, in eval mode, and its classes."""
+    """The network of a finished `train_segmentation`, on the CPU, in eval mode, and its classes.
+
+    folder: the training folder, or that of its run or variant. Raises UserError where it has no such network, or where
+    the files do not fit each other.
+    """
     info = read_network(folder, NAME)
     config = ModelConfig(**info["model"])
+    refuse_modules_within(Path(folder), config.backbone)
     classes = ClassList(tuple(info["class_names"]), tuple(info["class_ids"]))
     backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
     return load_weights_into(SegmentationNet(backbone, len(classes) + 1, info["head"]), folder, NAME), classes

@@ -62,6 +62,8 @@ def use_threads(options: TrainOptions, local_ranks: int = 1) -> int:
 
 @dataclass(frozen=True)
 class TrainResult:
+    """A finished training run; its network is in `folder`."""
+
     folder: Path
     steps: int
     seconds: float  # over all sessions

@@ -37,9 +37,12 @@ DEFAULT_MEMORY = 8.0  # GiB
 
 @dataclass(frozen=True)
 class JobConfig:
-    """unsure: (low, high) thresholds, between which a pixel becomes 255; None: no pixel does.
+    """A labelling job, from images to labels in `out`.
 
-    engine: of the CRF, see `resolve_engine`.
+    label: its background value must be set. unsure: (low, high) thresholds, between which a pixel becomes 255; None: no
+    pixel does.
+    engine: of the CRF: "pydensecrf" (processes), "device" (with the network), "auto" (the GPU where there is one).
+    outputs: of "png", "npy" (the CAM dict) and "shards" (WebDataset tars of `shard_size` images).
     memory: GiB that a rank and its workers may use for what grows with the images (not for the programs themselves).
     jobs: CRF processes of this rank, None: its share of the cores. rotated: label images that EXIF turns, as stored.
     verify: compare the checksums of all labels that are there. strict: a bad image ends the job.
@@ -63,7 +66,9 @@ class JobConfig:
 
 @dataclass(frozen=True)
 class JobResult:
-    """Of the whole job, on rank 0; of its own part on the others. exit_code: 0, 3 (some images are bad), 128 + signal.
+    """What came of a labelling job: of the whole job, on rank 0; of its own part on the others.
+
+    exit_code: 0, 3 (some images are bad), 128 + signal.
     bad: (id, reason) of all images of the list that have no label."""
 
     done: int
@@ -76,6 +81,7 @@ class JobResult:
 
     @property
     def bottleneck(self) -> str:
+        """The stage that worked most: decode, network, crf, encode or write."""
         return bottleneck(self.busy)
 
     def stage_rates(self) -> dict[str, float]:
@@ -87,6 +93,7 @@ class JobResult:
         return self.busy[self.bottleneck] + (self.busy["encode"] if self.bottleneck == "crf" else 0.0)
 
     def summary(self, out: Path) -> str:
+        """Lines for the user: counts, rate, bottleneck, and the first 20 bad images."""
         rate = self.done / max(self.seconds, 1e-9)
         lines = [
             f"{self.done} labels written to {out} in {self.seconds:.0f} s ({rate:.1f} images/s), {self.earlier} "
