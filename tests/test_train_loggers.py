@@ -262,6 +262,47 @@ def interrupted_and_resumed(tmp_path: Path, monkeypatch, name: str) -> Path:
     return out
 
 
+OWN = """
+class Csv:
+    def __init__(self, run):
+        self.file = open(run.folder / "own.csv", "a")
+
+    def log(self, step, values):
+        self.file.write(f"{step},{values['loss']}\\n")
+
+    def close(self):
+        self.file.close()
+
+class Broken(Csv):
+    def __init__(self, run):
+        raise ValueError("no")
+
+class Half:
+    def log(self, step, values):
+        pass
+"""
+
+
+def test_an_own_logger_by_the_name_of_its_class(tmp_path, monkeypatch):
+    (tmp_path / "own_loggers.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    dataset, out = open_images(write_images(tmp_path / "data", 4)), tmp_path / "out"
+    recipe = make_recipe(stages=[{"epochs": 1}])
+    for name, message in (
+        ("own_loggers:Half", "must be a class with log"),
+        ("own_loggers:OWN", "own_loggers has no OWN"),
+        ("nowhere_at_all:Csv", "no module nowhere_at_all"),
+        ("os:Csv", "Python itself"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(recipe, dataset, out, options=TrainOptions(threads=1, loggers=(name,)))
+        assert not out.exists()
+    with pytest.raises(UserError, match=r"--logger own_loggers:Broken: cannot start: ValueError\('no'\)"):
+        train(recipe, dataset, tmp_path / "broken", options=TrainOptions(threads=1, loggers=("own_loggers:Broken",)))
+    train(recipe, dataset, out, options=TrainOptions(threads=1, log_every=1, loggers=("own_loggers:Csv",)))
+    assert (out / "own.csv").read_text() == "".join(f"{line['iteration']},{line['loss']}\n" for line in entries(out))
+
+
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off"), ("DISABLE_GIT", "true")):

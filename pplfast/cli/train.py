@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.recipe import Recipe, load_recipe, preset_names
+from pplfast.recipe.overrides import did_you_mean
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult
@@ -115,8 +116,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--logger",
         default="jsonl,tensorboard",
         metavar="NAME,NAME",
-        help=f"where the figures of training go: {', '.join(LOGGERS)}; log.jsonl is written in any case "
-        "(default: %(default)s)",
+        help=f"where the figures of training go: {', '.join(LOGGERS)}, or an own package.module:Class; log.jsonl is "
+        "written in any case (default: %(default)s)",
     )
     parser.add_argument(
         "--profile",
@@ -186,9 +187,9 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     for name in ("checkpoint_seconds", "lost_after", "stuck_after"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")
-    unknown = [name for name in _logger_names(args) if name not in LOGGERS]
-    if unknown:
-        raise UserError(f"--logger {','.join(unknown)}: choose from {', '.join(LOGGERS)}")
+    for name in _logger_names(args):
+        if name not in LOGGERS and ":" not in name:
+            raise UserError(f"--logger {name}: choose from {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS)}")
 
 
 def _logger_names(args: argparse.Namespace) -> tuple[str, ...]:

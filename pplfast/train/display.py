@@ -10,6 +10,8 @@ from rich.text import Text
 
 from pplfast.train.meter import Rates
 
+RECENT = 0.1  # weight of the last interval, at least, in the time that a step takes
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -107,7 +109,7 @@ class TimeLeft:
         if shown.stage != self._stage:
             self._stage, self._intervals = shown.stage, 0
         self._intervals += 1
-        weight = 1.0 if self._intervals <= 2 else max(1 / (self._intervals - 1), 0.1)
+        weight = max(1 / max(self._intervals - 1, 1), RECENT)
         self._mean += weight * (shown.rates.seconds_per_step - self._mean)
         minutes, seconds = divmod(int(self._mean * (total - shown.step)), 60)
         hours, minutes = divmod(minutes, 60)

@@ -48,7 +48,8 @@ def _convolution_backward(
     torch 2.13 counts the weight gradient of a depthwise convolution as if it were a dense one.
     """
     *_, transposed, _, _, output_mask = others
-    return 2 * math.prod(x_shape if transposed else grad_shape) * math.prod(w_shape[1:]) * sum(output_mask[:2])
+    gradients: int = sum(output_mask[:2])
+    return 2 * math.prod(x_shape if transposed else grad_shape) * math.prod(w_shape[1:]) * gradients
 
 
 BACKWARD = {torch.ops.aten.convolution_backward: _convolution_backward}  # as FlopCounterMode's custom_mapping

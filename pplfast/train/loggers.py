@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from pplfast.errors import UserError
+from pplfast.extend import import_object
 from pplfast.files import atomic_path, explain_os_error
 
 JSONL, TENSORBOARD = "log.jsonl", "tb"
@@ -120,18 +121,37 @@ KNOWN = {
 
 
 def check_loggers(names: tuple[str, ...]) -> None:
-    """Raises UserError for a name that is no logger, and for one whose package is not installed."""
+    """Raises UserError for a name that means no logger, and for one whose package is not installed."""
     for name in names:
-        known = KNOWN.get(name)
-        if known is None:
-            raise UserError(f"--logger {name}: choose from {', '.join(KNOWN)}")
-        if known.package and find_spec(known.package) is None:
-            raise UserError(f"--logger {name}: {known.package} is not installed; pip install {known.package}")
+        package = _find(name).package
+        if package and find_spec(package) is None:
+            raise UserError(f"--logger {name}: {package} is not installed; pip install {package}")
 
 
 def open_loggers(names: tuple[str, ...], run: RunInfo) -> dict[str, Logger]:
     """Those beside JsonLines. Raises UserError where one cannot start."""
-    return {name: KNOWN[name].make(run) for name in dict.fromkeys(names) if name != "jsonl"}
+    opened = {}
+    for name in dict.fromkeys(names):
+        if name == "jsonl":
+            continue
+        try:
+            opened[name] = _find(name).make(run)
+        except UserError:
+            raise
+        except Exception as error:  # all ranks have to end alike
+            raise UserError(f"--logger {name}: cannot start: {error!r}; leave it out, or mend it") from error
+    return opened
+
+
+def _find(name: str) -> _Known:
+    if name in KNOWN:
+        return KNOWN[name]
+    if ":" not in name:
+        raise UserError(f'--logger {name}: choose from {", ".join(KNOWN)}, or give an own "package.module:Class"')
+    own = import_object(name, "logger")
+    if not (isinstance(own, type) and all(callable(getattr(own, method, None)) for method in ("log", "close"))):
+        raise UserError(f"--logger {name}: must be a class with log(step, values) and close()")
+    return _Known(own)
 
 
 def _keep_until(path: Path, step: int) -> dict[str, Any]:
