@@ -171,6 +171,7 @@ def test_a_gpus_figures_come_without_touching_it(clock, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[len(resets) - 1])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(meter, "training_flops", lambda *_: int(98.94e12))
     gpu = torch.device("cuda", 0)
     counter = Meter(Ranks(0, 8, 8, gpu), "bf16")

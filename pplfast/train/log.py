@@ -2,16 +2,21 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from pplfast.errors import UserError
+from pplfast.recipe import OptimConfig
 from pplfast.train.display import Shown, make_display
 from pplfast.train.loggers import JsonLines, Logger, RunInfo, open_loggers
 from pplfast.train.meter import Rates
 from pplfast.train.plan import StagePlan
+from pplfast.train.ranks import Ranks
+from pplfast.train.task import Task
 
 
 @dataclass(frozen=True)
@@ -83,3 +88,18 @@ class TrainLog:
                 raise
             except Exception as error:
                 self.say(f"logger {name}: {error!r} at its end")
+
+
+def opening_lines(
+    task: Task, optim: OptimConfig, ranks: Ranks, stages: Sequence[StagePlan], iterations: Sequence[int], compiled: str
+) -> list[str]:
+    """What is about to be trained, and on what. optim: its precision decided. iterations: steps of each stage."""
+    plan = ", ".join(f"{stage} for {steps} steps" for stage, steps in zip(stages, iterations, strict=True))
+    dataset = task.dataset
+    exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
+    by_compiler = f", compiled ({compiled})" if compiled else ""
+    return [
+        f"{task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {plan}",
+        f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
+        f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{by_compiler}",
+    ]

@@ -45,6 +45,9 @@ class Meter:
         except Exception as error:  # whatever a network of the user's raises, or a full device: training goes on
             reason = next(iter(str(error).splitlines()), "")
             return f"operations are not counted, so there are no TFLOP/s: {type(error).__name__}: {reason}"
+        finally:
+            if self._ranks.device.type == "cuda":
+                torch.cuda.empty_cache()  # blocks of a size that does not come again
         return ""
 
     def start(self, stage: int) -> None:

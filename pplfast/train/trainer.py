@@ -20,7 +20,7 @@ from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pplfast.train.consistency import check_ranks, frozen_checksums
 from pplfast.train.identity import RECORD, claim_folder
-from pplfast.train.log import Interval, TrainLog
+from pplfast.train.log import Interval, TrainLog, opening_lines
 from pplfast.train.loggers import DEFAULT, RunInfo, check_loggers
 from pplfast.train.meter import Meter
 from pplfast.train.plan import StagePlan
@@ -130,7 +130,10 @@ def _run_task(
     run.log = together(ranks, lambda: _open_log(run, progress) if ranks.main else None)
     if run.log:
         run.loss = run.log.last_loss
-        _announce(run, notes, checkpoint)
+        for line in (*opening_lines(task, run.optim, ranks, run.stages, run.iterations, options.compile), *notes):
+            run.say(line)
+        if checkpoint:
+            run.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
     try:
         with StepProfiler(run.folder / PROFILE, options.profile, ranks, run.say) as profiler:
             progress = _train_stages(run, checkpoint, progress, profiler)
@@ -303,22 +306,6 @@ def _log(run: _Run, progress: Progress, rate: float) -> None:
     if run.log:
         epoch, plan = progress.steps / run.steps_per_epoch, run.stages[progress.stage]
         run.log.write(Interval(progress.stage, len(run.stages), plan, progress.steps, epoch, run.loss, rate, rates))
-
-
-def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> None:
-    optim, ranks, dataset = run.optim, run.ranks, run.task.dataset
-    stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
-    run.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
-    exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
-    compiled = f", compiled ({run.options.compile})" if run.options.compile else ""
-    run.say(
-        f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
-        f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{compiled}"
-    )
-    for note in notes:
-        run.say(note)
-    if checkpoint:
-        run.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
 
 
 def _result(run: _Run, progress: Progress) -> TrainResult:
