@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.recipe import Recipe, load_recipe, preset_names
+from pplfast.recipe.overrides import did_you_mean
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult
 
 VARIANTS = ("plain", "ppl", "explicit")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+LOGGERS = ("jsonl", "tensorboard", "wandb", "mlflow")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +113,19 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--log-every", type=int, default=10, metavar="N", help="optimizer steps (default: %(default)s)")
     parser.add_argument(
+        "--logger",
+        default="jsonl,tensorboard",
+        metavar="NAME,NAME",
+        help=f"where the figures of training go: {', '.join(LOGGERS)}, or an own package.module:Class; log.jsonl is "
+        "written in any case (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        metavar="N",
+        help="trace N optimizer steps behind the first few by torch.profiler, into profile/ of the training's folder",
+    )
+    parser.add_argument(
         "--compile",
         nargs="?",
         const="default",
@@ -165,13 +180,20 @@ def deepspeed_from_arguments(args: argparse.Namespace, recipe: Recipe, part: str
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:
-    for name in ("checkpoint_every", "keep", "log_every"):
+    for name in ("checkpoint_every", "keep", "log_every", "profile"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
     for name in ("checkpoint_seconds", "lost_after", "stuck_after"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")
+    for name in _logger_names(args):
+        if name not in LOGGERS and ":" not in name:
+            raise UserError(f"--logger {name}: choose from {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS)}")
+
+
+def _logger_names(args: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(args.logger.split(","))
 
 
 def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
@@ -185,6 +207,8 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
         checkpoint_every=args.checkpoint_every,
         keep=args.keep,
         log_every=args.log_every,
+        loggers=_logger_names(args),
+        profile=args.profile or 0,
         compile=args.compile,
         lost_after=args.lost_after,
         stuck_after=args.stuck_after,

@@ -94,6 +94,11 @@ class TrainLoader:
         """The same on every rank."""
         return sampling.steps_per_epoch(len(self._dataset), self._group)
 
+    @property
+    def side(self) -> int:
+        """S, of the square images."""
+        return self._augment.crop
+
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches `start`, `start` + 1, ... of epoch `number`. UserError names an image that cannot be used."""
         order = sampling.epoch_order(self._seed, number, len(self._dataset))
