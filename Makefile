@@ -62,7 +62,9 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	grep -v -E '^(torch|triton)==' constraints.txt > $(PINS)
 	@echo "Installing the pinned dependencies into $(VENV): a few minutes, once"
-	$(PIP) -c $(PINS) setuptools wheel
+	$(PIP) -c $(PINS) setuptools wheel cython
+	@# Its package asks for a Cython whose code does not compile for Python 3.13; by the one here it does for all.
+	$(PIP) -c $(PINS) --no-build-isolation --no-deps pydensecrf2
 ifdef TORCH
 	$(PIP) $(TORCH)
 else
