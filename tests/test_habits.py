@@ -1,6 +1,5 @@
 """The files that hold a project together: versions, targets, hooks, workflow, templates, and the tree's hygiene."""
 
-import ast
 import importlib.util
 import re
 import tomllib
@@ -10,7 +9,6 @@ from typing import Any
 
 import hygiene
 import pytest
-import tiers
 import yaml
 
 import pplfast
@@ -178,20 +176,3 @@ def test_hygiene_finds(tmp_path, capsys, name, content, finding):
     path.write_bytes(content)
     assert hygiene.main([str(path)]) == 1
     assert finding in capsys.readouterr().out
-
-
-# ---- tiers
-
-
-def names_in(module: Path) -> set[str]:
-    """Of tests and fixtures."""
-    return {
-        node.name for node in ast.parse(module.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
-    }
-
-
-@pytest.mark.parametrize("module", sorted(tiers.REST))
-def test_the_list_of_slow_tests_names_what_exists(module):
-    path = ROOT / "tests" / f"{module}.py"
-    assert path.is_file()
-    assert set(tiers.REST[module]) - set(tiers.ALL) <= names_in(path)
