@@ -13,6 +13,25 @@ from guard import Guard
 ALL = ("*",)  # a module of which every test is of the rest
 REST = {
     "test_bench_cuda_branches": ALL,
+    "test_bench_cut_off": ("test_every_printed_row_is_in_the_file",),
+    "test_bench_gpu_script": ALL,
+    "test_bench_gpu_smoke": ("test_every_line_of_one_backbone",),
+    "test_bench_reference": ("test_same_loss_and_gradients_in_float64", "test_same_loss_and_maps_in_float32"),
+    "test_bench_runs": ALL,
+    "test_cli": ("test_the_module_runs_as_a_process_without_a_traceback",),
+    "test_cluster": ("test_a_host_is_asked_twice", "test_scripts_are_executable_shell"),
+    "test_cpu_depthwise": ("test_opcheck", "test_a_missing_or_failing_compiler_is_named"),
+    "test_cpu_install": ("test_shared_cells_equal_the_definition", "test_reach_and_stride_of_real_blocks"),
+    "test_cpu_memory": ALL,
+    "test_doctor": ALL,
+    "test_dry_gpu": ALL,
+    "test_evaluate_scores": ("test_labels_equal_brute_force_also_in_a_pool",),
+    "test_kernels_aot": ALL,
+    "test_kernels_crf": ("test_triton_splat_blur_update_equal_plain",),
+    "test_kernels_launch": ("test_new_sizes_compile_nothing_new",),
+    "test_kernels_ops": ("test_environment_forces_a_backend",),
+    "test_kernels_patches": ("test_split_and_merge", "test_pool"),
+    "test_package": ALL,
 }
 MARKS = ("process", "slow")
 
