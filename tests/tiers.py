@@ -78,6 +78,10 @@ REST = {
         "test_efficientnet_equals_definition",
     ),
     "test_pretended_gpu": ALL,
+    "test_refinement_parts": (
+        "test_cost_counts_what_a_training_step_does",
+        "test_every_preset_with_a_cost_states_the_computed_one",
+    ),
     "test_run_chain": ALL,
     "test_run_refinement": ALL,
     "test_step_lines": ALL,
