@@ -16,7 +16,6 @@ import pplfast
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = sorted(path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 FOLDERS = ("pplfast", "kernels", "benchmarks", "tests", "docs", "launch", "examples", ".github", ".ci")
-NOT_KEPT = {"__pycache__", ".ipynb_checkpoints"}
 
 
 def read(name: str) -> str:
@@ -145,9 +144,13 @@ def test_a_bug_report_asks_for_command_log_and_doctor():
 
 
 def kept_files() -> list[Path]:
+    """Without what tests and tools leave behind (git ignores it)."""
     files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     for folder in FOLDERS:
-        files += [path for path in (ROOT / folder).rglob("*") if path.is_file() and not NOT_KEPT & set(path.parts)]
+        for path in (ROOT / folder).rglob("*"):
+            inner = path.relative_to(ROOT / folder).parts
+            if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in inner):
+                files.append(path)
     return files
 
 
