@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,42 +90,74 @@ def test_importing_the_package_or_asking_for_help_does_not_import_torch():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def sdist(tmp_path_factory) -> Path:
     """Built from a copy, since building leaves folders behind in the sources."""
-    folder = tmp_path_factory.mktemp("wheel")
+    folder = tmp_path_factory.mktemp("sdist")
     source = folder / "source"
     shutil.copytree(
         ROOT,
         source,
         ignore=shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "results"),
     )
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(folder),
-        str(source),
-        cwd=folder,
-    )
+    run(sys.executable, "-c", f"import setuptools.build_meta as b; b.build_sdist({str(folder)!r})", cwd=source)
+    return next(folder.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> Path:
+    """Built from the source distribution, as an index that has only that would be used."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q")
+    run(*pip, "-w", str(folder), str(sdist), cwd=folder)
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_every_module_and_data_file(wheel):
-    expected = {
-        f"pplfast/{path.relative_to(ROOT / 'pplfast')}"
-        for path in (ROOT / "pplfast").rglob("*")
-        if path.suffix in (".py", ".toml", ".css")
+def modules_and_data() -> set[str]:
+    """What is needed outside the checkout, under its installed name."""
+    roots = {
+        "pplfast": ROOT / "pplfast",
+        "pplfast/kernels": ROOT / "kernels",
+        "pplfast/benchmarks": ROOT / "benchmarks",
     }
-    expected |= {f"pplfast/kernels/{path.relative_to(ROOT / 'kernels')}" for path in (ROOT / "kernels").rglob("*.py")}
+    kinds = (".py", ".toml", ".css", ".cpp", ".typed")
+    return {
+        f"{name}/{path.relative_to(root)}"
+        for name, root in roots.items()
+        for path in root.rglob("*")
+        if path.suffix in kinds and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_every_module_and_data_file(wheel):
+    expected = modules_and_data()
+    named = (
+        "py.typed",
+        "cpu/depthwise.cpp",
+        "report/style.css",
+        "recipes/demo.toml",
+        "kernels/cam_fuse.py",
+        "benchmarks/cam.py",
+    )
+    assert {f"pplfast/{name}" for name in named} <= expected
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert expected <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests/", "docs/", "kernels/", "benchmarks/"))]
+
+
+def test_the_source_distribution_has_what_a_contributor_needs(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "Makefile",
+        "constraints.txt",
+        "tests/conftest.py",
+    } <= names
 
 
 def test_the_wheel_runs_outside_the_checkout(wheel, tmp_path):
