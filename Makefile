@@ -1,7 +1,4 @@
-# make demo: the whole chain on a data set made on the spot -> runs/demo/report.html and runs/demo/summary.json
-# make test: all tests.   Minutes: make test-kill, make test-kill-label: a chain and a labelling job that are killed;
-#   make test-multinode: training on two hosts (network namespaces; needs root).
-# make clean: remove .venv, runs and build folders.   What needs .venv sets it up first, once.
+# `make help` lists the targets. What needs .venv sets it up first, once.
 #
 # Without an NVIDIA GPU torch's CPU build is installed: PyPI's torch would pull gigabytes of CUDA libraries.
 # Another build: make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" DALI=cuda12
@@ -19,27 +16,45 @@ TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 TRITON_PIN := $(shell grep '^triton==' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-kill test-kill-label test-multinode clean
+.PHONY: demo check lint types test-quick test test-rest docs test-kill test-kill-label test-multinode clean help
 
-demo: $(STAMP)
+demo: $(STAMP) ## the whole chain on a data set made on the spot: runs/demo/report.html, runs/demo/summary.json (the default)
 	$(BIN)/pplfast data demo --out runs/demo/data
 	$(BIN)/pplfast run --data runs/demo/data --recipe demo --out runs/demo
 
-test: $(STAMP)
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
+# mypy needs one core, the tests one: side by side. Each prints its output when it is done, so that none is mixed.
+check: $(STAMP) ## lint, types, and the tests that start no process: under a minute
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target lint types test-quick
+
+lint: $(STAMP) ## ruff: lint and format
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/python -m mypy
+
+# One thread: the tests' tensors are small, and a second thread would fight with mypy for the other core.
+test-quick: $(STAMP) ## the tests of a second or less that start no process; they fail if they start one
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --tier quick
+
+test: check ## all tests: check first, then the rest
+	@$(MAKE) --no-print-directory test-rest
+
+test-rest: $(STAMP) ## what check leaves out: whole runs, launchers, killed jobs, timings
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --tier rest --numprocesses=2 --dist=loadfile
 	@# A process that sees a GPU runs only what was written for one: the other tests place their tensors on the CPU.
 	if nvidia-smi -L >/dev/null 2>&1; then $(BIN)/python -m pytest tests/test_gpu_*.py tests/test_kernels_gpu.py; fi
 
-# Minutes: pplfast run killed in each of its steps.
-test-kill: $(STAMP)
+docs: $(STAMP) ## the site: build/site/index.html
+	$(BIN)/python -m mkdocs build --strict
+
+test-kill: $(STAMP) ## minutes: pplfast run killed in each of its steps
 	$(BIN)/python tests/kill_chain.py
 
-# Minutes, as root: training on two hosts that are network namespaces.
-test-multinode: $(STAMP)
+test-multinode: $(STAMP) ## minutes, as root: training on two hosts that are network namespaces
 	$(BIN)/python -m pytest tests/multinode.py -rs
 
-# 20,000 small images on two ranks that are killed 20 times: several minutes.
-test-kill-label: $(STAMP)
+test-kill-label: $(STAMP) ## minutes: 20,000 small images on two ranks that are killed 20 times
 	$(BIN)/python -m pplfast.benchmarks.label_kill --out runs/label_kill.json
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -47,7 +62,9 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	grep -v -E '^(torch|triton)==' constraints.txt > $(PINS)
 	@echo "Installing the pinned dependencies into $(VENV): a few minutes, once"
-	$(PIP) -c $(PINS) setuptools wheel
+	$(PIP) -c $(PINS) setuptools wheel cython
+	@# Its package asks for a Cython whose code does not compile for Python 3.13; by the one here it does for all.
+	$(PIP) -c $(PINS) --no-build-isolation --no-deps pydensecrf2
 ifdef TORCH
 	$(PIP) $(TORCH)
 else
@@ -61,5 +78,8 @@ endif
 	$(PIP) -c $(PINS) -e '.[$(DALI),test,docs,dev]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache
+clean: ## remove .venv, runs, build folders and caches
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22

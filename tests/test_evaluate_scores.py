@@ -137,6 +137,12 @@ def test_warnings(small):
     assert "warning: " in scores.table()
 
 
+def test_a_folder_whose_name_sounds_like_a_list_is_none(small):
+    dataset, cams, _folder = small
+    object.__setattr__(dataset, "name", "august photos")
+    assert not any("train_aug" in text for text in evaluate_cams(cams, dataset, jobs=1).warnings)
+
+
 def test_errors_name_the_file_and_the_remedy(small):
     dataset, cams, folder = small
     with pytest.raises(UserError, match="labels: no such folder; make it with `pplfast label`"):

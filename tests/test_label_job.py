@@ -210,7 +210,7 @@ def test_all_outputs_device_crf_and_unsure(clean, tmp_path):
         (["--memory", "0.1"], "--memory 0.1: must be 0.25 GiB or more"),
         (["--jobs", "0"], "--jobs 0: must be 1 or more"),
         (["--crf", "dense"], "CRF preset 'dense': must be one of"),
-        (["--model", "nowhere"], "nowhere: neither a training folder"),
+        (["--model", "nowhere"], "nowhere: no such folder"),
         (["--value", "1.5"], "background threshold 1.5"),
     ],
 )

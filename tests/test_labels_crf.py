@@ -11,9 +11,10 @@ import pytest
 from pydensecrf.utils import unary_from_labels
 
 from pplfast.errors import UserError
-from pplfast.labels.background import add_background, check_background, to_probabilities
-from pplfast.labels.crf import PRESETS, check_crf, dense_crf, dense_crf_each
+from pplfast.labels.background import add_background, to_probabilities
+from pplfast.labels.crf import dense_crf, dense_crf_each
 from pplfast.labels.pool import map_unordered
+from pplfast.labels.presets import PRESETS, check_background, check_crf
 
 RNG = np.random.default_rng(3)
 IMAGE = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ from PIL import Image
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.models.layers import Conv, FrozenBatchNorm
-from pplfast.models.registry import NAMES, _build
+from pplfast.models.registry import KNOWN, NAMES
 
 FAMILIES = ("efficientnet_lite0", "resnet50", "wrn38")
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -21,7 +21,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 def on_meta(name, output_stride=None):
     """Names and shapes without memory, and without drawing weights."""
     with torch.device("meta"), patch.object(Conv, "reset_parameters"):
-        return _build(name, output_stride)
+        return KNOWN[name](16 if output_stride is None else output_stride)
 
 
 def small(name, monkeypatch, output_stride=16):
