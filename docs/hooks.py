@@ -5,7 +5,7 @@ import dataclasses
 import html
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import pplfast
@@ -71,8 +71,9 @@ def command_reference() -> str:
     parsers = list(leaves(build_parser()))
     shared = next(group for parser in parsers for group in parser._action_groups if group.title == DATA_GROUP)
     lines = [f"## {DATA_HEADING}", "", "The commands that read images share them.", "", *_options(shared)]
+    known = {flag for action in shared._group_actions for flag in action.option_strings}
     for parser in parsers:
-        lines += ["", f"## {parser.prog}", "", *_command(parser)]
+        lines += ["", f"## {parser.prog}", "", *_command(parser, known)]
     return "\n".join(lines)
 
 
@@ -89,20 +90,22 @@ def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]
             yield from leaves(child)
 
 
-def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
+def _command(parser: argparse.ArgumentParser, shared: Set[str]) -> Iterator[str]:
     yield _text(parser.description or "", parser)
+    if any(group.title == DATA_GROUP for group in parser._action_groups):
+        anchor = DATA_HEADING.lower().replace(" ", "-")
+        yield from ("", f"Takes [{DATA_HEADING.lower()}](#{anchor}).")
     for group in parser._action_groups:
-        if group.title == DATA_GROUP:
-            anchor = DATA_HEADING.lower().replace(" ", "-")
-            yield from ("", f"Takes [{DATA_HEADING.lower()}](#{anchor}).")
-    for group in parser._action_groups:
-        if group.title != DATA_GROUP:
-            yield from _options(group)
+        yield from _options(group, shared if group.title == DATA_GROUP else frozenset())
 
 
-def _options(group: argparse._ArgumentGroup) -> Iterator[str]:
-    actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
-    if actions and group.title not in ("positional arguments", "options", DATA_GROUP):
+def _options(group: argparse._ArgumentGroup, left_out: Set[str] = frozenset()) -> Iterator[str]:
+    actions = [
+        action
+        for action in group._group_actions
+        if not isinstance(action, argparse._HelpAction) and not left_out.intersection(action.option_strings)
+    ]
+    if actions and group.title not in ("positional arguments", "options"):
         yield from ("", f"*{_escape(group.title or '')}*")
     for action in actions:
         yield from ("", f"`{_signature(action)}`{' (required)' if action.required else ''}")

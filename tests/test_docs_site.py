@@ -8,7 +8,7 @@ from docs_pages import ROOT, TOP, text_of
 
 import pplfast
 from pplfast.benchmarks import method_table, table
-from pplfast.cli import COMMANDS
+from pplfast.cli import COMMANDS, build_parser
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)[^)]*\)")
 
@@ -38,6 +38,11 @@ def test_every_command_and_every_public_name_is_there(site):
     commands, names = ((site / name).read_text(encoding="utf-8") for name in ("commands.html", "api.html"))
     for name in COMMANDS:
         assert f'<h2 id="pplfast-{name}' in commands, f"no command {name}"
+    for parser in build_parser().every_command().values():
+        for action in parser._actions:
+            for flag in action.option_strings:
+                known = flag in ("-h", "--help", "--version") or re.search(rf"<dt><code>(-\w, )?{flag}\b", commands)
+                assert known, f"{parser.prog}: no option {flag}"
     assert "--local_rank" not in commands and "==SUPPRESS==" not in commands
     for name in pplfast.__all__:
         assert name.startswith("__") or f'id="pplfast.{name}"' in names, f"no name {name}"
