@@ -3,15 +3,14 @@
 import argparse
 import dataclasses
 import html
-import importlib
 import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pplfast
-import pplfast.cli
 from pplfast import recipe
+from pplfast.cli import build_parser
 
 COMMANDS_MARK, API_MARK, SETTINGS_MARK = "<!-- commands -->", "<!-- api -->", "<!-- settings -->"
 DATA_GROUP, DATA_HEADING = "data set", "The options of a data set"
@@ -69,23 +68,12 @@ def api_reference() -> str:
 
 
 def command_reference() -> str:
-    parsers = list(leaves(whole_parser()))
+    parsers = list(leaves(build_parser()))
     shared = next(group for parser in parsers for group in parser._action_groups if group.title == DATA_GROUP)
     lines = [f"## {DATA_HEADING}", "", "The commands that read images share them.", "", *_options(shared)]
     for parser in parsers:
         lines += ["", f"## {parser.prog}", "", *_command(parser)]
     return "\n".join(lines)
-
-
-def whole_parser() -> argparse.ArgumentParser:
-    if hasattr(pplfast.cli, "build_parser"):
-        return pplfast.cli.build_parser()
-    parser = argparse.ArgumentParser(prog="pplfast")
-    commands = parser.add_subparsers()
-    for name, text in pplfast.cli.COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        importlib.import_module(f"pplfast.cli.{name}").configure(command)
-    return parser
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

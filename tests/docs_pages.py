@@ -1,6 +1,5 @@
 """Reads the documentation: its pages, their code blocks, and the commands in them."""
 
-import importlib.util
 import re
 import shlex
 import textwrap
@@ -8,7 +7,6 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md")
@@ -42,14 +40,6 @@ def pages() -> list[str]:
     """Paths relative to the root: the top ones that exist, then those of docs/."""
     docs = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
     return [*(page for page in TOP if (ROOT / page).is_file()), *docs]
-
-
-def hooks() -> ModuleType:
-    """docs/hooks.py, which is of no package."""
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def text_of(page: str) -> str:

@@ -68,6 +68,7 @@ def small_values(recipe: Recipe) -> dict[str, Any]:
     for part, model in (("", recipe.model), ("segmentation.", recipe.segmentation.model)):
         if model.backbone in LARGE:  # their weights are not here
             values |= {f"{part}model.backbone": BACKBONE, f"{part}model.weights": "auto"}
+            values |= {f"{part}model.output_stride": 16}
     if recipe.model.backbone in LARGE:
         values |= {f"stages.{number}.position": name for number, name in zip(range(len(recipe.stages)), POSITIONS)}
     return values
