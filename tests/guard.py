@@ -24,9 +24,7 @@ class Guard:
     def __init__(self) -> None:
         self.watching, self._begin = False, 0.0
         self.started: list[str] = []
-        # Both ask for a process once and remember the answer; the first test to need them has not started it.
-        platform.processor()
-        _compiled_kernels()
+        _ask_once()
         sys.addaudithook(self._audit)
         self._spawn = multiprocessing.util.spawnv_passfds
         multiprocessing.util.spawnv_passfds = self._spawned  # has no audit event
@@ -60,7 +58,11 @@ class Guard:
         raise StartsAProcess(self.started[0])
 
 
-def _compiled_kernels() -> None:
+def _ask_once() -> None:
+    """What starts a process once and remembers the answer: it is not the doing of the first test that needs it."""
+    from pplfast.benchmarks import results
     from pplfast.cpu import native
 
+    platform.processor()
     native.library()
+    results.commit()

@@ -307,6 +307,8 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off"), ("DISABLE_GIT", "true")):
         monkeypatch.setenv(f"WANDB_{name}", value)
+    for name in ("CONFIG", "CACHE", "DATA", "ARTIFACT"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb-home"))
     out = interrupted_and_resumed(tmp_path, monkeypatch, "wandb")
     name = json.loads((out / "trackers.json").read_text())["wandb"]
     files = sorted((out / "wandb").glob(f"offline-run-*-{name}*/run-{name}.wandb"))

@@ -13,19 +13,10 @@ from guard import Guard
 ALL = ("*",)  # a module of which every test is of the rest
 REST = {
     "test_bench_cuda_branches": ALL,
-    "test_bench_cut_off": ALL,
+    "test_bench_cut_off": ("test_every_printed_row_is_in_the_file",),
     "test_bench_gpu_script": ALL,
-    "test_bench_gpu_smoke": ALL,
+    "test_bench_gpu_smoke": ("test_every_line_of_one_backbone",),
     "test_bench_reference": ("test_same_loss_and_gradients_in_float64", "test_same_loss_and_maps_in_float32"),
-    "test_bench_results": (  # a report asks git for the commit
-        "test_report_rows",
-        "test_results_say_whether_the_run_came_to_its_end",
-        "test_compare_flags_only_what_is_beyond_the_noise",
-        "test_compare_takes_times_only_from_the_same_gpu",
-        "test_compare_command",
-        "test_table_keeps_machines_apart_and_says_what_was_not_measured",
-        "test_table_has_each_benchmark_from_the_newest_file_of_each_cpu",
-    ),
     "test_bench_runs": ALL,
     "test_cli": ("test_the_module_runs_as_a_process_without_a_traceback",),
     "test_cluster": ("test_a_host_is_asked_twice", "test_scripts_are_executable_shell"),

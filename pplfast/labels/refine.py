@@ -33,7 +33,8 @@ def refine_prediction(prediction: Prediction, preset: str) -> str:
 
 def most_likely(probabilities: Float32Array, pixels: UInt8Array | None, preset: str) -> IntArray:
     """(k, H, W), and the image (H, W, 3) where the preset is a CRF's -> (H, W), 0 to k - 1."""
-    if pixels is not None:
+    if preset != presets.NONE:
+        assert pixels is not None, "a CRF looks at the image"
         probabilities = crf.dense_crf(pixels, np.ascontiguousarray(probabilities), preset)
     best: IntArray = probabilities.argmax(axis=0)
     return best
