@@ -12,19 +12,21 @@ import torch
 from train_data import CLASSES, make_recipe, open_images, write_images
 
 import pplfast
+from pplfast import cpu
 from pplfast.cli import main
 from pplfast.errors import UserError
 from pplfast.kernels.patch_merge import patch_merge_plain
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.registry import BACKBONES
+from pplfast.models.resnet import ResNet
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS, check_pooling
 from pplfast.train import TrainOptions
 from pplfast.train.loss import LOSSES, check_loss, image_losses
-from pplfast.train.plan import check_plan, check_segmentation
+from pplfast.train.plan import build_model, check_plan, check_segmentation
 
 TESTS = Path(__file__).parent
 OPTIONS = TrainOptions(threads=1, log_every=1)
@@ -246,6 +248,22 @@ def test_plans_of_an_own_backbone():
         check_plan(last, ("ppl",))
 
 
+def test_what_fails_when_it_is_tried_is_found_before_the_folder_is_made(images, tmp_path):
+    for changes, message in (
+        ({"loss": "own_parts:batch_mean"}, "loss 'own_parts:batch_mean': makes"),
+        ({"model": {**OWN["model"], "pooling": "own_parts:flat"}}, "pooling 'own_parts:flat': makes"),
+        ({"model": {**OWN["model"], "backbone": "own_parts:Misstated"}}, "block part0 makes"),
+    ):
+        recipe = make_recipe(**{**OWN, **changes})
+        with pytest.raises(UserError, match=message):
+            pplfast.train_classifier(recipe, open_images(images), tmp_path / "out", options=OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_network_of_a_recipe_has_its_pooling():
+    assert build_model(make_recipe(**OWN), "ppl", 3)[0].pooling is own_parts.maximum
+
+
 def test_an_own_network_is_trained_and_loaded_again(trained):
     info = pplfast.read_info(trained)
     assert info.model["backbone"] == "own_parts:Tiny" and info.recipe["loss"] == "own_parts:focal"
@@ -342,3 +360,18 @@ def test_a_record_of_an_older_pplfast_is_still_the_same_run(trained, images):
     del record["recipe"]["loss"], record["recipe"]["model"]["pooling"]
     (path / "recipe.json").write_text(json.dumps(record))
     assert pplfast.train_classifier(recipe, dataset, path, options=OPTIONS).already_finished
+
+
+def test_a_subclass_of_a_network_does_not_take_its_shortcuts(monkeypatch, registered):
+    """The cells that plain and patched maps share on a CPU are known of ResNet's own blocks only."""
+
+    class Shallow(ResNet):
+        def __init__(self) -> None:
+            super().__init__("resnet50")
+
+    pplfast.register_backbone("shallow", Shallow)
+    monkeypatch.setattr("pplfast.cpu.strips.run_shared", lambda *_: pytest.fail("the shortcut of ResNet"))
+    model = PatchClassifier(create("shallow")[0], 2, "progressive").eval()
+    model.set_stage([PatchStage(model.backbone.position("layer2") + 1, 2)])
+    cpu.install(model, torch.device("cpu"))
+    assert model.maps(torch.randn(1, 3, 32, 32)).shape == (1, 2, 2, 2)
