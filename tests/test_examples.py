@@ -18,7 +18,11 @@ from train_data import CLASSES, write_images
 
 import pplfast
 from pplfast.data.demo import DemoConfig, make_demo
+from pplfast.models.registry import BACKBONES
+from pplfast.patch.pooling import POOLINGS
+from pplfast.train.loss import LOSSES
 
+pytestmark = pytest.mark.process
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SMALL = ["augment.crop=64", "augment.resize_long=[64, 96]", "optim.batch=4", "optim.precision=fp32", "cam.scales=[1.0]"]
 # A network of seconds: that of custom_backbone.py, in the examples that do not bring one.
@@ -36,7 +40,11 @@ def demo(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, one_thread):
+    """One thread, and the registries as they were: an example registers its parts for good."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    for registry in (BACKBONES, LOSSES, POOLINGS):
+        registry._own.clear()
 
 
 def run_example(name: str, monkeypatch, *arguments: object) -> None:
