@@ -177,6 +177,7 @@ def test_run_refuses_to_be_started_on_several_ranks(monkeypatch, capsys, tmp_pat
     assert "use `pplfast train`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pplfast", "report", str(tmp_path)], capture_output=True, text=True, env=os.environ

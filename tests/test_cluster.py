@@ -33,6 +33,7 @@ def test_host_files(tmp_path):
         read_hostfile(str(tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_a_host_is_asked_twice(monkeypatch, tmp_path):
     """In place of ssh a script: node-a refuses the first connection only, node-b each, node-c none."""
     ssh = tmp_path / "ssh"
@@ -186,6 +187,7 @@ def test_a_deepspeed_file_for_one_of_the_other_networks(tmp_path):
         apply_deepspeed_file(make_recipe(), str(path), "segmentation")
 
 
+@pytest.mark.slow
 def test_scripts_are_executable_shell():
     for script in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"):
         assert os.system(f"bash -n {script}") == 0, script

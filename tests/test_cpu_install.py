@@ -76,6 +76,7 @@ def test_nothing_is_installed_for_another_device(monkeypatch):
     assert type(model) is PatchClassifier and not any(isinstance(module, CpuConv) for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "grid, size",
     (
@@ -101,6 +102,7 @@ def test_shared_cells_equal_the_definition(name, cut, grid, size, monkeypatch):
     assert len(taken) == before, "training shares nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, output_stride, position, size, blocks",
     (

@@ -60,7 +60,7 @@ def done() -> set[str]:
     return set()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(True for _ in commands(page))])
 def test_commands_of_a_page(page, work, done, monkeypatch):
     monkeypatch.chdir(work)

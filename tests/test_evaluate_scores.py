@@ -53,6 +53,7 @@ def test_confusion_and_iou_by_hand():
     assert mean_iou(ious) == pytest.approx(200 / 9)
 
 
+@pytest.mark.slow
 def test_labels_equal_brute_force_also_in_a_pool(small):
     dataset, _, folder = small
     rng = np.random.default_rng(0)

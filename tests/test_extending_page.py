@@ -37,7 +37,7 @@ def test_blocks_are_lines_of_the_examples_or_are_run_below():
     assert len(PYTHON) == 6 and len(own) == 2 and "pplfast.Dataset(" in own[0] and "image_maps" in own[1]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_reader_and_the_calls_for_one_image(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "photos", 4)
@@ -61,7 +61,7 @@ def test_the_reader_and_the_calls_for_one_image(tmp_path, monkeypatch, one_threa
     assert names["maps"].shape == (1, 60, 65) and names["labels"].shape == (60, 65)
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_command_of_the_page_trains(tmp_path, monkeypatch, one_thread):
     [text] = BASH
     variable, program, *words = shlex.split(text.replace("\\\n", " "))

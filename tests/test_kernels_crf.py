@@ -68,6 +68,7 @@ def test_fast_filter_equals_the_definition():
     torch.testing.assert_close(filter_values(made, values), filter_plain(made, values))
 
 
+@pytest.mark.slow
 @interpreted
 @needs_interpreter
 @pytest.mark.parametrize("labels", [1, 3])

@@ -95,6 +95,7 @@ def test_backend_is_automatic_and_can_be_forced():
     assert not backend.use_triton(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value, code, text", [("plain", 0, "forced"), ("cuda", 1, "must be plain or triton")])
 def test_environment_forces_a_backend(value, code, text):
     program = "from pplfast.kernels import backend; print(backend.describe()[0])"

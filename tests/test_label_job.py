@@ -22,7 +22,7 @@ from pplfast.files import load_npy_dict
 from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.stream.status import resident_bytes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 SINGLE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

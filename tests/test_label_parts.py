@@ -120,6 +120,7 @@ def task(index, maps_):
     return Task(f"im{index}", index, "", (0,), pixels, maps_, None)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_its_image_only(tmp_path):
     good = np.random.default_rng(0).random((1, 12, 16)).astype(np.float32)
     workers = Workers(RefineConfig(tmp_path, (7,), LabelConfig(value=0.5), None, ("png",)), 1)
@@ -131,6 +132,7 @@ def test_a_worker_that_dies_costs_its_image_only(tmp_path):
     workers.close(cancel=False)
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_work_are_an_error_of_the_job(tmp_path):
     workers = Workers(RefineConfig(tmp_path, (7,), LabelConfig(value=0.5), None, ("png",)), 1)
     workers.submit(task(0, Poison()), lambda: False)

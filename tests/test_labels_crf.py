@@ -91,6 +91,7 @@ def test_single_channel_and_wrong_input():
     assert all(preset.iterations == 10 for preset in PRESETS.values())
 
 
+@pytest.mark.slow
 def test_pool_equals_sequential_and_raises_what_the_work_raises():
     tasks = list(range(11))
     work = partial(pow, 3)
@@ -101,11 +102,13 @@ def test_pool_equals_sequential_and_raises_what_the_work_raises():
         list(map_unordered(work, tasks, 0))
 
 
+@pytest.mark.slow
 def test_a_dying_worker_is_an_error_for_the_user():
     with pytest.raises(UserError, match="a worker process died"):
         list(map_unordered(os._exit, [3, 3], 2))
 
 
+@pytest.mark.slow
 def test_workers_start_without_torch():
     code = "import sys, pplfast.labels.pseudo, pplfast.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,6 +7,8 @@ from models_reference import TINY
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", TINY)
 def test_one_graph_with_the_same_loss_and_gradients(name, monkeypatch, one_thread):

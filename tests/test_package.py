@@ -15,6 +15,8 @@ import pytest
 
 import pplfast
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

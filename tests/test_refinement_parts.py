@@ -299,6 +299,7 @@ def test_mistakes_are_one_line(masked, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_cost_counts_what_a_training_step_does():
     """Against the operations of a whole step on the meta device."""
     recipe = load_recipe("voc-lite0")
@@ -324,6 +325,7 @@ def test_cost_counts_what_a_training_step_does():
     ]
 
 
+@pytest.mark.slow
 def test_every_preset_with_a_cost_states_the_computed_one():
     for name in preset_names():
         text = resources.files("pplfast.recipes").joinpath(f"{name}.toml").read_text()

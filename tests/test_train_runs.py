@@ -25,6 +25,8 @@ from pplfast.patch.classifier import PatchClassifier
 from pplfast.train import TrainOptions, checkpoint, load_classifier, loss, read_info, step, train
 from pplfast.train.checkpoint import CheckpointFolder
 
+pytestmark = pytest.mark.slow
+
 EVERY_STEP = TrainOptions(threads=1, log_every=1, checkpoint_every=2)
 
 
