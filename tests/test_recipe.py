@@ -63,6 +63,11 @@ def test_changes_that_cannot_be(override, message):
             load_recipe("demo", {"stages.5.epochs": 2})
 
 
+def test_a_stage_needs_its_epochs():
+    with pytest.raises(UserError, match=r"^test: 'stages\[1\].epochs' is missing$"):
+        recipe_from_dict({"stages": [{"epochs": 1}, {"grid": 2}]}, "test")
+
+
 def test_the_number_of_stages_is_said_in_words():
     stage = {"epochs": 1}
     for count, text in ((1, r"1 stage \(0\)"), (4, r"4 stages \(0 to 3\)")):

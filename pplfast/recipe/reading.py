@@ -101,10 +101,12 @@ def _build(kind: Any, table: dict[str, Any], source: str, path: str, base: Any =
         if entry.default_factory is not dataclasses.MISSING
     }
     values = {key: _convert(value, hints[key], source, f"{path}{key}", bases.get(key)) for key, value in table.items()}
-    try:
-        return kind(**values) if base is None else dataclasses.replace(base, **values)
-    except TypeError as error:
-        raise UserError(f"{source}: {path or 'recipe'}: {error}") from None
+    if base is not None:
+        return dataclasses.replace(base, **values)
+    for entry in dataclasses.fields(kind):
+        if entry.default is entry.default_factory is dataclasses.MISSING and entry.name not in values:
+            raise UserError(f"{source}: '{path}{entry.name}' is missing")
+    return kind(**values)
 
 
 def _convert(value: Any, hint: Any, source: str, path: str, base: Any = None) -> Any:
