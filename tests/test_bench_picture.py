@@ -29,6 +29,7 @@ def test_images_of_two_classes_nearest_the_median_are_shown(run, tmp_path):
     assert picture.typical(dataset, tmp_path, 3) == [5, 8, 11]
 
 
+@pytest.mark.slow
 def test_the_picture_is_drawn_and_small(run, tmp_path, capsys):
     folder, dataset = run
     out = tmp_path / "docs" / "picture.png"

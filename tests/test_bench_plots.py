@@ -52,6 +52,7 @@ def test_every_results_file_has_a_readable_chart(path):
         assert min(sizes) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_chart_is_among_the_documentation(path):
     text = (plots.PLOTS / f"{path.stem}.svg").read_text()
@@ -61,6 +62,7 @@ def test_every_chart_is_among_the_documentation(path):
     assert len(text) < 60_000
 
 
+@pytest.mark.slow
 def test_a_training_benchmark_is_drawn_over_the_positions():
     figure = drawn("cpu_train")
     upper, lower = (texts(axes) for axes in figure.axes)
@@ -131,6 +133,7 @@ def test_the_common_part_of_cases():
     assert plots.shared(["same, case", "same, case"]) == ("same, case", ["", ""])
 
 
+@pytest.mark.slow
 def test_the_command_draws_files_and_refuses_what_is_none(tmp_path, capsys):
     assert plots.main([str(plots.RESULTS / "cpu_walk.json"), "--out", str(tmp_path / "deep" / "plots")]) == 0
     path = tmp_path / "deep" / "plots" / "cpu_walk.svg"

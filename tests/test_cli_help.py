@@ -127,6 +127,7 @@ def test_without_a_command_the_list_is_shown(words, capsys):
     )
 
 
+@pytest.mark.slow
 def test_no_help_waits_for_heavy_packages():
     code = (
         "import sys; from pplfast.cli import build_parser\n"
@@ -148,6 +149,7 @@ def cpu_seconds(*arguments: str) -> float:
     return min(times)
 
 
+@pytest.mark.slow
 def test_help_and_import_take_no_time():
     assert cpu_seconds("-m", "pplfast", "--help") < 0.3
     assert cpu_seconds("-c", "import pplfast") < 0.2

@@ -66,6 +66,7 @@ def test_counts_are_those_of_the_maps(tmp_path, jobs):
     assert facts.to_dict()["empty"] == 2
 
 
+@pytest.mark.slow
 def test_many_images_go_through_the_pool_and_give_the_sum(tmp_path):
     labels = {f"im{index}": label(v8=index) for index in range(40)}  # three tasks
     facts = inspect_labels(tmp_path, make(tmp_path, labels, [[1, 0, 0]] * 40), jobs=2)

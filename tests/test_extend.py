@@ -168,6 +168,7 @@ def test_the_loss_of_filling_images_is_zero():
     assert losses[1] == 0
 
 
+@pytest.mark.slow
 def test_a_subclass_of_a_network_does_not_take_its_shortcuts(monkeypatch, registered):
     """The cells that plain and patched maps share on a CPU are known of ResNet's own blocks only."""
 

@@ -35,6 +35,7 @@ def operators():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(operators()))
 def test_opcheck(name):
     torch.library.opcheck(getattr(torch.ops.pplfast, name).default, operators()[name])

@@ -44,6 +44,7 @@ def classifier(name: str, mode: str, cuts: tuple[tuple[str, int], ...], frozen: 
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", (0, 3))
 @pytest.mark.parametrize(
     "mode, cuts",
@@ -62,6 +63,7 @@ def test_operations_are_those_of_the_method(mode, cuts, frozen):
     assert training_flops(model, SIZE, CPU) == step_flops(case, 1, SIZE, frozen) - late
 
 
+@pytest.mark.slow
 def test_operations_of_the_cpus_own_layers_are_the_same():
     """Depthwise convolutions run in an operator that torch's counter does not know."""
     model = classifier("efficientnet_lite0", "progressive", (("group5", 2),), 3)
@@ -97,6 +99,7 @@ def test_counting_leaves_a_network_as_it_is():
     assert torch.backends.cudnn.benchmark == search
 
 
+@pytest.mark.slow
 def test_a_boundary_network_has_no_backward_pass_in_its_backbone():
     backbone, _ = create("efficientnet_lite0", weights="none")
     model = BoundaryNet(backbone).train()
@@ -267,6 +270,7 @@ def lines_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_operations_and_memory_are_logged(plain_run):
     lines = lines_of(plain_run.folder)
     assert len(lines) == 8 and all(line["mfu"] is None and 0.1 < line["memory_peak_gib"] < 64 for line in lines)
@@ -278,6 +282,7 @@ def test_operations_and_memory_are_logged(plain_run):
     assert per_image[-1] == pytest.approx(training_flops(model, 32, CPU), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_a_profile_of_some_steps_changes_nothing(plain_run, dataset, tmp_path, capfd):
     options = TrainOptions(threads=1, log_every=1, profile=2)
     done = train(RECIPE, dataset, tmp_path / "out", options=options)
