@@ -1,5 +1,8 @@
 """Errors that the user can act on."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input or a condition of the machine that the user can mend.
@@ -9,3 +12,13 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'train'?" for what is near, else nothing."""
+    plain = {name.lstrip("-"): name for name in known}  # the dashes would make all options alike
+    word = word.lstrip("-")
+    near = difflib.get_close_matches(word, list(plain), n=3)
+    likeness = [difflib.SequenceMatcher(None, name, word).ratio() for name in near]
+    close = [plain[name] for name, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.1]
+    return f"; did you mean {' or '.join(close)}?" if close else ""

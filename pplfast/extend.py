@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pplfast.errors import UserError
-from pplfast.recipe.overrides import did_you_mean
+from pplfast.errors import UserError, did_you_mean
 
 Part = TypeVar("Part")
 

@@ -20,7 +20,7 @@ from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.handover import Handover
 from pplfast.data.inference import InferenceBatch
 from pplfast.data.pipelines import Scaler, resolve_device
-from pplfast.errors import UserError
+from pplfast.errors import UserError, did_you_mean
 from pplfast.labels.presets import DEFAULT_THRESHOLD, check_background, check_crf
 from pplfast.labels.pseudo import read_pixels
 from pplfast.labels.refine import most_likely
@@ -30,12 +30,11 @@ from pplfast.labels.stream.job import DEFAULT_MEMORY
 from pplfast.labels.stream.maps import MapMaker, OutOfMemory
 from pplfast.labels.stream.refine import label_scores
 from pplfast.models.segmentation import SegmentationNet
+from pplfast.networks import CLASSIFIER, SEGMENTATION, find_network, networks_in
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig, part_from_dict
-from pplfast.recipe.overrides import did_you_mean
 from pplfast.train import model_file, network_file, segmentation
-from pplfast.train.locate import find_network
 
 THREADS = 2  # DALI's
 AnyImage = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -168,11 +167,12 @@ def load_labeller(path: str | os.PathLike[str], device: str | torch.device | Non
     device: None for the GPU where there is one. Raises UserError where there is no such network, or both.
     """
     path, device = Path(path), device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = find_network(path, model_file.DESCRIPTION, "train")
-    segmenter = find_network(path, f"{segmentation.NAME}.json", segmentation.NAME)
-    if classifier and segmenter:
-        raise UserError(f"{path}: holds a classifier and a segmentation network; name {classifier} or {segmenter}")
-    if segmenter:
+    classifiers, segmenters = networks_in(path, CLASSIFIER), networks_in(path, SEGMENTATION)
+    if classifiers and segmenters:
+        choice = ", ".join(map(str, (*classifiers, *segmenters)))
+        raise UserError(f"{path}: holds a classifier and a segmentation network; give one of {choice}")
+    if segmenters:
+        segmenter = find_network(path, SEGMENTATION)
         network, classes = segmentation.load_segmentation(segmenter)
         config = network_file.read_settings(segmenter, segmentation.NAME, SegmentationConfig)
         return SegmentationLabeller(network.to(device), classes, config)

@@ -8,17 +8,10 @@ import pytest
 from PIL import Image
 
 from pplfast.cli import main
-from pplfast.cli.model import (
-    BOUNDARY,
-    CLASSIFIER,
-    SEGMENTATION,
-    as_option,
-    dataset_of_model,
-    find_model,
-    model_classes,
-)
+from pplfast.cli.model import as_option, dataset_of_model, find_model, model_classes
 from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
+from pplfast.networks import BOUNDARY, CLASSIFIER, SEGMENTATION
 
 CLASSES = {"class_names": ["cell", "city bus"], "class_ids": [1, 2]}
 
@@ -57,7 +50,7 @@ def test_a_run_a_variant_the_folder_and_its_files_mean_the_same_network(run, kin
 def test_several_candidates_are_named(run):
     network(run / "plain" / "train")
     text = refusal(run, CLASSIFIER)
-    assert f"holds 2 classifiers; give --model one of {run / 'plain' / 'train'}, {run / 'ppl' / 'train'}" in text
+    assert f"holds 2 classifiers; give one of {run / 'plain' / 'train'}, {run / 'ppl' / 'train'}" in text
     assert find_model(run, SEGMENTATION) == run / "ppl" / "segmentation"
 
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_labelled(run, tmp_path):
     path = run / "images" / "photo0.jpg"
     for arguments, message in (
         ((np.zeros((4, 4)), ["cat"]), r"uint8 array \(H, W, 3\), not float64 \(4, 4\)"),
-        ((path, ["cta"]), r"class 'cta': .*; did you mean 'cat'\? \(known: cat, dog, cow\)"),
+        ((path, ["cta"]), r"class 'cta': .*; did you mean cat\? \(known: cat, dog, cow\)"),
         ((path, "cat"), r"must be a list of names, \['cat'\]"),
         ((tmp_path / "none.jpg", ["cat"]), "none.jpg: cannot be read as an image"),
         ((path, None), "made of the image's own classes: give their names"),
@@ -115,7 +115,7 @@ def test_what_cannot_be_labelled(run, tmp_path):
         with pytest.raises(UserError, match=message):
             labeller.labels(*arguments)
     assert labeller.maps(path, []).shape == (0, 60, 64) and not labeller.labels(path, []).any()
-    with pytest.raises(UserError, match="holds a classifier and a segmentation network; name "):
+    with pytest.raises(UserError, match="holds a classifier and a segmentation network; give one of "):
         pplfast.load_labeller(run / "ppl")
     with pytest.raises(UserError, match="holds no classifier.json"):
         pplfast.load_labeller(tmp_path)
@@ -126,5 +126,5 @@ def test_loaders_take_a_run_where_it_has_one_variant(run, tmp_path):
     assert pplfast.load_segmentation(run)[1].names == tuple(CLASSES.split(","))
     (tmp_path / "plain").symlink_to(run / "ppl")
     (tmp_path / "ppl").symlink_to(run / "ppl")
-    with pytest.raises(UserError, match="holds 2 trained networks; name one: .*plain/train, .*ppl/train"):
+    with pytest.raises(UserError, match="holds 2 classifiers; give one of .*plain/train, .*ppl/train"):
         pplfast.load_classifier(tmp_path)

@@ -41,11 +41,11 @@ def test_a_recipe_survives_its_saved_form():
     [
         ("stages.5.epochs=2", r"--set stages.5.epochs=2: the recipe has 2 stages \(0 and 1\)"),
         ("stages.one.epochs=2", r"the recipe has 2 stages \(0 and 1\)"),
-        ("optm.lr=2", r"the recipe has no key 'optm'; did you mean 'optim'\? \(known: name, "),
-        ("affinity.wlk.steps=2", r"'affinity' of the recipe has no key 'wlk'; did you mean 'walk'\?"),
+        ("optm.lr=2", r"the recipe has no key 'optm'; did you mean optim\? \(known: name, "),
+        ("affinity.wlk.steps=2", r"'affinity' of the recipe has no key 'wlk'; did you mean walk\?"),
         (
             "optim.lrr=2",
-            r"preset demo with optim.lrr=2: unknown key 'optim.lrr'; did you mean 'lr'\? \(known here: lr, ",
+            r"preset demo with optim.lrr=2: unknown key 'optim.lrr'; did you mean lr\? \(known here: lr, ",
         ),
         ("cam.scales.0=2", "'cam.scales' has no keys; set it as a whole"),
         ("name.x=2", "'name' has no keys; set it as a whole"),
@@ -77,7 +77,7 @@ def test_the_number_of_stages_is_said_in_words():
 
 def test_names_and_files_that_are_no_recipe(tmp_path):
     with pytest.raises(
-        UserError, match=r"^dem: neither a recipe file nor a preset; did you mean 'demo'\? \(presets: coco"
+        UserError, match=r"^dem: neither a recipe file nor a preset; did you mean demo\? \(presets: coco"
     ):
         load_recipe("dem")
     with pytest.raises(UserError, match=r"zzz.toml: neither a recipe file nor a preset \(presets: "):
@@ -96,7 +96,7 @@ def test_no_message_holds_the_name_of_an_exception(tmp_path, capsys):
     assert main(["train", *data, "--recipe", "dem"]) == 2
     assert main(["train", *data, "--recipe", "demo", "--set", "stages.5.epochs=2"]) == 2
     text = capsys.readouterr().err
-    assert "Error" not in text and "did you mean 'demo'" in text and "2 stages (0 and 1)" in text
+    assert "Error" not in text and "did you mean demo" in text and "2 stages (0 and 1)" in text
 
 
 def test_the_public_recipe_is_this_one():

@@ -222,7 +222,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
 
 
 def test_folders_without_a_classifier(tmp_path):
-    for path, expected in ((tmp_path, "holds no classifier.json"), (tmp_path / "nowhere", "neither")):
+    for path, expected in ((tmp_path, "holds no classifier.json"), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(UserError, match=expected):
             load_classifier(path)
     (tmp_path / "classifier.json").write_text('{"format": 1}', encoding="utf-8")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
-from pplfast.cli.model import CLASSIFIER, OF_NETWORK, dataset_of_model, find_model
+from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
 from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
+from pplfast.networks import CLASSIFIER
 from pplfast.recipe import CamConfig, part_from_dict
 
 

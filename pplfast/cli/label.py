@@ -13,12 +13,13 @@ from pplfast.cli.machine import (
     jobs_from_arguments,
     use_threads,
 )
-from pplfast.cli.model import CLASSIFIER, dataset_of_model, find_model
+from pplfast.cli.model import dataset_of_model, find_model
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.recorded import say_settings, scales_text
 from pplfast.data.options import OWN_CLASSES, RARE, add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.labels import presets
+from pplfast.networks import CLASSIFIER
 from pplfast.recipe import LabelConfig, part_from_dict
 
 if TYPE_CHECKING:

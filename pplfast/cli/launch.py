@@ -48,9 +48,10 @@ def check_command(words: Sequence[str], here: bool) -> None:
     recipe, and for a launch on this machine (`here`) the network and the list. Ends the process where the options are
     wrong, and raises UserError for the rest."""
     from pplfast.cli import build_parser
-    from pplfast.cli.model import CLASSIFIER, find_model
+    from pplfast.cli.model import find_model
     from pplfast.cli.train import check_training_arguments, recipe_from_arguments
     from pplfast.data.voc import check_root, read_list
+    from pplfast.networks import CLASSIFIER
 
     args = build_parser(words[0]).parse_args(words)
     if hasattr(args, "recipe"):

@@ -4,83 +4,28 @@ once."""
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.data.options import dataset_from_arguments
 from pplfast.errors import UserError
+from pplfast.files import StrPath
+from pplfast.networks import BOUNDARY, SEGMENTATION, Kind, find_network
 
 if TYPE_CHECKING:
     from pplfast.data.classes import ClassList
     from pplfast.data.dataset import Dataset
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of trained network, by the files that it is: `<name>.json` beside `<name>.safetensors`."""
-
-    name: str
-    what: str
-    folder: str  # its name within a variant of a run
-    command: str  # that trains it
-
-    @property
-    def help(self) -> str:
-        return f"trained {self.what}: its folder, or that of a run or variant with only one"
-
-
-CLASSIFIER = Kind("classifier", "classifier", "train", "pplfast train")
-BOUNDARY = Kind("boundary", "boundary network", "boundary", "pplfast refine train")
-SEGMENTATION = Kind("segmentation", "segmentation network", "segmentation", "pplfast segment train")
-KINDS = (CLASSIFIER, BOUNDARY, SEGMENTATION)
-DEPTHS = ("", "*", "*/*")  # of the folder that holds `Kind.folder`: a variant, a run, a run of several seeds
 OF_NETWORK = "those that the network was trained for"  # default of --classes, in words
 
 
-def find_model(path: str | os.PathLike[str], kind: Kind) -> Path:
-    """The folder of the network of that kind which `path` means: that folder, one of its files, or a folder of a run
-    that holds exactly one. Raises UserError where there is none or a choice; it names what there is."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such folder; give --model the folder of a finished `{kind.command}`")
-    if path.name in (f"{kind.name}.json", f"{kind.name}.safetensors"):
-        path = path.parent
-    if _holds(path, kind):
-        return path
-    found = list(_inside(path, kind))
-    if len(found) == 1:
-        _say(f"{kind.what}: {found[0]}")
-        return found[0]
-    if found:
-        raise UserError(f"{path}: holds {len(found)} {kind.what}s; give --model one of {_names(found)}")
-    raise UserError(f"{path}: holds no {kind.name}.json; {_instead(path, kind)}")
-
-
-def _holds(path: Path, kind: Kind) -> bool:
-    return (path / f"{kind.name}.json").is_file()
-
-
-def _inside(path: Path, kind: Kind) -> Iterator[Path]:
-    for depth in DEPTHS:
-        pattern = "/".join(part for part in (depth, kind.folder, f"{kind.name}.json") if part)
-        yield from (file.parent for file in sorted(path.glob(pattern)))
-
-
-def _instead(path: Path, kind: Kind) -> str:
-    """What to give instead: the network beside the one of another kind that is there, or what makes one."""
-    other = next((other for other in KINDS if _holds(path, other)), None)
-    if other is None:
-        return f"give the folder of a finished `{kind.command}`"
-    beside = path.parent / kind.folder
-    remedy = f"give {beside}" if _holds(beside, kind) else f"make one with `{kind.command}`"
-    return f"it is a {other.what}, and a {kind.what} is needed: {remedy}"
-
-
-def _names(paths: list[Path]) -> str:
-    shown = ", ".join(map(str, paths[:8]))
-    return f"{shown}, ..." if len(paths) > 8 else shown
+def find_model(path: StrPath, kind: Kind) -> Path:
+    """As `find_network`; says which one it is where the path is not its folder."""
+    folder = find_network(path, kind)
+    if folder not in (Path(path), Path(path).parent):
+        _say(f"{kind.what}: {folder}")
+    return folder
 
 
 def _say(text: str) -> None:

@@ -1,14 +1,14 @@
 """The parser of every command: options in the same groups everywhere, short usage, examples, and near misses named."""
 
 import argparse
-import difflib
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from pplfast.cli.examples import EXAMPLES
+from pplfast.errors import did_you_mean
 
 # An option stands under one title in every command, in this order.
 GROUPS = {
@@ -157,16 +157,6 @@ class CommandParser(argparse.ArgumentParser):
 def _shown(action: argparse.Action) -> str:
     name = action.metavar or action.dest.upper()
     return f"{action.option_strings[0]} {name}" if action.option_strings else str(name)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'train'?" for what is near, else nothing."""
-    plain = {name.lstrip("-"): name for name in known}  # the dashes would make all options alike
-    word = word.lstrip("-")
-    near = difflib.get_close_matches(word, list(plain), n=3)
-    likeness = [difflib.SequenceMatcher(None, name, word).ratio() for name in near]
-    close = [plain[name] for name, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.1]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def examples_text(prog: str, width: int) -> str:

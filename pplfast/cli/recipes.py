@@ -4,9 +4,8 @@ import argparse
 from importlib import resources
 from pathlib import Path
 
-from pplfast.cli.parser import did_you_mean
 from pplfast.data.voc import check_root
-from pplfast.errors import UserError
+from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe import load_recipe, preset_names
 
 FOR_FOLDERS = "own-images"  # what `pplfast run` takes for a plain folder

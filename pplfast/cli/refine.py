@@ -5,11 +5,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
-from pplfast.cli.model import BOUNDARY, CLASSIFIER, OF_NETWORK, dataset_of_model, find_model, take_classes
+from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model, take_classes
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
+from pplfast.networks import BOUNDARY, CLASSIFIER
 from pplfast.recipe import AffinityConfig, Recipe, WalkConfig
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from pplfast.cli.machine import (
     jobs_from_arguments,
     use_threads,
 )
-from pplfast.cli.model import OF_NETWORK, SEGMENTATION, dataset_of_model, find_model
+from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments
 from pplfast.labels.presets import NONE, PRESETS, check_crf
+from pplfast.networks import SEGMENTATION
 from pplfast.recipe import Recipe, SegmentationConfig
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
-from pplfast.errors import UserError
+from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe import Recipe, load_recipe, preset_names
-from pplfast.recipe.overrides import did_you_mean
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult

@@ -1,11 +1,10 @@
 """Settings of a recipe changed by key: "optim.lr", "stages.0.grid"; one way for --set and for Python."""
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pplfast.errors import UserError
+from pplfast.errors import UserError, did_you_mean
 
 Overrides = Mapping[str, Any] | Sequence[str]
 
@@ -28,12 +27,6 @@ def apply_overrides(table: dict[str, Any], overrides: Overrides) -> None:
         if not equals:
             raise UserError(f"--set {text}: must be KEY=VALUE with a key of the recipe, like optim.lr=0.02")
         _put(table, key.strip(), _parse(value.strip()), f"--set {text}")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The words "; did you mean 'x'?", or none where nothing known is like it."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _put(table: dict[str, Any], key: str, value: Any, shown: str) -> None:

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pplfast.errors import UserError
+from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe.checks import check_recipe
-from pplfast.recipe.overrides import Overrides, apply_overrides, did_you_mean
+from pplfast.recipe.overrides import Overrides, apply_overrides
 from pplfast.recipe.settings import Recipe
 
 Part = TypeVar("Part")

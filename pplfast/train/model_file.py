@@ -15,10 +15,10 @@ from pplfast.errors import UserError
 from pplfast.extend import refuse_modules_within
 from pplfast.files import atomic_path, read_json, write_json
 from pplfast.models import create
+from pplfast.networks import CLASSIFIER, find_network
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS
 from pplfast.recipe import ModelConfig
-from pplfast.train.locate import find_network
 from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
 from pplfast.version import __version__
 
@@ -75,7 +75,7 @@ def read_info(path: str | Path) -> ClassifierInfo:
 
     Raises UserError where there is no classifier, or where a run has several.
     """
-    folder = _folder(path)
+    folder = find_network(path, CLASSIFIER)
     if not (folder / DESCRIPTION).is_file():
         raise UserError(f"{folder}: holds no {DESCRIPTION}; give the folder of a finished `pplfast train`")
     table = read_json(folder / DESCRIPTION)
@@ -99,7 +99,7 @@ def load_classifier(path: str | Path) -> PatchClassifier:
     An own backbone or pooling is imported by the name in classifier.json. Raises UserError where there is no
     classifier or several, for a file that is damaged, and for a name that means no backbone or pooling.
     """
-    info, folder = read_info(path), _folder(path)
+    info, folder = read_info(path), find_network(path, CLASSIFIER)
     try:
         config = ModelConfig(**info.model)
         refuse_modules_within(folder, config.backbone, config.pooling)
@@ -120,12 +120,3 @@ def load_classifier(path: str | Path) -> PatchClassifier:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / WEIGHTS}: does not fit {DESCRIPTION} ({reason}); train again") from None
     return model.eval()
-
-
-def _folder(path: str | Path) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        return find_network(path, DESCRIPTION, "train") or path
-    if path.name in (WEIGHTS, DESCRIPTION):
-        return path.parent
-    raise UserError(f"{path}: neither a training folder nor a {WEIGHTS}; give the --out folder of `pplfast train`")

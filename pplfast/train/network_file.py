@@ -9,8 +9,8 @@ from torch import nn
 
 from pplfast.errors import UserError
 from pplfast.files import StrPath, read_json, write_json
+from pplfast.networks import KINDS, find_network
 from pplfast.recipe import Part, part_from_dict
-from pplfast.train.locate import find_network
 from pplfast.train.model_file import library_versions, save_weights
 
 FORMAT = 1
@@ -27,8 +27,6 @@ def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path
 def read_network(folder: StrPath, name: str) -> dict[str, Any]:
     """What `<name>.json` says. Raises UserError where the folder holds no such network."""
     path = _folder(folder, name) / f"{name}.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: holds no {path.name}; give the folder of a finished {name} network")
     info = read_json(path)
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UserError(f"{path}: not the description of a {name} network of this pplfast; train again")
@@ -41,7 +39,7 @@ def read_settings(folder: StrPath, name: str, kind: type[Part]) -> Part:
 
 
 def _folder(folder: StrPath, name: str) -> Path:
-    return find_network(folder, f"{name}.json", name) or Path(folder)
+    return find_network(folder, next(kind for kind in KINDS if kind.name == name))
 
 
 def load_weights_into(model: Model, folder: StrPath, name: str) -> Model:
