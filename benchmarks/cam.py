@@ -3,19 +3,21 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pplfast.arrays import Float32Array, Float64Array, Int64Array, IntArray
 from pplfast.benchmarks import models
 from pplfast.benchmarks.harness import Effort, alternate, compute_clock, tf32, under_tf32, usual_memory
 from pplfast.benchmarks.images import dali_missing, open_images
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.reference.cam import image_cam, load_scales
+from pplfast.benchmarks.reference.classifier import ReferenceClassifier
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.data.dataset import DataConfig, Dataset
 from pplfast.errors import UserError
@@ -79,7 +81,7 @@ def pplfast_cams(model: PatchClassifier, images: Images, bf16: bool) -> Tensor:
         return cam_fuse(maps, images.height, images.width, True)
 
 
-def reference_cams(model: nn.Module, images: Images, bf16: bool) -> Tensor:
+def reference_cams(model: ReferenceClassifier, images: Images, bf16: bool) -> Tensor:
     """The same, image by image."""
     count, cams = len(images.classes), []
     with models.autocast(images.scaled[0].device.type, bf16):
@@ -89,7 +91,9 @@ def reference_cams(model: nn.Module, images: Images, bf16: bool) -> Tensor:
     return torch.stack(cams)
 
 
-def _same_maps(report: Report, name: str, ours: PatchClassifier, reference: nn.Module, images: Images) -> None:
+def _same_maps(
+    report: Report, name: str, ours: PatchClassifier, reference: ReferenceClassifier, images: Images
+) -> None:
     with tf32(False):
         truth = reference_cams(reference, images, False)
         for precision in report.precisions(BENCH):
@@ -146,7 +150,7 @@ def _case(backbone: str, classes: int) -> Case:
     return Case(backbone, classes, ((POSITIONS[backbone], 2),))
 
 
-def _reference(case: Case, ours: PatchClassifier, images: Images, scales: tuple[float, ...]) -> nn.Module:
+def _reference(case: Case, ours: PatchClassifier, images: Images, scales: tuple[float, ...]) -> ReferenceClassifier:
     """Once the classes respond at the scale nearest to 1."""
     nearest = min(range(len(scales)), key=lambda i: abs(scales[i] - 1))
     plain = images.scaled[nearest][: len(images.classes)]
@@ -202,7 +206,7 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
     )
     mean, std = ours.backbone.mean, ours.backbone.std
     first = next(iter(InferenceLoader(dataset, scales, True, mean, std, 1, indices=[0])))
-    images = Images(first.height, first.width, first.images, own_classes(dataset.labels[first.indices]))
+    images = Images(first.height, first.width, first.images, own_classes(dataset.known_labels[first.indices]))
     reference = _reference(case, ours, images, scales)
     _same_maps(report, name, ours, reference, images)
     _same_labels(report, name, every, ours, reference)
@@ -227,7 +231,9 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
             _time_tuned(report, name, tuned_files, runs["pplfast_bf16"], effort, len(dataset))
 
 
-def _same_labels(report: Report, name: str, dataset: Dataset, ours: PatchClassifier, reference: nn.Module) -> None:
+def _same_labels(
+    report: Report, name: str, dataset: Dataset, ours: PatchClassifier, reference: ReferenceClassifier
+) -> None:
     """mIoU of the labels from CAMs alone, at the threshold that is best for the reference's."""
     from pplfast.labels.camfile import SUFFIX, load_cam
 
@@ -238,7 +244,7 @@ def _same_labels(report: Report, name: str, dataset: Dataset, ours: PatchClassif
     dataset = dataset.subset(rows)
     mean, std = ours.backbone.mean, ours.backbone.std
     expected = []
-    for path, row in zip(dataset.images, dataset.labels, strict=True):
+    for path, row in zip(dataset.images, dataset.known_labels, strict=True):
         pairs, classes = load_scales(str(path), LABEL_SCALES, mean, std), np.flatnonzero(row)
         height, width = pairs[LABEL_SCALES.index(1.0)].shape[2:]
         expected.append((image_cam(reference, pairs, height, width, classes.tolist()).numpy(), classes))
@@ -256,22 +262,22 @@ def _same_labels(report: Report, name: str, dataset: Dataset, ours: PatchClassif
         report.check(BENCH, f"{name}, {precision}", what, abs(float(mious[best] - truth[best])), MIOU_LIMIT)
 
 
-def _mious(dataset: Dataset, cams: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _mious(dataset: Dataset, cams: Sequence[tuple[Float32Array, IntArray]]) -> Float64Array:
     """Percent, at each threshold of the sweep; cams: per image maps (k, H, W) and their classes."""
     from pplfast.data.masks import read_mask
     from pplfast.evaluate.cams import THRESHOLDS, confusions, count_image
     from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 
     table, edges = index_table(dataset.classes), np.asarray(THRESHOLDS, np.float32)
-    counts = sum(
-        count_image(table[read_mask(mask)], maps, classes, len(dataset.classes), edges)
-        for mask, (maps, classes) in zip(dataset.masks, cams, strict=True)
-    )
+    counts: Int64Array = np.zeros((), np.int64)
+    for mask, (maps, classes) in zip(dataset.masks, cams, strict=True):
+        assert mask is not None, "the caller takes images with masks alone"
+        counts = counts + count_image(table[read_mask(mask)], maps, classes, len(dataset.classes), edges)
     return np.array([mean_iou(class_ious(matrix, dataset.classes)) for matrix in confusions(counts)])
 
 
 def _reference_files(
-    model: nn.Module,
+    model: ReferenceClassifier,
     dataset: Dataset,
     scales: tuple[float, ...],
     mean: tuple[float, ...],
@@ -284,7 +290,7 @@ def _reference_files(
         if bf16:
             pairs = [pair.contiguous(memory_format=torch.channels_last) for pair in pairs]
         height, width = pairs[scales.index(1.0)].shape[2:]
-        classes = np.flatnonzero(dataset.labels[i])
+        classes = np.flatnonzero(dataset.known_labels[i])
         with models.autocast("cpu", bf16):
             cam = image_cam(model, pairs, height, width, classes.tolist())
         value = {"keys": classes, "cam": cam[:, ::4, ::4].numpy(), "high_res": cam.numpy()}

@@ -11,7 +11,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], l
     A figure regressed when its 20/80 quantile ranges do not overlap and its median is worse by more than 5%. Ratios
     are always compared; times only between runs on the same GPU, since a CPU's times depend on what else it does.
     """
-    regressions, notes = [], []
+    regressions: list[str] = []
+    notes: list[str] = []
     for key, old in _by(before["ratios"], "numerator", "denominator").items():
         new = _by(after["ratios"], "numerator", "denominator").get(key)
         if new is None:
@@ -32,11 +33,11 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], l
     return regressions, notes
 
 
-def _by(rows: list[dict[str, Any]], *names: str) -> dict[tuple, dict[str, Any]]:
+def _by(rows: list[dict[str, Any]], *names: str) -> dict[tuple[str, ...], dict[str, Any]]:
     return {tuple(row[name] for name in ("bench", "case", *names)): row for row in rows}
 
 
-def _name(key: tuple) -> str:
+def _name(key: tuple[str, ...]) -> str:
     return f"{key[0]} {key[1]} {'/'.join(key[2:])}"
 
 

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pplfast.arrays import Float32Array, IntArray, UInt8Array
 from pplfast.benchmarks.harness import device_seconds
 from pplfast.benchmarks.images import crf_missing, open_images
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.data.dataset import DataConfig, Dataset
 from pplfast.kernels import mean_field
 from pplfast.kernels.backend import force
-from pplfast.labels.crf import PRESETS, CrfPreset, dense_crf
+from pplfast.labels.crf import dense_crf
 from pplfast.labels.device_crf import crf_terms, unary
+from pplfast.labels.presets import PRESETS, CrfPreset
 
 BENCH = "crf"
 DIFFERENT_LIMIT = 1e-3  # share of pixels with another label
@@ -52,10 +54,10 @@ def _run_preset(report: Report, dataset: Dataset, preset_name: str, with_pydense
     samples: dict[str, list[float]] = {name: [] for name in names}
     pixels, different = 0, dict.fromkeys(("pydensecrf", "plain_device_only"), 0)
     rng = np.random.default_rng(0)
-    for path, labels in zip(dataset.images, dataset.labels, strict=True):
+    for path, labels in zip(dataset.images, dataset.known_labels, strict=True):
         image, scores = _picture(path, 1 + int(labels.sum()), rng)
         on_device = _on_device(image, scores, preset, report.device)
-        runs = {
+        runs: dict[str, Callable[[], Any]] = {
             "pydensecrf": lambda: dense_crf(image, scores, preset).argmax(0),
             "device": lambda: _on_device(image, scores, preset, report.device)().cpu().numpy(),
             "device_only": on_device,
@@ -88,7 +90,7 @@ def _run_preset(report: Report, dataset: Dataset, preset_name: str, with_pydense
         )
 
 
-def _on_device(image: np.ndarray, scores: np.ndarray, preset: CrfPreset, device: str) -> Callable[[], torch.Tensor]:
+def _on_device(image: UInt8Array, scores: Float32Array, preset: CrfPreset, device: str) -> Callable[[], torch.Tensor]:
     """A call that labels, its inputs on the device already: int64 (H, W)."""
     pixels, probabilities = torch.from_numpy(image)[None].to(device), torch.from_numpy(scores)[None].to(device)
     counts = torch.tensor([len(scores)], device=device)
@@ -100,7 +102,7 @@ def _plain(label: Callable[[], torch.Tensor]) -> torch.Tensor:
         return label()
 
 
-def _timed(run: Callable[[], Any], on_gpu: bool) -> tuple[np.ndarray, float]:
+def _timed(run: Callable[[], Any], on_gpu: bool) -> tuple[IntArray, float]:
     """Labels, and the call's seconds: between two events of the GPU, or by the wall's clock."""
     kept = []
     if on_gpu:
@@ -111,7 +113,7 @@ def _timed(run: Callable[[], Any], on_gpu: bool) -> tuple[np.ndarray, float]:
     return labels, time.perf_counter() - start
 
 
-def _picture(path: Path, labels: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _picture(path: Path, labels: int, rng: np.random.Generator) -> tuple[UInt8Array, Float32Array]:
     """The image uint8 (H, W, 3), and scores float32 (labels, H, W) that add up to 1."""
     with Image.open(path) as file:
         image = np.array(file.convert("RGB"))

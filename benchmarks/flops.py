@@ -1,14 +1,13 @@
 """Operations of a training step: the method's, counted on the meta device, and those that a call runs."""
 
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.reference import ReferenceClassifier, create_backbone
+from pplfast.train.flops import BACKWARD
 
 
 def step_flops(case: Case, batch: int, size: int, frozen: int) -> int:
@@ -24,7 +23,7 @@ def step_flops(case: Case, batch: int, size: int, frozen: int) -> int:
         images = torch.empty(batch, 3, size, size)
         with FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
             model(images).sum().backward()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def dense_flops(step: Callable[[], object]) -> int:
@@ -33,23 +32,9 @@ def dense_flops(step: Callable[[], object]) -> int:
     """
     with FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
         step()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
-def _convolution_backward(
-    grad_shape: list[int], x_shape: list[int], w_shape: list[int], *others: Any, out_shape: Any, **options: Any
-) -> int:
-    """As many operations as the forward pass for each of the two gradients that is wanted.
-
-    torch 2.13 counts the weight gradient of a depthwise convolution as if it were a dense one.
-    """
-    output_mask = others[-1]
-    return 2 * math.prod(grad_shape) * math.prod(w_shape[1:]) * sum(output_mask[:2])
-
-
-BACKWARD = {torch.ops.aten.convolution_backward: _convolution_backward}
-
-
-def _position(names: list[str] | tuple[str, ...], name: str) -> int:
+def _position(names: Sequence[str], name: str) -> int:
     """Index of the block, or of the last block of the group of that name."""
     return max(i for i, block in enumerate(names) if block == name or block.startswith(f"{name}."))

@@ -183,7 +183,9 @@ def kernel_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
             with torch.autocast(smoke.device, DTYPES[precision], enabled=precision != "fp32"):
                 logits = model(picture(smoke, batch, side, side))
             logits.float().square().sum().backward()
-            return logits.detach().float(), model.classifier.weight.grad
+            gradient = model.classifier.weight.grad
+            assert gradient is not None, "the classifier is trained"
+            return logits.detach().float(), gradient
 
         for precision, limit in LIMITS.items():
             against_plain(smoke, f"kernels in {backbone} {precision}", lambda: outputs(precision), limit)
@@ -226,10 +228,11 @@ def map_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
             low, high = float(maps.min()), float(maps.max())
             return {"ok": low >= 0 and 0.99 < high <= 1.001, "lowest": low, "highest": high}  # false for NaN
 
-        smoke.line(
-            f"let classes respond in {backbone}",
-            lambda: models.let_classes_respond(model, scaled[-1][:2], classes) or {},
-        )
+        def respond() -> dict[str, Any]:
+            models.let_classes_respond(model, scaled[-1][:2], classes)
+            return {}
+
+        smoke.line(f"let classes respond in {backbone}", respond)
         for precision in ("fp32", "bf16"):
             smoke.line(f"CAMs of 2 images {backbone} {precision}", lambda: cams(precision == "bf16"))
         against_plain(

@@ -6,7 +6,7 @@ A speed-up is the median over rounds of the two contestants' ratio within a roun
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -98,7 +98,11 @@ def compute_clock(device: str) -> str:
 
 
 def alternate(
-    contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str = "wall", warm: bool = False
+    contestants: Mapping[str, Callable[[], object]],
+    device: str,
+    effort: Effort,
+    clock: str = "wall",
+    warm: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds per call of each contestant, one sample per round. Each is called before, to warm up, unless `warm` says
     that this has been done: for calls of many seconds.
@@ -118,7 +122,7 @@ def alternate(
 
 
 def _rounds(
-    contestants: dict[str, Callable[[], object]], device: str, effort: Effort, clock: str, warm: bool
+    contestants: Mapping[str, Callable[[], object]], device: str, effort: Effort, clock: str, warm: bool
 ) -> dict[str, list[float]]:
     now = time.perf_counter if clock == "wall" else time.process_time
     repeats = {}
@@ -154,7 +158,8 @@ def device_seconds(run: Callable[[], object]) -> float:
     run()
     end.record()
     torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1e3
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds / 1e3
 
 
 def _time(run: Callable[[], object], device: str, repeats: int, now: Callable[[], float]) -> float:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.demo import DemoConfig, make_demo
+from pplfast.data.demo import make_demo
+from pplfast.data.demo_config import DemoConfig
 from pplfast.errors import UserError
 
 DEMO_IMAGES, DEMO_SIZE = 64, 500  # the long side is VOC's
@@ -32,7 +33,7 @@ def labelled(dataset: Dataset, most: int) -> Dataset:
     rows = np.flatnonzero(dataset.labels.any(axis=1))[:most]
     if len(rows) == 0:
         raise UserError(f"{dataset.name}: no image has a label of these classes; give --classes")
-    return dataset.subset(rows)
+    return dataset.subset(rows.tolist())
 
 
 def dali_missing() -> str | None:

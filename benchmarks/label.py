@@ -4,6 +4,8 @@ and which stage holds it up."""
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from pplfast.benchmarks.reference import ReferenceClassifier
 from pplfast.benchmarks.reference.cam import image_cam, image_label, load_scales
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.data.dataset import DataConfig, Dataset
-from pplfast.labels.background import DEFAULT_THRESHOLD
+from pplfast.labels.presets import DEFAULT_THRESHOLD
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import CamConfig, LabelConfig
 
@@ -79,7 +81,7 @@ def _measure(
             return out
 
         _reference_labels(reference, dataset, cams.scales, mean, std, threshold, root / "reference")
-        runs = {
+        runs: dict[str, Callable[[], object]] = {
             "reference": lambda: _reference_labels(
                 reference, dataset, cams.scales, mean, std, threshold, root / "reference"
             )
@@ -96,7 +98,7 @@ def _measure(
                 share,
                 DIFFERENT_LIMIT[precision],
             ):
-                runs[contestant] = lambda precision=precision: job(precision)
+                runs[contestant] = partial(job, precision)
         samples = alternate(runs, "cpu", Effort(2, 0.0), warm=True)
     extra = {}
     for precision, contestant in contestants.items():
@@ -118,7 +120,7 @@ def _reference_labels(
 ) -> None:
     out.mkdir(exist_ok=True)
     ids = np.array([0, *dataset.classes.ids], np.uint8)
-    for image_id, path, labels in zip(dataset.ids, dataset.images, dataset.labels, strict=True):
+    for image_id, path, labels in zip(dataset.ids, dataset.images, dataset.known_labels, strict=True):
         classes = np.flatnonzero(labels).tolist()
         cam = _reference_cam(model, path, classes, scales, mean, std)
         target = out / f"{image_id}.png"
@@ -159,7 +161,9 @@ def _see_something(
 
 def _most_frequent(labels: Path) -> float:
     """Of all pixels of the PNGs."""
-    counts = sum(np.bincount(np.asarray(Image.open(path)).ravel(), minlength=256) for path in labels.rglob("*.png"))
+    counts = np.zeros(256, np.int64)
+    for path in labels.rglob("*.png"):
+        counts += np.bincount(np.asarray(Image.open(path)).ravel(), minlength=256)
     return float(counts.max() / counts.sum())
 
 

@@ -31,7 +31,7 @@ def make_images(root: Path, count: int, sizes: tuple[tuple[int, int], ...] = SIZ
         if number < DIFFERENT:
             width, height = sizes[number % len(sizes)]
             coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-            Image.fromarray(coarse).resize((width, height), Image.BICUBIC).save(path, quality=90)
+            Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
             drawn.append(path.read_bytes())
             picked = rng.permutation(len(CLASSES))[: 1 + number % 2]
             labels.append(";".join(CLASSES[i] for i in sorted(picked)))

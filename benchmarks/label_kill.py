@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pplfast.benchmarks.label_data import DIFFERENT, image_id, label_arguments, make_images
 from pplfast.files import write_json
@@ -45,7 +45,7 @@ class Leg:
 class Ranks:
     """The processes of one leg, as a launcher starts them."""
 
-    def __init__(self, arguments: list[str], log: Any) -> None:
+    def __init__(self, arguments: list[str], log: TextIO) -> None:
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))
             port = server.getsockname()[1]
@@ -143,7 +143,7 @@ def run(folder: Path, images: int, kills: int, seed: int) -> dict[str, Any]:
 
 
 def _leg(
-    arguments: list[str], out: Path, log: Any, moment: float | None, delay: float | None, victims: list[int]
+    arguments: list[str], out: Path, log: TextIO, moment: float | None, delay: float | None, victims: list[int]
 ) -> Leg:
     leg, begin, started = Leg(), time.monotonic(), time.time()
     before = len(read_manifest(out))

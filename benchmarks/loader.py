@@ -49,7 +49,7 @@ def _measure(dataset: Dataset, augment: AugmentConfig, rounds: int, device: str)
 def _reference_images(dataset: Dataset, augment: AugmentConfig) -> TrainImages:
     return TrainImages(
         [str(path) for path in dataset.images],
-        dataset.labels,
+        dataset.known_labels,
         augment.crop,
         augment.resize_long,
         MEAN,
@@ -58,7 +58,7 @@ def _reference_images(dataset: Dataset, augment: AugmentConfig) -> TrainImages:
     )
 
 
-def _seconds(batches: Iterable) -> float:
+def _seconds(batches: Iterable[object]) -> float:
     start = time.perf_counter()
     for _ in batches:
         pass

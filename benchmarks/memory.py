@@ -9,7 +9,9 @@ from typing import Any
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_bytes(function: Callable[..., Any], warm_up: tuple, arguments: tuple) -> tuple[int, int] | None:
+def peak_bytes(
+    function: Callable[..., Any], warm_up: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> tuple[int, int] | None:
     """(beyond what the process held before, of the whole process) while function(*arguments) runs; None where the
     system does not tell (other than Linux). `warm_up`: arguments of a small call before it, which loads what is needed.
 
@@ -21,7 +23,7 @@ def peak_bytes(function: Callable[..., Any], warm_up: tuple, arguments: tuple) -
         return pool.submit(_measure, function, warm_up, arguments).result()
 
 
-def _measure(function: Callable[..., Any], warm_up: tuple, arguments: tuple) -> tuple[int, int]:
+def _measure(function: Callable[..., Any], warm_up: tuple[Any, ...], arguments: tuple[Any, ...]) -> tuple[int, int]:
     function(*warm_up)
     CLEAR.write_text("5")  # the high-water mark falls back to the present size
     before = _field("VmRSS")

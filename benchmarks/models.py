@@ -1,6 +1,5 @@
 """The same classifier three times: pplfast's, the reference, and the reference tuned by the usual switches."""
 
-import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,10 +91,10 @@ def compiler_missing() -> str | None:
 
 def tune(model: ReferenceClassifier, compiled: bool) -> ReferenceClassifier:
     """channels_last and torch.compile, in place; bf16 comes from `autocast` around the calls."""
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
     if compiled:
-        model.forward = torch.compile(model.forward)
-        model.maps = torch.compile(model.maps)
+        model.forward = torch.compile(model.forward)  # type: ignore[method-assign]  # this object's alone
+        model.maps = torch.compile(model.maps)  # type: ignore[method-assign]
     return model
 
 
@@ -104,7 +103,7 @@ def has_bf16(device: str) -> bool:
     return device != "cpu" or cpu_has_bf16()
 
 
-def autocast(device: str, bf16: bool) -> contextlib.AbstractContextManager:
+def autocast(device: str, bf16: bool) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
 
@@ -114,7 +113,7 @@ def no_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
+            module.dropout = 0.0  # type: ignore[assignment]  # to torch an attribute is a tensor or a module
 
 
 def freeze(model: PatchClassifier | ReferenceClassifier, count: int) -> None:

@@ -42,13 +42,14 @@ def make_work(name: str) -> Callable[[], Any]:
     kind, what = name.split("_", 1)
     step = kind == "step"
     if step:
-        network, stride, (cut, grid) = "efficientnet_lite0", 32, what.split("_")
+        network, stride, (cut, cells) = "efficientnet_lite0", 32, what.split("_")
+        grid = int(cells)
     else:
         network, grid, (cut, stride) = what, 2, CAMS[what]
     backbone, _ = create(network, "none", stride)
     backbone.freeze(backbone.frozen_default)
     model = PatchClassifier(backbone, 20, "progressive")
-    model.set_stage([PatchStage(backbone.position(cut) + 1, int(grid))])
+    model.set_stage([PatchStage(backbone.position(cut) + 1, grid)])
     make_fast(torch.device("cpu"), model, step)
     return training(torch, model) if step else cams(torch, model)
 
@@ -129,10 +130,12 @@ class Checkout:
 
     def measure(self, name: str, repeats: int = 1) -> tuple[float, float]:
         print(name, repeats, file=self._process.stdin, flush=True)
+        assert self._process.stdout is not None, "a pipe"
         answer = self._process.stdout.readline()
         if not answer:
             sys.exit(f"old_new.py: the process of {self.path} ended; see above")
-        return json.loads(answer)
+        seconds, value = json.loads(answer)
+        return seconds, value
 
 
 def compare(old: Checkout, new: Checkout, name: str, rounds: int) -> dict[str, Any]:
@@ -163,9 +166,10 @@ def main() -> None:
     parser.add_argument("--only", choices=WORKS, nargs="+", default=WORKS)
     args = parser.parse_args()
     old, new = Checkout(args.old.resolve()), Checkout(args.new.resolve())
-    results = {"old": old.commit, "new": new.commit, "clock": "cpu time, one thread", "works": {}}
+    works: dict[str, dict[str, Any]] = {}
+    results = {"old": old.commit, "new": new.commit, "clock": "cpu time, one thread", "works": works}
     for name in args.only:
-        row = results["works"][name] = compare(old, new, name, args.rounds)
+        row = works[name] = compare(old, new, name, args.rounds)
         ratio, seconds = row["ratio"], row["seconds"]
         print(
             f"{name}: new/old {ratio['median']:.3f} ({ratio['q20']:.3f} to {ratio['q80']:.3f}), {seconds['old']:.3g} "

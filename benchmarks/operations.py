@@ -61,8 +61,8 @@ class _Norm:
 
     @classmethod
     def random(cls, channels: int, act: str, device: str) -> "_Norm":
-        values = torch.randn(3, channels, device=device)
-        return cls(*values.unbind(), torch.rand(channels, device=device) + 0.5, act)
+        weight, bias, mean = torch.randn(3, channels, device=device).unbind()
+        return cls(weight, bias, mean, torch.rand(channels, device=device) + 0.5, act)
 
     def __call__(self, x: Tensor) -> Tensor:
         y = F.batch_norm(x, self.mean, self.var, self.weight, self.bias, eps=EPS)
@@ -80,7 +80,8 @@ def _random(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
 
 def _by_image(patches: Tensor, grid: int) -> Tensor:
     """From the reference's order on the batch axis to pplfast's."""
-    return patches.unflatten(0, (grid * grid, -1)).transpose(0, 1).flatten(0, 1)
+    cells: Tensor = patches.unflatten(0, (grid * grid, -1))
+    return cells.transpose(0, 1).flatten(0, 1)
 
 
 def _by_patch(patches: Tensor, grid: int) -> Tensor:
@@ -111,7 +112,13 @@ def pointwise(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     def fast_sum(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         return kernels.add_scale_act(x, residual, scale, shift, act)
 
-    def both(name: str, eager: Callable, fast: Callable, inputs: list[Tensor], **kept: bool) -> list[Operation]:
+    def both(
+        name: str,
+        eager: Callable[..., tuple[Tensor, ...]],
+        fast: Callable[..., tuple[Tensor, ...]],
+        inputs: list[Tensor],
+        **kept: bool,
+    ) -> list[Operation]:
         forward, backward = (model.scale_act(*shape, **kept, backward=way) for way in (False, True))
         return [
             Operation(name, eager, fast, inputs, inputs, forward, goal_share=BANDWIDTH),
@@ -241,7 +248,7 @@ def fuses(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     maps = [torch.rand(shape, device=device) for shape in shapes]
 
     def eager(*maps: Tensor) -> tuple[Tensor]:
-        total = 0
+        total = maps[0].new_zeros(())
         for scale_maps in maps:
             plain, mirrored = torch.chunk(scale_maps, 2)
             both = plain + mirrored.flip(3)

@@ -85,7 +85,8 @@ def measure(case: CpuCase, rounds: int) -> dict[str, Any]:
     output = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise RuntimeError(f"a rank of {case.name} failed")
-    return json.loads(output[0].splitlines()[-1])
+    found: dict[str, Any] = json.loads(output[0].splitlines()[-1])
+    return found
 
 
 def compare(case: CpuCase, found: dict[str, Any]) -> dict[str, Any]:
@@ -183,38 +184,6 @@ def table(prediction: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plot(prediction: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    for name in dict.fromkeys(row["variant"] for row in prediction["rows"]):
-        rows = [row for row in prediction["rows"] if row["variant"] == name]
-        style = {"ZeRO 0": ":", "ZeRO 1": "--" if "bf16" in name else "-"}[name[:6]]
-        colour = "#cc3311" if "200" in name else "#4477aa"
-        axes.plot(
-            [row["gpus"] for row in rows],
-            [100 * row["efficiency"] for row in rows],
-            style,
-            color=colour,
-            marker="o",
-            markersize=3,
-            label=name,
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(COUNTS, map(str, COUNTS))
-    axes.set_ylim(0, 102)
-    axes.set_xlabel("GPUs, 8 per node")
-    axes.set_ylabel("efficiency, %")
-    axes.set_title(f"Computed, not measured: {prediction['work']['name']}", fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="lower left")
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    pyplot.close(figure)
-
-
 def _measure_all(out: Path, rounds: int) -> int:
     from pplfast.benchmarks.results import Report
 
@@ -255,9 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
     prediction = predict(gpu_work(args.step_ms, args.gradients))
     out = args.out or RESULTS / "predicted_scaling.json"
     write_json(out, prediction)
-    plot(prediction, out.with_suffix(".png"))
     print(table(prediction))
-    print(f"written: {out}, {out.with_suffix('.png')}")
+    print(f"written: {out}; `python -m pplfast.benchmarks.plots {out}` draws it")
     return 0
 
 

@@ -1,4 +1,7 @@
-"""The README's table from the results files: `python -m pplfast.benchmarks.table [--write README.md]`."""
+"""Tables of measured ratios, from the results files: `python -m pplfast.benchmarks.table [--write FILE]`.
+
+The page docs/performance.md holds them between two markers.
+"""
 
 import argparse
 import json
@@ -13,7 +16,9 @@ from pplfast.errors import UserError
 from pplfast.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PLOTS = Path(__file__).resolve().parent.parent / "docs" / "plots"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+DIRTY = "-dirty"  # as git describe says it
 CUT = " after "  # in the name of a training case, before the position
 BENCHES = ("kernels", "train", "loader", "cam", "label", "crf", "walk")
 
@@ -28,16 +33,25 @@ def load(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(folder: Path = RESULTS) -> str:
+    """Markdown; with the charts in docs/plots of files that have one."""
     measured, lines = load(folder), []
     for device, title in (("cpu", "On a CPU"), ("cuda", "On a GPU")):
         runs = _newest([run for run in measured if run["device"] == device])
-        lines += [f"**{title}**", ""]
+        lines += [f"## {title}", ""]
         for run, benches in runs:
-            lines += list(_run_lines(run, benches))
+            for number, bench in enumerate(benches):
+                lines += list(_bench_lines(run, bench))
+                lines += [] if number else chart(run["file"])
         missing = [name for name in BENCHES if not any(name in benches for _, benches in runs)]
         if missing:
             lines += [f"Not measured {title[0].lower()}{title[1:]}: {', '.join(missing)}.", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def chart(file: str) -> list[str]:
+    """A link to the chart of a results file, where `python -m pplfast.benchmarks.plots` has drawn one."""
+    name = f"{Path(file).stem}.svg"
+    return [f"![Chart of {file}](plots/{name})", ""] if (PLOTS / name).is_file() else []
 
 
 def _newest(runs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
@@ -61,19 +75,26 @@ def _machine(run: dict[str, Any]) -> str:
     return hardware.get("gpu") or f"{hardware['cpu']} ({', '.join(hardware['cpu_flags']) or 'no avx2'})"
 
 
-def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
+def _commit(run: dict[str, Any]) -> str:
+    commit = run["commit"].removesuffix(DIRTY)
+    return f"commit {commit}" + (" with uncommitted changes" if run["commit"] != commit else "")
+
+
+def _bench_lines(run: dict[str, Any], bench: str) -> Iterator[str]:
     hardware, versions = run["hardware"], run["versions"]
     threads = "" if hardware.get("gpu") else f", {hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
+    yield f"### {bench}: {_machine(run)}"
+    yield ""
     yield (
-        f"{_machine(run)}{threads}; {run['date'][:10]}, commit {run['commit']}, torch {versions['torch']} "
+        f"{run['date'][:10]}{threads}, {_commit(run)}, torch {versions['torch']} "
         f"(`benchmarks/results/{run['file']}`{'' if run.get('complete', True) else '; cut off before its end'})"
     )
     yield ""
     gpu = run["device"] == "cuda"
-    yield "| benchmark | case | ratio of times | median (20/80) | goal |" + (" time | of the ceiling |" if gpu else "")
-    yield "|---|---|---|---|---|" + ("---|---|" if gpu else "")
+    yield "| case | ratio of times | median (20/80) | goal |" + (" time | of the ceiling |" if gpu else "")
+    yield "|---|---|---|---|" + ("---|---|" if gpu else "")
     rows = {(row["bench"], row["case"], row["contestant"]): row for row in run["rows"]}
-    for group in _groups([row for row in run["ratios"] if row["bench"] in benches]):
+    for group in _groups([row for row in run["ratios"] if row["bench"] == bench]):
         row, goal = group[0], group[0]["goal"]
         sign = "≥" if row["higher_is_better"] else "≤"
         case, figures = row["case"], _figures(row)
@@ -81,8 +102,8 @@ def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
             case = f"{row['case'].split(CUT)[0]}, {len(group)} positions"
             figures = _figures_over(group)
         text = (
-            f"| {row['bench']} | {case} | {row['numerator']} / {row['denominator']} | {figures} | "
-            f"{'' if goal is None else f'{sign} {goal:g}'} |"
+            f"| {case} | {row['numerator']} / {row['denominator']} | {figures} | "
+            f"{'' if goal is None else f'{sign}&nbsp;{goal:g}'} |"
         )
         if gpu:
             own = row["denominator"] if row["higher_is_better"] else row["numerator"]
@@ -91,10 +112,10 @@ def _run_lines(run: dict[str, Any], benches: list[str]) -> Iterator[str]:
             text += f" {format_seconds(timed['seconds']['median'])} | {share} |"
         yield text
     yield ""
-    if any(row.get("clock") == "cpu time" for row in run["rows"] if row["bench"] in benches):
+    if any(row.get("clock") == "cpu time" for row in run["rows"] if row["bench"] == bench):
         yield "Measured as CPU time of one thread, which other work on the machine does not stretch."
         yield ""
-    skipped = [f"{row['what']} ({row['why']})" for row in run["skipped"] if row["bench"] in benches]
+    skipped = [f"{row['what']} ({row['why']})" for row in run["skipped"] if row["bench"] == bench]
     if skipped:
         yield "Left out there: " + "; ".join(dict.fromkeys(skipped)) + "."
         yield ""
@@ -118,14 +139,23 @@ def _figures_over(group: list[dict[str, Any]]) -> str:
     """The worst position, since a goal holds for every one, and the middle one."""
     medians = {row["case"].split(CUT)[1]: row["ratio"]["median"] for row in group}
     worst = (min if group[0]["higher_is_better"] else max)(medians, key=medians.__getitem__)
-    return f"worst **{medians[worst]:.2f}** (after {worst}), median {statistics.median(medians.values()):.2f}"
+    middle = statistics.median(medians.values())
+    return f"**{medians[worst]:.2f}** at the worst position (cut after {worst}), {middle:.2f} at the middle one"
 
 
 def replace_between_markers(text: str, content: str, path: str) -> str:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise UserError(f"{path}: needs one line '{BEGIN}' and, after it, one line '{END}'")
     head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{content}{END}{rest.split(END)[1]}"
+    return f"{head}{BEGIN}\n\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def write_between_markers(content: str, path: Path | None) -> None:
+    """Without a path: to standard output."""
+    if path is None:
+        print(content, end="")
+    else:
+        write_text(path, replace_between_markers(path.read_text("utf-8"), content, str(path)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,11 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the two markers of this file")
     args = parser.parse_args(arguments)
     try:
-        content = table(args.results)
-        if args.write is None:
-            print(content, end="")
-        else:
-            write_text(args.write, replace_between_markers(args.write.read_text("utf-8"), content, str(args.write)))
+        write_between_markers(table(args.results), args.write)
     except UserError as error:
         print(f"table: error: {error}", file=sys.stderr)
         return 2

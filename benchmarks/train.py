@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from pplfast.benchmarks import models
 from pplfast.benchmarks.flops import dense_flops, step_flops
 from pplfast.benchmarks.harness import FULL, QUICK, STEPS, alternate, compute_clock, difference, tf32, under_tf32
 from pplfast.benchmarks.models import Case
+from pplfast.benchmarks.reference.classifier import ReferenceClassifier
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.cpu.memory import keep_freed_memory
+from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import fastest_convolutions
 
 BENCH = "train"
@@ -135,7 +138,9 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
     # DALI delivers channels_last, a DataLoader NCHW: each contestant gets what it gets in its own training.
     last = images.contiguous(memory_format=torch.channels_last)
 
-    def step(model: torch.nn.Module, batch: torch.Tensor, bf16: bool, rounded: bool) -> Callable[[], object]:
+    def step(
+        model: PatchClassifier | ReferenceClassifier, batch: torch.Tensor, bf16: bool, rounded: bool
+    ) -> Callable[[], object]:
         models.freeze(model, work.frozen)
         model.train()
         optimizer = models.sgd(model, fused=device == "cuda" and batch is last)  # as the trainer; the tuned one too
@@ -163,7 +168,7 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
     if not (tune and has_bf16 and report.can_tune(BENCH)):
         return []
 
-    def in_turns(label: str, make: Callable[[], torch.nn.Module]) -> Callable[[], None]:
+    def in_turns(label: str, make: Callable[[], PatchClassifier | ReferenceClassifier]) -> Callable[[], None]:
         """A series of its own with pplfast's step, whose first times stay."""
 
         def measure() -> None:
@@ -175,8 +180,7 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
     later = [in_turns("tuned", lambda: models.tune(models.make_reference(case, ours, device), report.compile))]
     if device == "cuda" and report.compile:
         later += [
-            in_turns(f"compiled_{mode}", lambda mode=mode: models.compile_pplfast(case, device, mode))
-            for mode in COMPILED
+            in_turns(f"compiled_{mode}", partial(models.compile_pplfast, case, device, mode)) for mode in COMPILED
         ]
     return later
 
@@ -224,7 +228,9 @@ def _same_training(
             logits = model(images[:2])
         loss = torch.nn.functional.multilabel_soft_margin_loss(logits.float(), labels[:2])
         loss.backward()
-        losses[label], gradients[label] = loss.detach(), model.classifier.weight.grad.clone()
+        gradient = model.classifier.weight.grad
+        assert gradient is not None, "the classifier is trained"
+        losses[label], gradients[label] = loss.detach(), gradient.clone()
     checks = [
         report.check(
             BENCH,

@@ -4,12 +4,14 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from pplfast.arrays import Float32Array
 from pplfast.benchmarks.harness import Effort, alternate, compute_clock
 from pplfast.benchmarks.images import open_images
 from pplfast.benchmarks.kernel_cost import random_walk as cost
@@ -46,14 +48,14 @@ def run(
         }
     for kind, edges in kinds.items():
         _compare_values(report, f"{kind}, {small[0]}x{small[1]}, 2^{SQUARINGS} steps", edges)
-    _compare_speed(report, tuple(side // 2 for side in image) if report.quick else image)
+    _compare_speed(report, (image[0] // 2, image[1] // 2) if report.quick else image)
     if report.device == "cpu":
         _check_large(report, large)
     else:
         report.skip(BENCH, "memory", "measured on a CPU under Linux only")
 
 
-def _compare_values(report: Report, case: str, edges: list[np.ndarray]) -> None:
+def _compare_values(report: Report, case: str, edges: list[Float32Array]) -> None:
     different = pixels = 0
     relative = 0.0
     for number, edge in enumerate(edges):
@@ -73,9 +75,9 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
     case = f"{image[0]}x{image[1]}, stride {STRIDE}, 2^{SQUARINGS} steps, {MAPS} maps"
     maps, edge = blobs(MAPS, (height, width), 0), random_edges((height, width), 0)
     clock = compute_clock(report.device)
-    runs = {"pplfast": lambda: stencil(maps, edge, report.device)}
-    if report.device == "cuda":
-        runs |= _device_only(maps, edge)
+    runs: dict[str, Callable[[], object]] = {"pplfast": lambda: stencil(maps, edge, report.device)}
+    on_device = _device_only(maps, edge) if report.device == "cuda" else {}
+    runs |= on_device
     samples = alternate(runs, report.device, Effort(7, 0.0), clock)
     if report.device == "cpu":
         # Only a thread that starts with the setting has it, and torch's threads run already: a fresh process.
@@ -99,7 +101,7 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
     memory = _peaks((height, width)) if report.device == "cpu" else None
     extra = {}
     if report.device == "cuda":
-        plain, triton = (runs[name]().cpu().numpy() for name in ("plain_device_only", "device_only"))
+        plain, triton = (on_device[name]().cpu().numpy() for name in ("plain_device_only", "device_only"))
         report.check(
             BENCH,
             case,
@@ -120,7 +122,7 @@ def _compare_speed(report: Report, image: tuple[int, int]) -> None:
     report.add(BENCH, case, samples, pairs, images=1, extra=extra, clock=clock)
 
 
-def _device_only(maps: np.ndarray, edge: np.ndarray) -> dict[str, Callable[[], torch.Tensor]]:
+def _device_only(maps: Float32Array, edge: Float32Array) -> dict[str, Callable[[], torch.Tensor]]:
     """The walk of maps that are on the GPU already, and stay there: by the kernels, and by their plain definition."""
     x, e = torch.from_numpy(maps)[None].cuda(), torch.from_numpy(edge)[None].cuda()
 
@@ -138,7 +140,7 @@ def _without_denormals(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _timed_dense(maps: np.ndarray, edge: np.ndarray, device: str, clock: str) -> tuple[np.ndarray, float]:
+def _timed_dense(maps: Float32Array, edge: Float32Array, device: str, clock: str) -> tuple[Float32Array, float]:
     now = time.perf_counter if clock == "wall" else time.process_time
     start = now()
     return dense_walk(maps, edge, SQUARINGS, device=device), now() - start
@@ -162,32 +164,34 @@ def _check_large(report: Report, image: tuple[int, int]) -> None:
     report.check(BENCH, case, "bytes beyond the process's own", memory[0], LARGE_LIMIT)
 
 
-def stencil(maps: np.ndarray, edge: np.ndarray, device: str = "cpu", steps: int = 2**SQUARINGS) -> np.ndarray:
+def stencil(maps: Float32Array, edge: Float32Array, device: str = "cpu", steps: int = 2**SQUARINGS) -> Float32Array:
     x, e = torch.from_numpy(maps)[None].to(device), torch.from_numpy(edge)[None].to(device)
     return random_walk(x, e, steps)[0].cpu().numpy()
 
 
-def stencil_steps(maps: np.ndarray, edge: np.ndarray, steps: int) -> np.ndarray:
+def stencil_steps(maps: Float32Array, edge: Float32Array, steps: int) -> Float32Array:
     return stencil(maps, edge, steps=steps)
 
 
-def dense_steps(maps: np.ndarray, edge: np.ndarray, squarings: int) -> np.ndarray:
+def dense_steps(maps: Float32Array, edge: Float32Array, squarings: int) -> Float32Array:
     return dense_walk(maps, edge, squarings)
 
 
-def walk_of_size(function, shape: tuple[int, int], count: int) -> None:
+def walk_of_size(
+    function: Callable[[Float32Array, Float32Array, int], Float32Array], shape: tuple[int, int], count: int
+) -> None:
     torch.set_num_threads(1)
     function(blobs(MAPS, shape, 0), random_edges(shape, 0), count)
 
 
-def blobs(count: int, shape: tuple[int, int], seed: int) -> np.ndarray:
+def blobs(count: int, shape: tuple[int, int], seed: int) -> Float32Array:
     """Smooth maps in [0, 1], as CAMs are: float32 (count, h, w)."""
     coarse = torch.rand(1, count, 5, 6, generator=torch.Generator().manual_seed(seed))
     maps = F.interpolate(coarse, shape, mode="bicubic", align_corners=False)[0].clamp_(0, 1)
     return (maps / maps.amax((1, 2), keepdim=True)).numpy()
 
 
-def random_edges(shape: tuple[int, int], seed: int) -> np.ndarray:
+def random_edges(shape: tuple[int, int], seed: int) -> Float32Array:
     """Mostly low with ridges, in [0, 1], as the output of a boundary network: float32 (h, w)."""
     generator = torch.Generator().manual_seed(1000 + seed)
     coarse = torch.rand(1, 1, 7, 8, generator=generator)
@@ -196,7 +200,7 @@ def random_edges(shape: tuple[int, int], seed: int) -> np.ndarray:
     return (torch.exp(-(((ridge - 0.5) / 0.05) ** 2)) * 0.9 + 0.1 * noise).clamp_(0, 1).numpy()
 
 
-def image_edges(path: object, shape: tuple[int, int]) -> np.ndarray:
+def image_edges(path: Path, shape: tuple[int, int]) -> Float32Array:
     """Brightness gradients of an image's middle at stride 4, their 95th percentile and all above it 1: (h, w)."""
     with Image.open(path) as image:
         small = image.convert("L").resize(
@@ -207,4 +211,4 @@ def image_edges(path: object, shape: tuple[int, int]) -> np.ndarray:
     gradient = np.hypot(*np.gradient(grey))
     top, left = (gradient.shape[0] - shape[0]) // 2, (gradient.shape[1] - shape[1]) // 2
     part = gradient[top : top + shape[0], left : left + shape[1]]
-    return np.clip(part / max(float(np.quantile(part, 0.95)), 1.0), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(part / max(float(np.quantile(part, 0.95)), 1.0), 0, 1), np.float32)

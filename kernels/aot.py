@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,7 @@ class Case:
     name: str
     kernel: Any
     constants: dict[str, Any]
-    options: dict[str, int]
+    options: Mapping[str, Any]
     budget: int = POINTWISE_BUDGET
     types: dict[str, Any] = field(default_factory=dict)  # other than by name; a tuple for an argument that is one
 
@@ -205,7 +206,9 @@ def compile_case(case: Case, architecture: int, dtype: str) -> tuple[int, int, i
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    signature, constants, attributes = {}, {}, {}
+    signature: dict[str, str | tuple[str, ...]] = {}
+    constants: dict[tuple[int, ...], int | str] = {}
+    attributes: dict[tuple[int, ...], list[list[str | int]]] = {}
 
     def declare(path: tuple[int, ...], name: str, kind: str | int) -> str:
         if isinstance(kind, int):
@@ -235,8 +238,11 @@ def _resources(cubin: bytes) -> tuple[int, int, int]:
         file.flush()
         tool = triton.knobs.nvidia.cuobjdump.path
         text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text.stdout).groups()
-    return int(registers), int(stack), int(local)
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text.stdout)
+    if found is None:
+        raise RuntimeError(f"{tool} says nothing of registers: {text.stdout[-500:]!r}")
+    registers, stack, local = map(int, found.groups())
+    return registers, stack, local
 
 
 def _work(item: tuple[str, int, str]) -> tuple[str, int, str, int, int, int, int]:

@@ -13,7 +13,7 @@ BLOCK, WARPS = 512, 4  # four pixels a thread, whose loads are on their way toge
 
 def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool = True) -> Tensor:
     """The definition: bilinear (align_corners=False) to height x width, sum, x / (max + 1e-5) per image and class."""
-    total = 0
+    total = maps[0].new_zeros((), dtype=torch.float32)
     for scale_maps in maps:
         full = F.interpolate(scale_maps.float(), size=(height, width), mode="bilinear", align_corners=False)
         if flip:
@@ -144,7 +144,7 @@ def _cam_fuse(maps: list[Tensor], height: int, width: int, flip: bool, normalise
 
 
 @_cam_fuse.register_fake
-def _(maps, height, width, flip, normalise):
+def _(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool) -> Tensor:
     return _output(maps, height, width, flip)
 
 

@@ -153,7 +153,10 @@ def _cam_head(
 
 
 @_cam_head.register_fake
-def _(sources, grids, weight, height, width, scale, shift, act, classes):
+def _(
+    sources: list[Tensor], grids: list[int], weight: Tensor, height: int, width: int, scale: Tensor | None,
+    shift: Tensor | None, act: str, classes: Tensor | None,
+) -> Tensor:  # fmt: skip
     return _output(sources, grids, weight, height, width, classes)
 
 

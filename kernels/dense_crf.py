@@ -148,7 +148,7 @@ def _positions(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack((x, y), 2).reshape(-1, 2).float()
 
 
-_lattices: OrderedDict[tuple, Lattice] = OrderedDict()
+_lattices: OrderedDict[tuple[int, int, int, float, str], Lattice] = OrderedDict()
 
 
 def gaussian_lattice(batch: int, height: int, width: int, sxy: float, device: torch.device) -> Lattice:

@@ -5,7 +5,7 @@ and so is its image in the unsplit map, so addresses need a few scalar divisions
 Each cell of the map belongs to exactly one patch: writing to the map from patch rows covers it without overlap.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def packed(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def empty_packed(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+def empty_packed(like: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 

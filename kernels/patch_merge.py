@@ -57,5 +57,5 @@ def patch_merge(patches: Tensor, grid: int, height: int, width: int) -> Tensor:
 
 
 @patch_merge.register_fake
-def _(patches, grid, height, width):
+def _(patches: Tensor, grid: int, height: int, width: int) -> Tensor:
     return _output(patches, grid, height, width)

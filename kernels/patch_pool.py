@@ -1,5 +1,8 @@
 """Tail + pooling of each patch + aggregation over the image, in one read of the last feature map."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,7 +58,7 @@ class _Geometry:
         self.grid, self.height, self.width = grid, height, width
         self.batch = count // (grid * grid)
 
-    def tiles(self, x_last: Tensor):
+    def tiles(self, x_last: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(patch, tile (B, rows, columns, C)) of the patches that have cells inside, from the packed NHWC view."""
         x_last = x_last.view(self.batch, self.grid, self.grid, self.h, self.w, self.channels)
         for ky, rows in enumerate(valid_extents(self.h, self.grid, self.height)):
@@ -64,8 +67,8 @@ class _Geometry:
                     yield ky * self.grid + kx, x_last[:, ky, kx, :rows, :columns]
 
 
-def _forward(x: Tensor, size: _Geometry, scale, shift, act: str, mode: str, r: float, per_patch: Tensor,
-             pooled: Tensor, arg: Tensor) -> None:  # fmt: skip
+def _forward(x: Tensor, size: _Geometry, scale: Tensor | None, shift: Tensor | None, act: str, mode: str, r: float,
+             per_patch: Tensor, pooled: Tensor, arg: Tensor) -> None:  # fmt: skip
     """Plain version on a packed x; fills the outputs."""
     per_patch.zero_()
     cells = size.height * size.width
@@ -97,14 +100,15 @@ def _forward(x: Tensor, size: _Geometry, scale, shift, act: str, mode: str, r: f
         pooled.copy_(torch.logsumexp(r * kept + weights.log(), 1) / r)
 
 
-def _backward(grad_patch: Tensor | None, grad_pooled: Tensor | None, x: Tensor, size: _Geometry, scale, shift,
-              act: str, mode: str, r: float, per_patch: Tensor, pooled: Tensor, arg: Tensor,
-              grad_x: Tensor) -> None:  # fmt: skip
+def _backward(grad_patch: Tensor | None, grad_pooled: Tensor | None, x: Tensor, size: _Geometry,
+              scale: Tensor | None, shift: Tensor | None, act: str, mode: str, r: float, per_patch: Tensor,
+              pooled: Tensor, arg: Tensor, grad_x: Tensor) -> None:  # fmt: skip
     """Plain version on a packed x; fills the packed grad_x."""
     grad_x.zero_()
+    nothing = per_patch.new_zeros(())
     for (p, part), (_, target) in zip(size.tiles(last(x)), size.tiles(last(grad_x)), strict=True):
-        own = 0 if grad_patch is None else grad_patch[:, p, None, None]
-        shared = 0 if grad_pooled is None else grad_pooled[:, None, None]
+        own = nothing if grad_patch is None else grad_patch[:, p, None, None]
+        shared = nothing if grad_pooled is None else grad_pooled[:, None, None]
         rows, columns = part.shape[1:3]
         cells, total = rows * columns, size.height * size.width
         if mode == "mean":
@@ -169,7 +173,10 @@ def _patch_pool(
 
 
 @_patch_pool.register_fake
-def _(x, grid, height, width, scale, shift, act, mode, sharpness):
+def _(
+    x: Tensor, grid: int, height: int, width: int, scale: Tensor | None, shift: Tensor | None, act: str,
+    mode: str, sharpness: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _outputs(x, grid, mode)
 
 
@@ -194,18 +201,20 @@ def _patch_pool_backward(
 
 
 @_patch_pool_backward.register_fake
-def _(grad_patch, grad_pooled, x, *others):
+def _(grad_patch: Tensor | None, grad_pooled: Tensor | None, x: Tensor, *others: object) -> Tensor:
     return empty_packed(x, x.shape)
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, ctx.grid, ctx.height, ctx.width, scale, shift, *ctx.options = inputs
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(x, scale, shift, *output)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx, grad_patch, grad_pooled, _):
+def _autograd(
+    ctx: Any, grad_patch: Tensor | None, grad_pooled: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
     x, scale, shift, *outputs = ctx.saved_tensors
     grad_x = None
     if grad_patch is not None or grad_pooled is not None:

@@ -1,5 +1,7 @@
 """P, the patch operation: (B, C, H, W) -> (B*K*K, C, h, w), alone or fused with the next block's BN affine + act."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,8 +105,13 @@ def _launch_split(x: Tensor, cut: PatchGrid, raw: Tensor, activated: Tensor | No
     )  # fmt: skip
 
 
+def _grid_of(x: Tensor, grid: int, stride: int) -> PatchGrid:
+    height, width = x.shape[2:]
+    return PatchGrid(height, width, grid, stride)
+
+
 def _split(x: Tensor, grid: int, stride: int) -> Tensor:
-    cut = PatchGrid(*x.shape[2:], grid, stride)
+    cut = _grid_of(x, grid, stride)
     x, raw = packed(x), empty_packed(x, _patch_shape(x, cut))
     if use_triton(x):
         _launch_split(x, cut, raw, None, None, None, "none")
@@ -118,15 +125,15 @@ _patch_split = torch.library.custom_op("pplfast::patch_split", _split, mutates_a
 
 @_patch_split.register_fake
 def _(x: Tensor, grid: int, stride: int) -> Tensor:
-    return empty_packed(x, _patch_shape(x, PatchGrid(*x.shape[2:], grid, stride)))
+    return empty_packed(x, _patch_shape(x, _grid_of(x, grid, stride)))
 
 
-def _split_setup(ctx, inputs, output) -> None:
+def _split_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, ctx.grid, _ = inputs
     ctx.size = x.shape[2:]
 
 
-def _split_backward(ctx, grad):
+def _split_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return patch_merge(grad, ctx.grid, *ctx.size), None, None
 
 
@@ -136,7 +143,7 @@ _patch_split.register_autograd(_split_backward, setup_context=_split_setup)
 def _split_act(
     x: Tensor, grid: int, stride: int, scale: Tensor | None, shift: Tensor | None, act: str
 ) -> tuple[Tensor, Tensor]:
-    cut = PatchGrid(*x.shape[2:], grid, stride)
+    cut = _grid_of(x, grid, stride)
     x, raw = packed(x), empty_packed(x, _patch_shape(x, cut))
     if use_triton(x):
         activated = empty_packed(x, raw.shape)
@@ -150,8 +157,8 @@ _patch_split_act = torch.library.custom_op("pplfast::patch_split_act", _split_ac
 
 
 @_patch_split_act.register_fake
-def _(x, grid, stride, scale, shift, act):
-    shape = _patch_shape(x, PatchGrid(*x.shape[2:], grid, stride))
+def _(x: Tensor, grid: int, stride: int, scale: Tensor | None, shift: Tensor | None, act: str) -> tuple[Tensor, Tensor]:
+    shape = _patch_shape(x, _grid_of(x, grid, stride))
     return empty_packed(x, shape), empty_packed(x, shape)
 
 
@@ -187,17 +194,17 @@ def _patch_split_act_backward(
 
 
 @_patch_split_act_backward.register_fake
-def _(grad_raw, grad_activated, x, grid, scale, shift, act):
+def _(grad_raw: Tensor | None, grad_activated: Tensor, x: Tensor, *options: object) -> Tensor:
     return empty_packed(x, x.shape)
 
 
-def _split_act_setup(ctx, inputs, output) -> None:
+def _split_act_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, ctx.grid, _, scale, shift, ctx.act = inputs
     ctx.save_for_backward(x, scale, shift)
     ctx.set_materialize_grads(False)  # a block with a convolution shortcut never uses the raw patches
 
 
-def _split_act_backward(ctx, grad_raw, grad_activated):
+def _split_act_backward(ctx: Any, grad_raw: Tensor | None, grad_activated: Tensor | None) -> tuple[Tensor | None, ...]:
     x, scale, shift = ctx.saved_tensors
     if grad_activated is None and grad_raw is None:
         grad_x = None

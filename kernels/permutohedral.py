@@ -105,9 +105,9 @@ def _simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale = [math.sqrt(2 / 3) * (d + 1) / math.sqrt((i + 2) * (i + 1)) for i in range(d)]
     elevated = features.new_empty(count, d + 1)
     total = torch.zeros_like(features[:, 0])
-    for j in range(d, 0, -1):  # in the order of the sums in the original, for the same rounding
-        cf = features[:, j - 1] * scale[j - 1]
-        elevated[:, j] = total - j * cf
+    for k in range(d, 0, -1):  # in the order of the sums in the original, for the same rounding
+        cf = features[:, k - 1] * scale[k - 1]
+        elevated[:, k] = total - k * cf
         total = total + cf
     elevated[:, 0] = total
     rounded = torch.round(elevated * (1 / (d + 1)))  # half to even

@@ -79,7 +79,7 @@ def random_walk_plain(x: Tensor, edge: Tensor, steps: int, beta: float = 10.0, r
         there = (1 - barrier) ** beta
         back = shifted(F.pad(there, (pad,) * 4), -dy, -dx)  # symmetric: the same pair, seen from its other end
         pairs += [((dy, dx), there), ((-dy, -dx), back)]
-    total = 1 + sum(weight for _, weight in pairs)
+    total = 1 + sum((weight for _, weight in pairs), start=torch.zeros_like(edge))
     x = x * (1 - edge)[:, None]
     for _ in range(steps):
         around = F.pad(x, (pad,) * 4)
@@ -145,7 +145,8 @@ def _path_table(radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tens
     paths = [straight_path(*pair) for pair in pairs]
     starts = [sum(map(len, paths[:k])) for k in range(len(paths) + 1)]
     cells = [cell for path in paths for cell in path]
-    return tuple(torch.tensor(values, dtype=torch.int32, device=device) for values in (pairs, starts, cells))
+    offsets, begins, all_cells = (torch.tensor(x, dtype=torch.int32, device=device) for x in (pairs, starts, cells))
+    return offsets, begins, all_cells
 
 
 # Bytes, N pixels, P pairs: read 4 * N, write 4 * P * N; the paths' cells (7 a pair) come from the L1 cache.
@@ -246,7 +247,7 @@ def _random_walk(x: Tensor, edge: Tensor, steps: int, beta: float, radius: int) 
 
 
 @_random_walk.register_fake
-def _(x, edge, steps, beta, radius):
+def _(x: Tensor, edge: Tensor, steps: int, beta: float, radius: int) -> Tensor:
     return torch.empty(x.shape, dtype=torch.float32, device=x.device)
 
 

@@ -84,15 +84,14 @@ def _forward(
     """(z, where it is kept, y); inplace: one of the two takes the place of x, which is packed."""
     x, residual = packed(x), None if residual is None else packed(residual)
     if use_triton(x):
-        fresh = empty_packed(x, x.shape) if keep_sum or not inplace else None
-        over = x if inplace else empty_packed(x, x.shape) if keep_sum else None
-        z, y = (over, fresh) if keep_sum else (None, x if inplace else fresh)
+        kept = (x if inplace else empty_packed(x, x.shape)) if keep_sum else None
+        y = x if inplace and not keep_sum else empty_packed(x, x.shape)
         launch, sizes, blocks = flat_launch(x.numel(), x.shape[1], x.dtype)
-        run(scale_act_kernel, launch, x, x, residual, scale, shift, z, y, *sizes, ACT=act, **blocks)
-        return z, y
+        run(scale_act_kernel, launch, x, x, residual, scale, shift, kept, y, *sizes, ACT=act, **blocks)
+        return kept, y
     z = x if residual is None else x.add_(residual) if inplace else x + residual
     y = tail_packed(z, scale, shift, act)
-    return z, x.copy_(y) if inplace and not keep_sum else y
+    return z if keep_sum else None, x.copy_(y) if inplace and not keep_sum else y
 
 
 def _backward(grad_z: Tensor | None, grad_y: Tensor, y: Tensor | None, scale: Tensor | None, act: str) -> Tensor:
@@ -127,13 +126,12 @@ class _ScaleAct(torch.autograd.Function):
         ctx.act = act
         ctx.save_for_backward(None if act == "none" else y, scale)
         ctx.set_materialize_grads(False)  # a sum or an activation that nobody uses costs nothing
-        return (z, y) if keep_sum else y
+        return y if z is None else (z, y)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *grad_z, grad_y = grads
-        grad_z = grad_z[0] if grad_z else None
+        grad_z, grad_y = grads if len(grads) == 2 else (None, grads[0])
         y, scale = ctx.saved_tensors
         if grad_y is None or (grad_z is None and y is None and scale is None):
             grad = grad_z if grad_y is None else grad_y  # it only passes through
@@ -183,5 +181,7 @@ def add_scale_act(
     if torch.compiler.is_compiling():
         return add_scale_act_plain(x, residual, scale, shift, act)
     if inplace and _writable(x, residual):
-        return _forward(x, residual, scale, shift, act, keep_sum=True, inplace=True)
+        z, y = _forward(x, residual, scale, shift, act, keep_sum=True, inplace=True)
+        assert z is not None, "keep_sum"
+        return z, y
     return _ScaleAct.apply(x, residual, scale, shift, act, True)

@@ -13,11 +13,13 @@ import numpy as np
 
 from pplfast.errors import UserError
 
+StrPath = str | os.PathLike[str]
+
 TEMPORARY_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
+def atomic_path(path: StrPath, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it becomes `path`, on any error it is removed.
 
     sync: put the content on the disk before the name. Without, a loss of power (not a kill) may leave a file of the
@@ -47,7 +49,7 @@ def _discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def explain_os_error(error: OSError, path: str | os.PathLike) -> Exception:
+def explain_os_error(error: OSError, path: StrPath) -> Exception:
     """The UserError for the conditions that the user can mend; the error itself otherwise."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{path}: the disk is full; make space, then run the same command again: it continues")
@@ -56,16 +58,16 @@ def explain_os_error(error: OSError, path: str | os.PathLike) -> Exception:
     return error
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: StrPath, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: StrPath, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: StrPath) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -93,7 +95,7 @@ class _NumpyOnlyUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_npy_dict(path: str | os.PathLike) -> dict:
+def load_npy_dict(path: StrPath) -> dict[Any, Any]:
     """Read the `.npy` file of a pickled dict (cls_labels.npy, CAM files) without running code from it."""
     try:
         with open(path, "rb") as file:

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiers import pytest_addoption, pytest_configure, select  # noqa: F401 - pytest finds the first two here
+from guard import Plugin
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
@@ -25,9 +25,13 @@ FOR_A_GPU = re.compile(r"test_gpu_.*|test_kernels_gpu|test_doctor")
 HIDDEN = "runs on the CPU: hide the GPU from it with CUDA_VISIBLE_DEVICES="
 
 
-def pytest_collection_modifyitems(config, items):
-    """The tier that is asked for; in a process that sees a GPU only the tests that are written for one."""
-    select(config, items)
+def pytest_configure(config):
+    if not torch.cuda.is_available():  # Triton starts a compiler for the first kernel on a GPU
+        config.pluginmanager.register(Plugin())
+
+
+def pytest_collection_modifyitems(items):
+    """In a process that sees a GPU only the tests that are written for one."""
     if torch.cuda.is_available():
         for item in items:
             if not FOR_A_GPU.fullmatch(item.path.stem):

@@ -1,4 +1,5 @@
-"""What keeps the quick tests quick: while one runs, starting a process is refused, and its CPU time is limited.
+"""What keeps the quick tests quick: while one runs that is not marked slow, starting a process is refused, and its CPU
+time is limited.
 
 CPU time, not time on the clock: other work on the machine does not stretch it.
 """
@@ -7,7 +8,10 @@ import multiprocessing.util
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 LIMIT = 10.0  # seconds of CPU time of one test, with what it is the first to import
 
@@ -37,11 +41,13 @@ class Guard:
 
     def complaint(self) -> str | None:
         """What was done since begin() that a quick test may not do, with the remedy."""
+        if not self.watching:
+            return None
         seconds = time.process_time() - self._begin
         if self.started:
             return self.started[0]
         if seconds > LIMIT:
-            return f"takes {seconds:.0f} s of CPU time: more than about a second needs @pytest.mark.slow"
+            return f"takes {seconds:.0f} s of CPU time: one of more than about a second needs @pytest.mark.slow"
         return None
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -54,7 +60,7 @@ class Guard:
         return self._spawn(*arguments)
 
     def _refuse(self, what: str) -> None:
-        self.started.append(f"starts a process ({what}): a test that does needs @pytest.mark.process")
+        self.started.append(f"starts a process ({what}): a test that does needs @pytest.mark.slow")
         raise StartsAProcess(self.started[0])
 
 
@@ -66,3 +72,28 @@ def _ask_once() -> None:
     platform.processor()
     native.library()
     results.commit()
+
+
+class Plugin:
+    def __init__(self) -> None:
+        self.guard = Guard()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        if not item.get_closest_marker("slow"):
+            self.guard.begin()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        result = yield
+        if complaint := self.guard.complaint():  # also where the test, or what it tests, caught the exception
+            pytest.fail(f"{item.nodeid} {complaint}", pytrace=False)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Iterator[None]:
+        try:
+            return (yield)
+        finally:
+            self.guard.end()

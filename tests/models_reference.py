@@ -153,3 +153,11 @@ def randomise(backbone):
             module.bias.normal_(0, 0.2)
             module.running_mean.normal_(0, 0.2)
     return backbone.eval()
+
+
+# A small network of each kind, and a block to cut patches behind.
+TINY = {
+    "efficientnet_lite0": (tiny_efficientnet, "group3"),
+    "resnet50": (tiny_resnet, "layer2"),
+    "wrn38": (tiny_wideresnet, "b3_2"),
+}

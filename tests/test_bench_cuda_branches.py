@@ -14,7 +14,7 @@ from pplfast.benchmarks.results import Report
 from pplfast.data.dataset import DataConfig
 from pplfast.data.demo import DemoConfig, make_demo
 
-pytestmark = pytest.mark.usefixtures("one_thread", "called_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread", "called_cuda")]
 CEILINGS = {"copy": 1e10, "read": 1e10, "matmul_fp32": 1e11, "matmul_bf16": 1e11}
 
 

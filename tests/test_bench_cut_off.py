@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from pplfast.benchmarks.harness import Effort, alternate
 from pplfast.benchmarks.results import Ratio, Report, commit, hardware, versions
 
@@ -92,6 +94,7 @@ def count_kept(folder: Path) -> tuple[int, int]:
     return kept, lines
 
 
+@pytest.mark.slow
 def test_every_printed_row_is_in_the_file(tmp_path):
     kept, lines = count_kept(tmp_path)
     assert lines > TRIES

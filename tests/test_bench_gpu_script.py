@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "run_gpu.sh"
 INTERPRETER = """#!/bin/bash
 case "$*" in *import*) exit 1 ;; -\\ *) cat > /dev/null; echo "fake torch"; exit 0 ;; esac

@@ -12,6 +12,7 @@ from pplfast.errors import UserError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_every_line_of_one_backbone(tmp_path):
     smoke = Smoke("cpu", gpu_smoke.TINY, tmp_path / "smoke.json")
     gpu_smoke.run(smoke, backbones=("efficientnet_lite0",))

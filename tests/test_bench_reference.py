@@ -44,6 +44,7 @@ def _loss(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     return F.multilabel_soft_margin_loss(model(images), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES[:-1], ids=_name)
 def test_same_loss_and_gradients_in_float64(case: models.Case):
     ours, theirs = _pair(case, torch.float64)
@@ -64,6 +65,7 @@ def test_same_loss_and_gradients_in_float64(case: models.Case):
     assert compared > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=_name)
 def test_same_loss_and_maps_in_float32(case: models.Case):
     ours, theirs = _pair(case, torch.float32)

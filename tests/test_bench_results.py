@@ -1,4 +1,4 @@
-"""Spreads, the red gate, comparison of results files, the README's table."""
+"""Spreads, the red gate, comparison of results files, the tables of the documentation."""
 
 import copy
 import gc
@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from pplfast.benchmarks import table
+from pplfast.benchmarks import method_table, table
 from pplfast.benchmarks.ceilings import floor_seconds
 from pplfast.benchmarks.compare import compare
 from pplfast.benchmarks.flops import step_flops
@@ -161,8 +161,8 @@ def test_table_keeps_machines_apart_and_says_what_was_not_measured(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
     (tmp_path / "smoke.json").write_text(json.dumps({"kind": "smoke", "complete": True, "lines": []}))
     text = table.table(tmp_path)
-    before_gpu, after_gpu = text.split("**On a GPU**")
-    assert "**3.07**" in before_gpu and "≥ 1.5" in before_gpu and "quick.json" not in text
+    before_gpu, after_gpu = text.split("## On a GPU")
+    assert "**3.07**" in before_gpu and "≥&nbsp;1.5" in before_gpu and "quick.json" not in text
     assert "Not measured on a CPU: kernels, loader, cam, label, crf, walk." in before_gpu
     assert (
         "NVIDIA H100" in after_gpu and "gpu.json`; cut off before its end)" in after_gpu and "cut off" not in before_gpu
@@ -180,8 +180,62 @@ def test_table_has_each_benchmark_from_the_newest_file_of_each_cpu(tmp_path):
         value["hardware"] |= {"cpu": "Some CPU", "cpu_flags": flags, "threads": 1}
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
     text = table.table(tmp_path)
-    assert "Some CPU (avx2), 1 thread; 2026-01-02" in text and "Some CPU (avx2, avx512f), 1 thread;" in text
+    assert "### train: Some CPU (avx2)\n\n2026-01-02, 1 thread, commit" in text
+    assert "### train: Some CPU (avx2, avx512f)\n\n2025-01-01, 1 thread, commit" in text
     assert "2026-01-01" not in text
+
+
+def test_table_says_that_a_commit_had_uncommitted_changes(tmp_path):
+    value = _report().to_dict()
+    for commit, text in (("abc-dirty", "commit abc with uncommitted changes, torch"), ("abc", "commit abc, torch")):
+        (tmp_path / "r.json").write_text(json.dumps(value | {"commit": commit}))
+        assert text in table.table(tmp_path) and "dirty" not in table.table(tmp_path)
+
+
+def test_tables_show_the_charts_that_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "PLOTS", tmp_path)
+    (tmp_path / "r.json").write_text(json.dumps(_report().to_dict()))
+    (tmp_path / "m.json").write_text(json.dumps(_method_run(kind="demo", seed=0, plain={"cam_miou": 33.3})))
+    assert "![" not in table.table(tmp_path) and "![" not in method_table.table(tmp_path)
+    for name in ("r.svg", "m.svg"):
+        (tmp_path / name).touch()
+    assert "(plots/r.svg)" in table.table(tmp_path) and "(plots/m.svg)" in method_table.table(tmp_path)
+
+
+def _method_run(**values) -> dict:
+    return {
+        "kind": "run",
+        "recipe": "r",
+        "date": "2026-01-01",
+        "commit": "abc",
+        "command": "pplfast run --recipe r --out runs/r",
+        "hardware": {"cpu": "Some CPU", "gpus": "none"},
+    } | values
+
+
+def test_table_of_the_method_has_mean_and_standard_error_over_seeds(tmp_path):
+    runs = {
+        f"seed{seed}": {"plain": {"cam_miou": 50.0, "label_miou": 60.0}, "ppl": {"cam_miou": miou, "label_miou": 60.0}}
+        for seed, miou in enumerate((51.0, 52.0, 56.0))
+    }
+    second = {"hardware": "Other CPU", "date": "2026-01-02", "runs": {"seed0": runs["seed0"]}}
+    value = _method_run(runs=runs, second_machine=second)
+    (tmp_path / "run.json").write_text(json.dumps(value))
+    (tmp_path / "bench.json").write_text(json.dumps(_report().to_dict()))
+    text = method_table.table(tmp_path)
+    assert "| CAMs, progressive | 51.0 | 52.0 | 56.0 | **53.0** | 1.5 |" in text  # sqrt(7 / 3)
+    assert "| CAMs, progressive | 51.0 |\n" in text and "### Other CPU, 2026-01-02" in text  # one seed: no mean
+    assert "over 4 pairs of one seed on one machine: **+2.5** points, standard error 1.2, from +1.0 to +6.0" in text
+    assert "above 0 in 4 of 4" in text and "above 0 in 0 of 4" in text
+
+
+def test_table_of_the_method_takes_runs_of_a_single_variant_and_a_single_seed(tmp_path):
+    one = {"cam_miou": 40.0, "segmentation_miou": 45.5}
+    (tmp_path / "a.json").write_text(json.dumps(_method_run(runs={"seed0": one, "seed1": one})))
+    (tmp_path / "b.json").write_text(json.dumps(_method_run(kind="demo", seed=0, plain={"cam_miou": 33.3})))
+    text = method_table.table(tmp_path)
+    assert "| segmentation network, progressive | 45.5 | 45.5 | **45.5** | 0.0 |" in text
+    assert "| CAMs, plain | 33.3 |" in text and "minus plain" not in text
 
 
 def test_table_writes_between_the_markers(tmp_path):

@@ -25,7 +25,7 @@ BF16 = cpu_has_bf16()  # elsewhere it is emulated, and its part of the benchmark
 CEILINGS = {"copy": 1e10, "read": 1e10, "matmul_fp32": 1e11, "matmul_bf16": 1e11}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,25 @@
 """The command line's frame: help, unknown commands, and errors in one line."""
 
+import argparse
+import importlib
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from PIL import Image
 
-from pplfast.cli import COMMANDS, main
+from pplfast.cli import COMMANDS, build_parser, main
+from pplfast.cli.run import parse_seeds
+from pplfast.recipe import preset_names
 from pplfast.version import __version__
 
 DATA = ["--data", "/nowhere/at/all"]
 WRONG_PATHS = {
     "data": ["data", "check", *DATA],
     "train": ["train", *DATA, "--recipe", "demo", "--out", "OUT"],
-    "cam": ["cam", *DATA, "--model", "/nowhere", "--out", "OUT"],
+    "cam": ["cam", *DATA, "--model", "/nowhere/at/all", "--out", "OUT"],
     "label": ["label", *DATA, "--cams", "/nowhere", "--out", "OUT"],
     "eval": ["eval", *DATA, "--cams", "/nowhere"],
     "run": ["run", *DATA, "--recipe", "demo", "--out", "OUT"],
@@ -40,6 +46,54 @@ def test_help_lists_every_command_and_version_prints_it(capsys):
     assert stop.value.code == 0 and capsys.readouterr().out == f"pplfast {__version__}\n"
 
 
+def test_recipes_are_listed_and_printed(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()] == preset_names()
+    assert main(["recipes", "own-images"]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["name"] == "own-images"
+    assert main(["recipes", "own-image"]) == 2
+    assert "own-image: no such recipe; did you mean own-images?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, seeds",
+    (("0,1,2", [0, 1, 2]), ("0-2", [0, 1, 2]), ("0-1, 7", [0, 1, 7]), ("5", [5]), ("3-3", [3])),
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text, None) == seeds
+
+
+def test_a_plain_folder_has_a_recipe_and_a_voc_layout_needs_one(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    command = ["run", "--data", str(folder), "--out", str(tmp_path / "out")]
+    assert main(command) == 2  # there is no image in it
+    output = capsys.readouterr()
+    assert output.out.splitlines()[0].startswith("recipe own-images: the default for a plain folder")
+    assert f"{folder}: names no image" in output.err
+    (folder / "JPEGImages").mkdir()
+    assert main(command) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and "has VOC layout, for which there is no default recipe; give --recipe demo" in output.err
+
+
+@pytest.mark.parametrize("out", ("photos", "photos/runs/new", "link/runs"))
+def test_a_run_within_the_data_set_is_refused(out, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    assert main(["run", "--data", str(folder), "--recipe", "demo", "--out", str(tmp_path / out)]) == 2
+    error = capsys.readouterr().err
+    assert "lies in the data set's folder" in error and error.count("\n") == 1 and not list(folder.iterdir())
+
+
+def test_the_report_shows_as_many_images_as_its_help_says():
+    from pplfast.report import IMAGES
+
+    assert build_parser("report").parse_args(["report", "x"]).images == IMAGES
+
+
 @pytest.mark.parametrize("arguments", [["nothing"], [], ["run"], ["--nothing"]])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -54,7 +108,8 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith(f"pplfast {command}: error: /nowhere/at/all: ") and output.err.count("\n") == 1
+    program = "pplfast data check" if command == "data" else f"pplfast {command}"
+    assert output.err.startswith(f"{program}: error: /nowhere/at/all: ") and output.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -64,7 +119,10 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
         (["--recipe", "nothing"], "nothing: neither a recipe file"),
         (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
         (["--recipe", "demo", "--variants", ","], "--variants is empty"),
-        (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers"),
+        (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers, like 0,1,2 or 0-2"),
+        (["--recipe", "demo", "--seeds", "2-0"], "2-0 ends before it begins; write 0-2"),
+        (["--recipe", "demo", "--seeds", "0-2,1"], "--seeds 0-2,1: the same seed twice"),
+        (["--recipe", "demo", "--jobs", "0"], "--jobs 0: must be 1 or more"),
         (["--recipe", "demo", "--seeds", "1,2", "--seed", "1"], "--seed 1 and --seeds 1,2: give one"),
         (["--recipe", "demo", "--checkpoint-every", "0"], "--checkpoint-every 0: must be 1 or more"),
         (["--recipe", "demo", "--seeds", "1,1"], "--seeds 1,1: the same seed twice"),
@@ -119,9 +177,69 @@ def test_run_refuses_to_be_started_on_several_ranks(monkeypatch, capsys, tmp_pat
     assert "use `pplfast train`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pplfast", "report", str(tmp_path)], capture_output=True, text=True, env=os.environ
     )
     assert done.returncode == 2
     assert done.stderr.startswith("pplfast report: error: ") and "Traceback" not in done.stderr
+
+
+def test_threads_of_torch_and_of_decoding():
+    import inspect
+
+    import torch
+
+    from pplfast.cli.machine import DECODING, use_threads
+    from pplfast.labels.cam import generate_cams
+    from pplfast.labels.segment import segment_images
+    from pplfast.labels.walk import walk_cams
+
+    before = torch.get_num_threads()
+    try:
+        assert use_threads(argparse.Namespace(threads=0)) == DECODING and torch.get_num_threads() == before
+        assert use_threads(argparse.Namespace(threads=before + 1)) == torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    for function in (generate_cams, segment_images, walk_cams):
+        assert inspect.signature(function).parameters["threads"].default == DECODING
+
+
+@pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "train", "run", "bench all"))
+def test_commands_that_compute_take_threads(command):
+    assert "--threads N" in build_parser().every_command()[f"pplfast {command}"].format_help()
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(10):
+        Image.new("RGB", (40, 30)).save(folder / f"{index}.jpg")
+    (tmp_path / "labels.csv").write_text("".join(f"{index}.jpg,cell\n" for index in range(10)))
+    data = ["--data", str(folder), "--labels", str(tmp_path / "labels.csv"), "--classes", "cell,city bus"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "recipe own-images, seed 0, classes cell, city bus" in text
+    assert "trained on photos: 10 images" in text and "no true masks: nothing is scored" in text
+    assert "labels_walk" in text and "optimizer steps of the classifier: 4 + 4" in text  # 2 epochs each, batch 8
+    assert "segmentation network: 12" in text and "GiB are free" in text
+    change = ["--set", "stages.0.epochs=1.5", "--variants", "plain,ppl", "--set", "segmentation.epochs=0"]
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", *change]) == 0
+    text = capsys.readouterr().out
+    assert "classifier: 7" in text and "classifier: 3 + 4" in text and "segmentation network" not in text
+
+
+@pytest.mark.parametrize("command, hint", (("report", ""), ("run", "; the same command continues")))
+def test_ctrl_c_says_whether_the_same_command_continues(command, hint, monkeypatch, capsys):
+    module = importlib.import_module(f"pplfast.cli.{command}")
+
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run", interrupt)
+    words = {"report": ["report", "x"], "run": ["run", "--data", "x", "--out", "y"]}[command]
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"\npplfast {command}: interrupted{hint}\n"

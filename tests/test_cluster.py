@@ -33,6 +33,7 @@ def test_host_files(tmp_path):
         read_hostfile(str(tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_a_host_is_asked_twice(monkeypatch, tmp_path):
     """In place of ssh a script: node-a refuses the first connection only, node-b each, node-c none."""
     ssh = tmp_path / "ssh"
@@ -95,6 +96,8 @@ def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
     assert [command[-1] == "--resume" for command in attempts.commands] == [False, True, True]
     ports = {command[command.index("--master_port") + 1] for command in attempts.commands}
     assert len(ports) == 3 and all("--force_multi" in command for command in attempts.commands)
+    # the launcher's own lines but for errors; before the program, whose option it would be else
+    assert all(command.index("--quiet") < command.index("--module") for command in attempts.commands)
     assert said == [
         "attempt 1 ended with exit code 75; starting again from the last checkpoint, 3 restarts left",
         "node-a: no answer by ssh; going on with node-b",
@@ -118,8 +121,34 @@ def test_no_host_answers(monkeypatch, hostfile):
 def test_the_command_line_names_what_is_missing(capsys):
     for words in ([], ["eval"], ["segment", "test"]):
         assert main(["launch", *words]) == 2 and "name the command to run" in capsys.readouterr().err
-    assert main(["launch", "--hostfile", "/none", "train"]) == 2 and "/none: not a readable" in capsys.readouterr().err
-    assert main(["launch", "--restarts", "-1", "train"]) == 2 and "--restarts -1" in capsys.readouterr().err
+    train = ["train", "--data", "/none", "--recipe", "demo", "--out", "x"]
+    assert main(["launch", "--hostfile", "/none", *train]) == 2 and "/none: not a readable" in capsys.readouterr().err
+    assert main(["launch", "--restarts", "-1", *train]) == 2 and "--restarts -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    (
+        (["--recipe", "dem"], "dem: neither a recipe file"),
+        (["--set", "optim.lr=-1"], "'optim.lr' = -1"),
+        (["--keep", "0"], "--keep 0: must be 1 or more"),
+        (["--list", "trian"], "no list 'trian'"),
+        (["--data", "/none"], "/none: no such folder"),
+    ),
+)
+def test_what_can_be_mended_is_found_before_ranks_are_started(monkeypatch, tmp_path, capsys, change, message):
+    attempts = Attempts(monkeypatch, [], [])
+    (tmp_path / "list.txt").write_text("a\n")
+    train = ["train", "--data", str(tmp_path), "--list", "list", "--recipe", "demo", "--out", "x"]
+    assert main(["launch", "--ranks", "2", *train, *change]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not attempts.commands
+
+
+def test_labels_from_cam_files_need_no_ranks(monkeypatch, capsys):
+    attempts = Attempts(monkeypatch, [], [])
+    assert main(["launch", "label", "--data", ".", "--cams", "x", "--out", "y"]) == 2
+    assert "works in one process" in capsys.readouterr().err and not attempts.commands
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("zero*.json")), ids=lambda path: path.stem)
@@ -158,6 +187,7 @@ def test_a_deepspeed_file_for_one_of_the_other_networks(tmp_path):
         apply_deepspeed_file(make_recipe(), str(path), "segmentation")
 
 
+@pytest.mark.slow
 def test_scripts_are_executable_shell():
     for script in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"):
         assert os.system(f"bash -n {script}") == 0, script

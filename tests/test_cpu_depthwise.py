@@ -107,6 +107,7 @@ def test_the_gradient_of_x_alone_or_of_the_weight_alone():
         torch.testing.assert_close(torch.autograd.grad(y.sum(), leaves[wanted])[0], expected)
 
 
+@pytest.mark.slow
 @compiled
 def test_opcheck():
     x, weight, bias = inputs(CASES[2])
@@ -134,6 +135,7 @@ def test_without_the_compiled_kernel(monkeypatch):
         depthwise_act(*inputs(case), 2, case[6], "gelu", "none")
 
 
+@pytest.mark.slow
 def test_a_missing_or_failing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for compiler, text in (("no-such-compiler", "no C++ compiler"), ("false", "false failed")):

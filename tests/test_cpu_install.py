@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from models_reference import FEWEST_STRIDED, tiny_efficientnet, tiny_resnet, tiny_wideresnet
+from models_reference import FEWEST_STRIDED, TINY, tiny_efficientnet
 
 from pplfast import cpu
 from pplfast.cpu import native, strips
@@ -19,11 +19,6 @@ from pplfast.patch.branches import PatchStage, remaining_stride
 from pplfast.patch.classifier import PatchClassifier
 
 CPU = torch.device("cpu")
-TINY = {
-    "efficientnet_lite0": (tiny_efficientnet, "group3"),
-    "resnet50": (tiny_resnet, "layer2"),
-    "wrn38": (tiny_wideresnet, "b3_2"),
-}
 
 
 def classifier(name, monkeypatch, mode="progressive"):
@@ -81,6 +76,7 @@ def test_nothing_is_installed_for_another_device(monkeypatch):
     assert type(model) is PatchClassifier and not any(isinstance(module, CpuConv) for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "grid, size",
     (
@@ -106,6 +102,7 @@ def test_shared_cells_equal_the_definition(name, cut, grid, size, monkeypatch):
     assert len(taken) == before, "training shares nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, output_stride, position, size, blocks",
     (

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FAULTS = """
 import resource, torch
 from pplfast.cpu.memory import give_freed_memory_back, keep_freed_memory

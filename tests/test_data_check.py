@@ -105,7 +105,7 @@ def test_a_set_that_cannot_be_opened_is_one_line(spoiled, capsys, arguments, wor
         (spoiled / "Annotations" / "no-class.xml").unlink()  # it holds the zebra
     code, out, error = check(capsys, "--data", spoiled, *arguments)
     assert code == 2 and out == ""
-    assert error.startswith("pplfast data: error: ") and error.count("\n") == 1 and word in error
+    assert error.startswith("pplfast data check: error: ") and error.count("\n") == 1 and word in error
 
 
 def test_real_voc_images_are_fine(voc_mini, capsys):

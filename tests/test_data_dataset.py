@@ -192,7 +192,7 @@ def test_plain_folder_with_csv(folder, tmp_path, text):
     file = tmp_path / "labels.csv"
     file.write_text(text, encoding="utf-8")
     dataset = open_dataset(DataConfig(str(folder), labels=str(file), classes="goat,hay bale"))
-    assert dataset.name == "photos/labels" and dataset.ids == ("a", "b", "sub/c.d")
+    assert dataset.name == "photos" and dataset.ids == ("a", "b", "sub/c.d")
     assert all(path.is_file() for path in dataset.images)
     assert dataset.labels.tolist() == [[1, 1], [1, 0], [0, 0]] and dataset.masks == (None, None, None)
 

@@ -7,6 +7,8 @@ import pytest
 from pplfast import doctor
 from pplfast.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def findings() -> list[doctor.Finding]:

@@ -23,7 +23,7 @@ FAULTS = {  # what the run has to say
     "memory": "MiB alive at once",
 }
 
-pytestmark = pytest.mark.skipif(bool(machine.missing()), reason=machine.missing())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(machine.missing()), reason=machine.missing())]
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,7 @@ def test_confusion_and_iou_by_hand():
     assert mean_iou(ious) == pytest.approx(200 / 9)
 
 
+@pytest.mark.slow
 def test_labels_equal_brute_force_also_in_a_pool(small):
     dataset, _, folder = small
     rng = np.random.default_rng(0)
@@ -135,6 +136,12 @@ def test_warnings(small):
     assert "1 of the list's 5 images have no mask" in text and "1 images failed earlier" in text
     assert "looks like train_aug" in text and "masks hold the values 15, which are no class" in text
     assert "warning: " in scores.table()
+
+
+def test_a_folder_whose_name_sounds_like_a_list_is_none(small):
+    dataset, cams, _folder = small
+    object.__setattr__(dataset, "name", "august photos")
+    assert not any("train_aug" in text for text in evaluate_cams(cams, dataset, jobs=1).warnings)
 
 
 def test_errors_name_the_file_and_the_remedy(small):

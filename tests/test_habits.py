@@ -73,8 +73,8 @@ def test_every_target_is_explained_by_make_help():
 def test_make_test_begins_with_check_and_repeats_none_of_it():
     text = read("Makefile")
     assert re.search(r"^test: check ", text, re.MULTILINE)
-    runs = re.findall(r"pytest --tier (\w+)", text)
-    assert runs == ["quick", "rest"]
+    runs = re.findall(r"pytest -m (\"[^\"]*\"|\w+)", text)
+    assert runs == ['"not slow"', "slow"]
 
 
 @pytest.mark.parametrize("name", ("README.md", "CONTRIBUTING.md", ".github/pull_request_template.md"))

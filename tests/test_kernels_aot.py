@@ -8,6 +8,8 @@ import pytest
 
 from pplfast.kernels import backend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(not backend.available(), reason="Triton is not installed")
 def test_kernels_compile_without_spills():

@@ -53,6 +53,7 @@ def test_head_takes_a_convolution_weight_and_a_list_of_classes():
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(st.lists(sizes, min_size=1, max_size=3), sizes, st.booleans(), st.booleans(), st.integers(0, 2**31 - 1))

@@ -11,9 +11,9 @@ from PIL import Image
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.kernels import backend, dense_crf, mean_field
 from pplfast.kernels.permutohedral import build_lattice, filter_plain, filter_values, gather, spread
-from pplfast.labels.crf import PRESETS
 from pplfast.labels.crf import dense_crf as pydensecrf
 from pplfast.labels.device_crf import DeviceLabeller, crf_terms, unary
+from pplfast.labels.presets import PRESETS
 from pplfast.labels.stream.refine import label_scores
 from pplfast.recipe import LabelConfig
 
@@ -68,6 +68,7 @@ def test_fast_filter_equals_the_definition():
     torch.testing.assert_close(filter_values(made, values), filter_plain(made, values))
 
 
+@pytest.mark.slow
 @interpreted
 @needs_interpreter
 @pytest.mark.parametrize("labels", [1, 3])

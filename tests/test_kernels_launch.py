@@ -40,6 +40,7 @@ def test_grids_fit_any_image(height, width):
         assert launch[0] < 2**31 and max(launch[1:], default=1) <= 65_535, (name, launch)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_new_sizes_compile_nothing_new():
     """Every image of a list has its own height and width: specialised on them, VOC's 178 sizes took 60 compilations."""

@@ -35,6 +35,7 @@ def operators():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(operators()))
 def test_opcheck(name):
     torch.library.opcheck(getattr(torch.ops.pplfast, name).default, operators()[name])
@@ -95,6 +96,7 @@ def test_backend_is_automatic_and_can_be_forced():
     assert not backend.use_triton(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value, code, text", [("plain", 0, "forced"), ("cuda", 1, "must be plain or triton")])
 def test_environment_forces_a_backend(value, code, text):
     program = "from pplfast.kernels import backend; print(backend.describe()[0])"

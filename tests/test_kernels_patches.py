@@ -23,6 +23,7 @@ def compare(name, fast, plain, x):
     assert_same(found, gradient(plain, x), x.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(problem=problems)
@@ -38,6 +39,7 @@ def test_split_and_merge(name, problem):
     assert torch.equal(merged, patch_merge_plain(patches, grid, *size)) and torch.equal(merged, x + 9)
 
 
+@pytest.mark.slow
 @needs_interpreter
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", BACKENDS)
@@ -53,6 +55,7 @@ def test_pool(name, mode, problem):
     compare(name, partial(patch_pool, **size, **tail), partial(patch_pool_plain, **size, **tail), patches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 def test_half_precision(name):
     x, scale, shift = EXAMPLE.tensors(torch.float16)
@@ -88,6 +91,7 @@ def test_padding_of_the_activated_patches_is_what_a_block_sees():
     torch.testing.assert_close(activated[-1, :, -1, -1], shift.relu())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 def test_one_output_alone(name):
     """Gradients arrive for one of two outputs only: the other one's is absent, not zero."""
@@ -100,6 +104,7 @@ def test_one_output_alone(name):
                 patch_split_plain(x, 3, 2))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_gradcheck():
     x, scale, shift = Problem(1, 2, 5, 3, 2, 2, "relu", True, True, 3).tensors(torch.float64)
     x, patches = x.requires_grad_(), patch_split_plain(x, 2, 2).detach().requires_grad_()

@@ -40,6 +40,7 @@ def test_powers_as_chebyshev_series(steps):
     assert steps != 256 or len(weights) - 1 == 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 @tiny
 @given(
@@ -59,6 +60,7 @@ def test_backends_equal_the_definition(name, batch, count, height, width, steps,
     assert found.min() >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 def test_over_several_blocks(name):
     x, edge = problem(1, 2, 13, 23)

@@ -22,7 +22,7 @@ from pplfast.files import load_npy_dict
 from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.stream.status import resident_bytes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 SINGLE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -210,7 +210,7 @@ def test_all_outputs_device_crf_and_unsure(clean, tmp_path):
         (["--memory", "0.1"], "--memory 0.1: must be 0.25 GiB or more"),
         (["--jobs", "0"], "--jobs 0: must be 1 or more"),
         (["--crf", "dense"], "CRF preset 'dense': must be one of"),
-        (["--model", "nowhere"], "nowhere: neither a training folder"),
+        (["--model", "nowhere"], "nowhere: no such folder"),
         (["--value", "1.5"], "background threshold 1.5"),
     ],
 )

@@ -11,9 +11,10 @@ import pytest
 from pydensecrf.utils import unary_from_labels
 
 from pplfast.errors import UserError
-from pplfast.labels.background import add_background, check_background, to_probabilities
-from pplfast.labels.crf import PRESETS, check_crf, dense_crf, dense_crf_each
+from pplfast.labels.background import add_background, to_probabilities
+from pplfast.labels.crf import dense_crf, dense_crf_each
 from pplfast.labels.pool import map_unordered
+from pplfast.labels.presets import PRESETS, check_background, check_crf
 
 RNG = np.random.default_rng(3)
 IMAGE = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)
@@ -90,6 +91,7 @@ def test_single_channel_and_wrong_input():
     assert all(preset.iterations == 10 for preset in PRESETS.values())
 
 
+@pytest.mark.slow
 def test_pool_equals_sequential_and_raises_what_the_work_raises():
     tasks = list(range(11))
     work = partial(pow, 3)
@@ -100,11 +102,13 @@ def test_pool_equals_sequential_and_raises_what_the_work_raises():
         list(map_unordered(work, tasks, 0))
 
 
+@pytest.mark.slow
 def test_a_dying_worker_is_an_error_for_the_user():
     with pytest.raises(UserError, match="a worker process died"):
         list(map_unordered(os._exit, [3, 3], 2))
 
 
+@pytest.mark.slow
 def test_workers_start_without_torch():
     code = "import sys, pplfast.labels.pseudo, pplfast.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -57,6 +57,7 @@ def test_crf_result_is_the_argmax_of_its_marginals(small):
     np.testing.assert_array_equal(np.array(Image.open(out / "im1.png")), np.array([0, 8, 15])[marginals.argmax(0)])
 
 
+@pytest.mark.slow
 def test_pool_equals_sequential_and_resume_keeps_what_is_there(small, tmp_path):
     dataset, cams, out = small
     generate_labels(cams, dataset, WITH_CRF, out, jobs=1)
@@ -69,6 +70,7 @@ def test_pool_equals_sequential_and_resume_keeps_what_is_there(small, tmp_path):
     assert (out / "im0.png").stat().st_mtime_ns == before and read_all(out) == read_all(tmp_path / "pool")
 
 
+@pytest.mark.slow
 def test_a_bad_image_is_noted_and_the_rest_goes_on(small):
     dataset, cams, out = small
     dataset.images[1].write_bytes(b"no image")
@@ -197,6 +199,7 @@ def wait_for_end_of_group(group, seconds):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_interrupt_ends_command_and_workers_and_resume_completes(voc_root, tmp_path):
     data, cams, out = voc_root
     names = [f"copy{number}" for number in range(2000)]  # 200 were done before the signal came, once

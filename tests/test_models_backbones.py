@@ -12,7 +12,7 @@ from PIL import Image
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.models.layers import Conv, FrozenBatchNorm
-from pplfast.models.registry import NAMES, _build
+from pplfast.models.registry import KNOWN, NAMES
 
 FAMILIES = ("efficientnet_lite0", "resnet50", "wrn38")
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -21,7 +21,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 def on_meta(name, output_stride=None):
     """Names and shapes without memory, and without drawing weights."""
     with torch.device("meta"), patch.object(Conv, "reset_parameters"):
-        return _build(name, output_stride)
+        return KNOWN[name](16 if output_stride is None else output_stride)
 
 
 def small(name, monkeypatch, output_stride=16):
@@ -103,6 +103,7 @@ def test_efficientnet_lite0_loads_every_tensor_of_its_package():
     assert [len(backbone.block_modules(i)) for i in range(1, 8)] == [1, 2, 2, 3, 3, 4, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "output_stride"),
     [
@@ -135,6 +136,7 @@ def test_values_and_gradients_equal_plain_pytorch(name, output_stride, monkeypat
         torch.testing.assert_close(backbone.run(x, 0, len(backbone.specs)), expected.detach(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("size", ((33, 47), (64, 40)))
 def test_specs_tell_channels_and_sizes_of_every_block(name, size, monkeypatch):
@@ -182,6 +184,7 @@ def test_a_given_activation_replaces_the_blocks_own(monkeypatch):
         other.run(torch.randn(1, 6, 8, 8), 1, 2, activated=torch.randn(1, 6, 8, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frozen_blocks_get_no_gradient_and_keep_no_activations(name, monkeypatch):
     backbone, _ = small(name, monkeypatch)
@@ -209,6 +212,7 @@ def test_usual_numbers_of_frozen_blocks():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_batch_norm_is_never_trained(name, monkeypatch):
     backbone, _ = small(name, monkeypatch)

@@ -2,16 +2,12 @@
 
 import pytest
 import torch
-from models_reference import tiny_efficientnet, tiny_resnet, tiny_wideresnet
+from models_reference import TINY
 
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 
-TINY = {
-    "efficientnet_lite0": (tiny_efficientnet, "group3"),
-    "resnet50": (tiny_resnet, "layer2"),
-    "wrn38": (tiny_wideresnet, "b3_2"),
-}
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -1,16 +1,21 @@
 """The public names, and the wheel: it has all that it needs outside the checkout."""
 
+import ast
+import inspect
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import pplfast
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,12 +26,57 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", [name for name in pplfast.__all__ if name != "__version__"])
+NAMES = [name for name in pplfast.__all__ if name != "__version__"]
+# What a program of a user needs: settings, the three networks' training and loading, each step, the jobs, own parts.
+NEEDED = """Recipe load_recipe recipe_from_dict recipe_to_dict StageConfig OptimConfig SegmentationConfig
+    DataConfig Dataset open_dataset train_classifier train_boundaries train_segmentation TrainOptions load_classifier
+    load_boundaries load_segmentation generate_cams load_cam walk_cams generate_labels generate_affinity_labels
+    segment_images label_dataset JobConfig evaluate_cams evaluate_labels write_report run_chain RunConfig image_maps
+    image_labels load_labeller register_backbone register_pooling register_loss Backbone BlockSpec UserError"""
+
+
+def public_functions(value: object) -> list[tuple[str, Callable[..., object]]]:
+    """A function itself; of a class its own public methods and properties, and its constructor."""
+    if not isinstance(value, type):
+        return [(value.__name__, value)]
+    members = {name: getattr(member, "fget", None) or member for name, member in vars(value).items()}
+    return [
+        (name, member)
+        for name, member in members.items()
+        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_"))
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_public_names_are_what_they_say(name):
     value = getattr(pplfast, name)
     module, attribute = pplfast._PUBLIC[name]
     assert callable(value) and value is getattr(sys.modules[module], attribute)
-    assert value.__doc__
+    text = value.__doc__
+    assert text and not text.startswith(f"{name}("), "no docstring but a dataclass's own"
+    for method, function in public_functions(value):
+        signature = inspect.signature(function)
+        bare = [key for key, part in signature.parameters.items() if part.annotation is part.empty and key != "self"]
+        assert not bare and signature.return_annotation is not signature.empty, f"{method}: {bare} or its result"
+        if method != "__init__":
+            assert inspect.getdoc(function if not isinstance(value, type) else getattr(value, method)), method
+
+
+def test_the_types_of_public_names_are_declared_as_they_are_found():
+    """What a type checker reads of pplfast/__init__.py names the same modules as the table that imports them."""
+    tree = ast.parse(Path(pplfast.__file__).read_text(encoding="utf-8"))
+    [guarded] = [node for node in tree.body if isinstance(node, ast.If)]
+    declared = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert declared == pplfast._PUBLIC
+
+
+def test_a_program_finds_what_it_needs():
+    assert set(NEEDED.split()) <= set(NAMES)
 
 
 def test_public_names_are_listed_once_and_others_are_refused():

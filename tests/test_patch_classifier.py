@@ -52,6 +52,7 @@ def assert_equals_definition(model, size=SIZE):
     torch.testing.assert_close(model.maps(images).double(), expected_maps, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", (1, 2, 3, 4))
 @pytest.mark.parametrize("position", (1, 2, 3, 4))
 @pytest.mark.parametrize("family", FAMILIES)
@@ -61,6 +62,7 @@ def test_progressive_equals_definition(family, position, grid):
     assert_equals_definition(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stages",
     (
@@ -77,6 +79,7 @@ def test_explicit_equals_definition(family, stages):
     assert_equals_definition(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_patches_equals_definition(family):
     assert_equals_definition(make_model(family, "plain"))
@@ -95,6 +98,7 @@ def test_dropout_drops_whole_channels_as_the_definition_does():
     assert torch.equal(model.eval()(images), model(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_patch_equals_the_global_branch(family):
     """K = 1 on a size that needs no padding: the patched branch is the global one."""
@@ -170,6 +174,7 @@ def test_stages_that_cannot_be():
         make_model("effnet", "explicit", branches=2)(make_batch()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode, names", (("progressive", ["group3"]), ("explicit", ["group2", "group4"])))
 def test_efficientnet_equals_definition(mode, names, one_thread):
     backbone, _ = create("efficientnet_lite0", weights="none")

@@ -21,9 +21,11 @@ from pplfast.benchmarks.reference.walk import line_cells
 from pplfast.cli import main
 from pplfast.data import sampling
 from pplfast.data.classes import IGNORE, ClassList
+from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
+from pplfast.evaluate import submission
 from pplfast.labels.affinity import confident_labels
 from pplfast.labels.camfile import Cam
 from pplfast.models import create
@@ -269,13 +271,23 @@ def test_a_submission_that_the_server_would_refuse(voc_like, tmp_path, capsys, d
     assert message in error and error.count("\n") == 1 and not out.exists()
 
 
+def test_an_archive_whose_entry_is_no_file(voc_like, tmp_path):
+    path = tmp_path / "results.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo(f"{submission.FOLDER}/photo0.png")
+        entry.type = tarfile.DIRTYPE
+        archive.addfile(entry)
+    with pytest.raises(UserError, match=r"photo0\.png is not a file there"):
+        submission.check_submission(path, open_dataset(DataConfig(str(voc_like), "test", labels="none")))
+
+
 @pytest.mark.parametrize("arguments, message", [
-    (("refine", "train", "--model", "x", "--pngs", "y", "--recipe", "demo"), "no [affinity] table"),
+    (("refine", "train", "--model", "x", "--pngs", "y", "--recipe", "demo"), "x: no such folder; give --model"),
     (("segment", "train", "--pngs", "y", "--recipe", "demo"), "no [segmentation] table"),
     (("segment", "train", "--pngs", "nowhere", "--recipe", "own-images"), "nowhere: holds no label of"),
     (("refine", "walk", "--model", "x", "--cams", "y", "--radius", "1"), "--radius 1"),
-    (("refine", "walk", "--model", "nowhere", "--cams", "y"), "holds no boundary.json"),
-    (("segment", "test", "--model", "nowhere"), "holds no segmentation.json"),
+    (("refine", "walk", "--model", "nowhere", "--cams", "y"), "nowhere: no such folder"),
+    (("segment", "test", "--model", "."), "holds no segmentation.json"),
     (("segment", "test", "--model", "nowhere", "--crf", "x"), "CRF preset 'x'"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(masked, tmp_path, capsys, arguments, message):
@@ -287,6 +299,7 @@ def test_mistakes_are_one_line(masked, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_cost_counts_what_a_training_step_does():
     """Against the operations of a whole step on the meta device."""
     recipe = load_recipe("voc-lite0")
@@ -312,6 +325,7 @@ def test_cost_counts_what_a_training_step_does():
     ]
 
 
+@pytest.mark.slow
 def test_every_preset_with_a_cost_states_the_computed_one():
     for name in preset_names():
         text = resources.files("pplfast.recipes").joinpath(f"{name}.toml").read_text()

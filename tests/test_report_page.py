@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pplfast.labels.camfile import Cam, save_cam, stored_size
 from pplfast.report import write_report
 from pplfast.report.charts import Series, line_chart, smooth, ticks
 from pplfast.report.gallery import choose
+from pplfast.report.images import display_palette, labels_over
 
 CLASSES = "cat=8,dog=12"
 
@@ -93,6 +95,7 @@ def make_run(folder: Path, config: DataConfig, dataset: Dataset, variants: dict[
             "label_before_crf_miou": before.miou,
             "label_miou": after.miou,
             "background": f"threshold {cams.threshold:g}",
+            "crf": "probabilities",
             "seconds": {"train": 63.0, "cams": 12.5, "labels_crf": 4000.0},
             "images_per_second": {"train": 20.0, "cams": 5.0},
         }
@@ -168,12 +171,85 @@ def test_without_masks_the_page_says_so(tmp_path):
     for key in ("cam_miou", "cam_threshold", "label_before_crf_miou", "label_miou"):
         summary["ppl"][key] = None
     summary["data"]["val"]["scored"] = 0
+    facts = {"images": 60, "foreground": 78.0, "almost_all": 21, "declared": 80, "empty": 3, "absent": 4.0}
+    unlabelled = facts | {"almost_all": 0, "declared": None, "empty": None, "absent": None}
+    summary["ppl"]["without_masks"] = {"labels_walk": facts, "predictions": unlabelled}
+    summary["warnings"] = ["ppl: 21 of 60 are <all> foreground"]
     write_json(tmp_path / "run" / "summary.json", summary)
     for path in (tmp_path / "run" / "ppl").glob("eval_*.json"):
         path.unlink()
     text = write_report(tmp_path / "run").read_text()
-    assert "no masks to score against" in text and "not scored" in text and "<figcaption>truth" not in text
+    assert "no masks to score against" in text and "<figcaption>truth" not in text
+    assert "not scored" not in text and "<h2>Results" not in text and "mIoU" not in text
+    assert "21 of 60 are &lt;all&gt; foreground" in text and ">labels after the random walk</td>" in text
+    assert re.findall(r'<td class="bad">([^<]*)', text) == ["21 of 60"] and "<td>3 of 80</td><td>4.0 %</td>" in text
+    assert text.count("<td>no image labels</td>") == 2
     Page(text)
+
+
+def test_the_gallery_shows_every_label_that_the_run_made(finished, tmp_path):
+    run, _, dataset = finished
+    shutil.copytree(run, tmp_path / "run")
+    name = dataset.ids[choose(dataset, 1)[0]]
+    for folder in ("labels_walk", "predictions"):
+        (tmp_path / "run" / "ppl" / folder).mkdir()
+        shutil.copy(run / "ppl" / "labels" / f"{name}.png", tmp_path / "run" / "ppl" / folder / f"{name}.png")
+    text = write_report(tmp_path / "run", images=1).read_text()
+    captions = re.findall(r"<figcaption>((?:labels|segm)[^<]*)", text)
+    assert captions[:2] == ["labels without CRF", "labels after the CRF"]  # of plain
+    assert captions[4:] == ["labels after the random walk", "segmentation network"]
+
+
+def test_each_figure_has_the_name_of_its_step(finished, tmp_path):
+    run, _, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    summary["ppl"] |= {"walk_label_miou": 91.25, "segmentation_miou": 93.75}
+    write_json(tmp_path / "run" / "summary.json", summary)
+    write_json(tmp_path / "run" / "ppl" / "eval_label_walk.json", json.loads((run / "ppl/eval_label.json").read_text()))
+    text = write_report(tmp_path / "run", images=1).read_text()
+    heads = re.findall(r"<th>mIoU of the ([^<]*)", text)
+    assert heads == [
+        "CAMs", "labels without CRF", "labels after the CRF", "labels after the random walk", "segmentation network",
+    ]  # fmt: skip
+    assert "final" not in text and "<b>93.8</b><span>mIoU of the segmentation network" in text
+    heads = re.findall(r"</span>ppl</span><br>([^<]*)</th>", text)
+    assert heads == ["CAMs", "after CRF", "after walk"]
+
+
+def test_without_crf_no_figure_claims_one(finished, tmp_path):
+    run, _, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    for name in ("plain", "ppl"):
+        summary[name]["crf"] = "none"
+        (tmp_path / "run" / name / "eval_label_crf.json").unlink()
+    write_json(tmp_path / "run" / "summary.json", summary)
+    text = write_report(tmp_path / "run", images=1).read_text().split("<h2>Examples")[0]
+    assert "after the CRF" not in text and "after CRF" not in text
+    assert "<span>mIoU of the labels without CRF" in text
+
+
+def test_every_table_can_scroll_and_every_chart_keeps_its_type(finished):
+    text = write_report(finished[0], images=1).read_text()
+    assert text.count("<table") == text.count('<div class="scroll" tabindex="0"><table') >= 4
+    assert text.count("<svg") == text.count('<div class="plot"><svg') == 2
+
+
+def test_colours_shown_are_light_enough_and_differ():
+    colours = display_palette()[1:21].astype(float)
+    assert (colours @ [0.299, 0.587, 0.114]).min() > 58  # VOC's navy has 15
+    distances = np.abs(colours[:, None] - colours[None]).sum(-1)[~np.eye(20, dtype=bool)]
+    assert distances.min() >= 50
+    assert display_palette()[0].tolist() == [0, 0, 0]
+
+
+def test_labels_are_drawn_with_their_border():
+    labels = np.zeros((6, 6), np.uint8)
+    labels[1:5, 1:5] = 4
+    pixels = labels_over(np.full((6, 6, 3), 100, np.uint8), labels)
+    white = (pixels == 255).all(-1)
+    assert white.sum() == 12 and not white[2:4, 2:4].any() and white[1, 1:5].all()
 
 
 def test_a_missing_image_is_named_and_the_rest_is_shown(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,18 @@ import torch
 from pplfast.data.dataset import DataConfig
 from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.errors import UserError
-from pplfast.recipe import AugmentConfig, CamConfig, LabelConfig, OptimConfig, Recipe, StageConfig
-from pplfast.run import RunConfig, run, run_seeds, seeds_table, summary_table, with_default_lists
+from pplfast.recipe import (
+    AugmentConfig,
+    CamConfig,
+    LabelConfig,
+    OptimConfig,
+    Recipe,
+    SegmentationConfig,
+    StageConfig,
+)
+from pplfast.run import RunConfig, run, run_seeds, seeds_closing, with_default_lists
+from pplfast.run.facts import facts_summary
+from pplfast.run.table import closing, facts_table, label_folders, seeds_table, summary_table
 from pplfast.train import TrainOptions
 
 RECIPE = Recipe(
@@ -25,7 +36,7 @@ RECIPE = Recipe(
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +134,61 @@ def test_without_masks_nothing_is_scored_and_the_threshold_is_said(finished, dat
     assert not list(out.glob("ppl/eval*"))  # the scores of the earlier run with masks are gone
     assert "nothing scored" in summary_table(summary)
     assert "no masks to score against" in (out / "report.html").read_text()
+    facts = summary["ppl"]["without_masks"]["labels_crf"]
+    assert (facts["images"], facts["absent"]) == (4, 0.0) and 0 < facts["foreground"] < 100
+    assert facts == json.loads((out / "ppl" / "facts_label_crf.json").read_text()) | {"warnings": facts["warnings"]}
+    unscored = dataclasses.replace(config, train=train, val=val, out=out, variants=("ppl",))
+    assert again(unscored) == (summary, ["report"])  # what was counted is not counted again
+    again(config, out=out, variants=("ppl",))
+    assert not list(out.glob("ppl/facts*")) and list(out.glob("ppl/eval*"))  # and back
+
+
+def test_figures_are_named_by_what_they_are_and_columns_without_any_are_left_out(finished):
+    _, summary = finished
+    head = summary_table(summary).splitlines()[0]
+    assert re.split(r"  +", head) == [
+        "variant", "CAM mIoU", "labels, no CRF", "labels, CRF", "background", "train", "CAMs", "labels",
+    ]  # fmt: skip
+    bare = {**summary, "data": {**summary["data"], "val": {"list": "photos", "images": 4, "scored": 0}}}
+    for variant in ("plain", "ppl"):
+        bare[variant] = summary[variant] | dict.fromkeys(("cam_miou", "label_before_crf_miou", "label_miou"))
+    plain = {**summary, "plain": summary["plain"] | {"crf": "none"}, "ppl": summary["ppl"] | {"crf": "none"}}
+    assert "labels, CRF" not in summary_table(plain)  # the figure of the labels is not shown twice under another name
+    text = summary_table(bare)
+    assert re.split(r"  +", text.splitlines()[0]) == ["variant", "background", "train", "CAMs", "labels"]
+    assert " - " not in text and "photos: 4 images, no masks, nothing scored" in text
+
+
+def test_the_end_of_a_run_names_the_label_folders_the_last_of_the_chain_first(finished, tmp_path):
+    _, summary = finished
+    for name in ("labels", "labels_crf", "labels_walk", "predictions"):
+        (tmp_path / "ppl" / name).mkdir(parents=True)
+    lines = label_folders(summary, tmp_path).splitlines()
+    assert [Path(line.split()[0]).name for line in lines[1:]] == ["predictions", "labels_walk", "labels_crf", "labels"]
+    text = closing({**summary, "warnings": ["ppl, labels: all wrong"]}, tmp_path)
+    assert "warning: ppl, labels: all wrong" in text and f"report: {tmp_path / 'report.html'}" in text
+
+
+FACTS = {
+    "source": "predictions", "dataset": "photos", "images": 60, "listed": 60, "foreground": 78.0, "almost_all": 21,
+    "declared": 80, "empty": 3, "absent": 30.1,
+}  # fmt: skip
+
+
+def test_facts_that_look_bad_become_warnings_with_their_remedy(finished):
+    _, summary = finished
+    recipe = dataclasses.replace(RECIPE, segmentation=SegmentationConfig(epochs=6, optim=OptimConfig(batch=8)))
+    values = {"train": {}, "facts_label_crf": FACTS | {"absent": 0.0}, "facts_segmentation": FACTS | {"almost_all": 0}}
+    parts = facts_summary(values, recipe, train_images=64)
+    assert list(parts) == ["labels_crf", "predictions"]
+    (crf,), (network,) = parts["labels_crf"]["warnings"], parts["predictions"]["warnings"]
+    assert crf.startswith("labels after the CRF: 21 of 60 images are foreground on over 90 %")
+    assert crf.endswith("the classifier had about 16: raise stages.0.epochs (docs/recipes.md)")  # 1 epoch, batches of 4
+    assert "30.1 % of the foreground is of classes that its image does not have (usual: at most 10 %)" in network
+    assert "the segmentation network had about 48: raise segmentation.epochs" in network
+    table = facts_table({"ppl": {**summary["ppl"], "without_masks": parts}})
+    assert "ppl, segmentation network" in table and "78.0 %" in table and "3 of 80" in table and "30.1 %" in table
+    assert facts_table(summary) == ""
 
 
 def test_default_lists_follow_the_layout(data, tmp_path):
@@ -185,7 +251,7 @@ def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
     def fake(one: RunConfig, say) -> dict:
         seen.append((one.out.name, one.recipe.seed))
         shift = float(one.recipe.seed)
-        return {"plain": {"cam_miou": 50 + shift, "label_before_crf_miou": 1.0, "label_miou": None}}
+        return {"plain": {"cam_miou": 50 + shift, "label_before_crf_miou": 1.0, "label_miou": None, "crf": "labels"}}
 
     monkeypatch.setattr("pplfast.run.seeds.run", fake)
     result = run_seeds(dataclasses.replace(config, out=tmp_path, variants=("plain",)), [0, 4], lambda line: None)
@@ -194,3 +260,16 @@ def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "summary.json").read_text()) == result
     table = seeds_table(result)
     assert "54.0" in table and "52.0" in table and "mean" in table
+    assert table.splitlines()[0].split("  ")[0] == "variant" and "labels, CRF" not in table  # no seed has a figure
+
+
+def test_seeds_end_with_their_warnings_and_folders(tmp_path):
+    (tmp_path / "seed3" / "ppl" / "labels_crf").mkdir(parents=True)
+    figures = {"cam_miou": None, "label_before_crf_miou": None, "label_miou": None, "crf": "none"}
+    part = {"ppl": figures, "warnings": ["ppl, labels after the CRF: empty"]}
+    result = {"seeds": [3, 4], "mean": {"ppl": figures}, "runs": {"seed3": part, "seed4": {**part, "warnings": []}}}
+    text = seeds_closing(result, tmp_path)
+    assert text.startswith("no masks, nothing scored")
+    assert "warning: seed3, ppl, labels after the CRF: empty" in text and "warning: seed4" not in text
+    assert f"{tmp_path}/seed3/ppl/labels_crf  labels after the CRF" in text and "so for the other seeds" in text
+    assert text.endswith(f"reports: {tmp_path}/seed3/report.html, {tmp_path}/seed4/report.html")

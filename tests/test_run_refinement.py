@@ -18,7 +18,8 @@ from pplfast.files import read_json
 from pplfast.labels.camfile import Cam, load_cam, save_cam
 from pplfast.labels.walk import walk_cams
 from pplfast.recipe import AugmentConfig, LabelConfig, ModelConfig, WalkConfig, recipe_from_dict
-from pplfast.run import RunConfig, chain_table, refinement, run, with_default_lists
+from pplfast.run import RunConfig, refinement, run, with_default_lists
+from pplfast.run.table import chain_table
 from pplfast.train import TrainOptions, trainer
 from pplfast.train.affinity import load_boundaries
 
@@ -37,7 +38,7 @@ RECIPE = recipe_from_dict(
     "test",
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_every_step_leaves_its_figures_and_files(finished):
         assert 0 < part[figure] < 100
     assert summary["data"]["test"]["list"] == summary["data"]["val"]["list"]
     table = chain_table(summary)
-    assert list(table.splitlines()[0].split()) == ["variant", "seed", "+CRF", "+walk", "segmentation"]
+    assert list(table.splitlines()[0].split()) == ["variant", "seed", "+walk", "segmentation"]  # no CRF here
     assert f"{part['segmentation_miou']:.1f}" in table
     values = np.unique(np.concatenate([read_mask(path).ravel() for path in (folder / "affinity_labels").glob("*.png")]))
     assert {0, 255} <= set(values.tolist())
@@ -164,6 +165,23 @@ def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):
     summary, done = again(config, recipe=plain)
     assert done == [] and chain_table(summary) == "" and "walk_miou" not in summary["ppl"]
     assert not (Path(config.out) / "ppl" / "walk").exists()  # it would be taken for this run's
+
+
+def test_without_masks_every_final_label_set_is_counted(finished, tmp_path):
+    config, _ = finished
+    again(config)
+    shutil.copytree(config.out, tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    for path in Path(config.val.root).iterdir():
+        if path.name != "SegmentationClass":
+            (tmp_path / "data" / path.name).symlink_to(path)
+    train, val = with_default_lists(DataConfig(str(tmp_path / "data")), None, None)
+    summary, done = again(config, train=train, val=val, out=tmp_path / "run")
+    counted = summary["ppl"]["without_masks"]
+    assert list(counted) == ["labels", "labels_walk", "predictions"]  # no CRF here
+    assert {"facts_label", "facts_label_walk", "facts_segmentation"} <= set(done) and "train" not in done
+    assert counted["labels_walk"]["absent"] == 0 and counted["predictions"]["absent"] is not None
+    assert chain_table(summary) == "" and "What the labels show" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_cut_off_steps_continue_and_end_the_same(finished, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from pplfast.models import create
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 
+pytestmark = pytest.mark.slow
+
 CUTS = {"wrn38": "b4_5", "resnet50": "layer3", "efficientnet_lite0": "group5"}
 LIMIT = 400
 

@@ -30,6 +30,7 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_the_last_are_kept_and_those_that_end_a_stage(tmp_path):
     checkpoints = CheckpointFolder(tmp_path, ONE_RANK, keep=2)
     save(checkpoints, (0, 2, False), (0, 4, False), (0, 6, False))

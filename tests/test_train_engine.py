@@ -32,6 +32,7 @@ class ReadValues(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", (0, 1, 2))
 @pytest.mark.parametrize("precision", ("fp32", "bf16"))
 def test_the_host_does_not_wait_for_the_device_in_a_step(zero, precision, monkeypatch):
@@ -60,6 +61,7 @@ def test_fused_sgd_on_gpus_but_for_fp16():
         assert [group["fused"] for group in optimizer.param_groups] == [fused, fused]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", (0, 1, 2))
 def test_fused_sgd_trains_as_plain_sgd_also_when_restored(zero, monkeypatch):
     """torch has the same fused update for CPUs."""
@@ -100,6 +102,7 @@ def test_restored_momentum_has_the_strides_of_its_parameter():
     assert momentum.stride() == model.weight.stride() and torch.equal(momentum, saved.tensors[MOMENTUM + "weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*[Dd]istutils")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on the CPU")
 @pytest.mark.parametrize("zero", (0, 2))

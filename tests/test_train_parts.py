@@ -1,7 +1,6 @@
 """Schedules, plans, logs and refusals, without training."""
 
 import argparse
-import json
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -21,7 +20,6 @@ from pplfast.recipe import OptimConfig
 from pplfast.train import trainer
 from pplfast.train.engine import check_compile, check_precision, micro_batch
 from pplfast.train.identity import claim_folder, describe
-from pplfast.train.log import TrainLog
 from pplfast.train.model_file import load_classifier
 from pplfast.train.plan import plan_stages
 from pplfast.train.ranks import Ranks
@@ -59,7 +57,17 @@ def test_cudnn_tries_algorithms_only_while_training(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, expected",
     (
-        ([], {"checkpoint_every": None, "checkpoint_seconds": 300.0, "compile": ""}),
+        (
+            [],
+            {
+                "checkpoint_every": None,
+                "checkpoint_seconds": 300.0,
+                "compile": "",
+                "loggers": ("jsonl", "tensorboard"),
+                "profile": 0,
+            },
+        ),
+        (["--logger", "wandb,jsonl", "--profile", "7"], {"loggers": ("wandb", "jsonl"), "profile": 7}),
         (["--checkpoint-every", "7", "--compile"], {"checkpoint_every": 7, "compile": "default"}),
         (
             ["--checkpoint-seconds", "9.5", "--compile", "reduce-overhead"],
@@ -149,19 +157,6 @@ def test_batches_that_cannot_be_divided():
     check_compile("reduce-overhead", OptimConfig())
 
 
-def test_log_of_a_resumed_run_continues_after_the_checkpoint(tmp_path, capsys):
-    lines = [json.dumps({"iteration": step, "loss": 1.0}) for step in (1, 2, 3, 4)]
-    (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"iteration": 5, "lo', encoding="utf-8")
-    log = TrainLog(tmp_path, step=2, total=10)
-    log.write({"stage": 1, "iteration": 3, "loss": 0.5, "lr": 0.1, "images_per_s": 2.0})
-    log.show(10, "stage 1/1", 0.5, 2.0)
-    log.close()
-    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [(entry["iteration"], entry["loss"]) for entry in entries] == [(1, 1.0), (2, 1.0), (3, 0.5)]
-    assert "stage 1/1: step 10/10, loss 0.5000, 2.0 images/s" in capsys.readouterr().err
-    assert list((tmp_path / "tb").glob("events.*"))
-
-
 def test_a_folder_belongs_to_one_run(tmp_path):
     dataset = open_images(write_images(tmp_path / "data"))
     recipe, out = make_recipe(), tmp_path / "out"
@@ -216,6 +211,8 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
         (["--labels", "none"], "no image labels"),
         (["--recipe", "no_such"], "no_such"),
         (["--log-every", "0"], "--log-every 0"),
+        (["--profile", "0"], "--profile 0: must be 1 or more"),
+        (["--logger", "jsonl,wand"], "--logger wand: choose from jsonl, tensorboard, wandb, mlflow"),
         (["--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0: must be above 0"),
     ):
         assert main(base + arguments) == 2, arguments

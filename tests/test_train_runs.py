@@ -25,6 +25,8 @@ from pplfast.patch.classifier import PatchClassifier
 from pplfast.train import TrainOptions, checkpoint, load_classifier, loss, read_info, step, train
 from pplfast.train.checkpoint import CheckpointFolder
 
+pytestmark = pytest.mark.slow
+
 EVERY_STEP = TrainOptions(threads=1, log_every=1, checkpoint_every=2)
 
 
@@ -306,7 +308,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch)
     """One image of step 3 gives NaN: its id, the batch, the step and the last good checkpoint are named."""
     calls = []
 
-    def poisoned(logits, labels, weights, plain=loss.image_losses):
+    def poisoned(logits, labels, weights, each, plain=loss.image_losses):
         calls.append(1)
         losses = plain(logits, labels, weights)
         return losses * torch.tensor([1.0, float("nan")] + [1.0] * (len(losses) - 2)) if len(calls) == 3 else losses

@@ -18,6 +18,8 @@ from pplfast.train.state import (
     restore_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Tiny(nn.Module):
     def __init__(self) -> None:

@@ -5,8 +5,9 @@ benchmarks measure against it and the tests check against it. It is meant to be 
 made slower than a careful author of such a repository would write it.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from pplfast.benchmarks.reference.backbone import ReferenceBackbone
 from pplfast.benchmarks.reference.classifier import ReferenceClassifier, merge_patches, split_patches
 from pplfast.benchmarks.reference.efficientnet import EfficientNetLite0
 from pplfast.benchmarks.reference.resnet import ResNet
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def create_backbone(name: str, output_stride: int = 16) -> EfficientNetLite0 | ResNet | WideResNet38:
+def create_backbone(name: str, output_stride: int = 16) -> ReferenceBackbone:
     """The backbone of that name with torch's random weights; `output_stride` concerns EfficientNet-Lite0 alone."""
     if name == "efficientnet_lite0":
         return EfficientNetLite0(output_stride)
@@ -35,7 +36,7 @@ def create_backbone(name: str, output_stride: int = 16) -> EfficientNetLite0 | R
     raise ValueError(f"no reference backbone named {name!r}")
 
 
-def load_published(backbone: nn.Module, state: dict[str, Tensor]) -> None:
+def load_published(backbone: ReferenceBackbone, state: dict[str, Tensor]) -> None:
     """Load a state dict with the published names; every tensor but BN's step counter must be there, and no other."""
     missing, unexpected = backbone.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith(".num_batches_tracked")]

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+
+from pplfast.benchmarks.reference.classifier import ReferenceClassifier
 
 
 def load_scales(path: str, scales: Sequence[float], mean: Sequence[float], std: Sequence[float]) -> list[Tensor]:
@@ -16,14 +19,16 @@ def load_scales(path: str, scales: Sequence[float], mean: Sequence[float], std: 
     pairs = []
     for scale in scales:
         size = round(image.width * scale), round(image.height * scale)
-        pixels = (np.asarray(image.resize(size, Image.BICUBIC), np.float32) - mean_3) / std_3
+        pixels = (np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32) - mean_3) / std_3
         pair = np.stack([pixels, pixels[:, ::-1]]).transpose(0, 3, 1, 2)
         pairs.append(torch.from_numpy(np.ascontiguousarray(pair)))
     return pairs
 
 
 @torch.no_grad()
-def image_cam(model: nn.Module, pairs: list[Tensor], height: int, width: int, classes: Sequence[int]) -> Tensor:
+def image_cam(
+    model: ReferenceClassifier, pairs: list[Tensor], height: int, width: int, classes: Sequence[int]
+) -> Tensor:
     """CAMs of one image (classes, height, width) in 0..1: map + unflipped map, summed over scales, by its maximum.
 
     `pairs`: per scale the image and its mirror image, (2, 3, h, w).
@@ -37,7 +42,7 @@ def image_cam(model: nn.Module, pairs: list[Tensor], height: int, width: int, cl
     return total / (F.adaptive_max_pool2d(total, 1) + 1e-5)
 
 
-def dense_crf(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def dense_crf(image: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Label per pixel (H, W) after 10 mean-field steps; image uint8 (H, W, 3), probabilities float32 (L, H, W)."""
     import pydensecrf.densecrf as densecrf
 
@@ -50,7 +55,7 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.asarray(crf.inference(10)).reshape(labels, height, width).argmax(0).astype(np.uint8)
 
 
-def image_label(path: str, cam: Tensor, classes: Sequence[int], threshold: float) -> np.ndarray:
+def image_label(path: str, cam: Tensor, classes: Sequence[int], threshold: float) -> npt.NDArray[np.uint8]:
     """Pseudo label (H, W) of class ids, 0 background, from one image's CAMs (present classes, H, W)."""
     scores = np.concatenate([np.full((1, *cam.shape[1:]), threshold, np.float32), cam.cpu().numpy()])
     labels = dense_crf(np.array(Image.open(path).convert("RGB")), scores / scores.sum(0, keepdims=True))

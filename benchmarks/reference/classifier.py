@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pplfast.benchmarks.reference.backbone import ReferenceBackbone
+
 
 def split_patches(x: Tensor, grid: int, stride: int) -> Tensor:
     """Cut (B, C, H, W) into grid x grid patches and stack them on the batch axis, patch by patch.
@@ -35,7 +37,7 @@ class ReferenceClassifier(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: ReferenceBackbone,
         classes: int,
         stages: list[tuple[int, int]],
         explicit: bool = False,

@@ -4,19 +4,20 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
-class TrainImages(Dataset):
+class TrainImages(Dataset[tuple[Tensor, Tensor]]):
     """Item: normalised float32 (3, crop, crop) and the image labels; zero padding comes after normalisation."""
 
     def __init__(
         self,
         paths: Sequence[str],
-        labels: np.ndarray,
+        labels: npt.NDArray[np.uint8],
         crop: int,
         resize_long: tuple[int, int],
         mean: Sequence[float],
@@ -33,14 +34,14 @@ class TrainImages(Dataset):
         image = Image.open(self.paths[index]).convert("RGB")
         scale = random.randint(*self.resize_long) / max(image.size)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        pixels = np.asarray(image.resize(size, Image.BILINEAR))
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
         if random.random() < self.flip:
             pixels = pixels[:, ::-1]
         pixels = (pixels.astype(np.float32) - self.mean) / self.std
         container = self._random_crop(pixels)
         return torch.from_numpy(container.transpose(2, 0, 1).copy()), torch.from_numpy(self.labels[index])
 
-    def _random_crop(self, pixels: np.ndarray) -> np.ndarray:
+    def _random_crop(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         container = np.zeros((self.crop, self.crop, 3), np.float32)
         source, target = [], []
         for size in pixels.shape[:2]:
@@ -53,7 +54,9 @@ class TrainImages(Dataset):
         return container
 
 
-def train_loader(dataset: TrainImages, batch_size: int, workers: int = 2, drop_last: bool = True) -> DataLoader:
+def train_loader(
+    dataset: TrainImages, batch_size: int, workers: int = 2, drop_last: bool = True
+) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(
         dataset,
         batch_size,

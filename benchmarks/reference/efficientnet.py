@@ -5,6 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pplfast.benchmarks.reference.backbone import ReferenceBackbone
+
 # (blocks, kernel, stride of the first block, expansion, output channels) of groups 1..7
 GROUPS = (
     (1, 3, 1, 1, 16),
@@ -52,7 +54,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(ReferenceBackbone):
     """Blocks `stem`, `group1` .. `group7`, `head`; the features are those after the head's ReLU6, 1280 channels."""
 
     names = ("stem", *(f"group{i}" for i in range(1, 8)), "head")

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pplfast.benchmarks.reference.backbone import ReferenceBackbone
+
 
 class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
@@ -22,7 +24,7 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
-class ResNet(nn.Module):
+class ResNet(ReferenceBackbone):
     """Blocks `stem` (with the max pooling) and every bottleneck, `layer1.0` .. `layer4.2`; 2048 channels."""
 
     channels = 2048
@@ -30,16 +32,17 @@ class ResNet(nn.Module):
     def __init__(self, counts: tuple[int, int, int, int]) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
-        self.names, self.strides = ["stem"], [4]
+        names, self.strides = ["stem"], [4]
         inputs = 64
         for i, (count, stride) in enumerate(zip(counts, (1, 2, 2, 1)), start=1):
             layer = nn.Sequential()
             for j in range(count):
                 layer.append(Bottleneck(inputs, 32 * 2**i, stride if j == 0 else 1))
                 inputs = 128 * 2**i
-                self.names.append(f"layer{i}.{j}")
+                names.append(f"layer{i}.{j}")
                 self.strides.append(stride if j == 0 else 1)
             setattr(self, f"layer{i}", layer)
+        self.names = names
 
     def _bottlenecks(self, first: int, last: int) -> list[nn.Module]:
         """Those among blocks first..last-1."""

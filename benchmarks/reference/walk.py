@@ -5,6 +5,7 @@ pixels closer than `radius` is 1 - the largest edge on the line between them; T 
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -15,7 +16,7 @@ def line_cells(dy: int, dx: int) -> list[tuple[int, int]]:
     return [(int(y), int(x)) for y, x, d in zip(ys.ravel(), xs.ravel(), distance.ravel(), strict=True) if d < 1 - 1e-9]
 
 
-def dense_transition(edge: np.ndarray, beta: float, radius: int) -> torch.Tensor:
+def dense_transition(edge: npt.NDArray[np.float32], beta: float, radius: int) -> torch.Tensor:
     """edge float (h, w) -> T float32 (N, N), columns summing to 1."""
     height, width = edge.shape
     count = height * width
@@ -38,8 +39,13 @@ def dense_transition(edge: np.ndarray, beta: float, radius: int) -> torch.Tensor
 
 
 def dense_walk(
-    maps: np.ndarray, edge: np.ndarray, squarings: int, beta: float = 10.0, radius: int = 5, device: str = "cpu"
-) -> np.ndarray:
+    maps: npt.NDArray[np.float32],
+    edge: npt.NDArray[np.float32],
+    squarings: int,
+    beta: float = 10.0,
+    radius: int = 5,
+    device: str = "cpu",
+) -> npt.NDArray[np.float32]:
     """maps float32 (n, h, w), edge (h, w) in [0, 1] -> (n, h, w): (maps * (1 - edge)) T^(2^squarings)."""
     transition = dense_transition(edge, beta, radius).to(device)
     for _ in range(squarings):

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pplfast.benchmarks.reference.backbone import ReferenceBackbone
+
 
 class Unit(nn.Module):
     """BN-ReLU-conv twice; the 1x1 shortcut, where there is one, acts on the tensor after BN-ReLU."""
@@ -51,7 +53,7 @@ class BottleneckUnit(nn.Module):
         return shortcut + y
 
 
-class WideResNet38(nn.Module):
+class WideResNet38(ReferenceBackbone):
     """Blocks `conv1a`, `b2` .. `b7`; the features are those after bn7 + ReLU, 4096 channels."""
 
     names = (

@@ -1,11 +1,12 @@
 """The `pplfast` command: picks the subcommand, and turns errors that the user can mend into one line."""
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
+from pplfast.cli.parser import CommandParser
 from pplfast.errors import UserError
 from pplfast.version import __version__
 
@@ -13,19 +14,35 @@ from pplfast.version import __version__
 # Only the module of the chosen command is imported, so that --help answers at once.
 COMMANDS = {
     "data": "make a demo data set, or check one",
+    "recipes": "the recipes that come with pplfast, and what is in them",
+    "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
     "train": "train a classifier: plain, progressive or explicit patch learning",
-    "cam": "class activation maps of a trained classifier",
-    "label": "pseudo labels of a data set, from a classifier or from CAM files",
-    "eval": "mIoU of CAMs (threshold sweep) or of label PNGs",
+    "cam": "class activation maps (CAMs) of a trained classifier",
+    "label": "label PNGs of a data set, from a classifier or from CAM files",
     "refine": "class boundaries, and the random walk of CAMs within them",
     "segment": "a segmentation network from label PNGs, and its labels",
-    "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
-    "submit": "the tar.gz for the PASCAL VOC evaluation server",
+    "eval": "scores: mIoU of CAMs (threshold sweep) or of label PNGs",
     "report": "one self-contained HTML file of a run",
-    "bench": "throughput against the plain PyTorch reference",
+    "submit": "the tar.gz for the PASCAL VOC evaluation server",
     "launch": "a command on several GPUs or hosts, started again after a failure",
+    "bench": "throughput against the plain PyTorch reference",
     "doctor": "versions, devices, and the backend that each part uses",
 }
+
+# These skip what is there already. Training continues with --resume, from its last checkpoint if it has one.
+CONTINUING = {f"pplfast {command}" for command in ("run", "cam", "label", "refine walk", "segment test")}
+
+
+def build_parser(chosen: str | None = None) -> CommandParser:
+    """The parser of the whole command line, or with the options of one command only, which is faster to make."""
+    parser = CommandParser(prog="pplfast", description="Pixel labels from image labels.")
+    parser.add_argument("--version", action="version", version=f"pplfast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if chosen is None or name == chosen:
+            importlib.import_module(f"pplfast.cli.{name}").configure(command)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,23 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     local_rank = _take_local_rank(arguments)
     # When a rank is lost, the others' connections to it fail: libtorch would print pages of C++ frames about each.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    parser = argparse.ArgumentParser(prog="pplfast", description="Pixel labels from image labels.")
-    parser.add_argument("--version", action="version", version=f"pplfast {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name == chosen:
-            importlib.import_module(f"pplfast.cli.{name}").configure(command)
-    args = parser.parse_args(arguments)
+    args = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
     args.local_rank = local_rank
     try:
-        return importlib.import_module(f"pplfast.cli.{args.command}").run(args)
+        return cast(int, importlib.import_module(f"pplfast.cli.{args.command}").run(args))
     except UserError as error:
-        print(f"pplfast {args.command}: error: {error}", file=sys.stderr)
+        print(f"{args.prog}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\npplfast {args.command}: interrupted", file=sys.stderr)
+        hint = "; the same command continues" if args.prog in CONTINUING else ""
+        print(f"\n{args.prog}: interrupted{hint}", file=sys.stderr)
         return 130
 
 

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from pplfast.data.dataset import DataConfig
+from pplfast.data.options import BRIEF, IN_FULL, OWN_CLASSES
 from pplfast.errors import UserError
-from pplfast.files import read_json
 
 BENCHES = {
     "kernels": "each kernel against eager code",
@@ -28,17 +27,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
             description=text[0].upper() + text[1:] + ". Values are checked "
             "first; what fails its check gets no times, and the exit code is 1.",
         )
-        bench.add_argument("--out", metavar="FILE.json", help="write the results there, and plots beside it (PNG)")
+        bench.add_argument(
+            "--out",
+            metavar="FILE.json",
+            help="write the results there, and plots (PNG) beside it (default: only printed)",
+        )
         bench.add_argument("--quick", action="store_true", help="few rounds: shows that it works, not how fast it is")
         bench.add_argument("--no-compile", action="store_true", help="tuned reference without torch.compile")
         bench.add_argument(
-            "--threads", type=int, default=0, metavar="N", help="of torch on the CPU (default: all cores)"
+            "--threads", type=int, default=0, metavar="N", help="CPU threads of torch (default: one per core)"
         )
-        images = bench.add_argument_group("images for loader, cam, label, walk (default: a demo set, made on the spot)")
-        images.add_argument("--data", metavar="ROOT", help="a folder in VOC layout, or a plain folder of JPEG images")
-        images.add_argument("--list", default="", metavar="NAME", help="a list by name, or a list file")
-        images.add_argument("--labels", default="auto", metavar="FILE", help="as in the other commands")
-        images.add_argument("--classes", default="", metavar="NAMES", help="as in the other commands")
+        images = bench.add_argument_group(
+            "data set", f"Images for loader, cam, label and walk, by the options of `{IN_FULL}`."
+        )
+        images.add_argument("--data", metavar="ROOT", help=f"{BRIEF['--data']} (default: a demo set, made on the spot)")
+        images.add_argument("--list", default="", metavar="NAME", help=BRIEF["--list"])
+        images.add_argument("--labels", default="auto", metavar="FILE", help=BRIEF["--labels"].format(default="auto"))
+        images.add_argument(
+            "--classes", default="", metavar="NAMES", help=BRIEF["--classes"].format(default=OWN_CLASSES)
+        )
     compare = actions.add_parser(
         "compare",
         help="what became slower between two results files",
@@ -55,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from pplfast.benchmarks.compare import compare
     from pplfast.benchmarks.results import check_schema
+    from pplfast.files import read_json
 
     before, after = (check_schema(read_json(path), path) for path in (args.before, args.after))
     regressions, notes = compare(before, after)
@@ -74,6 +82,9 @@ def _bench(args: argparse.Namespace) -> int:
         raise UserError(f"--out {args.out}: must end in .json")
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: must be 1 or more")
+
+    from pplfast.data.dataset import DataConfig
+
     data = DataConfig(args.data, args.list, args.labels, args.classes) if args.data else None
 
     from pplfast.benchmarks.suite import run_benches

@@ -2,20 +2,20 @@
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
-from pplfast.cli.recorded import say_settings, scale_changes, scales_text
-from pplfast.data.dataset import Dataset
-from pplfast.data.options import add_data_arguments, dataset_from_arguments
+from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
+from pplfast.cli.model import CLASSIFIER, OF_NETWORK, dataset_of_model, find_model
+from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
+from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
 from pplfast.recipe import CamConfig, part_from_dict
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
-    parser.add_argument(
-        "--model", required=True, metavar="PATH", help="the train folder of a run, or its classifier.safetensors"
-    )
+    add_data_arguments(parser, classes=OF_NETWORK)
+    parser.add_argument("--model", required=True, metavar="PATH", help=CLASSIFIER.help)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
     add_cam_arguments(parser)
     parser.add_argument(
@@ -23,39 +23,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write <id>.npy, the dict (keys, cam, high_res) that follow-up code reads",
     )
+    add_threads_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     changes = cam_changes(args)
-    dataset = dataset_from_arguments(args)
+    check_machine_arguments(args)
+    folder = find_model(args.model, CLASSIFIER)
+    dataset = dataset_of_model(args, folder, CLASSIFIER)
 
     import torch  # after the arguments and the data set, so that their errors come at once
 
     from pplfast.labels.cam import generate_cams
     from pplfast.train import load_classifier
 
-    check_classes(args.model, dataset)
-    config = cam_config(args.model, changes)
+    config = cam_config(folder, changes)
     say_settings(f"CAMs at {scales_text(config.scales, config.flip)}", bool(changes))
-    model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    outcome = generate_cams(model, dataset, config, args.out, npy=args.npy)
+    model = load_classifier(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    outcome = generate_cams(model, dataset, config, args.out, npy=args.npy, threads=use_threads(args))
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
 
 
-def add_cam_arguments(parser: argparse.ArgumentParser) -> None:
+def add_cam_arguments(parser: argparse._ActionsContainer) -> None:
     """How the maps are made: the options of `cam_changes`."""
+    add_scale_arguments(parser, "cam")
     parser.add_argument(
-        "--scales",
-        metavar="S,S",
-        help="image sizes relative to the original (default: those of the classifier's recipe)",
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images of one shape at a time (default: cam.batch of the network's recipe)",
     )
-    parser.add_argument("--no-flip", action="store_true", help="leave out the mirrored images")
-    parser.add_argument("--batch", type=int, metavar="N", help="images of one shape at a time (default: the recipe's)")
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
-        help="auto: bf16 where the device computes it natively, else fp32 (default: the recipe's)",
+        help="auto: bf16 where the device computes it natively, else fp32 "
+        "(default: cam.precision of the network's recipe)",
     )
 
 
@@ -71,20 +74,9 @@ def cam_changes(args: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def cam_config(model: str, changes: dict[str, Any]) -> CamConfig:
+def cam_config(model: Path, changes: dict[str, Any]) -> CamConfig:
     """As in the recipe that the classifier was trained by, but for the changes."""
     from pplfast.train import read_info
 
-    return dataclasses.replace(part_from_dict(CamConfig, read_info(model).recipe.get("cam", {}), model), **changes)
-
-
-def check_classes(model: str, dataset: Dataset) -> None:
-    """UserError where the data set's classes are not those that the classifier was trained for."""
-    from pplfast.train import read_info
-
-    trained = read_info(model).class_names
-    if trained != dataset.classes.names:
-        raise UserError(
-            f"{model}: was trained for the classes {', '.join(trained)}, not "
-            f"{', '.join(dataset.classes.names)}; give --classes as in training"
-        )
+    recorded = part_from_dict(CamConfig, read_info(model).recipe.get("cam", {}), str(model))
+    return dataclasses.replace(recorded, **changes)

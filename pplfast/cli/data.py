@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pplfast.data.check import check_dataset, format_report
-from pplfast.data.dataset import open_dataset
-from pplfast.data.demo import DemoConfig, make_demo
-from pplfast.data.options import add_data_arguments, config_from_arguments
+from pplfast.data.demo_config import DemoConfig
+from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.data.problems import Problem
-from pplfast.files import write_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Make a demo data set, or look at one of your own before anything is trained on it."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     check = actions.add_parser(
@@ -23,9 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Decode every image and mask. Exit code 2 when there are errors, 0 when "
         "there are at most warnings.",
     )
-    add_data_arguments(check)
-    check.add_argument("--json", metavar="FILE", help="write the report there as well")
-    check.set_defaults(action_function=_check)
+    add_data_arguments(check, shown=RARE, full=True)
+    check.add_argument("--json", metavar="FILE", help="write the report there too (default: only printed)")
 
     demo = actions.add_parser(
         "demo",
@@ -35,20 +32,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     default = DemoConfig()
     demo.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
-    demo.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
-    demo.add_argument("--train", type=int, default=default.train, metavar="N", help="images (default %(default)s)")
-    demo.add_argument("--val", type=int, default=default.val, metavar="N", help="images (default %(default)s)")
     demo.add_argument(
-        "--size", type=int, default=default.size, metavar="PIXELS", help="long side of the images (default %(default)s)"
+        "--seed", type=int, default=default.seed, metavar="N", help="of the scenes (default: %(default)s)"
     )
-    demo.set_defaults(action_function=_demo)
+    demo.add_argument(
+        "--train", type=int, default=default.train, metavar="N", help="training images (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--val", type=int, default=default.val, metavar="N", help="validation images (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--size",
+        type=int,
+        default=default.size,
+        metavar="PIXELS",
+        help="long side of the images (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    return args.action_function(args)
+    return _check(args) if args.action == "check" else _demo(args)
 
 
 def _check(args: argparse.Namespace) -> int:
+    from pplfast.data.check import check_dataset, format_report
+    from pplfast.data.dataset import open_dataset
+    from pplfast.files import write_json
+
     problems: list[Problem] = []
     dataset = open_dataset(config_from_arguments(args), problems)
     with _progress("checking", len(dataset)) as advance:
@@ -60,6 +70,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    from pplfast.data.demo import make_demo
+
     config = DemoConfig(seed=args.seed, train=args.train, val=args.val, size=args.size)
     with _progress("rendering", config.train + config.val) as advance:
         made = make_demo(Path(args.out), config, advance)

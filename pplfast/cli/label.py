@@ -5,12 +5,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.cli.cam import add_cam_arguments, cam_changes, cam_config, check_classes
+from pplfast.cli.cam import add_cam_arguments, cam_changes, cam_config
+from pplfast.cli.machine import (
+    add_jobs_argument,
+    add_threads_argument,
+    check_machine_arguments,
+    jobs_from_arguments,
+    use_threads,
+)
+from pplfast.cli.model import CLASSIFIER, dataset_of_model, find_model
+from pplfast.cli.parser import CommandParser
 from pplfast.cli.recorded import say_settings, scales_text
-from pplfast.data.options import add_data_arguments, dataset_from_arguments
+from pplfast.data.options import OWN_CLASSES, RARE, add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.labels import background, crf
-from pplfast.labels.pool import default_jobs
+from pplfast.labels import presets
 from pplfast.recipe import LabelConfig, part_from_dict
 
 if TYPE_CHECKING:
@@ -19,46 +27,40 @@ if TYPE_CHECKING:
 ALPHA_NEEDS_VALUE = "--background alpha needs --value; usual: 4, 24, 32"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: CommandParser) -> None:
     defaults = LabelConfig()
-    add_data_arguments(parser)
-    source = parser.add_mutually_exclusive_group(required=True)
+    add_data_arguments(parser, shown=RARE, classes=f"with --model the network's; with --cams {OWN_CLASSES}")
+    source = parser.group("input").add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--model",
         metavar="PATH",
-        help="the train folder of a run: images to labels in one go; also under a launcher "
-        "(deepspeed --module pplfast label ...). Start it again to continue",
+        help=f"{CLASSIFIER.help}; images to labels in one go, also by `pplfast launch`; the same command continues",
     )
     source.add_argument("--cams", metavar="DIR", help="folder of `pplfast cam`: labels from its maps")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
     parser.add_argument(
         "--background",
-        choices=background.KINDS,
-        help="threshold: a constant; alpha: (1 - max of the CAMs)^alpha (default: with --model that of "
-        f"the classifier's recipe, with --cams {defaults.background})",
+        choices=presets.BACKGROUNDS,
+        help="threshold: a constant; alpha: (1 - max of the CAMs)^alpha (default: with --model "
+        f"label.background of the network's recipe, with --cams {defaults.background})",
     )
     parser.add_argument(
         "--value",
         type=float,
         metavar="X",
-        help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32); without it, with "
-        "--cams: the threshold with the best CAM mIoU, for a list that has masks; with --model: "
-        "the recipe's, or 0.25 where that leaves it to the masks",
+        help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32) (default: with --cams "
+        "the threshold with the best CAM mIoU, for a list that has masks; with --model label.value of the network's "
+        f"recipe, or {presets.DEFAULT_THRESHOLD:g} where that is 0)",
     )
     parser.add_argument(
         "--crf",
         metavar="CRF",
-        help=f"preset of the dense CRF ({', '.join(crf.PRESETS)}, {crf.NONE}; default: with --model "
-        f"the recipe's, with --cams {defaults.crf}); with --model also what computes it: "
+        help=f"preset of the dense CRF ({', '.join(presets.PRESETS)}, {presets.NONE}; default: with --model "
+        f"label.crf of the network's recipe, with --cams {defaults.crf}); with --model also what computes it: "
         "pydensecrf (processes), device (with the network, exact too; the default on a GPU), or "
         "both words, device:labels",
     )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help=f"processes (default: one per core, here {default_jobs()}; shared by a machine's ranks)",
-    )
+    add_jobs_argument(parser, "of the CRF, shared by a machine's ranks")
     _configure_model(parser.add_argument_group("with --model"))
 
 
@@ -78,7 +80,7 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
         "--unsure",
         metavar="LOW,HIGH",
         help="two background thresholds instead of --value (usual: 0.05,0.30): what is neither a class "
-        "at HIGH nor background at LOW becomes 255",
+        "at HIGH nor background at LOW becomes 255 (default: every pixel is decided)",
     )
     group.add_argument(
         "--memory",
@@ -96,23 +98,29 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--verify", action="store_true", help="compare the checksums of the labels that are there, not only their sizes"
     )
-    group.add_argument("--prometheus", metavar="FILE", help="keep progress in this text file, for a node exporter")
+    group.add_argument(
+        "--prometheus",
+        metavar="FILE",
+        help="keep progress in this text file, for a node exporter (default: none is written)",
+    )
+    add_threads_argument(group, "the cores of a rank, a quarter of them for decoding")
 
 
 def run(args: argparse.Namespace) -> int:
     engine, preset = parse_crf(args.crf)
+    check_machine_arguments(args)
     if args.cams:
         return _from_cams(args, engine, preset)
-    return _from_images(args, engine or crf.AUTO, preset)
+    return _from_images(args, engine or presets.AUTO, preset)
 
 
 def _from_cams(args: argparse.Namespace, engine: str, preset: str) -> int:
     from pplfast.evaluate import evaluate_cams
     from pplfast.labels.pseudo import generate_labels
 
-    if engine == crf.DEVICE:
+    if engine == presets.DEVICE:
         raise UserError("--crf device: needs --model; from CAM files the CRF is pydensecrf's")
-    jobs = default_jobs() if args.jobs is None else args.jobs
+    jobs = jobs_from_arguments(args)
     dataset = dataset_from_arguments(args)
     kind, value = args.background or LabelConfig().background, args.value
     if value is None:
@@ -135,21 +143,22 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
     unsure = parse_unsure(args.unsure)
     if unsure is not None and args.value is not None:
         raise UserError("--value and --unsure exclude each other: the two thresholds of --unsure replace the one")
-    dataset = dataset_from_arguments(args)
-    check_classes(args.model, dataset)
+    folder = find_model(args.model, CLASSIFIER)
+    dataset = dataset_of_model(args, folder, CLASSIFIER)
 
     from pplfast.labels.stream.job import JobConfig, check_config, label_dataset, share_threads
     from pplfast.train import load_classifier
 
     config = JobConfig(
         out=Path(args.out),
-        cam=cam_config(args.model, changes),
-        label=label_config(args, preset, unsure),
+        cam=cam_config(folder, changes),
+        label=label_config(args, folder, preset, unsure),
         engine=engine,
         outputs=tuple(dict.fromkeys(args.outputs.split(","))),
         unsure=unsure,
         memory=args.memory,
         jobs=args.jobs,
+        threads=args.threads or None,
         shard_size=args.shard_size,
         rotated=args.rotated,
         verify=args.verify,
@@ -159,20 +168,23 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
     check_config(config)
     _say(config, bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure)))
     share_threads()
-    result = label_dataset(load_classifier(args.model), dataset, config, args.local_rank)
+    use_threads(args)
+    result = label_dataset(load_classifier(folder), dataset, config, args.local_rank)
     if os.environ.get("RANK", "0") == "0" and not result.unfinished:
         print(result.summary(config.out))
     return result.exit_code
 
 
-def label_config(args: argparse.Namespace, preset: str, unsure: tuple[float, float] | None) -> LabelConfig:
+def label_config(
+    args: argparse.Namespace, folder: Path, preset: str, unsure: tuple[float, float] | None
+) -> LabelConfig:
     """As in the recipe that the classifier was trained by, but for the options.
 
     preset: of the CRF, "" for the recipe's. With `unsure` the background's value has no meaning and is 0.
     """
     from pplfast.train import read_info
 
-    recorded = part_from_dict(LabelConfig, read_info(args.model).recipe.get("label", {}), args.model)
+    recorded = part_from_dict(LabelConfig, read_info(folder).recipe.get("label", {}), str(folder))
     if unsure is not None:
         return LabelConfig("threshold", 0.0, preset or recorded.crf)
     kind = args.background or recorded.background
@@ -186,11 +198,11 @@ def _value(args: argparse.Namespace, kind: str, recorded: LabelConfig) -> float:
                 f"--value {args.value:g}: the recipe's background is alpha, whose exponents are 1 or more; "
                 "add --background threshold, if it is one"
             )
-        return args.value
+        return float(args.value)
     value = recorded.value if kind == recorded.background else 0.0
     if not value and kind == "alpha":
         raise UserError(ALPHA_NEEDS_VALUE)
-    return value or background.DEFAULT_THRESHOLD
+    return value or presets.DEFAULT_THRESHOLD
 
 
 def _say(config: "JobConfig", changed: bool) -> None:
@@ -207,11 +219,11 @@ def parse_crf(text: str | None) -> tuple[str, str]:
     if text is None:
         return "", ""
     engine, colon, preset = text.partition(":")
-    if engine not in crf.ENGINES:
+    if engine not in presets.ENGINES:
         engine, preset = "", text
     elif not colon:
         return engine, ""
-    crf.check_crf(preset)
+    presets.check_crf(preset)
     return engine, preset
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from pplfast.cluster.launch import LaunchOptions, launch
 from pplfast.errors import UserError
@@ -41,11 +43,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_command(words: Sequence[str], here: bool) -> None:
+    """Find what is wrong with the command before ranks are started, each of which would say it again: options and
+    recipe, and for a launch on this machine (`here`) the network and the list. Ends the process where the options are
+    wrong, and raises UserError for the rest."""
+    from pplfast.cli import build_parser
+    from pplfast.cli.model import CLASSIFIER, find_model
+    from pplfast.cli.train import check_training_arguments, recipe_from_arguments
+    from pplfast.data.voc import check_root, read_list
+
+    args = build_parser(words[0]).parse_args(words)
+    if hasattr(args, "recipe"):
+        check_training_arguments(args)
+        recipe_from_arguments(args)
+    elif args.cams:
+        raise UserError("label --cams: works in one process; leave `pplfast launch` away")
+    if here:
+        check_root(Path(args.data))
+        if getattr(args, "model", None):
+            find_model(args.model, CLASSIFIER)
+        read_list(Path(args.data), args.list, args.labels)
+
+
 def run(args: argparse.Namespace) -> int:
     if not any(" ".join(args.arguments[:words]) in COMMANDS for words in (1, 2)):
         raise UserError(f"name the command to run on all ranks, after the options of launch: {', '.join(COMMANDS)}")
     for name in ("ranks", "restarts"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
+    check_command(args.arguments, here=args.hostfile is None)
     options = LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
     return launch(args.arguments, options, lambda text: print(f"pplfast launch: {text}", file=sys.stderr, flush=True))

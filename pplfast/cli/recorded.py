@@ -9,6 +9,20 @@ from typing import Any
 from pplfast.errors import UserError
 
 
+def add_scale_arguments(parser: argparse._ActionsContainer, table: str) -> None:
+    """table: of the recipe that has the defaults."""
+    parser.add_argument(
+        "--scales",
+        metavar="S,S",
+        help=f"image sizes relative to the original (default: {table}.scales of the network's recipe)",
+    )
+    parser.add_argument(
+        "--no-flip",
+        action="store_true",
+        help=f"leave out the mirrored images (default: {table}.flip of the network's recipe)",
+    )
+
+
 def scale_changes(args: argparse.Namespace) -> dict[str, Any]:
     """What --scales and --no-flip say otherwise than the recipe."""
     changes: dict[str, Any] = {}

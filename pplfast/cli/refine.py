@@ -2,12 +2,22 @@
 
 import argparse
 import dataclasses
+from typing import TYPE_CHECKING
 
+from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
+from pplfast.cli.model import BOUNDARY, CLASSIFIER, OF_NETWORK, dataset_of_model, find_model, take_classes
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
-from pplfast.data.options import add_data_arguments, dataset_from_arguments
+from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
-from pplfast.recipe import AffinityConfig, WalkConfig
+from pplfast.recipe import AffinityConfig, Recipe, WalkConfig
+
+if TYPE_CHECKING:
+    from pplfast.data.dataset import Dataset
+    from pplfast.train import TrainOptions, TrainResult
+
+
+RECIPE = "the network's recipe, affinity.walk"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,33 +28,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="train the boundary network, alone or under the deepspeed launcher",
         description="Train the recipe's [affinity] on the backbone of a trained classifier.",
     )
-    add_data_arguments(boundary)
-    boundary.add_argument("--model", required=True, metavar="PATH", help="the train folder of the classifier")
+    add_data_arguments(boundary, shown=(), classes=OF_NETWORK)
+    boundary.add_argument("--model", required=True, metavar="PATH", help=CLASSIFIER.help)
     boundary.add_argument(
         "--pngs",
         required=True,
         metavar="DIR",
-        help="confident labels: `pplfast label --model PATH --unsure 0.05,0.30 --crf labels`",
+        help="folder of confident label PNGs: `pplfast label --model PATH --unsure 0.05,0.30 --crf labels`",
     )
     add_network_arguments(boundary)
     walk = actions.add_parser(
         "walk",
         help="refine CAM files",
-        description="Write CAM files like those of `pplfast cam`; `pplfast eval --cams` scores "
-        "them and `pplfast label --cams` makes labels of them.",
+        description="Random walk of CAMs within the boundaries. Writes CAM files like those of `pplfast cam`; "
+        "`pplfast eval --cams` scores them and `pplfast label --cams` makes labels of them.",
     )
-    add_data_arguments(walk)
-    walk.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `pplfast refine train`")
+    add_data_arguments(walk, shown=(), classes=OF_NETWORK, labels="none")
+    walk.add_argument("--model", required=True, metavar="PATH", help=BOUNDARY.help)
     walk.add_argument("--cams", required=True, metavar="DIR", help="folder of `pplfast cam`")
     walk.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.npz; those there are kept")
     walk.add_argument(
         "--radius",
         type=int,
         metavar="N",
-        help="of a step, in pixels at stride 4 (default: the recipe's that the network was trained by)",
+        help=f"of a step, in pixels at stride 4 (default: {RECIPE}.radius)",
     )
-    walk.add_argument("--beta", type=float, metavar="X", help="exponent of the affinities (default: the recipe's)")
-    walk.add_argument("--steps", type=int, metavar="N", help="default: the recipe's")
+    walk.add_argument("--beta", type=float, metavar="X", help=f"exponent of the affinities (default: {RECIPE}.beta)")
+    walk.add_argument("--steps", type=int, metavar="N", help=f"of the walk (default: {RECIPE}.steps)")
+    add_threads_argument(walk)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,19 +63,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    def train(recipe, dataset, options):
+    folder = find_model(args.model, CLASSIFIER)
+    take_classes(args, folder, CLASSIFIER)
+
+    def train(recipe: Recipe, dataset: "Dataset", options: "TrainOptions") -> "TrainResult":
         from pplfast.train import load_classifier
         from pplfast.train.affinity import train_boundaries
 
         return train_boundaries(
-            recipe.affinity,
-            load_classifier(args.model),
-            dataset,
-            args.pngs,
-            args.out,
-            recipe.seed,
-            args.resume,
-            options,
+            recipe.affinity, load_classifier(folder), dataset, args.pngs, args.out, recipe.seed, args.resume, options
         )
 
     return run_training(args, "affinity", train)
@@ -73,7 +80,9 @@ def _train(args: argparse.Namespace) -> int:
 def _walk(args: argparse.Namespace) -> int:
     changes = {name: value for name in ("radius", "beta", "steps") if (value := getattr(args, name)) is not None}
     _check_walk(dataclasses.replace(WalkConfig(), **changes))
-    dataset = dataset_from_arguments(args)
+    check_machine_arguments(args)
+    folder = find_model(args.model, BOUNDARY)
+    dataset = dataset_of_model(args, folder, BOUNDARY)
 
     import torch
 
@@ -81,10 +90,10 @@ def _walk(args: argparse.Namespace) -> int:
     from pplfast.train.affinity import NAME, load_boundaries
     from pplfast.train.network_file import read_settings
 
-    config = dataclasses.replace(read_settings(args.model, NAME, AffinityConfig).walk, **changes)
+    config = dataclasses.replace(read_settings(folder, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
-    model = load_boundaries(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    outcome = walk_cams(model, args.cams, dataset, config, args.out)
+    model = load_boundaries(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    outcome = walk_cams(model, args.cams, dataset, config, args.out, threads=use_threads(args))
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
 

@@ -6,7 +6,11 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pplfast.cli.machine import add_jobs_argument, check_machine_arguments, jobs_from_arguments
+from pplfast.cli.parser import CommandParser
+from pplfast.cli.recipes import FOR_FOLDERS, default_recipe
 from pplfast.cli.train import (
     add_recipe_arguments,
     add_training_arguments,
@@ -14,23 +18,27 @@ from pplfast.cli.train import (
     options_from_arguments,
     recipe_from_arguments,
 )
-from pplfast.data.dataset import DataConfig
-from pplfast.data.options import add_data_arguments, config_from_arguments
+from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.errors import UserError
-from pplfast.labels.background import check_background
-from pplfast.labels.crf import check_crf
-from pplfast.labels.pool import default_jobs
+from pplfast.labels.presets import check_background, check_crf
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
 
+if TYPE_CHECKING:
+    from pplfast.data.dataset import DataConfig
 
-def configure(parser: argparse.ArgumentParser) -> None:
+
+def configure(parser: CommandParser) -> None:
     parser.description = (
         "Train, CAMs, CRF, labels, evaluation, report. Steps that are done are skipped: after an "
         "interruption the same command continues; after a change of settings it redoes what "
         "depends on them."
     )
-    add_data_arguments(parser, with_list=False)
-    parser.add_argument("--train-list", metavar="NAME", help="list to train on (default: train; all of a plain folder)")
+    add_data_arguments(parser, with_list=False, shown=RARE)
+    parser.add_argument(
+        "--train-list",
+        metavar="NAME",
+        help="list to train on; a --list of the single steps (default: train; all of a plain folder)",
+    )
     parser.add_argument(
         "--val-list",
         metavar="NAME",
@@ -43,16 +51,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "list of --val-list; the field uses val)",
     )
     add_recipe_arguments(parser)
-    parser.add_argument("--seeds", metavar="N,N", help="run each of them, into RUN/seed<N>, and print their mean")
-    parser.add_argument("--variants", metavar="V,V", help="of plain, ppl, explicit (default: those of the recipe)")
-    parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    recipe = parser.option("--recipe")
+    recipe.required = False
+    recipe.help = f"{recipe.help} (default: {FOR_FOLDERS} for a plain folder, none for a VOC layout)"
     parser.add_argument(
-        "--jobs",
-        type=int,
-        default=default_jobs(),
-        metavar="N",
-        help="processes of the CRF (default: one per core, here %(default)s)",
+        "--seeds",
+        metavar="N,N",
+        help="run each of them, 0,1,2 or 0-2, into RUN/seed<N>, and print their mean (default: the one seed of --seed)",
     )
+    parser.add_argument("--variants", metavar="V,V", help="of plain, ppl, explicit (default: those of the recipe)")
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run, outside --data")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything but the images, say what would be done, write nothing"
+    )
+    add_jobs_argument(parser, "of the CRF")
     add_training_arguments(parser)
 
 
@@ -63,10 +75,16 @@ def run(args: argparse.Namespace) -> int:
             "`label` and `eval`"
         )
     check_training_arguments(args)
+    check_machine_arguments(args)
+    chosen = args.recipe is not None
+    args.recipe = args.recipe or default_recipe(args.data)
     recipe = _recipe(args)
-    seeds = _seeds(args) if args.seeds is not None else None
+    seeds = parse_seeds(args.seeds, args.seed) if args.seeds is not None else None
+    _check_out(Path(args.out), Path(args.data))
+    if not chosen:
+        print(f"recipe {args.recipe}: the default for a plain folder; `pplfast recipes` lists others", flush=True)
 
-    from pplfast.run import RunConfig, chain_table, run, run_seeds, seeds_table, summary_table, with_default_lists
+    from pplfast.run import RunConfig, closing, run, run_seeds, seeds_closing, with_default_lists
     from pplfast.train.ranks import stop_ranks
 
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
@@ -76,27 +94,27 @@ def run(args: argparse.Namespace) -> int:
         recipe,
         recipe.variants,
         Path(args.out),
-        args.jobs,
+        jobs_from_arguments(args),
         options_from_arguments(args),
         command=shlex.join(["pplfast", *sys.argv[1:]]),
         test=_test_data(val, args.test_list),
     )
+    if args.dry_run:
+        from pplfast.run.dry import dry_run
+
+        print("\n".join(dry_run(config)))
+        return 0
     try:
         if seeds is None:
-            summary = run(config)
-            print(summary_table(summary))
-            if chain_table(summary):
-                print("\n" + chain_table(summary))
-            print(f"report: {config.out / 'report.html'}")
+            print(closing(run(config), config.out))
         else:
-            print(seeds_table(run_seeds(config, seeds)))
-            print(f"reports: {', '.join(str(config.out / f'seed{seed}' / 'report.html') for seed in seeds)}")
+            print(seeds_closing(run_seeds(config, seeds), config.out))
     finally:
         stop_ranks()
     return 0
 
 
-def _test_data(val: DataConfig, name: str | None) -> DataConfig | None:
+def _test_data(val: "DataConfig", name: str | None) -> "DataConfig | None":
     """Image labels are not needed for it, and often not there."""
     return None if name is None else dataclasses.replace(val, list=name, labels="none")
 
@@ -115,13 +133,25 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def _seeds(args: argparse.Namespace) -> list[int]:
-    if args.seed is not None:
-        raise UserError(f"--seed {args.seed} and --seeds {args.seeds}: give one of them")
-    try:
-        seeds = [int(word) for word in args.seeds.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {args.seeds}: must be whole numbers, like 0,1,2") from None
+def _check_out(out: Path, root: Path) -> None:
+    """Raises UserError where the run would write among the images: the next one would take its pictures for data."""
+    if out.resolve().is_relative_to(root.resolve()):
+        outside = root.resolve().parent / "runs" / root.resolve().name
+        raise UserError(f"--out {out}: lies in the data set's folder {root}; give one outside it, like {outside}")
+
+
+def parse_seeds(text: str, seed: int | None) -> list[int]:
+    """ "0,1,2", "0-2" or "0-2,7" -> [0, 1, 2], ... seed: the --seed beside it, which excludes it."""
+    if seed is not None:
+        raise UserError(f"--seed {seed} and --seeds {text}: give one of them")
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--seeds {text}: must be whole numbers, like 0,1,2 or 0-2")
+        if dash and int(last) < int(first):
+            raise UserError(f"--seeds {text}: {part.strip()} ends before it begins; write {last}-{first}")
+        seeds += range(int(first), int(last or first) + 1)
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {args.seeds}: the same seed twice")
+        raise UserError(f"--seeds {text}: the same seed twice")
     return seeds

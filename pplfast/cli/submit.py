@@ -2,17 +2,21 @@
 
 import argparse
 
+from pplfast.cli.parser import CommandParser
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: CommandParser) -> None:
     parser.description = (
         "Write results/VOC2012/Segmentation/comp6_test_cls/*.png into a tar.gz, after checking "
         "names, count, sizes and values; the archive is read back and checked as well."
     )
-    add_data_arguments(parser)
-    parser.set_defaults(labels="none", list="test")
-    parser.add_argument("--pngs", required=True, metavar="DIR", help="label PNGs of the list: <id>.png, VOC's values")
+    add_data_arguments(parser, shown=(), labels="none")
+    parser.set_defaults(list="test")
+    parser.option("--list").help = "list by name or file (default: test)"
+    parser.add_argument(
+        "--pngs", required=True, metavar="DIR", help="folder of label PNGs of the list, <id>.png with VOC's values"
+    )
     parser.add_argument("--out", required=True, metavar="FILE.tar.gz", help="the archive to write")
 
 

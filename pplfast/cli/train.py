@@ -4,19 +4,20 @@ import argparse
 import dataclasses
 import os
 import sys
-import tomllib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+from pplfast.recipe import Recipe, load_recipe, preset_names
+from pplfast.recipe.overrides import did_you_mean
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult
 
 VARIANTS = ("plain", "ppl", "explicit")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+LOGGERS = ("jsonl", "tensorboard", "wandb", "mlflow")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +113,19 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--log-every", type=int, default=10, metavar="N", help="optimizer steps (default: %(default)s)")
     parser.add_argument(
+        "--logger",
+        default="jsonl,tensorboard",
+        metavar="NAME,NAME",
+        help=f"where the figures of training go: {', '.join(LOGGERS)}, or an own package.module:Class; log.jsonl is "
+        "written in any case (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        metavar="N",
+        help="trace N optimizer steps behind the first few by torch.profiler, into profile/ of the training's folder",
+    )
+    parser.add_argument(
         "--compile",
         nargs="?",
         const="default",
@@ -166,13 +180,20 @@ def deepspeed_from_arguments(args: argparse.Namespace, recipe: Recipe, part: str
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:
-    for name in ("checkpoint_every", "keep", "log_every"):
+    for name in ("checkpoint_every", "keep", "log_every", "profile"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
     for name in ("checkpoint_seconds", "lost_after", "stuck_after"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")
+    for name in _logger_names(args):
+        if name not in LOGGERS and ":" not in name:
+            raise UserError(f"--logger {name}: choose from {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS)}")
+
+
+def _logger_names(args: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(args.logger.split(","))
 
 
 def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
@@ -186,6 +207,8 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
         checkpoint_every=args.checkpoint_every,
         keep=args.keep,
         log_every=args.log_every,
+        loggers=_logger_names(args),
+        profile=args.profile or 0,
         compile=args.compile,
         lost_after=args.lost_after,
         stuck_after=args.stuck_after,
@@ -195,33 +218,5 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
 
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:
     """The recipe of `add_recipe_arguments`, with its changes applied and checked."""
-    recipe = load_recipe(args.recipe)
-    if args.overrides:
-        table = recipe_to_dict(recipe)
-        for text in args.overrides:
-            _override(table, text)
-        recipe = recipe_from_dict(table, f"{args.recipe} with --set {' '.join(args.overrides)}")
+    recipe = load_recipe(args.recipe, args.overrides)
     return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
-
-
-def _override(table: dict[str, Any], text: str) -> None:
-    """Put the value of "optim.lr=0.02" into the nested table; an unknown last key is left to the recipe's own check."""
-    path, equals, value = text.partition("=")
-    *parents, last = path.strip().split(".")
-    target: Any = table
-    try:
-        for key in parents:
-            target = target[int(key)] if isinstance(target, list | tuple) else target[key]
-        if not equals or not isinstance(target, dict):
-            raise KeyError(path)
-        target[last] = _parse(value.strip())
-    except (KeyError, IndexError, ValueError, TypeError):
-        raise UserError(f"--set {text}: must be KEY=VALUE with a key of the recipe, like optim.lr=0.02") from None
-
-
-def _parse(value: str) -> Any:
-    """A TOML value; anything that is none is taken as text, so that quotes are optional."""
-    try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return value

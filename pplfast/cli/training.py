@@ -15,12 +15,12 @@ from pplfast.cli.train import (
     recipe_from_arguments,
     report,
 )
-from pplfast.data.dataset import Dataset
 from pplfast.data.options import dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pplfast.data.dataset import Dataset
     from pplfast.train import TrainOptions, TrainResult
 
 

@@ -18,6 +18,8 @@ from pplfast.errors import UserError
 # differently.
 PASSED_ON = ("NCCL_", "GLOO_", "OMP_", "MKL_", "TORCH_", "DS_ACCELERATOR")
 PROGRAM = ("--module", "pplfast")
+# Of the launcher's own lines only errors: the others say, around each message of ours, what it sets, starts and kills.
+QUIET = "--quiet"
 NOT_WORTH_A_RESTART = (2, 3, 130)  # to be mended first; finished, but for bad images; interrupted by the user
 
 
@@ -83,7 +85,9 @@ def _run(command: list[str], options: LaunchOptions, hosts: list[Host] | None, h
         where = ["--num_accelerators", str(options.ranks)] if options.ranks else []
     environment = dict(os.environ, DS_ENV_FILE=str(variables))
     environment["PDSH_SSH_ARGS_APPEND"] = " ".join([*SSH_OPTIONS, os.environ.get("PDSH_SSH_ARGS_APPEND", "")]).strip()
-    process = subprocess.Popen([sys.executable, str(launcher), *where, *port, *PROGRAM, *command], env=environment)
+    process = subprocess.Popen(
+        [sys.executable, str(launcher), QUIET, *where, *port, *PROGRAM, *command], env=environment
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:  # the launcher has been interrupted as well, and ends its ranks
@@ -106,4 +110,5 @@ def _free_port() -> int:
     """Free here, where the first rank usually runs, and unlikely to be taken elsewhere."""
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port

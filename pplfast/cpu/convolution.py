@@ -1,5 +1,7 @@
 """The convolutions of the backbones as CPUs run them fastest."""
 
+from typing import Self, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +32,7 @@ class CpuConv(Conv):
         return activate(y if residual is None else y.add_(residual), act, inplace=True)
 
     @property
-    def _transformed(self) -> Kept:
+    def _transformed(self) -> Kept[Tensor]:
         """The weight as `winograd_conv` takes it."""
         return self.__dict__.setdefault("_winograd", Kept())
 
@@ -46,7 +48,7 @@ class CpuConv(Conv):
             fits and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled() and tiles(x) >= MIN_TILES
         )
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         self._transformed.forget()
         return super().train(mode)
 
@@ -67,5 +69,5 @@ class CpuMBConv(MBConv):
         y, before = x, "none"
         if self._expand_conv is not None:
             y, before = self._expand_conv(x, self._bn0), "relu6"
-        y = self._depthwise_conv.depthwise(y, self._bn1, before, "relu6")
+        y = cast(CpuConv, self._depthwise_conv).depthwise(y, self._bn1, before, "relu6")
         return self._project_conv(y, self._bn2, residual=x if self.residual else None)

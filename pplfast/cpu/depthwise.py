@@ -1,6 +1,8 @@
 """Depthwise convolution between two activations in one pass (C++, depthwise.cpp); PyTorch's own without a compiler."""
 
 import ctypes
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +51,19 @@ def is_native(x: Tensor, weight: Tensor, stride: int) -> bool:
     return fits and not backend.forced_plain() and library().functions is not None
 
 
+def _functions() -> ctypes.CDLL:
+    functions = library().functions
+    assert functions is not None, "is_native() asks for the library first"
+    return functions
+
+
 def _sizes(x: Tensor, weight: Tensor, stride: int, padding: list[int]) -> tuple[int, int]:
     left, right, top, bottom = padding
     kernel = weight.shape[2]
     return (x.shape[2] + top + bottom - kernel) // stride + 1, (x.shape[3] + left + right - kernel) // stride + 1
 
 
-def _shape(x: Tensor, size: tuple[int, int], padding: list[int], before: str, after: str) -> _Shape:
+def _shape(x: Tensor, size: Sequence[int], padding: list[int], before: str, after: str) -> _Shape:
     n, c, h, w = x.shape
     left, _, top, _ = padding
     return _Shape(n, h, w, c, *size, top, left, *BOUNDS[before], *BOUNDS[after], before != "none", after != "none",
@@ -77,7 +85,7 @@ def _forward_into(
     """x, y: dense channels_last tensors."""
     taps, bias = _by_taps(weight), None if bias is None else bias.float().contiguous()
     shape = _shape(x, y.shape[2:], padding, before, after)
-    failed = library().functions.pplfast_depthwise_forward(
+    failed = _functions().pplfast_depthwise_forward(
         _pointer(x), _pointer(taps), _pointer(bias), _pointer(y), weight.shape[2], stride,
         int(x.dtype == torch.bfloat16), ctypes.byref(shape))  # fmt: skip
     assert not failed, "is_native() lets only the compiled sizes through"
@@ -99,7 +107,7 @@ def _backward_into(
     chunks = max(1, min(x.shape[0], threads))  # of images, summed apart, so that no two threads add to one number
     partial = torch.empty((chunks, kernel * kernel + 1, x.shape[1]))
     shape = _shape(x, y.shape[2:], padding, before, after)
-    failed = library().functions.pplfast_depthwise_backward(
+    failed = _functions().pplfast_depthwise_backward(
         _pointer(grad), _pointer(x), _pointer(y), _pointer(taps), _pointer(grad_x), _pointer(partial),
         ctypes.c_int64(chunks), kernel, stride, int(x.dtype == torch.bfloat16), ctypes.byref(shape))  # fmt: skip
     assert not failed, "is_native() lets only the compiled sizes through"
@@ -122,7 +130,9 @@ def _depthwise_act(
 
 
 @_depthwise_act.register_fake
-def _(x, weight, bias, stride, padding, before, after):
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: list[int], before: str, after: str
+) -> Tensor:
     return empty_packed(x, (*x.shape[:2], *_sizes(x, weight, stride, padding)))
 
 
@@ -139,17 +149,20 @@ def _depthwise_act_backward(
 
 
 @_depthwise_act_backward.register_fake
-def _(grad, x, y, weight, stride, padding, before, after, need_x):
+def _(
+    grad: Tensor, x: Tensor, y: Tensor, weight: Tensor, stride: int, padding: list[int], before: str, after: str,
+    need_x: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grad_x = empty_packed(x, x.shape) if need_x else x.new_empty(0)
     return grad_x, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, _bias, *ctx.options = inputs
     ctx.save_for_backward(x, output, weight)
 
 
-def _autograd(ctx, grad):
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     need_x, _, need_bias, *_ = ctx.needs_input_grad
     grad_x, grad_weight, grad_bias = torch.ops.pplfast.depthwise_act_backward(
         grad, *ctx.saved_tensors, *ctx.options, need_x

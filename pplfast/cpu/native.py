@@ -92,4 +92,4 @@ def _compile(compiler: tuple[str, ...], path: Path) -> None:
 def _last_line(error: Exception) -> str:
     output = getattr(error, "stderr", None)
     lines = (output.decode(errors="replace") if output else str(error)).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1] if lines else "no message"

@@ -11,6 +11,7 @@ Legend: K grid, h x w a patch, s the stride of a unit; strips and regions are gi
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ from torch import Tensor
 from pplfast.kernels import patch_split
 from pplfast.kernels.geometry import PatchGrid, ceil_div
 from pplfast.models.backbone import Backbone
-from pplfast.models.resnet import ResNet
-from pplfast.models.wideresnet import PreActivationUnit, WideResNet38
+from pplfast.models.resnet import Bottleneck, ResNet
+from pplfast.models.wideresnet import PreActivationBottleneck, PreActivationUnit, WideResNet38
 from pplfast.patch.branches import PatchStage, remaining_stride
 from pplfast.patch.classifier import Features, PatchClassifier
 
@@ -33,7 +34,7 @@ class CpuPatchClassifier(PatchClassifier):
 
     def features(self, images: Tensor) -> Features:
         alone = torch.is_grad_enabled() or self.training or len(self.stages) != 1
-        if alone or not isinstance(self.backbone, (ResNet, WideResNet38)):
+        if alone or type(self.backbone) not in (ResNet, WideResNet38):  # a subclass may have other blocks
             return super().features(images)
         patches, global_map = run_shared(self.backbone, images, self.stages[0])
         return Features([(patches, self.stages[0].grid)], global_map)
@@ -75,12 +76,12 @@ def run_shared(backbone: Backbone, images: Tensor, stage: PatchStage) -> tuple[T
 def unit(backbone: Backbone, index: int) -> Unit:
     """Block `index` of a network whose blocks are one residual unit each; not the first block."""
     stride, module = backbone.specs[index].stride, backbone.block_modules(index)[0]
-    if isinstance(backbone, ResNet):
+    if isinstance(module, Bottleneck):
         reach = module.conv2.dilation[0]
     elif isinstance(module, PreActivationUnit):
         reach = module.conv_branch2a.dilation[0] + module.conv_branch2b1.dilation[0] * stride
     else:
-        reach = module.conv_branch2b1.dilation[0]
+        reach = cast(PreActivationBottleneck, module).conv_branch2b1.dilation[0]
     return Unit(lambda x: backbone.run(x, index, index + 1), stride, reach)
 
 
@@ -96,7 +97,8 @@ class SharedPatches:
     @classmethod
     def cut(cls, x: Tensor, grid: int) -> "SharedPatches":
         """x (B, C, H, W), for which `can_share` holds."""
-        cells = PatchGrid(*x.shape[2:], grid)
+        height, width = x.shape[2:]
+        cells = PatchGrid(height, width, grid)
         padding = (grid * cells.patch_height - cells.height, grid * cells.patch_width - cells.width)
         return cls(_pad(x, padding), grid, padding, max(padding))
 

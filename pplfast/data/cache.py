@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
+from pplfast.arrays import UInt8Array
 
 
 class DecodedCache:
@@ -15,7 +15,7 @@ class DecodedCache:
     def __init__(self, budget_mb: float):
         self.bytes = 0
         self._budget = int(budget_mb * 2**20)
-        self._images: dict[int, np.ndarray] = {}
+        self._images: dict[int, UInt8Array] = {}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -23,11 +23,11 @@ class DecodedCache:
     def __contains__(self, index: int) -> bool:
         return index in self._images
 
-    def get(self, index: int) -> np.ndarray | None:
-        """uint8 (H, W, 3), or None."""
-        return self._images.get(index)
+    def __getitem__(self, index: int) -> UInt8Array:
+        """(H, W, 3). KeyError where it is not `in` the cache."""
+        return self._images[index]
 
-    def add(self, indices: Sequence[int], images: Sequence[np.ndarray]) -> None:
+    def add(self, indices: Sequence[int], images: Sequence[UInt8Array]) -> None:
         """Offer a batch that was decoded together; it is kept whole or not at all.
 
         The images are views of one buffer of the decoder: keeping a part would hold the memory of all. Keeping the

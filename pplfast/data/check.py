@@ -76,6 +76,7 @@ def check_dataset(
 ) -> CheckReport:
     """Decode every image and mask; never stops at a bad one.
 
+    Returns counts and the problems found, each with id, file, kind, severity and message.
     `problems` are those that `open_dataset` collected. `progress` is called once per image. Decoding leaves the
     interpreter lock, so threads (default: one per core) help.
     """

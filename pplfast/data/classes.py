@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 
 BACKGROUND = 0
 IGNORE = 255
@@ -18,7 +19,10 @@ VOC_NAMES = (
 
 @dataclass(frozen=True)
 class ClassList:
-    """`names[c]` is column c of a label matrix; `ids[c]` is its value in masks (0 background, 255 ignore)."""
+    """The classes of a data set, without the background.
+
+    `names[c]` is column c of a label matrix; `ids[c]` is its value in masks (0 background, 255 ignore).
+    """
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
@@ -38,7 +42,7 @@ class ClassList:
 VOC = ClassList(VOC_NAMES, tuple(range(1, 21)))
 
 
-def parse_classes(text_or_file: str | os.PathLike) -> ClassList:
+def parse_classes(text_or_file: StrPath) -> ClassList:
     """Classes from "cat,dog", from "bus=6,car=7" (name=value in masks), or from a file with one of these per line.
 
     Without values, a list of VOC names gets VOC's values; any other list 1, 2, ... in its order.

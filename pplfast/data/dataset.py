@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC, ClassList, parse_classes
 from pplfast.data.labels import read_labels
 from pplfast.data.problems import Problem
-from pplfast.data.voc import ListEntry, read_list
+from pplfast.data.voc import ListEntry, check_root, read_list
 from pplfast.errors import UserError
 
 
@@ -25,7 +26,7 @@ class Dataset:
     ids: tuple[str, ...]  # unique; also the stem of each output file; may hold '/' for images in subfolders
     images: tuple[Path, ...]
     classes: ClassList
-    labels: np.ndarray | None  # uint8 (N, C), 0 or 1
+    labels: UInt8Array | None  # (N, C), 0 or 1
     masks: tuple[Path | None, ...]
 
     def __post_init__(self) -> None:
@@ -41,6 +42,13 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def known_labels(self) -> UInt8Array:
+        """`labels`, where there is no way on without them. UserError if there are none."""
+        if self.labels is None:
+            raise UserError(f"{self.name}: has no image labels; name their file with --labels")
+        return self.labels
+
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """The images at `indices`, in that order, under the same name."""
         chosen = [int(index) for index in indices]
@@ -55,7 +63,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where a data set is, in strings that can be saved with a run. See options.py for their meaning."""
+    """Where a data set is, in strings that can be saved with a run; `pplfast train --help` says more of each."""
 
     root: str
     list: str = ""
@@ -66,14 +74,13 @@ class DataConfig:
 
 
 def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> Dataset:
-    """Read the list and the labels of a data set.
+    """Read the list and the labels of a data set: a folder in VOC's layout, or any folder of JPEG images.
 
     UserError names what is wrong. With `problems`, faults of single images (labels missing or unreadable) are
     appended there instead, and those images get a row of zeros; without it, the first one raises.
     """
     root = Path(config.root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give --data a VOC root or a folder of images")
+    check_root(root)
     classes = _classes(config, root)
     entries, name = read_list(root, config.list, config.labels)
     labels = read_labels(config, root, entries, classes, problems)

@@ -4,12 +4,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pplfast.data.demo_config import DemoConfig
 from pplfast.data.demo_objects import KINDS
 from pplfast.data.demo_scene import Scene, render_scene
 from pplfast.data.masks import mask_image
@@ -19,14 +21,6 @@ from pplfast.files import explain_os_error, read_json, write_json
 RENDERER = 2  # raise it with every change of the pixels: a set of another renderer is another set
 MARKER = "demo.json"
 JPEG_QUALITY = 92
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    seed: int = 0
-    train: int = 240
-    val: int = 60
-    size: int = 224  # pixels, long side
 
 
 def make_demo(out: Path, config: DemoConfig, progress: Callable[[], None] | None = None) -> bool:
@@ -65,7 +59,7 @@ def _validate(config: DemoConfig) -> None:
             raise UserError(f"--{name} {value}: must be {lowest} or more")
 
 
-def _holds(out: Path, marker: dict) -> bool:
+def _holds(out: Path, marker: dict[str, Any]) -> bool:
     """Whether `out` is the set of `marker`; UserError if it holds something else; False if it is empty."""
     if not out.is_dir():
         raise UserError(f"{out}: is a file; give --out a new folder")

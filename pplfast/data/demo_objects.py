@@ -10,8 +10,12 @@ pixels.
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from pplfast.arrays import BoolArray, Float32Array, FloatArray
 
 # The body
 ASPECT = (0.52, 0.68)  # width / length
@@ -29,7 +33,7 @@ BADGE_PLACE = (0.65, 0.80)  # distance from the centre along the body / half its
 
 SUPERSAMPLE = 2
 
-Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Level = Callable[[FloatArray, FloatArray], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,19 @@ class Kind:
 
 @dataclass(frozen=True)
 class Sprite:
-    colour: np.ndarray  # float32 (h, w, 3), 0 to 1
-    alpha: np.ndarray  # float32 (h, w): coverage of each pixel
-    badge: np.ndarray  # bool (h, w)
+    colour: Float32Array  # (h, w, 3), 0 to 1
+    alpha: Float32Array  # (h, w): coverage of each pixel
+    badge: BoolArray  # (h, w)
 
 
-def _wave(x: np.ndarray) -> np.ndarray:
-    return np.sin(2 * np.pi * x)
+def _wave(x: FloatArray) -> FloatArray:
+    wave: FloatArray = np.sin(2 * np.pi * x)
+    return wave
 
 
-def _spiral(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.sin(np.arctan2(y, x) * 2 + np.hypot(x, y) * 6) > 0
+def _spiral(x: FloatArray, y: FloatArray) -> BoolArray:
+    turned: BoolArray = np.sin(np.arctan2(y, x) * 2 + np.hypot(x, y) * 6) > 0
+    return turned
 
 
 KINDS = (
@@ -74,7 +80,7 @@ KINDS = (
 )  # fmt: skip
 
 
-def body_colour(rng: np.random.Generator) -> np.ndarray:
+def body_colour(rng: np.random.Generator) -> Float32Array:
     """RGB, float32 (3,), of a body or a distractor: of any hue, never as saturated as a badge."""
     return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*SATURATION), rng.uniform(*LIGHTNESS)), np.float32)
 
@@ -106,13 +112,14 @@ def render_object(kind: int, length: float, angle: float, rng: np.random.Generat
     return shrink(np.clip(colour, 0, 1), (level < 1) | badge, badge)
 
 
-def shrink(colour: np.ndarray, inside: np.ndarray, badge: np.ndarray) -> Sprite:
+def shrink(colour: FloatArray, inside: BoolArray, badge: BoolArray) -> Sprite:
     """Average SUPERSAMPLE x SUPERSAMPLE samples to pixels; colours over the samples inside only."""
 
-    def average(values: np.ndarray) -> np.ndarray:
+    def average(values: npt.NDArray[Any]) -> Float32Array:
         height, width = values.shape[0] // SUPERSAMPLE, values.shape[1] // SUPERSAMPLE
         cells = values.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE, *values.shape[2:])
-        return cells.mean(axis=(1, 3), dtype=np.float32)
+        mean: Float32Array = cells.mean(axis=(1, 3), dtype=np.float32)
+        return mean
 
     alpha = average(inside)
     mean = average(colour * inside[..., None]) / np.maximum(alpha, 1e-6)[..., None]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from pplfast.arrays import BoolArray, Float32Array, UInt8Array
 from pplfast.data.demo_objects import (
     KINDS,
     SUPERSAMPLE,
@@ -35,16 +36,16 @@ GRAIN = 0.02  # standard deviation of the pixel noise
 
 @dataclass(frozen=True)
 class Scene:
-    image: np.ndarray  # uint8 (H, W, 3)
-    mask: np.ndarray  # uint8 (H, W): 0 background, 1 + index into KINDS
+    image: UInt8Array  # (H, W, 3)
+    mask: UInt8Array  # (H, W): 0 background, 1 + index into KINDS
     objects: tuple[tuple[int, tuple[int, int, int, int]], ...]  # kind, visible box: left, top, right, bottom, exclusive
 
 
 @dataclass(frozen=True)
 class _Placed:
     kind: int
-    solid: np.ndarray  # bool (H, W): where it is, before others hide it
-    badge: np.ndarray  # bool (H, W)
+    solid: BoolArray  # (H, W): where it is, before others hide it
+    badge: BoolArray  # (H, W)
     area: float  # of the whole object and of its badge, inside the image or not
     badge_area: float
 
@@ -76,7 +77,7 @@ def render_scene(size: int, rng: np.random.Generator) -> Scene:
     return Scene((np.clip(canvas, 0, 1) * 255).round().astype(np.uint8), mask, tuple(objects))
 
 
-def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _background(height: int, width: int, rng: np.random.Generator) -> Float32Array:
     """Two regions of clouded colour, and distractors over both."""
     canvas = _clouds(height, width, rng)
     other = _clouds(height, width, rng)
@@ -90,14 +91,14 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
     return canvas
 
 
-def _clouds(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _clouds(height: int, width: int, rng: np.random.Generator) -> Float32Array:
     light = np.ones((height, width), np.float32)
     for cells, contrast in zip(CLOUD_CELLS, CLOUD_CONTRAST, strict=True):
         light += contrast * _noise(cells, height, width, rng)
     return (body_colour(rng) * light[..., None]).astype(np.float32)
 
 
-def _noise(cells: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _noise(cells: int, height: int, width: int, rng: np.random.Generator) -> Float32Array:
     """Smooth noise, float32 (height, width), about -1 to 1, of `cells` cells along each side."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -120,7 +121,8 @@ def _distractor(length: float, rng: np.random.Generator) -> Sprite:
     light = 1 - 0.2 * (across + down) / length
     if rng.random() < DISTRACTOR_TEXTURE:
         cells = max(2, round(2 * length / rng.uniform(*TEXTURE_PERIOD)))
-        light = light * (1 + 2 * rng.uniform(*TEXTURE_CONTRAST) * _noise(cells, *light.shape, rng))
+        contrast = 2 * rng.uniform(*TEXTURE_CONTRAST)
+        light = light * (1 + contrast * _noise(cells, len(axis), len(axis), rng))
     colour = body_colour(rng) * light[..., None]
     return shrink(np.clip(colour, 0, 1), inside, np.zeros_like(inside))
 
@@ -132,7 +134,7 @@ def _overlap(canvas_shape: tuple[int, ...], side: int, top: int, left: int) -> t
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
-def _blend(canvas: np.ndarray, sprite: Sprite, top: int, left: int) -> None:
+def _blend(canvas: Float32Array, sprite: Sprite, top: int, left: int) -> None:
     on_canvas, on_sprite = _overlap(canvas.shape, len(sprite.alpha), top, left)
     alpha = sprite.alpha[on_sprite][..., None]
     canvas[on_canvas] = canvas[on_canvas] * (1 - alpha) + sprite.colour[on_sprite] * alpha
@@ -147,10 +149,10 @@ def _place(kind: int, sprite: Sprite, top: int, left: int, shape: tuple[int, int
     return _Placed(kind, solid, badge, float(inside.sum()), float(sprite.badge.sum()))
 
 
-def _visible(placed: list[_Placed]) -> list[np.ndarray]:
+def _visible(placed: list[_Placed]) -> list[BoolArray]:
     """Per object, the pixels that no later one hides."""
-    hidden = np.zeros_like(placed[0].solid) if placed else None
-    result = []
+    result: list[BoolArray] = []
+    hidden: BoolArray = np.zeros((), bool)
     for thing in reversed(placed):
         result.append(thing.solid & ~hidden)
         hidden = hidden | thing.solid
@@ -164,6 +166,6 @@ def _all_visible(placed: list[_Placed]) -> bool:
     )
 
 
-def _box(visible: np.ndarray) -> tuple[int, int, int, int]:
+def _box(visible: BoolArray) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

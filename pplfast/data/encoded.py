@@ -1,15 +1,15 @@
 """Reading the bytes of an image file for the decoder."""
 
-import os
-
 import numpy as np
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.images import BadImage, inspect_image
+from pplfast.files import StrPath
 
 DAMAGED = "damaged or truncated; restore it"  # what a failed decode means, once the header was found good
 
 
-def read_encoded(path: str | os.PathLike, inspect: bool) -> np.ndarray:
+def read_encoded(path: StrPath, inspect: bool) -> UInt8Array:
     """uint8 (bytes,). With `inspect`, BadImage also names what `pplfast data check` would: wrong type, colours, end."""
     try:
         if inspect:

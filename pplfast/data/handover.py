@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -72,7 +72,7 @@ class HostCopy:
             self._ready = torch.cuda.Event(blocking=True)  # threads that wait for it sleep
             self._ready.record(torch.cuda.current_stream(tensor.device))
 
-    def numpy(self) -> np.ndarray:
+    def numpy(self) -> npt.NDArray[Any]:
         """Waits for the copy, and for what was queued before it."""
         if self._ready is not None:
             self._ready.synchronize()

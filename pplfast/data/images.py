@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from pplfast.files import StrPath
+
 TAIL_BYTES = 65536  # the end-of-image marker is looked for in this much of the file's end
 ORIENTATION_TAG = 0x0112
 _SIGNATURES = {
@@ -34,7 +36,7 @@ class BadImage(Exception):
         self.kind = kind
 
 
-def inspect_image(path: str | os.PathLike) -> ImageInfo:
+def inspect_image(path: StrPath) -> ImageInfo:
     """Size, mode and orientation of a JPEG from its header, and whether its end is there. Nothing is decoded.
 
     BadImage says what is wrong and what to do. Damage behind the header shows only in `decode_fully`.
@@ -57,7 +59,7 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
         raise BadImage("missing", f"cannot be opened ({error.strerror}); restore it") from None
 
 
-def decode_fully(path: str | os.PathLike) -> None:
+def decode_fully(path: StrPath) -> None:
     """Decode the whole file. BadImage("truncated") where the decoder gives up.
 
     Flipped bits that still decode, to blocks of wrong colour, are not found: libjpeg passes over them, and so do the

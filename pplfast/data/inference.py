@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.handover import Handover
@@ -96,7 +96,7 @@ class InferenceLoader:
         decoded = self._decode_thread.submit(self._decode, indices, reads)
         return self._scale_thread.submit(self._scale, decoded)
 
-    def _read(self, index: int) -> np.ndarray | BadImage:
+    def _read(self, index: int) -> UInt8Array | BadImage:
         try:
             return read_encoded(self._dataset.images[index], inspect=False)  # inspected when the groups were made
         except BadImage as error:
@@ -105,16 +105,16 @@ class InferenceLoader:
     def _decode(
         self,
         indices: list[int],
-        reads: "list[Future[np.ndarray | BadImage]]",
-    ) -> tuple[dict[int, np.ndarray], list[tuple[int, str]]]:
+        reads: "list[Future[UInt8Array | BadImage]]",
+    ) -> tuple[dict[int, UInt8Array], list[tuple[int, str]]]:
         encoded = {index: read.result() for index, read in zip(indices, reads, strict=True)}
         bad = [(index, str(value)) for index, value in encoded.items() if isinstance(value, BadImage)]
-        readable = [index for index, value in encoded.items() if not isinstance(value, BadImage)]
-        images = dict(zip(readable, self._decoder([encoded[index] for index in readable]), strict=True))
+        readable = {index: value for index, value in encoded.items() if not isinstance(value, BadImage)}
+        images = dict(zip(readable, self._decoder(list(readable.values())), strict=True))
         bad += [(index, DAMAGED) for index, image in images.items() if image is None]
         return {index: image for index, image in images.items() if image is not None}, bad
 
-    def _scale(self, decoded: "Future[tuple[dict[int, np.ndarray], list[tuple[int, str]]]]") -> _Made:
+    def _scale(self, decoded: "Future[tuple[dict[int, UInt8Array], list[tuple[int, str]]]]") -> _Made:
         images, bad = decoded.result()
         if not images:
             return _Made(None, bad)

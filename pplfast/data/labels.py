@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC_NAMES, ClassList
 from pplfast.data.csv_labels import read_csv
 from pplfast.data.problems import ERROR, Problem
@@ -32,7 +33,7 @@ def read_labels(
     entries: Sequence[ListEntry],
     classes: ClassList,
     problems: list[Problem] | None = None,
-) -> np.ndarray | None:
+) -> UInt8Array | None:
     """Labels as uint8 (N, C), or None for `labels = "none"`.
 
     Faults of single images go to `problems` if it is given, and leave a row of zeros; else the first one raises
@@ -41,6 +42,7 @@ def read_labels(
     kind, path = _find(config, root)
     if kind == "none":
         return None
+    reader: _XmlLabels | _NpyLabels | _CsvLabels
     if kind == "xml":
         reader = _XmlLabels(path, classes, config.difficult)
     else:
@@ -94,7 +96,7 @@ class _XmlLabels:
         self.columns = {name: column for column, name in enumerate(classes.names)}
         self.others: set[str] = set()
 
-    def fill(self, row: np.ndarray, entry: ListEntry) -> None:
+    def fill(self, row: UInt8Array, entry: ListEntry) -> None:
         path = self.folder / f"{entry.id}.xml"
         try:
             tree = ElementTree.parse(path).getroot()
@@ -138,7 +140,7 @@ class _NpyLabels:
             f"give --classes all {width}, in their order"
         )
 
-    def fill(self, row: np.ndarray, entry: ListEntry) -> None:
+    def fill(self, row: UInt8Array, entry: ListEntry) -> None:
         digits = entry.id.replace("_", "")
         vector = self.table.get(entry.id)
         if vector is None and digits.isdecimal():
@@ -181,7 +183,7 @@ class _CsvLabels:
                 raise UserError(f"{path}, line {item.line}: a second row for {item.image!r}; remove one of them")
             self.table[key] = [columns[name] for name in item.labels]
 
-    def fill(self, row: np.ndarray, entry: ListEntry) -> None:
+    def fill(self, row: UInt8Array, entry: ListEntry) -> None:
         if entry.id not in self.table:
             raise _Fault("no-labels", self.path, f"has no row for {entry.id}; add it, or take the image off the list")
         row[self.table[entry.id]] = 1

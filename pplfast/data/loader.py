@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pplfast.arrays import Float64Array, UInt8Array
 from pplfast.data import sampling
 from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
@@ -78,7 +79,7 @@ class TrainLoader:
         device = resolve_device(device)
         self._handover = Handover(device)  # of the augment thread
         self.cache = DecodedCache(cache_mb * (1 - MASKS_SHARE) if masks else cache_mb)
-        self._masks = DecodedCache(cache_mb * MASKS_SHARE) if masks else None
+        self._masks = DecodedCache(cache_mb * MASKS_SHARE if masks else 0)
         self._inspected = np.zeros(len(dataset), bool)
         self._decoder = Decoder(batch_size, threads, device)
         self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._handover)
@@ -93,6 +94,11 @@ class TrainLoader:
         """The same on every rank."""
         return sampling.steps_per_epoch(len(self._dataset), self._group)
 
+    @property
+    def side(self) -> int:
+        """S, of the square images."""
+        return self._augment.crop
+
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches `start`, `start` + 1, ... of epoch `number`. UserError names an image that cannot be used."""
         order = sampling.epoch_order(self._seed, number, len(self._dataset))
@@ -103,7 +109,7 @@ class TrainLoader:
         )
         return ahead(lambda shard: self._submit(shard, uniforms[shard.indices]), shards, BATCHES_AHEAD)
 
-    def _submit(self, shard: sampling.Shard, uniforms: np.ndarray) -> "Future[Batch]":
+    def _submit(self, shard: sampling.Shard, uniforms: Float64Array) -> "Future[Batch]":
         reads = {
             index: self._readers.submit(self._read, index)
             for index in shard.indices.tolist()
@@ -115,7 +121,7 @@ class TrainLoader:
         decoded = self._decode_thread.submit(self._decode, shard.indices.tolist(), reads)
         return self._augment_thread.submit(self._make_batch, shard, decoded, masks, uniforms)
 
-    def _read(self, index: int) -> np.ndarray:
+    def _read(self, index: int) -> UInt8Array:
         path = self._dataset.images[index]
         try:
             encoded = read_encoded(path, inspect=not self._inspected[index])
@@ -124,26 +130,30 @@ class TrainLoader:
         self._inspected[index] = True
         return encoded
 
-    def _read_mask(self, index: int) -> np.ndarray:
+    def _read_mask(self, index: int) -> UInt8Array:
         """uint8 (H, W, 1). Decoded by PIL, since DALI turns the values of palette PNGs into colours, and kept."""
-        mask = self._masks.get(index)
-        return read_mask(self._dataset.masks[index])[:, :, None] if mask is None else mask
+        if index in self._masks:
+            return self._masks[index]
+        path = self._dataset.masks[index]
+        assert path is not None, "__init__ lets none pass without a mask"
+        return read_mask(path)[:, :, None]
 
-    def _decode(self, indices: list[int], reads: "dict[int, Future[np.ndarray]]") -> list[np.ndarray]:
+    def _decode(self, indices: list[int], reads: "dict[int, Future[UInt8Array]]") -> list[UInt8Array]:
         missing = [index for index in reads if index not in self.cache]
-        fresh = dict(zip(missing, self._decoder([reads[index].result() for index in missing]), strict=True))
-        for index, image in fresh.items():
+        fresh: dict[int, UInt8Array] = {}
+        for index, image in zip(missing, self._decoder([reads[index].result() for index in missing]), strict=True):
             if image is None:
                 raise self._unusable(index, DAMAGED)
+            fresh[index] = image
         self.cache.add(missing, list(fresh.values()))
-        return [fresh[index] if index in fresh else self.cache.get(index) for index in indices]
+        return [fresh[index] if index in fresh else self.cache[index] for index in indices]
 
     def _make_batch(
         self,
         shard: sampling.Shard,
-        decoded: "Future[list[np.ndarray]]",
-        masks: "list[Future[np.ndarray]]",
-        uniforms: np.ndarray,
+        decoded: "Future[list[UInt8Array]]",
+        masks: "list[Future[UInt8Array]]",
+        uniforms: Float64Array,
     ) -> Batch:
         images = decoded.result()
         geometry = sampling.geometry(np.array([image.shape[:2] for image in images]), uniforms, self._augment)
@@ -157,10 +167,12 @@ class TrainLoader:
         )
 
     def _labels(
-        self, shard: sampling.Shard, images: list[np.ndarray], masks: list[np.ndarray], geometry: sampling.Geometry
+        self, shard: sampling.Shard, images: list[UInt8Array], masks: list[UInt8Array], geometry: sampling.Geometry
     ) -> torch.Tensor:
         if self._cutter is None:
-            return self._handover.from_host(torch.from_numpy(self._dataset.labels[shard.indices].astype(np.float32)))
+            return self._handover.from_host(
+                torch.from_numpy(self._dataset.known_labels[shard.indices].astype(np.float32))
+            )
         for index, image, mask in zip(shard.indices.tolist(), images, masks, strict=True):
             if image.shape[:2] != mask.shape[:2]:
                 raise UserError(

@@ -1,13 +1,13 @@
 """Masks: PNG files whose pixel values are class ids, 0 background and 255 ignore."""
 
-import os
 from functools import cache
 
 import numpy as np
 from PIL import Image
 
+from pplfast.arrays import UInt8Array
 from pplfast.errors import UserError
-from pplfast.files import atomic_path
+from pplfast.files import StrPath, atomic_path
 
 
 @cache
@@ -21,7 +21,7 @@ def voc_palette() -> bytes:
     return palette.tobytes()
 
 
-def read_mask(path: str | os.PathLike) -> np.ndarray:
+def read_mask(path: StrPath) -> UInt8Array:
     """Class ids as uint8 (H, W). The stored values are taken as they are: palette colours do not matter.
 
     UserError for a file that is missing, damaged, or holds colours instead of ids.
@@ -37,7 +37,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         raise UserError(f"{path}: not a readable PNG mask ({error}); restore it") from None
 
 
-def mask_image(mask: np.ndarray) -> Image.Image:
+def mask_image(mask: UInt8Array) -> Image.Image:
     """Class ids, uint8 (H, W), as a palette image in VOC's colours."""
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f"a mask must be uint8 (H, W), not {mask.dtype} {mask.shape}")
@@ -46,7 +46,7 @@ def mask_image(mask: np.ndarray) -> Image.Image:
     return image
 
 
-def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
+def write_mask(path: StrPath, mask: UInt8Array) -> None:
     """Save class ids, uint8 (H, W), as a PNG with VOC's palette; readers never see half a file."""
     image = mask_image(mask)
     with atomic_path(path) as temporary:

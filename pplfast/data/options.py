@@ -1,54 +1,74 @@
-"""The command-line options that describe a data set, the same for every command."""
+"""The command-line options that describe a data set, the same for every command. No numpy before they are used."""
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pplfast.data.dataset import DataConfig, Dataset, open_dataset
+if TYPE_CHECKING:
+    from pplfast.data.dataset import DataConfig, Dataset
+
+IN_FULL = "pplfast data check --help"  # the one place that explains them at length
+OWN_CLASSES = "ROOT/classes.txt, else the 20 of VOC"
+RARE = ("--masks", "--skip-difficult")
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, with_list: bool = True) -> None:
-    """with_list: False for a command that names its lists itself."""
+def add_data_arguments(
+    parser: argparse.ArgumentParser,
+    with_list: bool = True,
+    shown: Sequence[str] = ("--skip-difficult",),
+    classes: str = OWN_CLASSES,
+    labels: str = "auto",
+    full: bool = False,
+) -> None:
+    """with_list: False for a command that names its lists itself. labels: their default. classes: theirs, in words.
+
+    shown: those of RARE that the command makes use of. The others are taken too, so that one set of options describes
+    a data set to all commands, but left out of the help.
+    full: explain everything, for IN_FULL; else one line for each.
+    """
     parser.set_defaults(list="")
-    group = parser.add_argument_group("data set")
-    group.add_argument(
-        "--data",
-        required=True,
-        metavar="ROOT",
-        help="a folder in VOC layout (JPEGImages, ImageSets, ...), or a plain folder of JPEG images",
+    helps = _FULL if full else BRIEF
+    group = parser.add_argument_group(
+        "data set", None if full else f"Explained by `{IN_FULL}`; its options are all taken here."
     )
+    group.add_argument("--data", required=True, metavar="ROOT", help=helps["--data"])
     if with_list:
-        group.add_argument(
-            "--list",
-            default="",
-            metavar="NAME",
-            help="a list of ImageSets/Segmentation or ImageSets/Main by name, or a list file; "
-            "a plain folder needs none",
-        )
+        group.add_argument("--list", default="", metavar="NAME", help=helps["--list"])
     group.add_argument(
-        "--labels",
-        default="auto",
-        metavar="FILE",
-        help="image labels: xml (Annotations/*.xml), a cls_labels.npy, a CSV of image,label;label, or "
-        "none; auto (default) takes Annotations, else a cls_labels.npy beside",
+        "--labels", default=labels, metavar="FILE", help=helps["--labels"].format(default=_WORDS[labels])
     )
-    group.add_argument(
-        "--classes",
-        default="",
-        metavar="NAMES",
-        help="cat,dog or bus=6,car=7 (value in masks), or a file with one per line; "
-        "default: ROOT/classes.txt where it exists, else the 20 classes of VOC",
-    )
-    group.add_argument(
-        "--masks",
-        default="",
-        metavar="DIR",
-        help="folder of true masks, <id>.png; default: those the list names, else ROOT/SegmentationClass",
-    )
-    group.add_argument(
-        "--skip-difficult", action="store_true", help="leave out objects that the XML marks as difficult"
-    )
+    group.add_argument("--classes", default="", metavar="NAMES", help=helps["--classes"].format(default=classes))
+    rare = {option: helps[option] if option in shown else argparse.SUPPRESS for option in RARE}
+    group.add_argument("--masks", default="", metavar="DIR", help=rare["--masks"])
+    group.add_argument("--skip-difficult", action="store_true", help=rare["--skip-difficult"])
 
 
-def config_from_arguments(args: argparse.Namespace) -> DataConfig:
+_WORDS = {"auto": "auto, which takes Annotations, else a cls_labels.npy beside", "none": "none"}
+BRIEF = {
+    "--data": "folder in VOC layout, or a plain folder of JPEG images",
+    "--list": "list by name or file (default: all of a plain folder)",
+    "--labels": "image labels: xml, FILE.npy, FILE.csv or none (default: {default})",
+    "--classes": "like cat,dog (default: {default})",
+    "--masks": "true masks, <id>.png (default: those in ROOT, if any)",
+    "--skip-difficult": "leave out objects that the XML marks as difficult",
+}
+_FULL = {
+    "--data": "a folder in VOC layout (JPEGImages, ImageSets, ...), or a plain folder of JPEG images",
+    "--list": "a list of ImageSets/Segmentation or ImageSets/Main by name, or a list file (default: in a plain folder "
+    "the images of the CSV, or without one all; a VOC layout needs it). `pplfast run` takes several lists instead: "
+    "--train-list, --val-list, --test-list",
+    "--labels": "image labels: xml (Annotations/*.xml), a cls_labels.npy, a CSV of image,label;label, or none "
+    "(default: {default})",
+    "--classes": "cat,dog or bus=6,car=7 (value in masks), or a file with one per line; names that are all VOC's keep "
+    "VOC's values, others count from 1 (default: {default}; of commands with --model those of the network)",
+    "--masks": "folder of true masks, <id>.png (default: those the list names, else ROOT/SegmentationClass)",
+    "--skip-difficult": "leave out objects that the XML marks as difficult (default: they count, as in the field)",
+}
+
+
+def config_from_arguments(args: argparse.Namespace) -> "DataConfig":
+    from pplfast.data.dataset import DataConfig
+
     return DataConfig(
         root=args.data,
         list=args.list,
@@ -59,6 +79,8 @@ def config_from_arguments(args: argparse.Namespace) -> DataConfig:
     )
 
 
-def dataset_from_arguments(args: argparse.Namespace) -> Dataset:
+def dataset_from_arguments(args: argparse.Namespace) -> "Dataset":
     """The data set of `add_data_arguments`; UserError where it cannot be opened."""
+    from pplfast.data.dataset import open_dataset
+
     return open_dataset(config_from_arguments(args))

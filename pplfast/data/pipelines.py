@@ -8,18 +8,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from pplfast.arrays import Float32Array, UInt8Array
 from pplfast.data.classes import IGNORE
 from pplfast.data.handover import Handover
 from pplfast.data.sampling import Geometry
 from pplfast.errors import UserError
 
 try:
-    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali import Pipeline, fn, pipeline_def, types
+    from nvidia.dali.data_node import DataNode
 except ModuleNotFoundError:
     raise UserError("NVIDIA DALI is not installed; install it with pip install 'pplfast[cuda13]'") from None
 
@@ -33,7 +35,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
-def pipeline_options(batch_size: int, threads: int, device: torch.device) -> dict:
+def pipeline_options(batch_size: int, threads: int, device: torch.device) -> dict[str, Any]:
     """Arguments of every pipeline here.
 
     Each is run by a thread of ours (see `ahead`), one batch at a time, hence no queue inside. The dynamic executor
@@ -52,7 +54,7 @@ def pipeline_options(batch_size: int, threads: int, device: torch.device) -> dic
 
 
 @pipeline_def
-def decode_graph(gpu: bool):
+def decode_graph(gpu: bool) -> DataNode:
     """Encoded bytes -> uint8 HWC in host memory.
 
     RGB whatever the file's colours. The EXIF orientation is ignored, because masks are drawn on images as stored.
@@ -70,7 +72,7 @@ def decode_graph(gpu: bool):
 
 
 @pipeline_def
-def augment_graph(crop: int, jitter: bool, mean: list[float], std: list[float], gpu: bool):
+def augment_graph(crop: int, jitter: bool, mean: list[float], std: list[float], gpu: bool) -> DataNode:
     """uint8 HWC images and a Geometry -> float32 (crop, crop, 3).
 
     Resizing only the visible part equals resizing the whole and cropping. Colours are changed before normalisation,
@@ -81,22 +83,11 @@ def augment_graph(crop: int, jitter: bool, mean: list[float], std: list[float], 
     images = fn.resize(images, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR, antialias=True)
     if jitter:
         images = fn.color_twist(images, **{name: _values(name, 0) for name in ("brightness", "contrast", "saturation")})
-    return fn.crop_mirror_normalize(
-        images,
-        crop=(crop, crop),
-        crop_pos_y=place[0],
-        crop_pos_x=place[1],
-        out_of_bounds_policy="pad",
-        fill_values=0.0,
-        mirror=_values("flip", 0, types.INT32),
-        mean=mean,
-        std=std,
-        output_layout="HWC",
-    )
+    return _laid_into_crop(images, crop, place, fill_values=0.0, mean=mean, std=std)
 
 
 @pipeline_def
-def scale_graph(scales: int, flip: bool, mean: list[float], std: list[float], gpu: bool):
+def scale_graph(scales: int, flip: bool, mean: list[float], std: list[float], gpu: bool) -> tuple[DataNode, ...]:
     """uint8 HWC images of one shape -> per scale the normalised float32 image and, with `flip`, its mirror image."""
     images = _images(gpu)
     outputs = []
@@ -110,64 +101,66 @@ def scale_graph(scales: int, flip: bool, mean: list[float], std: list[float], gp
 
 
 @pipeline_def
-def mask_graph(crop: int, gpu: bool):
+def mask_graph(crop: int, gpu: bool) -> DataNode:
     """uint8 HW1 masks and the Geometry of their images -> uint8 (crop, crop, 1): the nearest value, 255 around."""
     masks = _images(gpu)
     size, start, end, place = (_values(name, 1) for name in ("size", "roi_start", "roi_end", "place"))
     masks = fn.resize(masks, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_NN)
+    return _laid_into_crop(masks, crop, place, fill_values=float(IGNORE), mean=[0.0], std=[1.0], dtype=types.UINT8)
+
+
+def _laid_into_crop(images: DataNode, crop: int, place: DataNode, **options: Any) -> DataNode:
+    """HWC images no larger than the crop, at their `place` in it; mirrored where the Geometry says so."""
     return fn.crop_mirror_normalize(
-        masks,
+        images,
         crop=(crop, crop),
         crop_pos_y=place[0],
         crop_pos_x=place[1],
         out_of_bounds_policy="pad",
-        fill_values=float(IGNORE),
         mirror=_values("flip", 0, types.INT32),
-        mean=[0.0],
-        std=[1.0],
-        dtype=types.UINT8,
         output_layout="HWC",
+        **options,
     )
 
 
-def _images(gpu: bool):
+def _images(gpu: bool) -> DataNode:
     images = fn.external_source(name="images", no_copy=True, dtype=types.UINT8, ndim=3, layout="HWC")
     return images.gpu() if gpu else images
 
 
-def _values(name: str, ndim: int, dtype=types.FLOAT):
+def _values(name: str, ndim: int, dtype: types.DALIDataType = types.FLOAT) -> DataNode:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
 
 class Decoder:
     """Decodes JPEGs batch by batch. A bad one costs its own result only."""
 
-    def __init__(self, batch_size: int, threads: int, device: torch.device):
+    def __init__(self, batch_size: int, threads: int, device: torch.device) -> None:
         self._options = pipeline_options(batch_size, threads, device)
         self._pipeline = self._build()
 
-    def _build(self):
+    def _build(self) -> Pipeline:
         return decode_graph(**self._options)
 
-    def __call__(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+    def __call__(self, encoded: Sequence[UInt8Array]) -> list[UInt8Array | None]:
         """uint8 (H, W, 3) for each, views of one buffer; None where the file is damaged."""
         if not encoded:
             return []
         try:
-            return self._run(encoded)
+            return [*self._run(encoded)]
         except RuntimeError:
             # DALI says that some sample failed, not reliably which one, and the pipeline is lost.
             self._pipeline = self._build()
             return [self._alone(one) for one in encoded]
 
-    def _alone(self, encoded: np.ndarray) -> np.ndarray | None:
+    def _alone(self, encoded: UInt8Array) -> UInt8Array | None:
         try:
             return self._run([encoded])[0]
         except RuntimeError:
             self._pipeline = self._build()
             return None
 
-    def _run(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _run(self, encoded: Sequence[UInt8Array]) -> list[UInt8Array]:
         (batch,) = self._pipeline.run(encoded=list(encoded))
         return [np.asarray(batch[row]) for row in range(len(batch))]
 
@@ -184,7 +177,7 @@ class Augmenter:
         batch_size: int,
         threads: int,
         handover: Handover,
-    ):
+    ) -> None:
         self._handover = handover
         self._pipeline = augment_graph(
             crop=crop,
@@ -195,7 +188,7 @@ class Augmenter:
         )
 
     def __call__(
-        self, images: Sequence[np.ndarray], geometry: Geometry, factors: dict[str, np.ndarray]
+        self, images: Sequence[UInt8Array], geometry: Geometry, factors: dict[str, Float32Array]
     ) -> torch.Tensor:
         """float32 (B, 3, crop, crop), channels_last."""
         (batch,) = self._pipeline.run(images=list(images), **vars(geometry), **factors)
@@ -205,11 +198,11 @@ class Augmenter:
 class MaskCutter:
     """Masks -> those of one training batch, cut like their images."""
 
-    def __init__(self, crop: int, batch_size: int, threads: int, handover: Handover):
+    def __init__(self, crop: int, batch_size: int, threads: int, handover: Handover) -> None:
         self._handover = handover
         self._pipeline = mask_graph(crop=crop, **pipeline_options(batch_size, threads, handover.device))
 
-    def __call__(self, masks: Sequence[np.ndarray], geometry: Geometry) -> torch.Tensor:
+    def __call__(self, masks: Sequence[UInt8Array], geometry: Geometry) -> torch.Tensor:
         """masks: uint8 (H, W, 1) -> int64 (B, crop, crop)."""
         (batch,) = self._pipeline.run(images=list(masks), **vars(geometry))
         return self._handover.from_dali(batch, dtype=torch.int64).squeeze(3)
@@ -227,7 +220,7 @@ class Scaler:
         batch_size: int,
         threads: int,
         handover: Handover,
-    ):
+    ) -> None:
         self._scales, self._flip, self._handover = tuple(scales), flip, handover
         self._pipeline = scale_graph(
             scales=len(self._scales),
@@ -237,7 +230,7 @@ class Scaler:
             **pipeline_options(batch_size, threads, handover.device),
         )
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    def __call__(self, images: Sequence[UInt8Array]) -> list[torch.Tensor]:
         """Per scale float32 (B*F, 3, h, w), channels_last, F = 2 with flip: B plain rows, then B mirrored ones."""
         height, width = images[0].shape[:2]
         sizes = {
@@ -252,7 +245,9 @@ class Resizer:
     """Decoded images of one shape -> one normalised batch at one scale: Scaler for images of any size, a scale at a
     time, so that no more than the scale in work has to be in memory."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], batch_size: int, threads: int, handover: Handover):
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], batch_size: int, threads: int, handover: Handover
+    ) -> None:
         self._handover = handover
         self._pipeline = scale_graph(
             scales=1,
@@ -262,9 +257,10 @@ class Resizer:
             **pipeline_options(batch_size, threads, handover.device),
         )
 
-    def __call__(self, images: Sequence[np.ndarray], scale: float) -> torch.Tensor:
+    def __call__(self, images: Sequence[UInt8Array], scale: float) -> torch.Tensor:
         """float32 (B, 3, h, w), channels_last."""
-        size = scaled_size(*images[0].shape[:2], scale)
+        height, width = images[0].shape[:2]
+        size = scaled_size(height, width, scale)
         (batch,) = self._pipeline.run(images=list(images), size0=np.full((len(images), 2), size, np.float32))
         return self._handover.from_dali(batch).permute(0, 3, 1, 2)
 

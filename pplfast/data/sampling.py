@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pplfast.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from pplfast.recipe import AugmentConfig
 
 _ORDER, _AUGMENT = 0, 1  # separate random streams of one (seed, epoch)
@@ -17,8 +18,8 @@ _LONG, _Y, _X, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION, _COLUMNS = range(8)
 class Shard:
     """One rank's part of one step."""
 
-    indices: np.ndarray  # int64 (B,)
-    weights: np.ndarray  # float32 (B,): 1, or 0 for a repeated image that only fills the row
+    indices: Int64Array  # (B,)
+    weights: Float32Array  # (B,): 1, or 0 for a repeated image that only fills the row
     total: int  # images of this step over all ranks, without repeats
 
 
@@ -26,20 +27,20 @@ class Shard:
 class Geometry:
     """How each image of a batch is cut from its resized version and laid into the crop."""
 
-    size: np.ndarray  # float32 (B, 2): height and width of the visible part, in pixels of the resized image
-    roi_start: np.ndarray  # float32 (B, 2): that part's first corner (y, x), in pixels of the decoded image
-    roi_end: np.ndarray  # float32 (B, 2): its opposite corner
-    place: np.ndarray  # float32 (B, 2): where the part lies in the crop (y, x), as a fraction of the free space
-    flip: np.ndarray  # int32 (B,)
+    size: Float32Array  # (B, 2): height and width of the visible part, in pixels of the resized image
+    roi_start: Float32Array  # (B, 2): that part's first corner (y, x), in pixels of the decoded image
+    roi_end: Float32Array  # (B, 2): its opposite corner
+    place: Float32Array  # (B, 2): where the part lies in the crop (y, x), as a fraction of the free space
+    flip: Int32Array  # (B,)
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """A permutation of range(count), int64."""
+def epoch_order(seed: int, epoch: int, count: int) -> Int64Array:
+    """A permutation of range(count)."""
     return np.argsort(_stream(seed, epoch, _ORDER).random(count), kind="stable")
 
 
-def epoch_uniforms(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Random numbers in [0, 1) for the augmentation, float64 (count, 7); row i belongs to image i."""
+def epoch_uniforms(seed: int, epoch: int, count: int) -> Float64Array:
+    """Random numbers in [0, 1) for the augmentation, (count, 7); row i belongs to image i."""
     return _stream(seed, epoch, _AUGMENT).random((count, _COLUMNS))
 
 
@@ -51,7 +52,7 @@ def steps_per_epoch(count: int, group: int) -> int:
     return -(-count // group)
 
 
-def shard(order: np.ndarray, step: int, group: int, rank: int, world_size: int) -> Shard:
+def shard(order: Int64Array, step: int, group: int, rank: int, world_size: int) -> Shard:
     """Rank `rank`'s contiguous part of step `step`; a step has `group` images over all ranks, the last one fewer.
 
     All parts of a step have equal length. Ranks that would have an image less repeat one with weight 0: each image
@@ -66,7 +67,7 @@ def shard(order: np.ndarray, step: int, group: int, rank: int, world_size: int) 
     return Shard(np.concatenate([own, filler]).astype(np.int64), weights, len(images))
 
 
-def geometry(shapes: np.ndarray, uniforms: np.ndarray, augment: AugmentConfig) -> Geometry:
+def geometry(shapes: Int64Array, uniforms: Float64Array, augment: AugmentConfig) -> Geometry:
     """Resize, crop and flip of a batch. shapes: (B, 2) heights and widths; uniforms: (B, 7), the images' rows.
 
     The resized image's long side is a whole number of pixels, uniform over `resize_long` with both ends, as in the
@@ -90,7 +91,7 @@ def geometry(shapes: np.ndarray, uniforms: np.ndarray, augment: AugmentConfig) -
     )
 
 
-def jitter_factors(uniforms: np.ndarray, strength: float) -> dict[str, np.ndarray]:
+def jitter_factors(uniforms: Float64Array, strength: float) -> dict[str, Float32Array]:
     """Factors of brightness, contrast and saturation, each float32 (B,), uniform in 1 +- strength."""
     columns = {"brightness": _BRIGHTNESS, "contrast": _CONTRAST, "saturation": _SATURATION}
     return {name: (1 + strength * (2 * uniforms[:, column] - 1)).astype(np.float32) for name, column in columns.items()}

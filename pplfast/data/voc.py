@@ -17,11 +17,18 @@ class ListEntry:
     mask: Path | None  # where the list says its mask is, if it does
 
 
+def check_root(root: Path) -> None:
+    """Raises UserError where the data set's folder does not exist."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give --data a VOC root or a folder of images")
+
+
 def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]:
     """The images of a data set in the order of its list, and the data set's name for reports.
 
     `name` is a list by name or by path. A plain folder may go without: the rows of its CSV then are the list, and
-    without a CSV every JPEG in it. UserError for a list that is missing, empty, or names an image twice.
+    without a CSV every JPEG in it; the data set then has the folder's name. UserError for a list that is missing,
+    empty, or names an image twice.
     """
     images = root / "JPEGImages"
     is_voc = images.is_dir()
@@ -33,15 +40,15 @@ def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]
     elif is_voc:
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
-        source, title = Path(labels), Path(labels).stem
+        source, title = Path(labels), ""
         entries = [
             (row.line, ListEntry(image_id(row.image), _resolve(folder, row.image), None)) for row in read_csv(source)
         ]
     else:
-        source, title = root, "all"
+        source, title = root, ""
         entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
     _check(entries, source)
-    return [entry for _, entry in entries], f"{root.resolve().name}/{title}"
+    return [entry for _, entry in entries], f"{root.resolve().name}/{title}" if title else root.resolve().name
 
 
 def _find_list(root: Path, name: str) -> Path:

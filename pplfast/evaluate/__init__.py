@@ -1,7 +1,8 @@
-"""Scores of CAMs and of label PNGs against true masks."""
+"""Scores of CAMs and of label PNGs against true masks, and what label PNGs say without any."""
 
 from pplfast.evaluate.cams import evaluate_cams
 from pplfast.evaluate.pngs import evaluate_labels
 from pplfast.evaluate.scores import CamScores, Scores
+from pplfast.evaluate.unscored import LabelFacts, inspect_labels
 
-__all__ = ["CamScores", "Scores", "evaluate_cams", "evaluate_labels"]
+__all__ = ["CamScores", "LabelFacts", "Scores", "evaluate_cams", "evaluate_labels", "inspect_labels"]

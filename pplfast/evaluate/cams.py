@@ -1,17 +1,18 @@
 """mIoU of CAMs over background thresholds: every image is read once for the whole sweep."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
+from pplfast.arrays import Float32Array, Int64Array, IntArray
 from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 from pplfast.evaluate.scores import CamScores
 from pplfast.evaluate.truth import Pair, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.files import StrPath
 from pplfast.labels.camfile import SUFFIX, load_cam
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
@@ -20,7 +21,7 @@ THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .
 
 
 def evaluate_cams(
-    cams: str | os.PathLike, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS, jobs: int | None = None
+    cams: StrPath, dataset: Dataset, thresholds: Sequence[float] = THRESHOLDS, jobs: int | None = None
 ) -> CamScores:
     """Score `cams/<id>.npz` against the data set's masks: a pixel gets its best class if that exceeds the threshold.
 
@@ -36,9 +37,9 @@ def evaluate_cams(
     unlisted: set[int] = set()
     work = partial(count_chunk, classes=dataset.classes, edges=edges)
     with Progress("scoring CAMs", len(pairs)) as progress:
-        for chunk, (part, values) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
+        for chunk, (part, found) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
             counts += part
-            unlisted |= values
+            unlisted |= found
             progress.advance(len(chunk))
     per_threshold = [class_ious(matrix, dataset.classes) for matrix in confusions(counts)]
     mious = [mean_iou(ious) for ious in per_threshold]
@@ -57,7 +58,7 @@ def evaluate_cams(
     )
 
 
-def count_chunk(pairs: list[Pair], classes: ClassList, edges: np.ndarray) -> tuple[np.ndarray, set[int]]:
+def count_chunk(pairs: list[Pair], classes: ClassList, edges: Float32Array) -> tuple[Int64Array, set[int]]:
     """Sum of `count_image` over some images, and the masks' values outside the class list."""
     table = index_table(classes)
     counts = np.zeros((len(classes) + 1, len(classes), len(edges) + 1), np.int64)
@@ -70,7 +71,7 @@ def count_chunk(pairs: list[Pair], classes: ClassList, edges: np.ndarray) -> tup
     return counts, unlisted
 
 
-def count_image(truth: np.ndarray, maps: np.ndarray, own: np.ndarray, classes: int, edges: np.ndarray) -> np.ndarray:
+def count_image(truth: Int64Array, maps: Float32Array, own: IntArray, classes: int, edges: Float32Array) -> Int64Array:
     """int64 (classes + 1, classes, T + 1): pixels by true row, best class, and how many thresholds its score exceeds.
 
     The thresholds themselves are the bin edges, so nothing is quantised.
@@ -85,7 +86,7 @@ def count_image(truth: np.ndarray, maps: np.ndarray, own: np.ndarray, classes: i
     return np.bincount(joint, minlength=(classes + 1) * classes * bins).reshape(classes + 1, classes, bins)
 
 
-def confusions(counts: np.ndarray) -> np.ndarray:
+def confusions(counts: Int64Array) -> Int64Array:
     """(rows, classes, T + 1) counts -> int64 (T, rows, rows) confusions, one per threshold."""
     total = counts.sum(axis=2)
     below = counts.cumsum(axis=2)[:, :, :-1]  # [..., t]: pixels whose score does not exceed threshold t

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pplfast.arrays import Int64Array
 from pplfast.data.classes import BACKGROUND, ClassList
 
 
@@ -18,7 +19,7 @@ class ClassIou:
     predicted_pixels: int
 
 
-def index_table(classes: ClassList) -> np.ndarray:
+def index_table(classes: ClassList) -> Int64Array:
     """int64 (256,): mask value -> row of the confusion: 0 background, c + 1 for class c, -1 for ignore and unlisted."""
     table = np.full(256, -1, np.int64)
     table[BACKGROUND] = 0
@@ -26,7 +27,7 @@ def index_table(classes: ClassList) -> np.ndarray:
     return table
 
 
-def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, rows: int) -> np.ndarray:
+def confusion_matrix(truth: Int64Array, predicted: Int64Array, rows: int) -> Int64Array:
     """int64 (rows, rows + 1) counts of one image; inputs: row numbers of equal shape.
 
     truth -1: the pixel does not count. predicted -1: no label; such pixels are in the last column, so they count as
@@ -38,7 +39,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, rows: int) -> np.
     return np.bincount(joint, minlength=rows * (rows + 1)).reshape(rows, rows + 1)
 
 
-def class_ious(confusion: np.ndarray, classes: ClassList) -> list[ClassIou]:
+def class_ious(confusion: Int64Array, classes: ClassList) -> list[ClassIou]:
     """Background first. confusion: (rows, rows) or (rows, rows + 1) over the whole set."""
     truth, predicted = confusion.sum(1), confusion.sum(0)
     result = []

@@ -1,10 +1,10 @@
 """mIoU of label PNGs."""
 
-import os
 from functools import partial
 
 import numpy as np
 
+from pplfast.arrays import Int64Array
 from pplfast.data.classes import IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
@@ -12,12 +12,13 @@ from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, confusion_matrix, index_table, mean_iou
 from pplfast.evaluate.scores import Scores
 from pplfast.evaluate.truth import Pair, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.files import StrPath
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
 from pplfast.labels.pseudo import SUFFIX
 
 
-def evaluate_labels(labels: str | os.PathLike, dataset: Dataset, jobs: int | None = None) -> Scores:
+def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) -> Scores:
     """Score `labels/<id>.png` against the masks of the data set, with one confusion over all images.
 
     Pixels with 255 in the mask do not count; 255 in a label counts as a miss. Raises UserError for missing masks or
@@ -45,7 +46,7 @@ def evaluate_labels(labels: str | os.PathLike, dataset: Dataset, jobs: int | Non
     )
 
 
-def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[np.ndarray, set[int]]:
+def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[Int64Array, set[int]]:
     """The confusion summed over some images, and the masks' values outside the class list."""
     table = index_table(classes)
     rows = len(classes) + 1

@@ -1,6 +1,7 @@
 """The result of scoring one list: what was scored, against how many masks, and the figures."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,20 +10,22 @@ from pplfast.evaluate.confusion import ClassIou
 
 @dataclass(frozen=True)
 class Scores:
-    """All IoU in percent; see confusion.py for their definition."""
+    """IoU of each class and their mean, in percent, of one confusion over all images."""
 
     source: str  # folder of the predictions
     list: str  # the data set's name and list
     images: int  # scored, of
     listed: int
     miou: float
-    classes: list[ClassIou]  # background first
-    warnings: list[str]
+    classes: Sequence[ClassIou]  # background first
+    warnings: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-able; IoU in percent, None for a class that neither truth nor prediction has."""
         return dataclasses.asdict(self)
 
     def table(self) -> str:
+        """Lines for the user: one per class, and the mean."""
         lines = [f"{self.source}: scored on {self.list}, {self.images} of {self.listed} images"]
         width = max(len(entry.name) for entry in self.classes)
         for entry in self.classes:

@@ -1,25 +1,25 @@
 """The archive that the PASCAL VOC evaluation server takes: label PNGs in its folders, checked before and after."""
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import IGNORE, VOC
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import mask_image, read_mask
 from pplfast.errors import UserError
-from pplfast.files import atomic_path
+from pplfast.files import StrPath, atomic_path
 
 # comp6: trained with data beyond VOC's own (ImageNet weights, SBD's images); comp5 without.
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
-def write_submission(labels: str | os.PathLike, dataset: Dataset, out: str | os.PathLike) -> int:
+def write_submission(labels: StrPath, dataset: Dataset, out: StrPath) -> int:
     """Write the tar.gz `out` with one palette PNG per image of the list; returns how many.
 
     The server takes VOC's class values, no 255, and exactly the images of its list in their sizes. Raises UserError
@@ -35,7 +35,7 @@ def write_submission(labels: str | os.PathLike, dataset: Dataset, out: str | os.
     return len(dataset)
 
 
-def check_submission(path: str | os.PathLike, dataset: Dataset) -> None:
+def check_submission(path: StrPath, dataset: Dataset) -> None:
     """Read an archive back as the server does: names, count, palette, sizes, values. UserError names what is wrong."""
     wanted = {f"{FOLDER}/{name}.png": image for name, image in zip(dataset.ids, dataset.images, strict=True)}
     try:
@@ -43,7 +43,10 @@ def check_submission(path: str | os.PathLike, dataset: Dataset) -> None:
             for member in archive:
                 if member.name not in wanted:
                     raise UserError(f"{path}: holds {member.name}, which is not of {dataset.name}; write it again")
-                _check_png(f"{path}: {member.name}", archive.extractfile(member).read(), wanted.pop(member.name))
+                content = archive.extractfile(member)
+                if content is None:
+                    raise UserError(f"{path}: {member.name} is not a file there; write it again")
+                _check_png(f"{path}: {member.name}", content.read(), wanted.pop(member.name))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{path}: not a readable tar.gz ({error}); write it again") from None
     if wanted:
@@ -52,7 +55,7 @@ def check_submission(path: str | os.PathLike, dataset: Dataset) -> None:
         )
 
 
-def _checked(path: Path, image: Path) -> np.ndarray:
+def _checked(path: Path, image: Path) -> UInt8Array:
     if not path.is_file():
         raise UserError(f"{path}: no such file; make the labels of the whole list first")
     mask = read_mask(path)
@@ -72,7 +75,7 @@ def _check_size(what: str, shape: tuple[int, int], image: Path) -> None:
         )
 
 
-def _check_values(what: str, mask: np.ndarray) -> None:
+def _check_values(what: str, mask: UInt8Array) -> None:
     others = sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - {0, *VOC.ids})
     if others:
         hint = "unsure pixels are not accepted" if others == [IGNORE] else "the server knows VOC's classes, 0 to 20"
@@ -88,7 +91,7 @@ def _check_png(what: str, data: bytes, image: Path) -> None:
     _check_values(what, mask)
 
 
-def _add(archive: tarfile.TarFile, name: str, mask: np.ndarray) -> None:
+def _add(archive: tarfile.TarFile, name: str, mask: UInt8Array) -> None:
     buffer = io.BytesIO()
     mask_image(mask).save(buffer, format="PNG")
     entry = tarfile.TarInfo(name)

@@ -1,16 +1,17 @@
 """The masks that a list is scored against."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pplfast.arrays import Int64Array
 from pplfast.data.classes import IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.labels.folder import find_outputs
 
 IMAGES_PER_TASK = 16  # one result per task is sent back, so that the counts are not pickled once per image
@@ -25,9 +26,7 @@ class Pair:
     mask: Path
 
 
-def scored_pairs(
-    folder: str | os.PathLike, dataset: Dataset, suffix: str, command: str
-) -> tuple[list[Pair], list[str]]:
+def scored_pairs(folder: StrPath, dataset: Dataset, suffix: str, command: str) -> tuple[list[Pair], list[str]]:
     """The images of the list that have a mask and a prediction, and warnings about the others and about the list.
 
     Raises UserError without any mask, and for predictions that are missing without a note of their failure.
@@ -47,7 +46,7 @@ def chunks(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return [list(pairs[start : start + IMAGES_PER_TASK]) for start in range(0, len(pairs), IMAGES_PER_TASK)]
 
 
-def read_truth(pair: Pair, size: tuple[int, int], table: np.ndarray) -> tuple[np.ndarray, set[int]]:
+def read_truth(pair: Pair, size: tuple[int, int], table: Int64Array) -> tuple[Int64Array, set[int]]:
     """int64 (H, W) confusion rows (-1: not scored), and the mask's values that are no class of the data set.
 
     Raises UserError when the mask's size is not that of the prediction.
@@ -79,7 +78,7 @@ def _warnings(dataset: Dataset, without_mask: int, failed: dict[str, str]) -> li
     if failed:
         first, reason = next(iter(failed.items()))
         warnings.append(f"{len(failed)} images failed earlier and are not scored (first: {first}: {reason})")
-    if "aug" in dataset.name.rsplit("/", 1)[-1].lower():
+    if "aug" in dataset.name.partition("/")[2].lower():  # of the list; a folder may be called august
         warnings.append(
             f"{dataset.name} looks like train_aug (10,582 images); the field scores CAMs and pseudo labels "
             "on train (1,464) and segmentation on val (1,449)"

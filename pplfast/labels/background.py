@@ -2,23 +2,10 @@
 
 import numpy as np
 
-from pplfast.errors import UserError
-
-KINDS = ("threshold", "alpha")
-DEFAULT_THRESHOLD = 0.25  # where neither a recipe nor masks say which
+from pplfast.arrays import Float32Array
 
 
-def check_background(kind: str, value: float) -> None:
-    """Raises UserError for a kind that does not exist or a value outside its range."""
-    if kind not in KINDS:
-        raise UserError(f"background '{kind}': must be one of {', '.join(KINDS)}")
-    if kind == "threshold" and not 0 < value < 1:
-        raise UserError(f"background threshold {value}: must lie between 0 and 1 (usual: 0.15 to 0.30)")
-    if kind == "alpha" and not value > 0:
-        raise UserError(f"background alpha {value}: must be above 0 (usual: 4, 24, 32)")
-
-
-def add_background(maps: np.ndarray, kind: str, value: float) -> np.ndarray:
+def add_background(maps: Float32Array, kind: str, value: float) -> Float32Array:
     """(k, H, W) float32 CAMs in [0, 1] -> (k + 1, H, W) float32 scores, background first.
 
     "threshold": the background scores `value` everywhere. "alpha": (1 - max over the classes)^value (PSA).
@@ -33,7 +20,7 @@ def add_background(maps: np.ndarray, kind: str, value: float) -> np.ndarray:
     return scores
 
 
-def to_probabilities(scores: np.ndarray, kind: str) -> np.ndarray:
+def to_probabilities(scores: Float32Array, kind: str) -> Float32Array:
     """What the CRF takes as probabilities: (k + 1, H, W) float32.
 
     Threshold scores are divided by their sum over the channels. The CRF's result depends on ratios of channels only,

@@ -1,7 +1,6 @@
 """A classifier and images -> class activation maps of each image's classes: scales and flips, summed, normalised."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pplfast import cpu
+from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.kernels import cam_fuse
 from pplfast.labels.camfile import SUFFIX, stored_size
 from pplfast.labels.camwriter import CamWriter, Row, npy_path
@@ -34,7 +35,7 @@ def generate_cams(
     model: PatchClassifier,
     dataset: Dataset,
     config: CamConfig,
-    out: str | os.PathLike,
+    out: StrPath,
     npy: bool = False,
     threads: int = 2,
     loader: Callable[..., Iterable[InferenceBatch]] = InferenceLoader,
@@ -42,6 +43,7 @@ def generate_cams(
     """Write `out/<id>.npz` for every image of the data set that has none yet; with `npy` also `<id>.npy`.
 
     model: in eval mode, with its stage set, on the device to use. threads: DALI's.
+    Source of the maps: arXiv 2209.07828; of their fusion over scales and flips, IRN's code (arXiv 1904.05044).
     Maps are fused and normalised at the image's own size (`high_res` of the npy), then sampled at stride 4.
     Images that cannot be decoded are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
     Raises UserError for images without labels, a model that does not fit the data set, a folder of other settings.
@@ -57,11 +59,7 @@ def generate_cams(
         pending = sorted({*pending, *(i for i, name in enumerate(dataset.ids) if not npy_path(folder, name).exists())})
         folder.outcome.skipped = len(dataset) - len(pending)
     with Progress("CAMs", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
-
-        def on_bad(index: int, reason: str) -> None:
-            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
-            progress.advance()
-
+        on_bad = folder.on_bad(dataset, progress.advance)
         batches = (
             loader(
                 dataset,
@@ -78,13 +76,14 @@ def generate_cams(
             if pending
             else ()
         )
+        labels = dataset.known_labels
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                full = _fused_maps(model, batch, dataset.labels[batch.indices], config.flip, device)
+                full = _fused_maps(model, batch, labels[batch.indices], config.flip, device)
             size = (batch.height, batch.width)
             stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False)
             rows = [
-                Row(row, dataset.ids[index], np.flatnonzero(dataset.labels[index]).astype(np.int16))
+                Row(row, dataset.ids[index], np.flatnonzero(labels[index]).astype(np.int16))
                 for row, index in enumerate(batch.indices)
             ]
             writer.add(rows, size, stored, full if npy else None)
@@ -98,7 +97,7 @@ def rows_at_once(device: torch.device, pixels: int) -> int:
 
 
 def _fused_maps(
-    model: PatchClassifier, batch: InferenceBatch, labels: np.ndarray, flip: bool, device: torch.device
+    model: PatchClassifier, batch: InferenceBatch, labels: UInt8Array, flip: bool, device: torch.device
 ) -> Tensor:
     """float32 (B, n, H, W), of the classes of `own_classes(labels)`."""
     classes = to_device(own_classes(labels), device).repeat(2 if flip else 1, 1)
@@ -110,7 +109,7 @@ def _maps(model: PatchClassifier, images: Tensor, classes: Tensor) -> Tensor:
     return torch.cat([model.maps(*part) for part in zip(images.split(rows), classes.split(rows), strict=True)])
 
 
-def own_classes(labels: np.ndarray) -> Tensor:
+def own_classes(labels: UInt8Array) -> Tensor:
     """labels uint8 (B, C) -> int64 (B, n), n the most classes of one image: each row's own classes first, in order.
 
     Rows with fewer are filled up with classes that the image does not have; their maps are dropped afterwards.

@@ -3,15 +3,15 @@
 Only numpy is imported here: the workers of the label and evaluation pools start without torch.
 """
 
-import os
 import zipfile
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 
+from pplfast.arrays import Float32Array, FloatArray, Int64Array, IntArray
 from pplfast.errors import UserError
-from pplfast.files import atomic_path
+from pplfast.files import StrPath, atomic_path
 
 STRIDE = 4  # pixels between stored values; IRN and its successors store their `cam` at the same stride
 SUFFIX = ".npz"
@@ -28,11 +28,11 @@ class Cam:
     size: (H, W) of the image in pixels.
     """
 
-    classes: np.ndarray
-    maps: np.ndarray
+    classes: IntArray
+    maps: FloatArray
     size: tuple[int, int]
 
-    def full(self) -> np.ndarray:
+    def full(self) -> Float32Array:
         """float32 (k, H, W): the stored maps, bilinearly enlarged. This is what is scored and what the CRF sees."""
         return resize_bilinear(self.maps.astype(np.float32), *self.size)
 
@@ -41,7 +41,7 @@ def stored_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // STRIDE), -(-width // STRIDE)
 
 
-def save_cam(path: str | os.PathLike, cam: Cam) -> None:
+def save_cam(path: StrPath, cam: Cam) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
@@ -51,8 +51,11 @@ def save_cam(path: str | os.PathLike, cam: Cam) -> None:
         )
 
 
-def load_cam(path: str | os.PathLike) -> Cam:
-    """Raises UserError naming the file when it is missing, damaged, or not a CAM file."""
+def load_cam(path: StrPath) -> Cam:
+    """The maps of one image, as `generate_cams` and `walk_cams` write them; no code in the file is run.
+
+    Raises UserError naming the file when it is missing, damaged, or not a CAM file.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             classes, maps = archive["classes"], archive["cam"]
@@ -70,27 +73,28 @@ def load_cam(path: str | os.PathLike) -> Cam:
     return Cam(classes, maps, (height, width))
 
 
-def save_npy(path: str | os.PathLike, cam: Cam, high_res: np.ndarray) -> None:
+def save_npy(path: StrPath, cam: Cam, high_res: Float32Array) -> None:
     """The dict that follow-up code reads: keys (0-based classes), cam (stride 4), high_res (k, H, W); float32."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         write_npy_dict(file, cam.classes, cam.maps, high_res)
 
 
-def write_npy_dict(file: BinaryIO, classes: np.ndarray, maps: np.ndarray, high_res: np.ndarray) -> None:
+def write_npy_dict(file: BinaryIO, classes: IntArray, maps: FloatArray, high_res: Float32Array) -> None:
     value = {"keys": classes.astype(np.int64), "cam": maps.astype(np.float32), "high_res": high_res.astype(np.float32)}
     np.save(file, np.array(value, dtype=object), allow_pickle=True)
 
 
-def resize_bilinear(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_bilinear(maps: Float32Array, height: int, width: int) -> Float32Array:
     """(k, h, w) -> (k, height, width) float32, as torch's `interpolate(mode="bilinear", align_corners=False)`."""
     left, right, fraction = _taps(maps.shape[2], width)
     maps = maps[:, :, left] * (1 - fraction) + maps[:, :, right] * fraction
     top, bottom, fraction = _taps(maps.shape[1], height)
     fraction = fraction[:, None]
-    return maps[:, top] * (1 - fraction) + maps[:, bottom] * fraction
+    resized: Float32Array = maps[:, top] * (1 - fraction) + maps[:, bottom] * fraction
+    return resized
 
 
-def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _taps(source: int, target: int) -> tuple[Int64Array, Int64Array, Float32Array]:
     """The two source positions of each target pixel, and the weight of the second."""
     position = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
     first = np.minimum(position.astype(np.int64), source - 1)

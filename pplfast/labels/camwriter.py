@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 from torch import Tensor
 
+from pplfast.arrays import IntArray
 from pplfast.data.handover import HostCopy
 from pplfast.labels.camfile import Cam, save_cam, save_npy
 from pplfast.labels.folder import OutputFolder
@@ -26,7 +27,7 @@ class Row:
 
     row: int
     id: str
-    classes: np.ndarray  # int16 (k,)
+    classes: IntArray  # (k,), written as int16
 
 
 class CamWriter:

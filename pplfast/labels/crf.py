@@ -1,49 +1,14 @@
-"""The dense CRF (Kraehenbuehl and Koltun, 2011) through pydensecrf, with the presets that published code uses."""
+"""The dense CRF (Kraehenbuehl and Koltun, 2011) through pydensecrf; its presets are in presets.py."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from pplfast.errors import UserError
+from pplfast.arrays import Float32Array, UInt8Array
+from pplfast.labels.presets import PRESETS, CrfPreset
 
 
-@dataclass(frozen=True)
-class CrfPreset:
-    """Settings of one mean-field inference.
-
-    gt_prob: None: the unary is -log of the probabilities, clipped at 1e-5. Otherwise the unary comes from the argmax
-    label, which is right with this probability (pydensecrf's `unary_from_labels`).
-    sxy in pixels, srgb in grey levels (0..255), compat: weight of the Potts term.
-    """
-
-    source: str
-    gaussian_sxy: float
-    gaussian_compat: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    bilateral_compat: float
-    gt_prob: float | None = None
-    iterations: int = 10
-
-
-PRESETS = {
-    "probabilities": CrfPreset("PSA, imutils.crf_inference", 3, 3, 80, 13, 10),
-    "labels": CrfPreset("IRN, imutils.crf_inference_label", 3, 3, 50, 5, 10, gt_prob=0.7),
-    "deeplab": CrfPreset("DeepLab v2, PASCAL VOC", 1, 3, 67, 3, 4),
-}
-NONE = "none"
-# What computes it in a labelling job: processes, or the network's device; "auto" takes the GPU where there is one.
-ENGINES = PYDENSECRF, DEVICE = "pydensecrf", "device"
-AUTO = "auto"
-
-
-def check_crf(name: str) -> None:
-    if name != NONE and name not in PRESETS:
-        raise UserError(f"CRF preset '{name}': must be one of {', '.join(PRESETS)}, {NONE}")
-
-
-def dense_crf(image: np.ndarray, probabilities: np.ndarray, preset: str | CrfPreset) -> np.ndarray:
+def dense_crf(image: UInt8Array, probabilities: Float32Array, preset: str | CrfPreset) -> Float32Array:
     """image uint8 (H, W, 3) RGB, probabilities float32 (k, H, W) -> the marginals, float32 (k, H, W).
 
     Give it the background and the image's own classes only: classes at probability 0 do not change the result, and
@@ -52,7 +17,7 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, preset: str | CrfPre
     return dense_crf_each(image, [probabilities], preset)[0]
 
 
-def dense_crf_each(image: np.ndarray, several: Sequence[np.ndarray], preset: str | CrfPreset) -> list[np.ndarray]:
+def dense_crf_each(image: UInt8Array, several: Sequence[Float32Array], preset: str | CrfPreset) -> list[Float32Array]:
     """`dense_crf` for several probabilities of one shape. The lattices of the image, a third to a half of a
     call's time with two channels, are built once."""
     import pydensecrf.densecrf as densecrf  # here, so that commands without a CRF run where it is not installed
@@ -76,9 +41,12 @@ def dense_crf_each(image: np.ndarray, several: Sequence[np.ndarray], preset: str
     return marginals
 
 
-def _unary(probabilities: np.ndarray, settings: CrfPreset) -> np.ndarray:
+def _unary(probabilities: Float32Array, settings: CrfPreset) -> Float32Array:
     from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
     if settings.gt_prob is None:
-        return unary_from_softmax(probabilities, clip=1e-5)
-    return unary_from_labels(probabilities.argmax(axis=0), len(probabilities), settings.gt_prob, zero_unsure=False)
+        unary: Float32Array = unary_from_softmax(probabilities, clip=1e-5)
+    else:
+        labels = probabilities.argmax(axis=0)
+        unary = unary_from_labels(labels, len(probabilities), settings.gt_prob, zero_unsure=False)
+    return unary

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.handover import to_device
 from pplfast.kernels import CrfTerms, mean_field
-from pplfast.labels.crf import PRESETS, CrfPreset
+from pplfast.labels.presets import PRESETS, CrfPreset
 from pplfast.recipe import LabelConfig
 
 CLIP = 1e-5  # of probabilities, as pydensecrf's users have it
@@ -22,7 +23,7 @@ class DeviceLabeller:
         self._config, self._unsure, self._device = config, unsure, device
         self._preset = PRESETS[config.crf]
 
-    def __call__(self, pixels: Sequence[np.ndarray], maps: Tensor, labels: np.ndarray) -> list[np.ndarray]:
+    def __call__(self, pixels: Sequence[UInt8Array], maps: Tensor, labels: UInt8Array) -> list[UInt8Array]:
         """pixels: B times uint8 (H, W, 3); maps float32 (B, n, H, W), each image's own classes first; labels uint8
         (B, classes). Returns B times uint8 (H, W): 0 background, 1 + position of the class, 255 unsure."""
         images = to_device(torch.from_numpy(np.stack(pixels)), self._device)

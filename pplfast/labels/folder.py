@@ -1,14 +1,14 @@
 """A folder with one output per image: which are done, with which settings, and which images failed."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
-from pplfast.files import read_json, write_json
+from pplfast.files import StrPath, read_json, write_json
 from pplfast.labels.stream.manifest import BAD, MERGED, read_records
 
 SETTINGS_FILE = "settings.json"
@@ -30,7 +30,7 @@ class Outcome:
         """Of a command that did this pass: 0, or 3 where some images failed."""
         return EXIT_BAD if self.bad else 0
 
-    def summary(self, what: str, folder: str | os.PathLike) -> str:
+    def summary(self, what: str, folder: StrPath) -> str:
         """Lines for the user: the counts, then each image that failed."""
         counts = f"{self.written} {what} written to {folder} in {self.seconds:.0f} s, {self.skipped} were there already"
         if not self.bad:
@@ -46,7 +46,7 @@ class OutputFolder:
     other settings.
     """
 
-    def __init__(self, path: str | os.PathLike, suffix: str, settings: dict[str, Any]) -> None:
+    def __init__(self, path: StrPath, suffix: str, settings: dict[str, Any]) -> None:
         self.path, self.suffix = Path(path), suffix
         claim_folder(self.path, settings)
         (self.path / BAD_FILE).unlink(missing_ok=True)  # those images are tried again now
@@ -66,6 +66,15 @@ class OutputFolder:
         self.outcome.bad.append((image_id, reason))
         with open(self.path / BAD_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps({"id": image_id, "error": reason}) + "\n")
+
+    def on_bad(self, dataset: Dataset, advance: Callable[[], None]) -> Callable[[int, str], None]:
+        """For a loader: notes the image at a position of the data set as failed, and that it is over with it."""
+
+        def note(index: int, reason: str) -> None:
+            self.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
+            advance()
+
+        return note
 
     def finish(self, seconds: float) -> Outcome:
         """The outcome of the pass. Raises UserError when every image failed: then it is not the images."""
@@ -91,13 +100,13 @@ def claim_folder(path: Path, settings: dict[str, Any]) -> None:
         write_json(record, settings)
 
 
-def read_settings(folder: str | os.PathLike) -> Any:
+def read_settings(folder: StrPath) -> Any:
     """The settings that a folder was filled with; None where it has no record of them."""
     record = Path(folder) / SETTINGS_FILE
     return read_json(record) if record.exists() else None
 
 
-def find_outputs(folder: str | os.PathLike, ids: Sequence[str], suffix: str, command: str) -> dict[str, str]:
+def find_outputs(folder: StrPath, ids: Sequence[str], suffix: str, command: str) -> dict[str, str]:
     """Check that every id has its `<id><suffix>` in the folder; returns id -> reason of those known to have failed.
 
     Raises UserError for a folder or outputs that are missing without such a note; `command` is what makes them.

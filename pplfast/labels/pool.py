@@ -8,14 +8,18 @@ processes: it needs `if __name__ == "__main__":`, and its own imports cost each 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import Any
+from typing import Protocol, TypeVar
 
 from pplfast.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Given = TypeVar("Given", covariant=True)
 
 QUEUED_PER_WORKER = 4  # tasks waiting, so that no worker idles and memory does not grow with the list
 
@@ -25,7 +29,14 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_unordered(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Iterator[tuple[Any, Any]]:
+class Tasks(Protocol[Given]):
+    """What is asked for one task after the other, and knows how many there are."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Given]: ...
+
+
+def map_unordered(function: Callable[[Item], Result], tasks: Tasks[Item], jobs: int) -> Iterator[tuple[Item, Result]]:
     """Yield (task, result) as they finish; an exception in `function` is raised here.
 
     function: importable by name (or a functools.partial of such); tasks and results are pickled.
@@ -41,7 +52,7 @@ def map_unordered(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: in
         return
     executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), start_worker)
     waiting = iter(tasks)
-    running: dict[Future, Any] = {}
+    running: dict[Future[Result], Item] = {}
     try:
         while True:
             for task in islice(waiting, jobs * QUEUED_PER_WORKER - len(running)):
@@ -69,5 +80,7 @@ def start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    parent_process().join()
+    parent = parent_process()
+    assert parent is not None, "a worker has one"
+    parent.join()
     os._exit(1)

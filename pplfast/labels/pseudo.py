@@ -3,7 +3,6 @@
 No torch here: the worker processes of the pool import this module.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
-from pplfast.labels import camfile, crf
-from pplfast.labels.background import add_background, check_background, to_probabilities
+from pplfast.files import StrPath
+from pplfast.labels import camfile, crf, presets
+from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
@@ -36,23 +37,24 @@ class LabelTask:
 
 
 def generate_labels(
-    cams: str | os.PathLike, dataset: Dataset, config: LabelConfig, out: str | os.PathLike, jobs: int | None = None
+    cams: StrPath, dataset: Dataset, config: LabelConfig, out: StrPath, jobs: int | None = None
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `dataset.classes`, for every image of the list that has none yet.
 
+    cams: folder of `generate_cams` or `walk_cams`. config: its background value must be set.
     jobs: worker processes, None for one per core. An image that fails is noted in `out/bad.jsonl` and in the outcome,
     and the rest goes on. Raises UserError for values out of range, CAMs that are missing, a folder of other settings.
     """
-    check_background(config.background, config.value)
-    crf.check_crf(config.crf)
+    presets.check_background(config.background, config.value)
+    presets.check_crf(config.crf)
     settings = {"background": config.background, "value": config.value, "crf": config.crf}
     return label_cams(cams, dataset, out, settings, partial(label_image, classes=dataset.classes, config=config), jobs)
 
 
 def label_cams(
-    cams: str | os.PathLike,
+    cams: StrPath,
     dataset: Dataset,
-    out: str | os.PathLike,
+    out: StrPath,
     settings: dict[str, Any],
     work: Callable[[LabelTask], str],
     jobs: int | None,
@@ -83,41 +85,52 @@ def label_cams(
 
 
 def label_image(task: LabelTask, classes: ClassList, config: LabelConfig) -> str:
-    """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not.
+    """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not."""
+    return write_labels(task.output, lambda: compute_labels(task, classes, config))
+
+
+def write_labels(output: Path, compute: Callable[[], UInt8Array]) -> str:
+    """Write the labels that `compute` makes, uint8 (H, W). Returns why it could not make them, or "" when it did.
 
     Only what is wrong with this image counts as its failure; an output that cannot be written stops the run.
     """
     try:
-        labels = compute_labels(task, classes, config)
+        labels = compute()
     except UserError as error:
         return str(error)
     except Exception as error:  # whatever it is, the other images can still be done
         return repr(error)
-    write_mask(task.output, labels)
+    write_mask(output, labels)
     return ""
 
 
-def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> np.ndarray:
+def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> UInt8Array:
     """uint8 (H, W) mask ids."""
     cam = camfile.load_cam(task.cam)
     scores = add_background(cam.full(), config.background, config.value)
-    if config.crf != crf.NONE:
+    if config.crf != presets.NONE:
         image = read_image(task.image, cam.size)
         scores = crf.dense_crf(image, to_probabilities(scores, config.background), config.crf)
     ids = np.array([BACKGROUND, *(classes.ids[c] for c in cam.classes)], np.uint8)
-    return ids[scores.argmax(axis=0)]
+    labels: UInt8Array = ids[scores.argmax(axis=0)]
+    return labels
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_image(path: Path, size: tuple[int, int]) -> UInt8Array:
     """uint8 (H, W, 3) RGB as stored: like the loader, it takes no notice of EXIF. UserError for another size."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
+    pixels = read_pixels(path)
     if pixels.shape[:2] != size:
         raise UserError(
             f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its CAM is for "
             f"{size[1]} x {size[0]}; make the CAM again from this image"
         )
     return pixels
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3) RGB as stored. UserError for a file that is no image."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None

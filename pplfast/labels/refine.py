@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pplfast.data.masks import write_mask
-from pplfast.errors import UserError
-from pplfast.labels import crf
-from pplfast.labels.pseudo import read_image
+from pplfast.arrays import Float32Array, IntArray, UInt8Array
+from pplfast.labels import crf, presets
+from pplfast.labels.pseudo import read_image, write_labels
 
 
 @dataclass(frozen=True)
@@ -16,20 +15,26 @@ class Prediction:
     id: str
     image: Path
     output: Path
-    ids: np.ndarray  # uint8 (k,): the mask value of each channel
-    probabilities: np.ndarray  # float32 (k, H, W)
+    ids: UInt8Array  # (k,): the mask value of each channel
+    probabilities: Float32Array  # (k, H, W)
 
 
 def refine_prediction(prediction: Prediction, preset: str) -> str:
     """Write the PNG. Returns why it failed, or "" when it did not."""
-    try:
+
+    def compute() -> UInt8Array:
         scores = prediction.probabilities
-        if preset != crf.NONE:
-            scores = crf.dense_crf(read_image(prediction.image, scores.shape[1:]), np.ascontiguousarray(scores), preset)
-        labels = prediction.ids[scores.argmax(axis=0)]
-    except UserError as error:
-        return str(error)
-    except Exception as error:  # whatever it is, the other images can still be done
-        return repr(error)
-    write_mask(prediction.output, labels)
-    return ""
+        pixels = read_image(prediction.image, scores.shape[1:]) if preset != presets.NONE else None
+        labels: UInt8Array = prediction.ids[most_likely(scores, pixels, preset)]
+        return labels
+
+    return write_labels(prediction.output, compute)
+
+
+def most_likely(probabilities: Float32Array, pixels: UInt8Array | None, preset: str) -> IntArray:
+    """(k, H, W), and the image (H, W, 3) where the preset is a CRF's -> (H, W), 0 to k - 1."""
+    if preset != presets.NONE:
+        assert pixels is not None, "a CRF looks at the image"
+        probabilities = crf.dense_crf(pixels, np.ascontiguousarray(probabilities), preset)
+    best: IntArray = probabilities.argmax(axis=0)
+    return best

@@ -1,8 +1,7 @@
 """A segmentation network and images -> label PNGs: scales and flips, the mean of the probabilities, dense CRF."""
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +15,8 @@ from pplfast import cpu
 from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
-from pplfast.errors import UserError
-from pplfast.labels import crf
+from pplfast.files import StrPath
+from pplfast.labels import presets
 from pplfast.labels.folder import Outcome, OutputFolder
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
@@ -35,16 +34,17 @@ def segment_images(
     classes: ClassList,
     dataset: Dataset,
     config: SegmentationConfig,
-    out: str | os.PathLike,
+    out: StrPath,
     jobs: int | None = None,
     threads: int = 2,
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `classes`, for every image of the list that has none yet.
 
     model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. Images that
-    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on. Raises UserError for a CRF preset that
+    does not exist and a folder of other settings.
     """
-    crf.check_crf(config.crf)
+    presets.check_crf(config.crf)
     device = next(model.parameters()).device
     exact_float32()
     precision = resolve_precision(config.optim.precision, device)
@@ -52,11 +52,7 @@ def segment_images(
     folder = OutputFolder(out, SUFFIX, _settings(model, classes, config, precision))
     pending = folder.pending(dataset.ids)
     with Progress("segmentation", len(pending)) as progress:
-
-        def on_bad(index: int, reason: str) -> None:
-            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
-            progress.advance()
-
+        on_bad = folder.on_bad(dataset, progress.advance)
         stream = _Stream(model, classes, dataset, config, folder, pending, device, precision == "bf16", threads, on_bad)
         work = partial(refine_prediction, preset=config.crf)
         for prediction, reason in map_unordered(work, stream, default_jobs() if jobs is None else jobs):
@@ -81,7 +77,7 @@ class _Stream:
     device: torch.device
     bf16: bool
     threads: int
-    on_bad: Any
+    on_bad: Callable[[int, str], None]
 
     def __len__(self) -> int:
         return len(self.pending)
@@ -108,30 +104,29 @@ class _Stream:
                 found = probabilities(self.model, batch, self.config.flip)
             for index, values in zip(batch.indices, found.cpu().numpy(), strict=True):
                 name = self.dataset.ids[index]
-                rows = np.flatnonzero(values.max(axis=(1, 2)) >= LEAST)
+                rows = rows_of(values)
                 yield Prediction(name, self.dataset.images[index], self.folder.output(name), ids[rows], values[rows])
+
+
+def rows_of(probabilities: np.ndarray) -> np.ndarray:
+    """Of float32 (rows, H, W), those that take part in an image's CRF."""
+    return np.flatnonzero(probabilities.max(axis=(1, 2)) >= LEAST)
 
 
 def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> Tensor:
     """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size."""
-    total: Tensor | float = 0.0
+    total = batch.images[0].new_zeros(())
     for images in batch.images:
         logits = model(images).float()
         if flip:
             plain, mirrored = logits.chunk(2)
             logits = torch.cat((plain, mirrored.flip(3)))
         full = F.interpolate(logits, size=(batch.height, batch.width), mode="bilinear", align_corners=False).softmax(1)
-        total = total + (sum(full.chunk(2)) if flip else full)
+        if flip:
+            plain, mirrored = full.chunk(2)
+            full = plain + mirrored
+        total = total + full
     return total / (len(batch.images) * (2 if flip else 1))
-
-
-def check_classes(classes: ClassList, dataset: Dataset) -> None:
-    """UserError where the network was trained for other classes than the data set has."""
-    if classes != dataset.classes:
-        raise UserError(
-            f"{dataset.name}: has other classes than the segmentation network was trained for; give "
-            f"--classes the same list as in training"
-        )
 
 
 def _settings(model: SegmentationNet, classes: ClassList, config: SegmentationConfig, precision: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """CAM files and a boundary network -> refined CAM files: the random walk of each image's maps within its boundaries."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.handover import to_device
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.kernels import random_walk
 from pplfast.labels import camfile
 from pplfast.labels.camfile import Cam, load_cam, stored_size
@@ -29,10 +29,10 @@ BATCH = 8  # images of one shape at a time
 
 def walk_cams(
     model: BoundaryNet,
-    cams: str | os.PathLike,
+    cams: StrPath,
     dataset: Dataset,
     config: WalkConfig,
-    out: str | os.PathLike,
+    out: StrPath,
     threads: int = 2,
 ) -> Outcome:
     """Write `out/<id>.npz`, CAM files like those in `cams`, for every image of the list that has none yet.
@@ -40,6 +40,7 @@ def walk_cams(
     model: in eval mode, on the device to use. The edge map is the mean of the image's and its mirror's, at stride 4,
     as in IRN; the maps of an image are divided by the largest value of all its classes, so that a constant background
     threshold serves them. Images that fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    Raises UserError for CAMs that are missing and a folder of other settings. Source: arXiv 1904.05044, section 4.
     """
     device = next(model.parameters()).device
     cpu.install(model, device)
@@ -51,11 +52,7 @@ def walk_cams(
         folder.failed(image_id, reason)
     pending = [index for index in folder.pending(dataset.ids) if dataset.ids[index] not in failed]
     with Progress("random walk", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
-
-        def on_bad(index: int, reason: str) -> None:
-            folder.failed(dataset.ids[index], f"{dataset.images[index]}: {reason}")
-            progress.advance()
-
+        on_bad = folder.on_bad(dataset, progress.advance)
         batches = (
             InferenceLoader(
                 dataset,

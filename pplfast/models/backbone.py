@@ -1,10 +1,11 @@
 """A backbone as an ordered list of blocks that can be run piecewise."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pplfast.errors import UserError
 from pplfast.models.layers import Conv, FrozenBatchNorm
@@ -17,6 +18,8 @@ Activation = tuple[Tensor, Tensor, str]  # act(x * scale + shift): scale (C,), s
 
 @dataclass(frozen=True)
 class BlockSpec:
+    """What a block is called, and what it makes of (B, C, H, W): (B, channels, ceil(H/stride), ceil(W/stride))."""
+
     name: str
     stride: int  # of this block alone
     channels: int  # of its output
@@ -32,7 +35,7 @@ class Tail:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The plain definition, (B, C, H, W) -> the same shape."""
-        if self.scale is not None:
+        if self.scale is not None and self.shift is not None:
             x = x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
         return {"none": lambda y: y, "relu": torch.relu, "relu6": nn.functional.relu6}[self.act](x)
 
@@ -42,13 +45,15 @@ class Backbone(nn.Module):
 
     Input: (B, 3, H, W), normalised with `mean` and `std` (RGB, 0..255 units). Memory format: channels_last is kept.
     BatchNorm is frozen always; the first `frozen` blocks run without gradient.
-    A subclass sets the class attributes, registers its modules, and gives `specs`, `block_modules` and `_block`.
+    A subclass registers its modules, sets `specs`, and gives `block_modules`: the modules that a block runs one after
+    the other, each a map (B, C, H, W) -> (B, C', ceil(H/stride), ceil(W/stride)) of the spec's C' and stride. Where
+    a block is more than that, `_block`. The class attributes are to be set where ImageNet's values do not hold.
     """
 
-    name: str
-    mean: ClassVar[tuple[float, float, float]]
-    std: ClassVar[tuple[float, float, float]]
-    frozen_default: ClassVar[int]  # how many early blocks this field usually freezes
+    name: str  # by which the registry makes one like it
+    mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
+    std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
+    frozen_default: ClassVar[int] = 0  # how many early blocks this field usually freezes
     tail_act: ClassVar[str] = "none"
 
     specs: tuple[BlockSpec, ...]
@@ -59,10 +64,12 @@ class Backbone(nn.Module):
 
     @property
     def channels(self) -> int:
+        """Of the last block."""
         return self.specs[-1].channels
 
     @property
     def tail(self) -> Tail:
+        """What follows the last block: a BatchNorm, as scale and shift, and an activation."""
         bn = self._tail_norm()
         scale, shift = (None, None) if bn is None else bn.affine()
         return Tail(scale, shift, self.tail_act)
@@ -111,12 +118,15 @@ class Backbone(nn.Module):
         for index in range(len(self.specs)):
             for module in self.block_modules(index):
                 module.requires_grad_(index >= count)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "Backbone":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, FrozenBatchNorm):
+            if isinstance(module, (FrozenBatchNorm, _BatchNorm)):
                 module.eval()
         for index in range(self.frozen):
             for module in self.block_modules(index):
@@ -132,7 +142,9 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x -> the block's output, and that behind `following`, the activation that the next block begins with, where
         it could be made in the same pass."""
-        raise NotImplementedError
+        for module in self.block_modules(index):
+            x = module(x)
+        return x, None
 
     def _tail_norm(self) -> FrozenBatchNorm | None:
         return None
@@ -151,3 +163,9 @@ class Backbone(nn.Module):
         ends = self._residual_ends()
         for conv in ends:
             conv.weight.mul_(len(ends) ** -0.5)
+
+
+class Network(nn.Module):
+    """A backbone and a head: all that is not the backbone's."""
+
+    backbone: Backbone

@@ -1,17 +1,20 @@
 """The boundary network: one edge map from the features of several blocks of a frozen backbone."""
 
+import itertools
+import operator
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.models.backbone import Backbone
+from pplfast.models.backbone import Backbone, Network
 
 STRIDE = 4  # pixels between the values of the edge map; that of the CAMs' files
 CHANNELS, GROUPS = 32, 4  # of each block's features, after a 1x1 convolution and a group normalisation
 
-# The last block at each scale, from edges to objects; a group's name means its last block.
+# The last block at each scale, from edges to objects; a group's name means its last block. Of other backbones see
+# `last_blocks`.
 TAPS = {
     "efficientnet_lite0": ("group1", "group2", "group3", "group5", "group7"),
     "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
@@ -20,7 +23,7 @@ TAPS = {
 }
 
 
-class BoundaryNet(nn.Module):
+class BoundaryNet(Network):
     """Class boundaries as in IRN (arXiv 1904.05044, section 4.1; its `EdgeDisplacement` without displacements).
 
     Each tap's features, without gradient to the backbone, go through a 1x1 convolution to 32 channels and a group
@@ -31,7 +34,8 @@ class BoundaryNet(nn.Module):
         super().__init__()
         backbone.freeze(len(backbone.specs))
         self.backbone = backbone
-        self.positions = tuple(backbone.position(name) for name in (taps or TAPS[backbone.name]))
+        taps = taps or TAPS.get(backbone.name) or last_blocks(backbone)
+        self.positions = tuple(backbone.position(name) for name in taps)
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(backbone.specs[position].channels, CHANNELS, 1, bias=False), nn.GroupNorm(GROUPS, CHANNELS)
@@ -54,3 +58,9 @@ class BoundaryNet(nn.Module):
             part = F.interpolate(head(feature), size=size, mode="bilinear", align_corners=False)
             parts.append(F.relu(part))
         return self.edge(torch.cat(parts, dim=1)).squeeze(1)
+
+
+def last_blocks(backbone: Backbone) -> list[str]:
+    """The last block at each stride."""
+    strides = itertools.accumulate((spec.stride for spec in backbone.specs), operator.mul)
+    return list({stride: spec.name for stride, spec in zip(strides, backbone.specs, strict=True)}.values())

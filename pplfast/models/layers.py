@@ -8,16 +8,18 @@ take one pass over the convolution's result.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.kernels import scale_act
+
+Value = TypeVar("Value")
 
 
 class FrozenBatchNorm(nn.Module):
@@ -26,14 +28,19 @@ class FrozenBatchNorm(nn.Module):
     State names are those of nn.BatchNorm2d, without `num_batches_tracked`.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5):
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
         self.register_buffer("weight", torch.ones(channels))
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        self._affine = Kept()
+        self._affine: Kept[tuple[Tensor, Tensor]] = Kept()
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """(scale, shift), each (C,), in the buffers' dtype; computed once for given buffers."""
@@ -46,9 +53,9 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return scale_act(x, *self.affine(), "none")
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._affine.forget()
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's has no annotations
 
 
 class Conv(nn.Conv2d):
@@ -59,6 +66,8 @@ class Conv(nn.Conv2d):
     fails on channels_last ones) and become channels_last in the operation's dtype on their way into it.
     """
 
+    padding: tuple[int, int]  # never one of torch's names for a padding
+
     def __init__(
         self,
         inputs: int,
@@ -68,12 +77,12 @@ class Conv(nn.Conv2d):
         dilation: int = 1,
         groups: int = 1,
         same: bool = False,
-    ):
+    ) -> None:
         super().__init__(
             inputs, outputs, kernel, stride, 0 if same else dilation * (kernel // 2), dilation, groups, bias=False
         )
         self.same = same
-        self._folded = Kept()
+        self._folded: Kept[Tensor] = Kept()
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
@@ -99,7 +108,8 @@ class Conv(nn.Conv2d):
     def paddings(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(top, bottom), (left, right)."""
         if not self.same:
-            return (self.padding[0],) * 2, (self.padding[1],) * 2
+            rows, columns = self.padding
+            return (rows, rows), (columns, columns)
         (kernel, _), (stride, _), (dilation, _) = self.kernel_size, self.stride, self.dilation
         return same_padding(height, kernel, stride, dilation), same_padding(width, kernel, stride, dilation)
 
@@ -125,15 +135,15 @@ class Conv(nn.Conv2d):
         sources = (self.weight,) if scale is None else (self.weight, scale)
         return self._folded.get(sources, lambda: fold(self.weight, scale, dtype), dtype), shift
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         self._folded.forget()
         return super().train(mode)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._folded.forget()
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's has no annotations
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._folded.forget()
         super()._load_from_state_dict(*args, **kwargs)
 
@@ -171,7 +181,7 @@ def _scaled(x: Tensor, scale: Tensor | None, out: Tensor) -> Tensor:
     return out.copy_(x) if scale is None else torch.mul(x, scale.view(-1, 1, 1, 1), out=out)
 
 
-class Kept:
+class Kept(Generic[Value]):
     """A value kept as long as the tensors that it was computed from are the same, unchanged but through `.data`."""
 
     def __init__(self) -> None:
@@ -179,10 +189,10 @@ class Kept:
 
     def forget(self) -> None:
         self._sources: tuple[Tensor, ...] = ()
-        self._state: tuple = ()
-        self._value: Any = None
+        self._state: tuple[Hashable, ...] = ()
+        self._value: list[Value] = []
 
-    def get(self, sources: tuple[Tensor, ...], compute: Any, *more: Any) -> Any:
+    def get(self, sources: tuple[Tensor, ...], compute: Callable[[], Value], *more: Hashable) -> Value:
         """`compute()`, anew where a source or one of `more` is another than last time. What is kept has no gradient,
         and serves in training though made in inference mode."""
         if torch.compiler.is_compiling():
@@ -191,10 +201,10 @@ class Kept:
         same = len(sources) == len(self._sources) and all(map(_is, sources, self._sources))
         if not same or state != self._state:
             with torch.inference_mode(False), torch.no_grad():
-                self._sources, self._state, self._value = sources, state, compute()
-        return self._value
+                self._sources, self._state, self._value = sources, state, [compute()]
+        return self._value[0]
 
-    def __deepcopy__(self, memo: dict) -> "Kept":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Kept[Value]":
         return Kept()
 
 
@@ -202,7 +212,9 @@ def _is(a: object, b: object) -> bool:
     return a is b
 
 
-_folded_once: ContextVar[dict | None] = ContextVar("folded_once", default=None)
+_folded_once: ContextVar[dict[tuple["Conv", bool, torch.dtype], Tensor] | None] = ContextVar(
+    "folded_once", default=None
+)
 
 
 def folded_once() -> AbstractContextManager[None]:

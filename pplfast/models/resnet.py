@@ -1,5 +1,7 @@
 """ResNet-50 and ResNet-101 under torchvision's and timm's parameter names."""
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -81,4 +83,4 @@ class ResNet(Backbone):
         return self.get_submodule(self.specs[index].name)(x), None
 
     def _residual_ends(self) -> list[Conv]:
-        return [self.get_submodule(spec.name).conv3 for spec in self.specs[1:]]
+        return [cast(Bottleneck, self.get_submodule(spec.name)).conv3 for spec in self.specs[1:]]

@@ -1,11 +1,13 @@
 """Segmentation networks: a backbone and one of three heads, logits of every class at the head's stride."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
-from pplfast.models.backbone import Backbone
+from pplfast.models.backbone import Backbone, Network
 
 HEADS = ("auto", "light", "largefov", "aspp")
 HEAD_OF_BACKBONE = {"efficientnet_lite0": "light", "wrn38": "largefov", "resnet50": "aspp", "resnet101": "aspp"}
@@ -15,14 +17,13 @@ LARGEFOV_CHANNELS, LARGEFOV_DILATION = 512, 12
 ASPP_DILATIONS = (6, 12, 18, 24)
 
 
-class SegmentationNet(nn.Module):
-    """rows: classes and the background.
+class SegmentationNet(Network):
+    """A backbone and a head: images (B, 3, H, W) -> logits (B, rows, h, w). rows: classes and the background.
 
     Heads: "light": LR-ASPP (MobileNetV3, arXiv 1905.02244, section 6.4) with group normalisation, from the last
     features and those at stride 8. "largefov": DeepLab-LargeFOV, two 3x3 convolutions of dilation 12, as this field
-    puts it
-    on WideResNet-38. "aspp": DeepLab v2 (arXiv 1606.00915), the sum of four 3x3 convolutions. "auto": the usual one of
-    the backbone.
+    puts it on WideResNet-38. "aspp": DeepLab v2 (arXiv 1606.00915), the sum of four 3x3 convolutions. "auto": the
+    usual one of the backbone; of an own one "light" where it has features at stride 8, else "aspp".
     """
 
     def __init__(self, backbone: Backbone, rows: int, head: str = "auto") -> None:
@@ -30,10 +31,11 @@ class SegmentationNet(nn.Module):
         if head not in HEADS:
             raise UserError(f"segmentation.head '{head}': must be one of {', '.join(HEADS)}")
         self.backbone = backbone
-        self.head_name = HEAD_OF_BACKBONE[backbone.name] if head == "auto" else head
-        self.low: int | None = _low_position(backbone) if self.head_name == "light" else None
+        self.head_name = usual_head(backbone) if head == "auto" else head
+        self.low: int | None = None
         channels = backbone.channels
         if self.head_name == "light":
+            self.low = _low_position(backbone)
             self.head: nn.Module = LightHead(channels, backbone.specs[self.low].channels, rows)
         elif self.head_name == "largefov":
             self.head = nn.Sequential(
@@ -71,10 +73,11 @@ class LightHead(nn.Module):
 class Aspp(nn.Module):
     def __init__(self, channels: int, rows: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(_dilated(channels, rows, dilation) for dilation in ASPP_DILATIONS)
-        for branch in self.branches:  # as published: all four start small, since their sum is the logit
+        branches = [_dilated(channels, rows, dilation) for dilation in ASPP_DILATIONS]
+        for branch in branches:  # as published: all four start small, since their sum is the logit
             nn.init.normal_(branch.weight, std=0.01)
-            nn.init.zeros_(branch.bias)
+            nn.init.zeros_(cast(Tensor, branch.bias))  # torch says None where there is none
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
         return sum(branch(x) for branch in self.branches)
@@ -84,14 +87,24 @@ def _dilated(inputs: int, outputs: int, dilation: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
 
 
-def _low_position(backbone: Backbone) -> int:
-    """The last block at stride 8."""
+def usual_head(backbone: Backbone) -> str:
+    """What "auto" means."""
+    return HEAD_OF_BACKBONE.get(backbone.name) or ("aspp" if _last_at_low_stride(backbone) is None else "light")
+
+
+def _last_at_low_stride(backbone: Backbone) -> int | None:
+    """The last block at stride 8, where others follow it."""
     stride, found = 1, None
     for index, spec in enumerate(backbone.specs):
         stride *= spec.stride
         if stride == LOW_STRIDE:
             found = index
-    if found is None or found == len(backbone.specs) - 1:
+    return None if found == len(backbone.specs) - 1 else found
+
+
+def _low_position(backbone: Backbone) -> int:
+    found = _last_at_low_stride(backbone)
+    if found is None:
         raise UserError(
             f"segmentation.head 'light': {backbone.name} has no features at stride {LOW_STRIDE} before its "
             "last ones; choose largefov or aspp"

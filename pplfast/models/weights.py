@@ -99,7 +99,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can make the reader fail in nearly any way
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = (str(error).strip() or "damaged").splitlines()[0]
             raise UserError(
                 f"{path}: not a readable weight file ({reason[:120]}); expected a PyTorch state dict "
                 "(.pth, .pt), .safetensors or MXNet .params file"

@@ -1,6 +1,6 @@
 """WideResNet-38, the field's classifier since 2018, under its published PyTorch parameter names."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -129,17 +129,21 @@ class WideResNet38(Backbone):
     def preactivation(self, index: int) -> Activation | None:
         if index == 0:
             return None
-        return *self.get_submodule(self.specs[index].name).bn_branch2a.affine(), "relu"
+        return *self._unit(index).bn_branch2a.affine(), "relu"
 
     def _block(
         self, index: int, x: Tensor, activated: Tensor | None, following: Activation | None
     ) -> tuple[Tensor, Tensor | None]:
         if index == 0:
             return self.conv1a(x), None
-        return self.get_submodule(self.specs[index].name)(x, activated, following)
+        return self._unit(index)(x, activated, following)
 
     def _tail_norm(self) -> FrozenBatchNorm:
         return self.bn7
 
     def _residual_ends(self) -> list[Conv]:
-        return [self.get_submodule(spec.name).last_conv for spec in self.specs[1:]]
+        return [self._unit(index).last_conv for index in range(1, len(self.specs))]
+
+    def _unit(self, index: int) -> PreActivationUnit | PreActivationBottleneck:
+        """Block `index`, which is not the first."""
+        return cast(PreActivationUnit | PreActivationBottleneck, self.get_submodule(self.specs[index].name))

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.kernels import cam_head, patch_pool
-from pplfast.models.backbone import Backbone
+from pplfast.kernels import cam_head
+from pplfast.models.backbone import Backbone, Network
 from pplfast.patch.branches import PatchStage, run_branches
+from pplfast.patch.pooling import Pooling, pool
 
 MODES = ("plain", "progressive", "explicit")
 
@@ -25,7 +26,7 @@ class Features:
     global_map: Tensor  # (B, C, H, W)
 
 
-class PatchClassifier(nn.Module):
+class PatchClassifier(Network):
     """A backbone and a 1x1 classifier without bias over [M_1 ; ... ; M_S ; global].
 
     Plain: S = 0. Progressive: S = 1, cut where `set_stage` says; with no stage set, the patched half sees the
@@ -40,15 +41,26 @@ class PatchClassifier(nn.Module):
         dropout: probability of dropping a pooled channel of an image in training; the same distribution as
             dropping whole channels of the concatenated map.
         branches: S for the explicit mode.
+        pooling: of each branch's features: a mode of kernels.patch_pool, or float32 (B, C, H, W) -> (B, C). With
+            another than the mean a map's mean is no longer its class's logit; maps are made as ever.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, mode: str, dropout: float = 0.0, branches: int = 1) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        mode: str,
+        dropout: float = 0.0,
+        branches: int = 1,
+        pooling: Pooling = "mean",
+    ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, not {mode!r}")
         self.backbone = backbone
         self.mode = mode
         self.dropout = dropout
+        self.pooling = pooling
         self.branches = {"plain": 0, "progressive": 1, "explicit": branches}[mode]
         self.classifier = nn.Conv2d((self.branches + 1) * backbone.channels, classes, 1, bias=False)
         # Small enough that the loss starts at log 2 for every class, whatever the number of branches.
@@ -82,14 +94,14 @@ class PatchClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, height, width) -> logits float32 (B, classes).
 
-        Pooling and the classifier are linear, so the mean of the classifier's map is the classifier of the means:
+        The mean and the classifier are linear, so the mean of the classifier's map is the classifier of the means:
         no map is merged, concatenated or classified.
         """
         features = self.features(images)
         height, width = features.global_map.shape[2:]
         tail = self.backbone.tail
         pooled = [
-            patch_pool(x, grid, height, width, tail.scale, tail.shift, tail.act)[1]
+            pool(self.pooling, x, grid, height, width, tail)
             for x, grid in (*features.patched, (features.global_map, 1))
         ]
         # Under autocast a linear layer would round the pooled means and the logits to bf16.

@@ -62,6 +62,6 @@ def logits(model: PatchClassifier, images: Tensor) -> Tensor:
 
 def _tail(model: PatchClassifier, x: Tensor) -> Tensor:
     tail = model.backbone.tail
-    if tail.scale is not None:
+    if tail.scale is not None and tail.shift is not None:
         x = x * tail.scale.to(x.dtype).view(1, -1, 1, 1) + tail.shift.to(x.dtype).view(1, -1, 1, 1)
     return {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}[tail.act](x)

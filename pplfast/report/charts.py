@@ -1,4 +1,4 @@
-"""Line and bar charts as inline SVG, drawn with the page's own colours so that they follow its light or dark theme."""
+"""Tables, and charts as inline SVG, drawn with the page's own colours so that they follow its light or dark theme."""
 
 import html
 import math
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 42
+LEFT, RIGHT, TOP, BOTTOM = 66, 14, 14, 52  # room for the larger type of a narrow page, see style.css
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, y_from_zero
             f'<text x="{LEFT - 7}" y="{py(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
         )
     for value in ticks(x_low, x_high, 7):
-        parts.append(f'<text x="{px(value):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
+        parts.append(f'<text x="{px(value):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     for one in series:
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(one.x, one.y, strict=True) if math.isfinite(y))
@@ -66,7 +66,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, y_from_zero
             parts.append(f'<circle class="dot {one.css}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="4.5"/>')
     parts.append(
         f'<text x="{LEFT + plot_width / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}'
-        f'</text><text transform="translate(13 {TOP + plot_height / 2:.0f}) rotate(-90)" '
+        f'</text><text transform="translate(16 {TOP + plot_height / 2:.0f}) rotate(-90)" '
         f'text-anchor="middle">{html.escape(y_label)}</text></svg>'
     )
     return "".join(parts)
@@ -79,6 +79,12 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
         total += value - (values[index - window] if index >= window else 0.0)
         out.append(total / min(index + 1, window))
     return out
+
+
+def table(heads: Sequence[str], rows: str, left: int = 1) -> str:
+    """An HTML table that scrolls sideways where it does not fit. rows: its <tr> elements; left: columns of text."""
+    row = f"<thead><tr>{''.join(f'<th>{text}</th>' for text in heads)}</tr></thead>" if heads else ""
+    return f'<div class="scroll" tabindex="0"><table class="left{left}">{row}<tbody>{rows}</tbody></table></div>'
 
 
 def bar(fraction: float, css: str) -> str:

@@ -4,14 +4,12 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
-from pplfast.data.masks import voc_palette
 from pplfast.errors import UserError
 from pplfast.labels.camfile import load_cam
-from pplfast.report.images import data_uri, heat_over, label_map, labels_over, thumbnail
-from pplfast.report.view import RunView, VariantView
+from pplfast.report.images import data_uri, display_palette, heat_over, label_map, labels_over, thumbnail
+from pplfast.report.view import LABELS, RunView, VariantView
 
 
 def choose(dataset: Dataset, count: int) -> list[int]:
@@ -34,31 +32,31 @@ def gallery(view: RunView, count: int) -> str:
 
 
 def _legend(dataset: Dataset) -> str:
-    palette = np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)
+    palette = display_palette()
     entries = "".join(
         f'<span class="key"><i style="background:rgb({",".join(map(str, palette[value]))})"></i>'
         f"{html.escape(name)}</span>"
         for name, value in zip(dataset.classes.names, dataset.classes.ids, strict=True)
     )
-    return (
-        f'<p class="legend">{entries}<span class="key"><i class="heat"></i>CAM, 0 to 1</span>'
-        '<span class="key"><i class="ignore"></i>not scored</span></p>'
-    )
+    ignored = '<span class="key"><i class="ignore"></i>not scored</span>' if any(dataset.masks) else ""
+    return f'<p class="legend">{entries}<span class="key"><i class="heat"></i>CAM, 0 to 1</span>{ignored}</p>'
 
 
 def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> str:
     name, photo = dataset.ids[index], thumbnail(dataset.images[index])
     height, width = photo.shape[:2]
     figures = [_figure(photo, "image")]
-    if dataset.masks[index] is not None:
-        figures.append(_figure(labels_over(photo, label_map(dataset.masks[index], height, width)), "truth"))
+    mask = dataset.masks[index]
+    if mask is not None:
+        figures.append(_figure(labels_over(photo, label_map(mask, height, width)), "truth"))
     columns = [_column(name, figures)]
     for variant in variants:
         columns.append(_column(variant.title, _outputs(variant.folder, dataset, name, photo), variant.key))
-    return f'<article class="example">{"".join(columns)}</article>'
+    single = " single" if len(variants) == 1 else ""
+    return f'<article class="example{single}">{"".join(columns)}</article>'
 
 
-def _outputs(folder: Path, dataset: Dataset, name: str, photo: np.ndarray) -> list[str]:
+def _outputs(folder: Path, dataset: Dataset, name: str, photo: UInt8Array) -> list[str]:
     """Figures of what one variant made of one image."""
     height, width = photo.shape[:2]
     cam = load_cam(folder / "cams" / f"{name}.npz")
@@ -66,8 +64,8 @@ def _outputs(folder: Path, dataset: Dataset, name: str, photo: np.ndarray) -> li
         _figure(heat_over(photo, values), f"CAM {dataset.classes.names[column]}")
         for column, values in zip(cam.classes, cam.maps, strict=True)
     ]
-    for sub, caption in (("labels", "label"), ("labels_crf", "label after CRF")):
-        path = folder / sub / f"{name}.png"
+    for source, caption in LABELS.items():
+        path = folder / source / f"{name}.png"
         if path.is_file():
             figures.append(_figure(labels_over(photo, label_map(path, height, width)), caption))
     return figures
@@ -78,7 +76,7 @@ def _column(title: str, figures: Sequence[str], variant: str = "") -> str:
     return f"<section><h3>{swatch}{html.escape(title)}</h3>{''.join(figures)}</section>"
 
 
-def _figure(pixels: np.ndarray, caption: str) -> str:
+def _figure(pixels: UInt8Array, caption: str) -> str:
     height, width = pixels.shape[:2]
     return (
         f'<figure><img src="{data_uri(pixels)}" width="{width}" height="{height}" alt="{html.escape(caption)}" '

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from pplfast.report.charts import Series, bar, line_chart, smooth
+from pplfast.report.charts import Series, bar, line_chart, smooth, table
+from pplfast.report.facts import facts_section, warnings
 from pplfast.report.gallery import gallery
-from pplfast.report.view import RunView, VariantView
+from pplfast.report.view import LABELS, RunView, VariantView
 
 STEPS = {
     "train": "training",
@@ -30,6 +31,28 @@ STEPS = {
     "segmentation": "training of the segmentation",
     "predictions": "segmentation",
     "eval_segmentation": "scoring the segmentation",
+    "facts_label": "reading the labels",
+    "facts_label_crf": "reading the labels after the CRF",
+    "facts_label_walk": "reading the labels from the walk",
+    "facts_segmentation": "reading the segmentation",
+}
+
+# The figure of each step by what it is of.
+SCORES = (
+    ("cam_miou", "CAMs"),
+    ("label_before_crf_miou", "labels without CRF"),
+    ("label_miou", "labels after the CRF"),
+    ("walk_label_miou", "labels after the random walk"),
+    ("segmentation_miou", "segmentation network"),
+)
+
+# The same over narrow columns, by folder.
+SHORT = {
+    "cams": "CAMs",
+    "labels": "labels",
+    "labels_crf": "after CRF",
+    "labels_walk": "after walk",
+    "predictions": "network",
 }
 
 
@@ -38,8 +61,10 @@ def page(view: RunView, images: int) -> str:
     style = resources.files("pplfast.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = [
         _header(view),
+        warnings(view),
         _cards(view),
         _summary_table(view),
+        facts_section(view),
         _charts(view),
         _class_table(view),
         f"<h2>Examples</h2>{gallery(view, images)}",
@@ -61,12 +86,12 @@ def _header(view: RunView) -> str:
         if data["val"]["scored"]
         else f"{data['val']['images']} images, no masks to score against"
     )
+    miou = " All mIoU in percent, one confusion over the list, background included." if data["val"]["scored"] else ""
     return (
         f'<header><h1>Pixel labels from image labels</h1><p class="soft">Recipe <b>'
         f"{html.escape(view.summary['recipe'])}</b>, seed {view.summary['seed']}. Trained on "
         f"<b>{html.escape(data['train']['list'])}</b> ({data['train']['images']} images); CAMs and labels of "
-        f"<b>{html.escape(data['val']['list'])}</b> ({scored}). All mIoU in percent, one confusion over the list, "
-        "background included.</p></header>"
+        f"<b>{html.escape(data['val']['list'])}</b> ({scored}).{miou}</p></header>"
     )
 
 
@@ -74,13 +99,15 @@ def _cards(view: RunView) -> str:
     cards = []
     ppl = next((variant for variant in view.variants if variant.key == "ppl"), view.variants[-1])
     plain = next((variant for variant in view.variants if variant.key == "plain"), None)
-    for key, text in (("cam_miou", "mIoU of the CAMs"), ("label_miou", "mIoU of the labels")):
+    for key, text in _card_scores(ppl):
         value = ppl.numbers.get(key)
         if value is not None:
             versus = ""
             if plain is not None and plain is not ppl and plain.numbers.get(key) is not None:
                 versus = f" {_delta(value - plain.numbers[key])} over plain"
             cards.append(f"<b>{value:.1f}</b><span>{text}, {html.escape(ppl.title.lower())}{versus}</span>")
+    for source, facts in list(ppl.numbers["without_masks"].items())[-1:]:
+        cards.append(f"<b>{facts['foreground']:.0f} %</b><span>mean foreground, {LABELS[source]}</span>")
     rates = ppl.numbers.get("images_per_second", {})
     for step, text in (("train", "images/s in training"), ("cams", "images/s through the CAMs")):
         if rates.get(step):
@@ -89,20 +116,28 @@ def _cards(view: RunView) -> str:
     return '<div class="cards">' + "".join(f'<div class="card">{card}</div>' for card in cards) + "</div>"
 
 
+def _card_scores(variant: VariantView) -> list[tuple[str, str]]:
+    """Of the CAMs, and of what comes last."""
+    scored = [(key, f"mIoU of the {text}") for key, text in _scored([variant])]
+    return [*scored[:1], *scored[1:][-1:]]
+
+
+def _scored(variants: Sequence[VariantView]) -> list[tuple[str, str]]:
+    """The entries of SCORES that some variant has a figure for."""
+    with_crf = any(variant.numbers["crf"] != "none" for variant in variants)
+    return [
+        (key, text)
+        for key, text in SCORES
+        if any(variant.numbers.get(key) is not None for variant in variants)
+        and (with_crf or key != "label_miou")  # without CRF that is the figure of the labels before it, again
+    ]
+
+
 def _summary_table(view: RunView) -> str:
-    columns = (
-        ("cam_miou", "CAM mIoU"),
-        ("label_before_crf_miou", "label mIoU, before CRF"),
-        ("label_miou", "label mIoU, final"),
-        ("walk_label_miou", "label mIoU, random walk"),
-        ("segmentation_miou", "segmentation mIoU"),
-    )
-    always = 3
-    columns = tuple(
-        column
-        for place, column in enumerate(columns)
-        if place < always or any(column[0] in variant.numbers for variant in view.variants)
-    )
+    """mIoU by step; "" where nothing is scored."""
+    columns = _scored(view.variants)
+    if not columns:
+        return ""
     plain = next((variant.numbers for variant in view.variants if variant.key == "plain"), {})
     rows = []
     for variant in view.variants:
@@ -120,11 +155,8 @@ def _summary_table(view: RunView) -> str:
             f"<td>{variant.numbers['background']}</td><td>{_duration(sum(variant.numbers['seconds'].values()))}</td>"
         )
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = "".join(f"<th>{text}</th>" for text in ("", *(text for _, text in columns), "background", "time"))
-    return (
-        f'<h2>Results</h2><div class="panel"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    heads = ("", *(f"mIoU of the {text}" for _, text in columns), "background", "time")
+    return f'<h2>Results</h2><div class="panel">{table(heads, "".join(rows))}</div>'
 
 
 def _charts(view: RunView) -> str:
@@ -158,35 +190,36 @@ def _panel(title: str, series: Sequence[Series], chart: str) -> str:
         + "</span>"
         for one in series
     )
-    return f'<div class="panel"><h3>{title}</h3><p class="legend">{legend}</p>{chart}</div>'
+    return f'<div class="panel"><h3>{title}</h3><p class="legend">{legend}</p><div class="plot">{chart}</div></div>'
 
 
 def _class_table(view: RunView) -> str:
+    titles = dict(SHORT)
+    if any("labels_crf" in variant.label_scores for variant in view.variants):
+        del titles["labels"]  # what the CRF begins with
     columns = [
-        (variant, kind, scores)
-        for kind in ("CAM", "label")
+        (variant, title, scores)
+        for kind, title in titles.items()
         for variant in view.variants
-        if (scores := variant.cam_scores if kind == "CAM" else variant.label_scores)
+        if (scores := variant.cam_scores if kind == "cams" else variant.label_scores.get(kind))
     ]
     if not columns:
         return ""
-    heads = "".join(
-        f'<th><span class="swatch b-{variant.key}"></span>{variant.key}<br>{kind}</th>' for variant, kind, _ in columns
-    )
+    heads = [
+        f'<span class="nowrap"><span class="swatch b-{variant.key}"></span>{variant.key}</span><br>{kind}'
+        for variant, kind, _ in columns
+    ]
     rows = []
     for index, entry in enumerate(columns[0][2]["classes"]):
         values = [scores["classes"][index]["iou"] for _, _, scores in columns]
         rows.append(f"<tr><td>{html.escape(entry['name'])}</td>{_iou_cells(columns, values)}</tr>")
     means = _iou_cells(columns, [scores["miou"] for _, _, scores in columns])
     rows.append(f'<tr class="total"><td>mean</td>{means}</tr>')
-    return (
-        f'<h2>IoU per class</h2><div class="panel"><table><thead><tr><th>class</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return f'<h2>IoU per class</h2><div class="panel">{table(["class", *heads], "".join(rows))}</div>'
 
 
 def _iou_cells(columns: Sequence[tuple[VariantView, str, Any]], values: Sequence[float | None]) -> str:
-    """Bold: the best variant of its kind (CAM or label)."""
+    """Bold: the best variant of its kind (CAMs, or one step's labels)."""
     cells = []
     for (_, kind, _), value in zip(columns, values, strict=True):
         rivals = [
@@ -210,27 +243,24 @@ def _times(view: RunView) -> str:
             rate = variant.numbers["images_per_second"].get(step)
             rows.append(
                 f'<tr><td><span class="swatch b-{variant.key}"></span>{html.escape(variant.title)}</td>'
-                f'<td style="text-align:left">{STEPS[step]}</td><td>{_duration(seconds)}</td>'
+                f"<td>{STEPS[step]}</td><td>{_duration(seconds)}</td>"
                 f"<td>{f'{rate:.1f}' if rate else ''}</td>"
-                f'<td style="width:32%">{bar(seconds / longest, f"b-{variant.key}")}</td></tr>'
+                f"<td>{bar(seconds / longest, f'b-{variant.key}')}</td></tr>"
             )
-    return (
-        '<h2>Time per step</h2><div class="panel"><table><thead><tr><th></th><th style="text-align:left">step</th>'
-        f"<th>time</th><th>images/s</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    heads = ("", "step", "time", "images/s", "")
+    return f'<h2>Time per step</h2><div class="panel">{table(heads, "".join(rows), left=2)}</div>'
 
 
 def _settings(view: RunView) -> str:
     facts = {**view.summary["versions"], **view.summary["hardware"]}
     rows = "".join(
-        f'<tr><td>{html.escape(str(name))}</td><td style="text-align:left;white-space:normal">'
-        f"{html.escape(str(value))}</td></tr>"
+        f'<tr><td>{html.escape(str(name))}</td><td class="text">{html.escape(str(value))}</td></tr>'
         for name, value in facts.items()
     )
     recipe = html.escape(json.dumps(view.run["recipe"], indent=2))
     return (
-        '<h2>Settings</h2><div class="panels"><div class="panel"><h3>Versions and hardware</h3><table>'
-        f'<tbody>{rows}</tbody></table></div><div class="panel"><h3>Command</h3>'
+        '<h2>Settings</h2><div class="panels"><div class="panel"><h3>Versions and hardware</h3>'
+        f'{table((), rows, left=2)}</div><div class="panel"><h3>Command</h3>'
         f"<pre>{html.escape(view.run['command'])}</pre>"
         f"<details><summary>Recipe</summary><pre>{recipe}</pre></details></div></div>"
     )

@@ -11,6 +11,20 @@ from pplfast.files import read_json
 
 VARIANTS = {"plain": "Plain classifier", "ppl": "Progressive patch learning", "explicit": "Explicit patch learning"}
 
+# Folders of label PNGs in the order of the chain: each is made from the one before.
+LABELS = {
+    "labels": "labels without CRF",
+    "labels_crf": "labels after the CRF",
+    "labels_walk": "labels after the random walk",
+    "predictions": "segmentation network",
+}
+SCORES = {
+    "labels": "eval_label.json",
+    "labels_crf": "eval_label_crf.json",
+    "labels_walk": "eval_label_walk.json",
+    "predictions": "eval_segmentation.json",
+}
+
 
 @dataclass(frozen=True)
 class VariantView:
@@ -20,7 +34,7 @@ class VariantView:
     numbers: dict[str, Any]  # this variant's part of summary.json
     log: list[dict[str, Any]]  # the steps of train/log.jsonl
     cam_scores: dict[str, Any] | None  # eval_cam.json; None where the data set has no masks
-    label_scores: dict[str, Any] | None  # of the final labels: after the CRF where there is one
+    label_scores: dict[str, dict[str, Any]]  # the scored ones of LABELS
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ def read_run(folder: Path) -> RunView:
         raise UserError(f"{folder}: holds no run.json; give the --out folder of `pplfast run`")
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder}: holds no summary.json; finish the run first: give `pplfast run` the same command")
-    summary, run = read_json(folder / "summary.json"), read_json(folder / "run.json")
+    summary, run = {"warnings": []} | read_json(folder / "summary.json"), read_json(folder / "run.json")
     variants = [_read_variant(folder / key, key, summary[key]) for key in VARIANTS if key in summary]
     dataset, error = None, ""
     try:
@@ -57,10 +71,10 @@ def _read_variant(folder: Path, key: str, numbers: dict[str, Any]) -> VariantVie
         key,
         VARIANTS[key],
         folder,
-        numbers,
+        {"without_masks": {}} | numbers,  # a run by an earlier version has none
         _read_log(folder / "train" / "log.jsonl"),
         optional("eval_cam.json"),
-        optional("eval_label_crf.json") or optional("eval_label.json"),
+        {source: scores for source, file in SCORES.items() if (scores := optional(file))},
     )
 
 

@@ -3,6 +3,6 @@
 from pplfast.run.chain import run
 from pplfast.run.config import RunConfig, with_default_lists
 from pplfast.run.seeds import run_seeds
-from pplfast.run.table import chain_table, seeds_table, summary_table
+from pplfast.run.table import closing, seeds_closing
 
-__all__ = ["RunConfig", "chain_table", "run", "run_seeds", "seeds_table", "summary_table", "with_default_lists"]
+__all__ = ["RunConfig", "closing", "run", "run_seeds", "seeds_closing", "with_default_lists"]

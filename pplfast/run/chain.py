@@ -18,6 +18,7 @@ from pplfast.run.config import RunConfig, absolute, fingerprint
 from pplfast.run.refinement import check_refinement, has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, step_names
+from pplfast.train.plan import check_plan, check_segmentation
 from pplfast.train.trainer import TrainOptions, use_threads
 
 MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
@@ -31,15 +32,13 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     the same call continues after it, or after a kill, where it stopped.
     """
     use_threads(config.training or TrainOptions())  # of all steps, whether this call trains or an earlier one did
-    train_set, val_set = open_dataset(config.train), open_dataset(config.val)
-    test_set = open_dataset(config.test) if config.test and has_segmentation(config.recipe) else val_set
-    _check_usable(config, train_set, val_set, test_set)
+    train_set, val_set, test_set = open_sets(config)
     steps = step_names(config, train_set, val_set, test_set)
     announce = _Announcer(say, 2 + len(config.variants) * len(steps))
     write_json(config.out / "run.json", _record(config))
     (config.out / "summary.json").unlink(missing_ok=True)  # it never describes a run that has been changed since
     lists = {config.train: train_set, config.val: val_set}
-    if test_set is not val_set:
+    if config.test and test_set is not val_set:
         lists[config.test] = test_set
     left_out = _check_data(lists, config, announce)
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
@@ -54,10 +53,25 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
         summary["data"]["left_out"] = left_out
     if has_segmentation(config.recipe):
         summary["data"]["test"] = _describe(test_set)
+    summary["warnings"] = [
+        f"{variant}, {text}"
+        for variant, part in parts.items()
+        for facts in part["without_masks"].values()
+        for text in facts["warnings"]
+    ]
     write_json(config.out / "summary.json", summary)
     announce("report")
     write_report(config.out)
     return summary
+
+
+def open_sets(config: RunConfig) -> tuple[Dataset, Dataset, Dataset]:
+    """The training, the validation and the test list, which is the second one where there is no other. Raises UserError
+    for what would otherwise be found only after training."""
+    train_set, val_set = open_dataset(config.train), open_dataset(config.val)
+    test_set = open_dataset(config.test) if config.test and has_segmentation(config.recipe) else val_set
+    _check_usable(config, train_set, val_set, test_set)
+    return train_set, val_set, test_set
 
 
 class _Announcer:
@@ -92,6 +106,9 @@ class _VariantAnnouncer:
 def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
     """What would otherwise be found only after training."""
     check_refinement(config.recipe)
+    check_plan(config.recipe, config.variants)
+    if has_segmentation(config.recipe):
+        check_segmentation(config.recipe.segmentation)
     for dataset in (train_set, val_set):
         if dataset.labels is None:
             raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")
@@ -106,7 +123,8 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
     """What is wrong with each image that has to be left out, by id."""
 
     def action() -> dict[str, Any]:
-        warnings, left_out = 0, {}
+        warnings = 0
+        left_out: dict[str, str] = {}
         for data, dataset in lists.items():
             problems: list[Problem] = []
             open_dataset(data, problems)
@@ -139,10 +157,10 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
         "val": fingerprint(val_set),
         "roots": [str(absolute(config.train).root), str(absolute(config.val).root)],
     }
-    if test_set:
+    if config.test and test_set:
         settings["test"] = [fingerprint(test_set[0]), str(absolute(config.test).root)]
     result = Steps(config.out, announce).run("check data", settings, [], action)
-    left_out = result.values["left_out"]
+    left_out: dict[str, str] = result.values["left_out"]
     if result.skipped:
         paths = {id: path for dataset in lists.values() for id, path in zip(dataset.ids, dataset.images, strict=True)}
         left_out = {id: reason for id, reason in left_out.items() if unusable(paths[id])}

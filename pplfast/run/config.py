@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """train: the list to train on. val: the list that gets CAMs and labels, scored where it has masks.
+    """A run of the whole chain into the folder `out`.
 
+    train: the list to train on. val: the list that gets CAMs and labels, scored where it has masks.
     test: the list that a segmentation network is tested on, if the recipe has one; None: val.
     """
 
@@ -45,12 +46,19 @@ def with_default_lists(config: DataConfig, train: str | None, val: str | None) -
 def absolute(config: DataConfig) -> DataConfig:
     """The same data set, in paths that hold from any working folder; what a run saves."""
     root = Path(config.root).resolve()
-    changed = {"root": str(root)}
-    for field in ("list", "labels", "classes", "masks"):
-        value = getattr(config, field)
-        if value and not (root / value).exists() and Path(value).exists():
-            changed[field] = str(Path(value).resolve())
-    return dataclasses.replace(config, **changed)
+
+    def held(value: str) -> str:
+        elsewhere = value and not (root / value).exists() and Path(value).exists()
+        return str(Path(value).resolve()) if elsewhere else value
+
+    return dataclasses.replace(
+        config,
+        root=str(root),
+        list=held(config.list),
+        labels=held(config.labels),
+        classes=held(config.classes),
+        masks=held(config.masks),
+    )
 
 
 def fingerprint(dataset: Dataset) -> str:

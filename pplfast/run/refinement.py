@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
-from pplfast.evaluate import evaluate_cams, evaluate_labels
+from pplfast.evaluate import evaluate_cams
 from pplfast.labels.affinity import generate_affinity_labels
-from pplfast.labels.background import check_background
 from pplfast.labels.camfile import STRIDE
-from pplfast.labels.crf import check_crf
+from pplfast.labels.presets import check_background, check_crf
 from pplfast.labels.pseudo import generate_labels
 from pplfast.recipe import LabelConfig, Recipe
 from pplfast.run.config import fingerprint
@@ -98,8 +97,7 @@ class Refinement:
                 self.chain.score("walk", evaluate_cams)
             label = self.chain.resolve_label(recipe.affinity.label, "eval_walk", "affinity.label")
             self._labels("labels_walk", "walk", self.chain.val_set, label)
-            if self.chain.scored:
-                self.chain.score("labels_walk", evaluate_labels)
+            self.chain.judge("labels_walk", self.chain.val_set)
             source = self._of_train("walk")
         if has_segmentation(recipe):
             if has_affinity(recipe) and not self.one_list:
@@ -107,8 +105,7 @@ class Refinement:
             self._labels("labels_train", source, self.chain.train_set, label)
             self._segmentation()
             self._predictions()
-            if any(self.chain.test_set.masks):
-                self.chain.score("predictions", evaluate_labels, self.chain.test_set)
+            self.chain.judge("predictions", self.chain.test_set)
 
     def summary(self) -> dict[str, Any]:
         """mIoU in percent of the walk's maps, its labels and the segmentation network; None without masks."""

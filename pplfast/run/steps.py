@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
@@ -20,6 +20,16 @@ class StepResult:
     skipped: bool
 
 
+class Announce(Protocol):
+    """Tells the user how far the run is."""
+
+    def __call__(self, text: str, /) -> None:
+        """A step begins, or was done before."""
+
+    def note(self, text: str, /) -> None:
+        """A line about the step."""
+
+
 class Steps:
     """The records of one variant, `folder/steps/<name>.json`.
 
@@ -28,7 +38,7 @@ class Steps:
     without a record are somebody else's and are never touched.
     """
 
-    def __init__(self, folder: Path, announce: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, announce: Announce) -> None:
         self.folder, self.announce = folder, announce
 
     def run(

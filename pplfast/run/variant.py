@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.data.dataset import Dataset
-from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels
+from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels
 from pplfast.files import write_json
-from pplfast.labels.background import DEFAULT_THRESHOLD
-from pplfast.labels.crf import NONE
 from pplfast.labels.folder import Outcome
+from pplfast.labels.presets import DEFAULT_THRESHOLD, NONE
 from pplfast.labels.pseudo import generate_labels
 from pplfast.recipe import LabelConfig, recipe_to_dict
 from pplfast.run import refinement
 from pplfast.run.config import RunConfig, fingerprint
+from pplfast.run.facts import FACT_FILES, FACTS, facts_summary
 from pplfast.run.refinement import Refinement, refinement_steps
-from pplfast.run.steps import StepResult, Steps
-
-# The background threshold where neither masks nor the recipe give one; published values are 0.15 to 0.30.
-
+from pplfast.run.steps import Announce, StepResult, Steps
 
 # The steps of each variant in order, and the file or folder that each makes.
 OUTPUTS = {
@@ -37,6 +34,8 @@ REFINED = refinement.AFFINITY | refinement.SEGMENTATION
 
 EVALUATION = {"cams": "eval_cam", "labels": "eval_label", "labels_crf": "eval_label_crf", **refinement.EVALUATION}
 
+FILES = OUTPUTS | REFINED | FACT_FILES
+
 
 def step_names(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> list[str]:
     """The steps that this run has."""
@@ -44,10 +43,16 @@ def step_names(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set
     names = [name for name in OUTPUTS if with_crf or not name.endswith("crf")]
     names += refinement_steps(config.recipe, fingerprint(train_set) == fingerprint(val_set))
 
-    def runs(name: str) -> bool:
-        return not name.startswith("eval") or any((test_set if name == "eval_segmentation" else val_set).masks)
+    def has_masks(source: str) -> bool:
+        return any((test_set if source == "predictions" else val_set).masks)
 
-    return [name for name in names if runs(name)]
+    not_run = {score for source, score in EVALUATION.items() if not has_masks(source)}
+    facts = [
+        FACTS[source]
+        for source in names
+        if source in FACTS and not has_masks(source) and not (source == "labels" and with_crf)
+    ]
+    return [name for name in names if name not in not_run] + facts
 
 
 class VariantChain:
@@ -60,7 +65,7 @@ class VariantChain:
         train_set: Dataset,
         val_set: Dataset,
         test_set: Dataset,
-        announce: Callable[[str], None],
+        announce: Announce,
     ) -> None:
         self.config, self.variant = config, variant
         self.train_set, self.val_set, self.test_set = train_set, val_set, test_set
@@ -72,7 +77,7 @@ class VariantChain:
 
     def run(self) -> dict[str, Any]:
         have = step_names(self.config, self.train_set, self.val_set, self.test_set)
-        for name in (OUTPUTS | REFINED).keys() - set(have):
+        for name in FILES.keys() - set(have):
             self.steps.discard(name, [self.output(name)])
         self._train()
         self.make_cams("cams", self.val_set)
@@ -82,16 +87,15 @@ class VariantChain:
         self._labels("labels", dataclasses.replace(label, crf=NONE))
         if label.crf != NONE:
             self._labels("labels_crf", label)
-        if self.scored:
+        if self.scored and label.crf != NONE:
             self.score("labels", evaluate_labels)
-            if label.crf != NONE:
-                self.score("labels_crf", evaluate_labels)
+        self.judge("labels_crf" if label.crf != NONE else "labels", self.val_set)
         refined = Refinement(self, label)
         refined.run()
         return self.summary(label) | refined.summary()
 
     def summary(self, label: LabelConfig) -> dict[str, Any]:
-        """mIoU in percent, None where the list has no masks. label_miou is that of the final labels."""
+        """mIoU in percent, None without masks. label_miou is of the CAMs' labels, after the CRF if there is one."""
 
         def value(step: str, key: str) -> Any:
             return self.results[step].values[key] if step in self.results else None
@@ -110,12 +114,15 @@ class VariantChain:
             "background": f"{label.background} {label.value:g}",
             "crf": label.crf,
             "images_without_label": value(final, "missing"),
+            "without_masks": facts_summary(
+                {name: result.values for name, result in self.results.items()}, self.config.recipe, len(self.train_set)
+            ),
             "seconds": {name: result.seconds for name, result in self.results.items()},
             "images_per_second": rates,
         }
 
     def output(self, step: str) -> Path:
-        return self.folder / (OUTPUTS | REFINED)[step]
+        return self.folder / FILES[step]
 
     def step(self, name: str, settings: dict[str, Any], action: Callable[[], dict[str, Any]]) -> None:
         self.results[name] = self.steps.run(name, settings, [self.output(name)], action)
@@ -128,7 +135,7 @@ class VariantChain:
         settings = {
             "variant": self.variant,
             "data": fingerprint(self.train_set),
-            **{key: table[key] for key in ("model", "augment", "optim", "stages", "seed")},
+            **{key: table[key] for key in ("loss", "model", "augment", "optim", "stages", "seed")},
         }
 
         def action() -> dict[str, Any]:
@@ -166,6 +173,19 @@ class VariantChain:
                 generate_labels(self.output("cams"), self.val_set, label, out, self.config.jobs), out, self.val_set
             ),
         )
+
+    def judge(self, source: str, dataset: Dataset) -> None:
+        """Score the labels that the step `source` made of `dataset`; without masks, count what they show alone."""
+        if any(dataset.masks):
+            return self.score(source, evaluate_labels, dataset)
+        out = self.output(FACTS[source])
+
+        def action() -> dict[str, Any]:
+            facts = inspect_labels(self.output(source), dataset, self.config.jobs)
+            write_json(out, facts.to_dict())
+            return facts.to_dict()
+
+        self.step(FACTS[source], {source: self.results[source].stamp, "data": fingerprint(dataset)}, action)
 
     def score(self, source: str, evaluate: Callable[..., Scores], dataset: Dataset | None = None) -> None:
         """Score what the step `source` made, against the masks of `dataset` (the scored list without one)."""

@@ -1,19 +1,20 @@
 """Training the boundary network on confident labels: between pixels of one class there must be no boundary."""
 
 import dataclasses
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
+from pplfast.files import StrPath
 from pplfast.kernels.random_walk import neighbours, straight_path
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
@@ -33,8 +34,8 @@ def train_boundaries(
     config: AffinityConfig,
     classifier: PatchClassifier,
     dataset: Dataset,
-    masks: str | os.PathLike,
-    out: str | os.PathLike,
+    masks: StrPath,
+    out: StrPath,
     seed: int = 0,
     resume: bool = False,
     options: TrainOptions = TrainOptions(),
@@ -42,12 +43,15 @@ def train_boundaries(
     """Train a boundary network on `classifier`'s backbone into the folder `out`: boundary.safetensors, boundary.json.
 
     masks: the folder of `generate_affinity_labels`; images without a file there are left out.
-    For launchers, `resume` and errors see `trainer.run_task`.
+    Source: IRN, arXiv 1904.05044, section 4.1 and eq. 6.
+    resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
+    launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
+    run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     return run_task(AffinityTask(config, classifier, with_masks(dataset, Path(masks)), seed), out, resume, options)
 
 
-class AffinityTask(Task):
+class AffinityTask(Task[BoundaryNet]):
     """dataset: with the affinity labels as its masks."""
 
     result_file = f"{NAME}.json"
@@ -67,7 +71,7 @@ class AffinityTask(Task):
     def build(self) -> tuple[BoundaryNet, tuple[StagePlan, ...]]:
         return BoundaryNet(self.classifier.backbone), (StagePlan((), (), self.config.epochs, 1.0, "class boundaries"),)
 
-    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+    def load(self, model: BoundaryNet, **options: Any) -> TrainLoader:
         return TrainLoader(
             self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True, **options
         )
@@ -75,7 +79,7 @@ class AffinityTask(Task):
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return batch.weights * affinity_losses(outputs, batch.labels, self.config.radius)
 
-    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+    def save(self, model: BoundaryNet, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         backbone = model.backbone
         stride = 1
         for spec in backbone.specs:
@@ -86,6 +90,8 @@ class AffinityTask(Task):
             {
                 "backbone": backbone.name,
                 "output_stride": stride,
+                "class_names": self.dataset.classes.names,  # the network knows none; for the data set of the walk
+                "class_ids": self.dataset.classes.ids,
                 "training": training,
                 "settings": dataclasses.asdict(self.config),
                 "dataset": self.dataset.name,
@@ -94,12 +100,18 @@ class AffinityTask(Task):
         )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
-        return read_network(folder, NAME)["training"]
+        training: dict[str, Any] = read_network(folder, NAME)["training"]
+        return training
 
 
-def load_boundaries(folder: str | os.PathLike) -> BoundaryNet:
-    """The network of a finished `train_boundaries`, on the CPU, in eval mode."""
+def load_boundaries(folder: StrPath) -> BoundaryNet:
+    """The network of a finished `train_boundaries`, on the CPU, in eval mode.
+
+    folder: the training folder, or that of its run or variant. Raises UserError where it has no such network, or where
+    the files do not fit each other.
+    """
     info = read_network(folder, NAME)
+    refuse_modules_within(Path(folder), info["backbone"])
     backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
     return load_weights_into(BoundaryNet(backbone), folder, NAME)
 

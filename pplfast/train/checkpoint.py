@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -173,10 +172,10 @@ def _order(path: Path) -> tuple[int, float]:
     return int(stage), float("inf") if iteration == "end" else int(iteration)
 
 
-def _guarded(path: Path, action: Callable[[], Any]) -> Any:
+def _guarded(path: Path, action: Callable[[], None]) -> None:
     """Run `action`; a full disk becomes a UserError. safetensors reports the operating system's errors as its own."""
     try:
-        return action()
+        action()
     except OSError as error:
         raise explain_os_error(error, path) from error
     except SafetensorError as error:

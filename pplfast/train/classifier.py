@@ -1,18 +1,18 @@
 """Training the classifier: plain, progressive or explicit patch learning on image labels."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import Recipe
-from pplfast.train import loss
+from pplfast.train import loss as losses
 from pplfast.train.identity import describe
 from pplfast.train.model_file import DESCRIPTION, ClassifierInfo, library_versions, read_info, save_classifier
 from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
@@ -23,7 +23,7 @@ from pplfast.train.trainer import TrainOptions, TrainResult, run_task
 def train(
     recipe: Recipe,
     dataset: Dataset,
-    out: str | os.PathLike,
+    out: StrPath,
     resume: bool = False,
     variant: str = "ppl",
     options: TrainOptions = TrainOptions(),
@@ -32,15 +32,19 @@ def train(
 
     variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
     "explicit" (all positions at once, one stage of the total epochs).
-    For launchers, `resume` and errors see `trainer.run_task`.
+    Source of patch learning: arXiv 2209.07828.
+    resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
+    launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
+    run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     if variant not in MODE_OF_VARIANT:
         raise UserError(f"--variant {variant}: choose one of: {', '.join(MODE_OF_VARIANT)}")
     return run_task(ClassifierTask(recipe, variant, dataset), out, resume, options)
 
 
-class ClassifierTask(Task):
+class ClassifierTask(Task[PatchClassifier]):
     result_file = DESCRIPTION
+    loss: losses.Loss
 
     def __init__(self, recipe: Recipe, variant: str, dataset: Dataset) -> None:
         self.recipe, self.variant, self.dataset = recipe, variant, dataset
@@ -51,6 +55,8 @@ class ClassifierTask(Task):
         dataset = self.dataset
         if len(dataset) == 0 or dataset.labels is None:
             raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
+        self.loss = losses.LOSSES.find(self.recipe.loss)
+        losses.check_loss(self.recipe.loss, self.loss, len(dataset.classes))
 
     def record(self) -> dict[str, Any]:
         return describe(self.recipe, self.variant, self.dataset)
@@ -58,16 +64,16 @@ class ClassifierTask(Task):
     def build(self) -> tuple[PatchClassifier, tuple[StagePlan, ...]]:
         return build_model(self.recipe, self.variant, len(self.dataset.classes))
 
-    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+    def load(self, model: PatchClassifier, **options: Any) -> TrainLoader:
         return TrainLoader(self.dataset, self.recipe.augment, model.backbone.mean, model.backbone.std, **options)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return loss.image_losses(outputs, batch.labels, batch.weights)
+        return losses.image_losses(outputs, batch.labels, batch.weights, self.loss)
 
-    def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:
+    def begin_stage(self, model: PatchClassifier, stage: StagePlan) -> None:
         model.set_stage(stage.patches)
 
-    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+    def save(self, model: PatchClassifier, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         recipe = dataclasses.asdict(self.recipe)
         save_classifier(
             model,

@@ -1,6 +1,5 @@
 """A DeepSpeed configuration file on top of a recipe: the parts of it that a run may decide for itself."""
 
-import dataclasses
 from typing import Any
 
 from pplfast.errors import UserError
@@ -55,7 +54,6 @@ def apply_deepspeed_file(recipe: Recipe, path: str, part: str = "") -> tuple[Rec
     }
     if zero:
         rest["zero_optimization"] = zero
-    changed = dataclasses.replace(owner, optim=dataclasses.replace(owner.optim, **changes))
-    if part:
-        changed = dataclasses.replace(recipe, **{part: changed})
-    return recipe_from_dict(recipe_to_dict(changed), path), rest  # checked again: the values come from the file
+    changed = recipe_to_dict(recipe)
+    (changed[part] if part else changed)["optim"] |= changes
+    return recipe_from_dict(changed, path), rest  # checked again: the values come from the file

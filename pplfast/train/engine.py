@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pplfast.errors import UserError
+from pplfast.models.backbone import Network
 from pplfast.recipe import OptimConfig
 from pplfast.train.ranks import Ranks
 
@@ -65,7 +66,7 @@ def compile_network(model: nn.Module, mode: str) -> None:
 
 
 def start_engine(
-    model: nn.Module, optim: OptimConfig, ranks: Ranks, extra: Mapping[str, Any] = MappingProxyType({})
+    model: Network, optim: OptimConfig, ranks: Ranks, extra: Mapping[str, Any] = MappingProxyType({})
 ) -> Any:
     """A new engine on the model's current weights, its momentum at zero. optim: its precision decided, not "auto".
     extra: DeepSpeed settings of the user's."""
@@ -85,7 +86,7 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def _optimizer(model: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.SGD:
+def _optimizer(model: Network, optim: OptimConfig, device: torch.device) -> torch.optim.SGD:
     """The parameters of `model.backbone` at the learning rate, all others (the head) at `head_factor` times it. On a
     GPU one kernel updates many parameters, but for fp16: where the first step overflows, fused SGD skips it with the
     memory of the momentum allocated and never written, and the second step reads it."""

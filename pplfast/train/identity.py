@@ -7,11 +7,11 @@ from typing import Any
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
-from pplfast.recipe import Recipe, recipe_to_dict
+from pplfast.recipe import Recipe, part_from_dict, recipe_to_dict
 from pplfast.train.model_file import DESCRIPTION, library_versions
 
 RECORD = "recipe.json"
-USED = ("seed", "model", "augment", "optim", "stages")  # parts of a recipe that training depends on
+USED = ("seed", "loss", "model", "augment", "optim", "stages")  # parts of a recipe that training depends on
 
 
 def describe(recipe: Recipe, variant: str, dataset: Dataset) -> dict[str, Any]:
@@ -66,7 +66,8 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
 
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:
-    recipe = record.get("recipe", {})
+    # With the values of keys that the pplfast of an older record did not have.
+    recipe = recipe_to_dict(part_from_dict(Recipe, record.get("recipe", {}), RECORD))
     rest = {key: value for key, value in record.items() if key not in ("recipe", "versions", "precision", "float32")}
     return {**rest, **{key: recipe.get(key) for key in USED}}
 
@@ -85,5 +86,5 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _digest(dataset: Dataset) -> str:
     """Of the ids and the labels; the images themselves are taken on trust."""
     digest = hashlib.sha256("\n".join(dataset.ids).encode())
-    digest.update(dataset.labels.tobytes())
+    digest.update(dataset.known_labels.tobytes())
     return digest.hexdigest()[:16]

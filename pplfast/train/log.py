@@ -1,129 +1,110 @@
-"""What a run says while it trains: a progress bar, one JSON line per interval, TensorBoard."""
+"""What rank 0 of a run says while it trains: to people by a progress bar or lines, to programs by loggers."""
 
-import json
+import math
 import sys
-import time
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pplfast.files import atomic_path, explain_os_error
+from pplfast.errors import UserError
+from pplfast.recipe import OptimConfig
+from pplfast.train.display import Shown, make_display
+from pplfast.train.loggers import JsonLines, Logger, RunInfo, open_loggers
+from pplfast.train.meter import Rates
+from pplfast.train.plan import StagePlan
+from pplfast.train.ranks import Ranks
+from pplfast.train.task import Task
 
-LOG, TENSORBOARD = "log.jsonl", "tb"
+
+@dataclass(frozen=True)
+class Interval:
+    """Optimizer steps that are done."""
+
+    stage: int  # from 0
+    stages: int  # how many there are
+    plan: StagePlan
+    step: int  # the last one, over all stages
+    epoch: float
+    loss: float  # mean of the interval
+    lr: float  # the backbone's, in the last step
+    rates: Rates
+
+    def values(self) -> dict[str, Any]:
+        """One line of log.jsonl, without `time` (Unix seconds); None for what is not known or not finite."""
+        rates = self.rates
+        values = {
+            "stage": self.stage + 1,
+            "position": list(self.plan.names),
+            "grid": list(self.plan.grids),
+            "iteration": self.step,
+            "epoch": round(self.epoch, 4),
+            "loss": self.loss,
+            "lr": self.lr,
+            "images_per_s": round(rates.images_per_s, 2),
+            "tflops": None if rates.tflops is None else float(f"{rates.tflops:.4g}"),
+            "mfu": None if rates.mfu is None else round(rates.mfu, 4),
+            "memory_peak_gib": round(rates.memory_peak_gib, 3),
+        }
+        return {key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in values.items()}  # fmt: skip
 
 
 class TrainLog:
-    """Rank 0's log. Lines of earlier sessions after `step`, where a resumed run starts, are dropped.
+    """log.jsonl, which the report is made from, is written always; `loggers` are names, those of `check_loggers`.
+    total: steps of the whole run."""
 
-    One line holds: time (Unix seconds), stage (from 1), position (block names), grid, iteration (steps done over all
-    stages), epoch, loss (mean over the interval), lr (backbone's), images_per_s.
-    """
+    def __init__(self, run: RunInfo, total: int, loggers: tuple[str, ...], console: Console | None = None) -> None:
+        lines = JsonLines(run)
+        last = lines.last.get("loss")
+        self.last_loss = math.nan if last is None else float(last)  # before `run.step`
+        self._loggers: dict[str, Logger] = {"jsonl": lines, **open_loggers(loggers, run)}
+        self._display = make_display(console or Console(file=sys.stderr), run.step, total)
 
-    def __init__(self, folder: Path, step: int, total: int, console: Console | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / LOG
-        _keep_until(self.path, step)
-        try:
-            self._file: TextIO = open(self.path, "a", encoding="utf-8")
-            self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
-        except OSError as error:
-            raise explain_os_error(error, folder) from error
-        self._display = _make_display(console or Console(file=sys.stderr), step, total)
-
-    def write(self, values: dict[str, Any]) -> None:
-        """values: the fields of a line without `time`."""
-        step = values["iteration"]
-        try:
-            self._file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
-            self._file.flush()
-            for name in ("loss", "lr", "images_per_s", "stage"):
-                self._writer.add_scalar(name, values[name], step)
-        except OSError as error:
-            raise explain_os_error(error, self.path) from error
-
-    def show(self, step: int, stage: str, loss: float, images_per_s: float) -> None:
-        self._display.show(step, stage, loss, images_per_s)
+    def write(self, interval: Interval) -> None:
+        values = interval.values()
+        for name, logger in list(self._loggers.items()):
+            try:
+                logger.log(interval.step, values)
+            except UserError:
+                raise
+            except Exception as error:  # a server that does not answer must not cost the hours trained so far
+                del self._loggers[name]
+                self.say(f"logger {name}: {error!r}; it gets nothing from step {interval.step} on")
+        stage = f"stage {interval.stage + 1}/{interval.stages} ({interval.plan})"
+        self._display.show(Shown(interval.step, stage, interval.loss, interval.rates))
 
     def say(self, text: str) -> None:
         self._display.say(text)
 
     def close(self) -> None:
         self._display.close()
-        try:
-            self._file.close()
-            self._writer.close()
-        except OSError as error:
-            raise explain_os_error(error, self.path) from error
+        for name, logger in self._loggers.items():
+            try:
+                logger.close()
+            except UserError:
+                raise
+            except Exception as error:
+                self.say(f"logger {name}: {error!r} at its end")
 
 
-class _Bar:
-    def __init__(self, console: Console, step: int, total: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[rate]:.1f} images/s"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task("training", total=total, completed=step, loss=float("nan"), rate=0.0)
-        self._progress.start()
-
-    def show(self, step: int, stage: str, loss: float, images_per_s: float) -> None:
-        self._progress.update(self._task, completed=step, description=stage, loss=loss, rate=images_per_s)
-
-    def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
-class _Lines:
-    """For pipes and log files: a plain line at most every few seconds, and the last one."""
-
-    INTERVAL = 10.0  # seconds
-
-    def __init__(self, console: Console, step: int, total: int) -> None:
-        self._stream, self._total = console.file, total
-        self._first, self._start, self._last = step, time.monotonic(), 0.0
-
-    def show(self, step: int, stage: str, loss: float, images_per_s: float) -> None:
-        now = time.monotonic()
-        if now - self._last < self.INTERVAL and step < self._total:
-            return
-        self._last = now
-        left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
-        self.say(
-            f"{stage}: step {step}/{self._total}, loss {loss:.4f}, {images_per_s:.1f} images/s, "
-            f"{int(left) // 60}:{int(left) % 60:02d} left"
-        )
-
-    def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
-
-    def close(self) -> None:
-        return
-
-
-def _make_display(console: Console, step: int, total: int) -> "_Bar | _Lines":
-    return (_Bar if console.is_terminal else _Lines)(console, step, total)
-
-
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a torn last one."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            if json.loads(line)["iteration"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+def opening_lines(
+    task: Task[Any],
+    optim: OptimConfig,
+    ranks: Ranks,
+    stages: Sequence[StagePlan],
+    iterations: Sequence[int],
+    compiled: str,
+) -> list[str]:
+    """What is about to be trained, and on what. optim: its precision decided. iterations: steps of each stage."""
+    plan = ", ".join(f"{stage} for {steps} steps" for stage, steps in zip(stages, iterations, strict=True))
+    dataset = task.dataset
+    exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
+    by_compiler = f", compiled ({compiled})" if compiled else ""
+    return [
+        f"{task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {plan}",
+        f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
+        f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{by_compiler}",
+    ]

@@ -23,6 +23,7 @@ def mask_record(network: str, settings: dict[str, Any], dataset: Dataset, seed: 
     """The contents of recipe.json: the settings, the list, and the labels' bytes."""
     digest = hashlib.sha256("\n".join(dataset.ids).encode())
     for path in dataset.masks:
+        assert path is not None, "with_masks() leaves out images without one"
         digest.update(path.read_bytes())
     return {
         "network": network,

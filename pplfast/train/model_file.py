@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
 from pplfast.files import atomic_path, read_json, write_json
 from pplfast.models import create
 from pplfast.patch.classifier import PatchClassifier
+from pplfast.patch.pooling import POOLINGS
 from pplfast.recipe import ModelConfig
+from pplfast.train.locate import find_network
 from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
 from pplfast.version import __version__
 
@@ -25,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ClassifierInfo:
-    """What classifier.json says."""
+    """What classifier.json says of a trained classifier."""
 
     variant: str  # plain, ppl or explicit
     class_names: tuple[str, ...]
@@ -68,7 +71,10 @@ def save_classifier(model: PatchClassifier, info: ClassifierInfo, folder: Path) 
 
 
 def read_info(path: str | Path) -> ClassifierInfo:
-    """Of a training folder, its classifier.json or its classifier.safetensors. Raises UserError if it is none."""
+    """Of a training folder, a run's folder or variant, or one of the classifier's two files.
+
+    Raises UserError where there is no classifier, or where a run has several.
+    """
     folder = _folder(path)
     if not (folder / DESCRIPTION).is_file():
         raise UserError(f"{folder}: holds no {DESCRIPTION}; give the folder of a finished `pplfast train`")
@@ -83,17 +89,28 @@ def read_info(path: str | Path) -> ClassifierInfo:
         table["stages"] = tuple((str(name), int(grid)) for name, grid in table["stages"])
         return ClassifierInfo(**table)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / DESCRIPTION}: not a classifier description ({error!r}); train again") from None
+        raise UserError(f"{folder / DESCRIPTION}: not a classifier description ({error}); train again") from None
 
 
 def load_classifier(path: str | Path) -> PatchClassifier:
-    """The classifier of a training folder (or of one of its two files), on the CPU, in eval mode, its stage set."""
+    """The classifier of a training folder, a run's folder or variant, or one of its two files: on the CPU, in eval
+    mode, its stage set.
+
+    An own backbone or pooling is imported by the name in classifier.json. Raises UserError where there is no
+    classifier or several, for a file that is damaged, and for a name that means no backbone or pooling.
+    """
     info, folder = read_info(path), _folder(path)
     try:
         config = ModelConfig(**info.model)
+        refuse_modules_within(folder, config.backbone, config.pooling)
         backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
         model = PatchClassifier(
-            backbone, len(info.class_names), MODE_OF_VARIANT[info.variant], config.dropout, branches=len(info.stages)
+            backbone,
+            len(info.class_names),
+            MODE_OF_VARIANT[info.variant],
+            config.dropout,
+            branches=len(info.stages),
+            pooling=POOLINGS.find(config.pooling),
         )
         model.load_state_dict(load_file(folder / WEIGHTS))
         model.set_stage([patch_stage(backbone, name, grid) for name, grid in info.stages])
@@ -108,7 +125,7 @@ def load_classifier(path: str | Path) -> PatchClassifier:
 def _folder(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
-        return path
+        return find_network(path, DESCRIPTION, "train") or path
     if path.name in (WEIGHTS, DESCRIPTION):
         return path.parent
     raise UserError(f"{path}: neither a training folder nor a {WEIGHTS}; give the --out folder of `pplfast train`")

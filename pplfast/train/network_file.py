@@ -1,18 +1,21 @@
 """The files of a boundary or segmentation network: weights in safetensors, and what they are in JSON beside them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from pplfast.errors import UserError
-from pplfast.files import read_json, write_json
+from pplfast.files import StrPath, read_json, write_json
 from pplfast.recipe import Part, part_from_dict
+from pplfast.train.locate import find_network
 from pplfast.train.model_file import library_versions, save_weights
 
 FORMAT = 1
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path) -> None:
@@ -21,9 +24,9 @@ def save_network(model: nn.Module, name: str, info: dict[str, Any], folder: Path
     write_json(folder / f"{name}.json", {"format": FORMAT, **info, "versions": library_versions()})
 
 
-def read_network(folder: str | Path, name: str) -> dict[str, Any]:
+def read_network(folder: StrPath, name: str) -> dict[str, Any]:
     """What `<name>.json` says. Raises UserError where the folder holds no such network."""
-    path = Path(folder) / f"{name}.json"
+    path = _folder(folder, name) / f"{name}.json"
     if not path.is_file():
         raise UserError(f"{folder}: holds no {path.name}; give the folder of a finished {name} network")
     info = read_json(path)
@@ -32,14 +35,18 @@ def read_network(folder: str | Path, name: str) -> dict[str, Any]:
     return info
 
 
-def read_settings(folder: str | Path, name: str, kind: type[Part]) -> Part:
+def read_settings(folder: StrPath, name: str, kind: type[Part]) -> Part:
     """The recipe's table that the network was trained by, what follows its training included."""
     return part_from_dict(kind, read_network(folder, name)["settings"], f"{folder}/{name}.json")
 
 
-def load_weights_into(model: nn.Module, folder: str | Path, name: str) -> nn.Module:
+def _folder(folder: StrPath, name: str) -> Path:
+    return find_network(folder, f"{name}.json", name) or Path(folder)
+
+
+def load_weights_into(model: Model, folder: StrPath, name: str) -> Model:
     """The model with the weights of `<name>.safetensors`, in eval mode."""
-    path = Path(folder) / f"{name}.safetensors"
+    path = _folder(folder, name) / f"{name}.safetensors"
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:

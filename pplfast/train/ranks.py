@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -141,18 +141,18 @@ def together(ranks: Ranks, action: Callable[[], T]) -> T:
             raise (EveryRankError if first == ranks.rank else OtherRankError)(messages[first])
     elif message is not None:
         raise EveryRankError(message)
-    return result
+    return cast(T, result)  # no rank has a message: it is there
 
 
 def on_main(ranks: Ranks, action: Callable[[], T]) -> T:
     """Run `action` on rank 0 and give its result, or its UserError, to all."""
-    outcome: list[Any] = [_attempt(action) if ranks.main else None]
+    outcome = [_attempt(action) if ranks.main else (None, None)]
     if ranks.world > 1:
         dist.broadcast_object_list(outcome, src=0)
     result, message = outcome[0]
     if message is not None:
         raise (EveryRankError if ranks.main else OtherRankError)(message)
-    return result
+    return cast(T, result)
 
 
 def gather(ranks: Ranks, value: T) -> list[T]:

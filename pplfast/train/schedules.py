@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from pplfast.arrays import Float64Array
 from pplfast.recipe import OptimConfig
 
 
@@ -16,7 +17,7 @@ def stage_iterations(epochs: float, steps: int) -> int:
     return max(1, round(epochs * steps))
 
 
-def learning_rates(optim: OptimConfig, factor: float, iterations: int, warmup: int) -> np.ndarray:
+def learning_rates(optim: OptimConfig, factor: float, iterations: int, warmup: int) -> Float64Array:
     """float64 (iterations,): lr * factor * (1 - t / iterations)^poly, times (t + 1) / warmup in the first `warmup`."""
     t = np.arange(iterations)
     rates = optim.lr * factor * (1 - t / iterations) ** optim.poly

@@ -1,18 +1,19 @@
 """Training the segmentation network on pseudo labels."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
+from pplfast.files import StrPath
 from pplfast.models import create
 from pplfast.models.segmentation import HEADS, SegmentationNet
 from pplfast.recipe import ModelConfig, SegmentationConfig
@@ -28,8 +29,8 @@ NAME = "segmentation"
 def train_segmentation(
     config: SegmentationConfig,
     dataset: Dataset,
-    masks: str | os.PathLike,
-    out: str | os.PathLike,
+    masks: StrPath,
+    out: StrPath,
     seed: int = 0,
     resume: bool = False,
     options: TrainOptions = TrainOptions(),
@@ -37,12 +38,14 @@ def train_segmentation(
     """Train a segmentation network into the folder `out`: segmentation.safetensors, segmentation.json.
 
     masks: a folder of label PNGs; images without a file there are left out, pixels of 255 are ignored.
-    For launchers, `resume` and errors see `trainer.run_task`.
+    resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
+    launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
+    run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     return run_task(SegmentationTask(config, with_masks(dataset, Path(masks)), seed), out, resume, options)
 
 
-class SegmentationTask(Task):
+class SegmentationTask(Task[SegmentationNet]):
     """dataset: with the labels to train on as its masks."""
 
     result_file = f"{NAME}.json"
@@ -66,7 +69,7 @@ class SegmentationTask(Task):
         network = SegmentationNet(backbone, len(self.dataset.classes) + 1, self.config.head)
         return network, (StagePlan((), (), self.config.epochs, 1.0, "segmentation"),)
 
-    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+    def load(self, model: SegmentationNet, **options: Any) -> TrainLoader:
         return TrainLoader(
             self.dataset, self.config.augment, model.backbone.mean, model.backbone.std, masks=True, **options
         )
@@ -76,7 +79,7 @@ class SegmentationTask(Task):
         rows = self.table[batch.labels]
         return batch.weights * pixel_losses(outputs, rows, self.config.balanced)
 
-    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+    def save(self, model: SegmentationNet, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         classes = self.dataset.classes
         save_network(
             model,
@@ -94,13 +97,19 @@ class SegmentationTask(Task):
         )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
-        return read_network(folder, NAME)["training"]
+        training: dict[str, Any] = read_network(folder, NAME)["training"]
+        return training
 
 
-def load_segmentation(folder: str | os.PathLike) -> tuple[SegmentationNet, ClassList]:
-    """The network of a finished `train_segmentation`, on the CPU, in eval mode, and its classes."""
+def load_segmentation(folder: StrPath) -> tuple[SegmentationNet, ClassList]:
+    """The network of a finished `train_segmentation`, on the CPU, in eval mode, and its classes.
+
+    folder: the training folder, or that of its run or variant. Raises UserError where it has no such network, or where
+    the files do not fit each other.
+    """
     info = read_network(folder, NAME)
     config = ModelConfig(**info["model"])
+    refuse_modules_within(Path(folder), config.backbone)
     classes = ClassList(tuple(info["class_names"]), tuple(info["class_ids"]))
     backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
     return load_weights_into(SegmentationNet(backbone, len(classes) + 1, info["head"]), folder, NAME), classes
@@ -127,4 +136,5 @@ def pixel_losses(logits: Tensor, rows: Tensor, balanced: bool) -> Tensor:
         return losses.sum(1) / (rows != IGNORE).sum(1).clamp(min=1)
     parts = [rows == BACKGROUND, (rows != BACKGROUND) & (rows != IGNORE)]
     means = [(losses * part).sum(1) / part.sum(1).clamp(min=1) for part in parts]
-    return sum(means) / sum(part.any(1).float() for part in parts).clamp(min=1)
+    count = torch.stack([part.any(1) for part in parts]).sum(0)
+    return torch.stack(means).sum(0) / count.clamp(min=1)

@@ -81,8 +81,10 @@ def restore_optimizer(engine: Any, state: TrainState, ranks: Ranks) -> None:
 def loss_scaler(engine: Any) -> torch.amp.GradScaler | None:
     """DeepSpeed keeps it in the engine at ZeRO 0 and in the optimizer above; None unless the precision is fp16."""
     if engine.zero_optimization():
-        return engine.optimizer.torch_autocast_gradscaler
-    return engine.torch_autocast_z0_gradscaler
+        scaler: torch.amp.GradScaler | None = engine.optimizer.torch_autocast_gradscaler
+    else:
+        scaler = engine.torch_autocast_z0_gradscaler
+    return scaler
 
 
 def lower_loss_scale(engine: Any) -> None:
@@ -110,11 +112,13 @@ def _has_momentum(engine: Any) -> bool:
 
 def _momentum(engine: Any, parameter: nn.Parameter) -> Tensor:
     """The whole momentum of one parameter; a collective under ZeRO."""
-    if not engine.zero_optimization():
-        return engine.optimizer.state[parameter][BUFFER]
-    from deepspeed.utils import safe_get_full_optimizer_state
+    if engine.zero_optimization():
+        from deepspeed.utils import safe_get_full_optimizer_state
 
-    return safe_get_full_optimizer_state(parameter, BUFFER)
+        momentum: Tensor = safe_get_full_optimizer_state(parameter, BUFFER)
+    else:
+        momentum = engine.optimizer.state[parameter][BUFFER]
+    return momentum
 
 
 def _allocate_momentum(engine: Any) -> None:
@@ -147,6 +151,7 @@ def _check_fit(own: dict[str, Tensor], state: TrainState) -> None:
 def _from_main(value: Tensor | None, like: Tensor, ranks: Ranks) -> Tensor:
     """Rank 0's value on all ranks, on the device of the process group, in `like`'s shape and type."""
     if ranks.main:
+        assert value is not None, "rank 0 has what the checkpoint holds"
         value = value.to(ranks.device, like.dtype).contiguous()
     else:
         value = torch.empty(like.shape, dtype=like.dtype, device=ranks.device)

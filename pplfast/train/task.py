@@ -2,17 +2,20 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.models.backbone import Network
 from pplfast.recipe import OptimConfig
 from pplfast.train.plan import StagePlan
 
+Net = TypeVar("Net", bound=Network)
 
-class Task(ABC):
+
+class Task(ABC, Generic[Net]):
     """One kind of training run; `trainer.run_task` runs it through the engine, with checkpoints, progress and logs."""
 
     title: str  # what the log calls it: "ppl classifier, resnet50"
@@ -30,13 +33,12 @@ class Task(ABC):
         """What decides the result, JSON-able, and `versions`: the folder is claimed with it."""
 
     @abstractmethod
-    def build(self) -> tuple[nn.Module, tuple[StagePlan, ...]]:
-        """The network and the stages to train. It has a `backbone`, whose parameters get the plain learning rate, and
-        takes images (B, 3, H, W). Called once the random numbers are seeded. Raises UserError for settings that cannot
-        be."""
+    def build(self) -> tuple[Net, tuple[StagePlan, ...]]:
+        """The network and the stages to train. The parameters of its backbone get the plain learning rate. It takes
+        images (B, 3, H, W). Called once the random numbers are seeded. Raises UserError for settings that cannot be."""
 
     @abstractmethod
-    def load(self, model: nn.Module, **options: Any) -> TrainLoader:
+    def load(self, model: Net, **options: Any) -> TrainLoader:
         """The loader of this rank; options: those of TrainLoader that the run decides."""
 
     @abstractmethod
@@ -44,11 +46,11 @@ class Task(ABC):
         """The losses of a batch's images times their weights, float32 (B,). A step minimises their mean over all ranks'
         images, whatever their division among ranks and accumulation steps."""
 
-    def begin_stage(self, model: nn.Module, stage: StagePlan) -> None:  # noqa: B027  (most tasks have nothing to do)
+    def begin_stage(self, model: Net, stage: StagePlan) -> None:
         """Called before each stage, and with the last one before the network is saved."""
 
     @abstractmethod
-    def save(self, model: nn.Module, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
+    def save(self, model: Net, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         """Write the network, `result_file` last. training: steps, seconds, images_per_s, loss."""
 
     @abstractmethod

@@ -3,25 +3,29 @@
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.files import read_json
+from pplfast.files import StrPath, read_json
+from pplfast.models.backbone import Network
 from pplfast.precision import exact_float32, fastest_convolutions, resolve_precision
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pplfast.train.consistency import check_ranks, frozen_checksums
 from pplfast.train.identity import RECORD, claim_folder
-from pplfast.train.log import TrainLog
+from pplfast.train.log import Interval, TrainLog, opening_lines
+from pplfast.train.loggers import DEFAULT, RunInfo, check_loggers
+from pplfast.train.meter import Meter
 from pplfast.train.plan import StagePlan
+from pplfast.train.profile import FOLDER as PROFILE
+from pplfast.train.profile import StepProfiler
 from pplfast.train.ranks import Ranks, on_main, start_ranks, together
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
 from pplfast.train.state import collect_state, restore_optimizer, restore_weights
@@ -40,6 +44,8 @@ class TrainOptions:
     checkpoint_every: int | None = None  # optimizer steps between two, at most
     keep: int = 3  # of the latest checkpoints; those that end a stage stay as well
     log_every: int = 10  # optimizer steps
+    loggers: tuple[str, ...] = DEFAULT  # log.jsonl is written without being named
+    profile: int = 0  # optimizer steps to trace
     compile: str = ""  # the network by torch.compile, in this mode of it; "": not at all
     lost_after: float = 60.0  # seconds within which the run has ended everywhere once a rank gives no sign of life
     stuck_after: float = 900.0  # the same once a rank makes no progress
@@ -56,6 +62,8 @@ def use_threads(options: TrainOptions, local_ranks: int = 1) -> int:
 
 @dataclass(frozen=True)
 class TrainResult:
+    """A finished training run; its network is in `folder`."""
+
     folder: Path
     steps: int
     seconds: float  # over all sessions
@@ -66,21 +74,24 @@ class TrainResult:
 
 @dataclass
 class _Run:
-    task: Task
+    task: Task[Any]
     folder: Path
     options: TrainOptions
     ranks: Ranks
     optim: OptimConfig  # the task's, its precision decided
-    model: nn.Module
+    model: Network
     stages: tuple[StagePlan, ...]
     loader: TrainLoader
     checkpoints: CheckpointFolder
     watch: LossWatch
     watchdog: Watchdog
+    meter: Meter = field(init=False)  # once the precision is decided
     log: TrainLog | None = None  # of rank 0
-    session_images: int = 0
-    session_seconds: float = 0.0
-    loss: float = float("nan")
+    loss: float = float("nan")  # mean of the last interval
+
+    def say(self, text: str) -> None:
+        if self.log:
+            self.log.say(text)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -93,7 +104,7 @@ class _Run:
 
 
 def run_task(
-    task: Task, out: str | os.PathLike, resume: bool = False, options: TrainOptions = TrainOptions()
+    task: Task[Any], out: StrPath, resume: bool = False, options: TrainOptions = TrainOptions()
 ) -> TrainResult:
     """Train what `task` describes into the folder `out`: its network, logs and checkpoints.
 
@@ -107,20 +118,25 @@ def run_task(
 
 
 def _run_task(
-    task: Task, out: Path, resume: bool, options: TrainOptions, ranks: Ranks, watchdog: Watchdog
+    task: Task[Any], out: Path, resume: bool, options: TrainOptions, ranks: Ranks, watchdog: Watchdog
 ) -> TrainResult:
     run = together(ranks, lambda: _prepare(task, out, options, ranks, watchdog))
     state, precision = on_main(ranks, lambda: _claim(run, resume))
-    run.optim = dataclasses.replace(task.optim, precision=precision)
+    run.optim, run.meter = dataclasses.replace(task.optim, precision=precision), Meter(ranks, precision)
     if state == "finished":
         return TrainResult(run.folder, already_finished=True, **task.read_training(run.folder))
     checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
     progress = checkpoint.progress if checkpoint else Progress()
-    if ranks.main:
-        run.log = TrainLog(run.folder, progress.steps, sum(run.iterations))
-        _announce(run, notes, checkpoint)
+    run.log = together(ranks, lambda: _open_log(run, progress) if ranks.main else None)
+    if run.log:
+        run.loss = run.log.last_loss
+        for line in (*opening_lines(task, run.optim, ranks, run.stages, run.iterations, options.compile), *notes):
+            run.say(line)
+        if checkpoint:
+            run.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
     try:
-        progress = _train_stages(run, checkpoint, progress)
+        with StepProfiler(run.folder / PROFILE, options.profile, ranks, run.say) as profiler:
+            progress = _train_stages(run, checkpoint, progress, profiler)
         watchdog.mark("waiting for the last checkpoint to be on the disk")
         run.checkpoints.finish()
     finally:
@@ -138,9 +154,11 @@ def _run_task(
     return result
 
 
-def _prepare(task: Task, folder: Path, options: TrainOptions, ranks: Ranks, watchdog: Watchdog) -> _Run:
+def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks, watchdog: Watchdog) -> _Run:
     """Everything that can be wrong with the settings is found here, before anything is written."""
     task.check()
+    if ranks.main:
+        check_loggers(options.loggers)
     engines.check_precision(task.optim, ranks.device)
     engines.check_compile(options.compile, task.optim)
     micro_batch = engines.micro_batch(task.optim, ranks)
@@ -174,12 +192,19 @@ def _claim(run: _Run, resume: bool) -> tuple[str, str]:
     return state, read_json(run.folder / RECORD)["precision"]
 
 
-def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Progress:
+def _open_log(run: _Run, progress: Progress) -> TrainLog:
+    info = RunInfo(run.folder, progress.steps, f"{run.task.title}, {run.folder}", read_json(run.folder / RECORD))
+    return TrainLog(info, sum(run.iterations), run.options.loggers)
+
+
+def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress, profiler: StepProfiler) -> Progress:
     batches = step_batches(run.loader, run.task.optim.accumulation, progress.steps)
     state = run.checkpoints.read(checkpoint) if checkpoint else None
     if state:
         restore_weights(run.model, state, run.ranks)
     first = progress.stage + 1 if progress.stage_ended else progress.stage
+    if run.log:
+        _count_operations(run, first)
     for index in range(first, len(run.stages)):
         run.task.begin_stage(run.model, run.stages[index])
         run.model.train()
@@ -193,23 +218,40 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress) 
         state = None
         frozen = frozen_checksums(run.model)
         try:
-            progress = _run_stage(run, engine, batches, progress, frozen)
+            progress = _run_stage(run, engine, batches, progress, frozen, profiler)
         finally:
             engine.destroy()
     run.task.begin_stage(run.model, run.stages[-1])  # as it is saved, also where nothing was left to train
     return progress
 
 
+def _count_operations(run: _Run, first: int) -> None:
+    """Of all stages from `first` on, before an engine or a compiler has changed the network."""
+    run.model.to(run.ranks.device)  # as the engine does
+    for index in range(first, len(run.stages)):
+        run.watchdog.mark(f"stage {index + 1}, counting its operations")
+        run.task.begin_stage(run.model, run.stages[index])
+        note = run.meter.count(index, run.model.train(), run.loader.side)
+        if note:
+            run.say(note)
+            return
+
+
 def _run_stage(
-    run: _Run, engine: Any, batches: Iterator[list[Batch]], progress: Progress, frozen: dict[str, int]
+    run: _Run,
+    engine: Any,
+    batches: Iterator[list[Batch]],
+    progress: Progress,
+    frozen: dict[str, int],
+    profiler: StepProfiler,
 ) -> Progress:
     task, options, stage = run.task, run.options, progress.stage
     iterations = run.iterations[stage]
     warmup = task.optim.warmup if stage == 0 else 0
     # Python's floats: they end in the checkpoint, which is read back as tensors and plain values only.
     rates = learning_rates(task.optim, run.stages[stage].lr, iterations, warmup).tolist()
-    start = time.monotonic()
-    interval_images, interval_start, spent = 0, start, progress.seconds
+    start, spent = time.monotonic(), progress.seconds
+    run.meter.start(stage)
     while progress.iteration < iterations:
         at = f"stage {stage + 1} step {progress.iteration + 1}"
         run.watchdog.mark(f"{at}, waiting for images")
@@ -221,7 +263,7 @@ def _run_stage(
             step_inputs,
             task.losses,
             task.optim.accumulation,
-            lambda what, at=at: run.watchdog.mark(f"{at}, {what}"),
+            _marker(run, at),
             run.ranks,
             run.checkpoints.wanted(options.checkpoint_seconds),
         )
@@ -235,11 +277,10 @@ def _run_stage(
             seconds=spent + time.monotonic() - start,
         )
         run.watch.add(progress.steps, shared, losses, step_inputs)
-        interval_images += sum(batch.total for batch in step_inputs)
+        run.meter.add(sum(batch.total for batch in step_inputs))
+        profiler.step()
         if progress.stage_ended or progress.iteration % options.log_every == 0:
-            now = time.monotonic()
-            _log(run, progress, rates[progress.iteration - 1], interval_images, now - interval_start)
-            interval_images, interval_start = 0, now
+            _log(run, progress, rates[progress.iteration - 1])
         if progress.stage_ended or _checkpoint_due(run, progress):
             if progress.stage_ended:
                 check_ranks(run.model, frozen, run.ranks, stage + 1)
@@ -252,52 +293,25 @@ def _run_stage(
     return progress
 
 
+def _marker(run: _Run, at: str) -> Callable[[str], None]:
+    return lambda what: run.watchdog.mark(f"{at}, {what}")
+
+
 def _checkpoint_due(run: _Run, progress: Progress) -> bool:
     """The same on all ranks: steps are counted by each, time by rank 0 alone, which tells the others with a loss."""
     every = run.options.checkpoint_every
     return run.watch.wished or bool(every and progress.iteration % every == 0)
 
 
-def _log(run: _Run, progress: Progress, rate: float, images: int, seconds: float) -> None:
+def _log(run: _Run, progress: Progress, rate: float) -> None:
     """Close an interval of steps."""
     run.loss = run.watch.interval_mean()
-    run.session_images += images
-    run.session_seconds += seconds
-    if run.log is None:
-        return
-    plan, images_per_s = run.stages[progress.stage], images / max(seconds, 1e-9)
-    run.log.write(
-        {
-            "stage": progress.stage + 1,
-            "position": list(plan.names),
-            "grid": list(plan.grids),
-            "iteration": progress.steps,
-            "epoch": round(progress.steps / run.steps_per_epoch, 4),
-            "loss": run.loss,
-            "lr": rate,
-            "images_per_s": round(images_per_s, 2),
-        }
-    )
-    name = f"stage {progress.stage + 1}/{len(run.stages)} ({plan})"
-    run.log.show(progress.steps, name, run.loss, images_per_s)
-
-
-def _announce(run: _Run, notes: list[str], checkpoint: Checkpoint | None) -> None:
-    optim, ranks, dataset = run.optim, run.ranks, run.task.dataset
-    stages = ", ".join(f"{stage} for {n} steps" for stage, n in zip(run.stages, run.iterations, strict=True))
-    run.log.say(f"{run.task.title}, {len(dataset)} images of {len(dataset.classes)} classes: {stages}")
-    exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
-    compiled = f", compiled ({run.options.compile})" if run.options.compile else ""
-    run.log.say(
-        f"{ranks.world} rank{'s' if ranks.world > 1 else ''} on {ranks.device.type}, {optim.precision}{exact}, "
-        f"batch {optim.batch}, ZeRO {optim.zero}, {torch.get_num_threads()} threads{compiled}"
-    )
-    for note in notes:
-        run.log.say(note)
-    if checkpoint:
-        run.log.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
+    rates = run.meter.interval()
+    if run.log:
+        epoch, plan = progress.steps / run.steps_per_epoch, run.stages[progress.stage]
+        run.log.write(Interval(progress.stage, len(run.stages), plan, progress.steps, epoch, run.loss, rate, rates))
 
 
 def _result(run: _Run, progress: Progress) -> TrainResult:
-    images_per_s = run.session_images / run.session_seconds if run.session_seconds else 0.0
-    return TrainResult(run.folder, progress.steps, round(progress.seconds, 3), round(images_per_s, 2), run.loss, False)
+    seconds, images_per_s = round(progress.seconds, 3), round(run.meter.images_per_s, 2)
+    return TrainResult(run.folder, progress.steps, seconds, images_per_s, run.loss, False)

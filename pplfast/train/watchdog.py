@@ -41,7 +41,8 @@ class Watchdog:
         self._interval = min(1.0, lost_after / 10)
         # What is left of the time goes to noticing and to telling the others.
         self._silence, self._stillness = lost_after - 6 * self._interval, stuck_after - 6 * self._interval
-        self._marks, self._doing, self._failure = 0, "starting", None
+        self._marks, self._doing = 0, "starting"
+        self._failure: dict[str, Any] | None = None
         self._heard = time.monotonic()  # when rank 0's board was last new
         self._terminated: float | None = None  # when the launcher told this rank to end
         self._closing = threading.Event()
@@ -55,9 +56,9 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         if self._ranks.world == 1:
             return self
-        self._store = connect_store()
+        self._store, self._alone = connect_store(), False
         self._main_host = self._store.get(joined(0)).decode()
-        self._main_thread = threading.main_thread().ident
+        self._main_thread = threading.main_thread().ident or 0
         self._listen_for_launcher()
         work = self._preside if self._ranks.main else self._follow
         self._threads = [
@@ -227,19 +228,20 @@ class Watchdog:
         }
 
     def _try_set(self, key: str, value: dict[str, Any]) -> None:
-        if self._store is not None:
+        if not self._alone:
             try:
                 self._store.set(key, json.dumps(value))
             except RuntimeError:
-                self._store = None  # gone with rank 0, which silence will show
+                self._alone = True  # the store is gone with rank 0, which silence will show
 
     def _read(self, key: str) -> dict[str, Any] | None:
-        if self._store is not None:
+        value: dict[str, Any] | None = None
+        if not self._alone:
             try:
-                return json.loads(self._store.get(key)) if self._store.check([key]) else None
+                value = json.loads(self._store.get(key)) if self._store.check([key]) else None
             except RuntimeError:
-                self._store = None
-        return None
+                self._alone = True
+        return value
 
     def _listen_for_launcher(self) -> None:
         """A rank that waits in a collective cannot run a signal handler of Python; but its number arrives here."""

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.images import BadImage, ImageInfo
@@ -24,7 +24,7 @@ POLL = 0.2  # seconds between looks at `stop` while waiting
 @dataclass(frozen=True)
 class DecodedBatch:
     indices: list[int]  # positions in the data set
-    pixels: list[np.ndarray]  # uint8 (H, W, 3) RGB, all of one shape
+    pixels: list[UInt8Array]  # uint8 (H, W, 3) RGB, all of one shape
 
 
 class Feed:
@@ -55,7 +55,7 @@ class Feed:
         self._screen, self._admit, self._release, self._on_bad = screen, admit, release, on_bad
         self._stopped, self._meter, self._threads = stopped, meter, threads
         self._device = resolve_device(device)
-        self._ready: queue.Queue = queue.Queue(BATCHES_READY)
+        self._ready: queue.Queue[DecodedBatch | BaseException | None] = queue.Queue(BATCHES_READY)
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
 
     def __iter__(self) -> Iterator[DecodedBatch]:
@@ -86,7 +86,7 @@ class Feed:
         except BaseException as error:  # it belongs to the thread that iterates
             self._put(error)
 
-    def _put(self, item: object) -> bool:
+    def _put(self, item: DecodedBatch | BaseException | None) -> bool:
         while not self._stopped():
             try:
                 self._ready.put(item, timeout=POLL)
@@ -150,7 +150,7 @@ class Feed:
         self._release(height, width, 1)
         self._on_bad(index, error)
 
-    def _read(self, index: int) -> np.ndarray | BadImage:
+    def _read(self, index: int) -> UInt8Array | BadImage:
         try:
             return read_encoded(self._dataset.images[index], inspect=False)
         except BadImage as error:

@@ -4,14 +4,14 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
-from pplfast.labels import crf
-from pplfast.labels.background import check_background
+from pplfast.labels import presets
 from pplfast.labels.cam import check_fits, classifier_hash
 from pplfast.labels.folder import EXIT_BAD, claim_folder, read_settings
 from pplfast.labels.pool import default_jobs
@@ -31,15 +31,21 @@ from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig
 
+if TYPE_CHECKING:
+    from pplfast.train.ranks import Ranks
+
 OUTPUTS = ("png", "npy", "shards")
 DEFAULT_MEMORY = 8.0  # GiB
 
 
 @dataclass(frozen=True)
 class JobConfig:
-    """unsure: (low, high) thresholds, between which a pixel becomes 255; None: no pixel does.
+    """A labelling job, from images to labels in `out`.
 
-    engine: of the CRF, see `resolve_engine`.
+    label: its background value must be set. unsure: (low, high) thresholds, between which a pixel becomes 255; None: no
+    pixel does.
+    engine: of the CRF: "pydensecrf" (processes), "device" (with the network), "auto" (the GPU where there is one).
+    outputs: of "png", "npy" (the CAM dict) and "shards" (WebDataset tars of `shard_size` images).
     memory: GiB that a rank and its workers may use for what grows with the images (not for the programs themselves).
     jobs: CRF processes of this rank, None: its share of the cores. rotated: label images that EXIF turns, as stored.
     verify: compare the checksums of all labels that are there. strict: a bad image ends the job.
@@ -48,7 +54,7 @@ class JobConfig:
     out: Path
     cam: CamConfig = field(default_factory=CamConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
-    engine: str = crf.AUTO
+    engine: str = presets.AUTO
     outputs: tuple[str, ...] = ("png",)
     unsure: tuple[float, float] | None = None
     memory: float = DEFAULT_MEMORY
@@ -63,7 +69,9 @@ class JobConfig:
 
 @dataclass(frozen=True)
 class JobResult:
-    """Of the whole job, on rank 0; of its own part on the others. exit_code: 0, 3 (some images are bad), 128 + signal.
+    """What came of a labelling job: of the whole job, on rank 0; of its own part on the others.
+
+    exit_code: 0, 3 (some images are bad), 128 + signal.
     bad: (id, reason) of all images of the list that have no label."""
 
     done: int
@@ -76,6 +84,7 @@ class JobResult:
 
     @property
     def bottleneck(self) -> str:
+        """The stage that worked most: decode, network, crf, encode or write."""
         return bottleneck(self.busy)
 
     def stage_rates(self) -> dict[str, float]:
@@ -87,6 +96,7 @@ class JobResult:
         return self.busy[self.bottleneck] + (self.busy["encode"] if self.bottleneck == "crf" else 0.0)
 
     def summary(self, out: Path) -> str:
+        """Lines for the user: counts, rate, bottleneck, and the first 20 bad images."""
         rate = self.done / max(self.seconds, 1e-9)
         lines = [
             f"{self.done} labels written to {out} in {self.seconds:.0f} s ({rate:.1f} images/s), {self.earlier} "
@@ -102,9 +112,9 @@ class JobResult:
 
 def check_config(config: JobConfig) -> None:
     """Raises UserError for a value out of range."""
-    crf.check_crf(config.label.crf)
+    presets.check_crf(config.label.crf)
     if config.unsure is None:
-        check_background(config.label.background, config.label.value)
+        presets.check_background(config.label.background, config.label.value)
     elif not 0 < config.unsure[0] < config.unsure[1] < 1:
         raise UserError(
             f"--unsure {config.unsure[0]:g},{config.unsure[1]:g}: must be two thresholds, "
@@ -140,7 +150,7 @@ def label_dataset(
         def begin() -> tuple[str, Plan]:
             engine = resolve_engine(config, ranks.device)
             claim_folder(config.out, _settings(model, replace(config, engine=engine), precision, dataset))
-            if config.label.crf != crf.NONE:
+            if config.label.crf != presets.NONE:
                 print(f"CRF computed by {engine}", file=sys.stderr)
             return engine, make_plan(dataset, config.out, config.verify)
 
@@ -158,12 +168,12 @@ def label_dataset(
 def resolve_engine(config: JobConfig, device: torch.device) -> str:
     """What computes the CRF. "auto" is decided once for a folder: a job that is continued, perhaps on another machine,
     goes on as it began. On a GPU the processes of a machine's cores would be what all wait for."""
-    if config.engine != crf.AUTO:
+    if config.engine != presets.AUTO:
         return config.engine
     recorded = read_settings(config.out)
     if isinstance(recorded, dict) and "crf_engine" in recorded:
-        return recorded["crf_engine"]
-    return crf.DEVICE if device.type == "cuda" and config.label.crf != crf.NONE else crf.PYDENSECRF
+        return str(recorded["crf_engine"])
+    return presets.DEVICE if device.type == "cuda" and config.label.crf != presets.NONE else presets.PYDENSECRF
 
 
 def _work(
@@ -171,15 +181,15 @@ def _work(
     dataset: Dataset,
     config: JobConfig,
     precision: str,
-    ranks: Any,
+    ranks: "Ranks",
     plan: Plan,
-    mine: Any,
+    mine: Int64Array,
     manifest: ManifestWriter,
 ) -> JobResult:
     out, world = config.out, ranks.world
     cores = max(1, default_jobs() // max(1, ranks.local_world))
     jobs, threads = config.jobs or cores, config.threads or max(2, cores // 4)
-    meter = Meter({"crf": jobs if config.engine == crf.PYDENSECRF else 1, "encode": jobs})
+    meter = Meter({"crf": jobs if config.engine == presets.PYDENSECRF else 1, "encode": jobs})
     heartbeat = state.Heartbeat(out, plan.token, ranks.rank, len(mine), meter)
     display = (
         state.Display(out, plan.token, world, len(plan.pending), plan.done + plan.bad, config.prometheus)
@@ -235,7 +245,7 @@ def _pipeline(
     config: JobConfig,
     precision: str,
     rank: int,
-    mine: Any,
+    mine: Int64Array,
     manifest: ManifestWriter,
     meter: Meter,
     stopping: Stopping,
@@ -248,13 +258,13 @@ def _pipeline(
     workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
     maps = MapMaker(model, config.cam, precision, network, config.cam.batch, threads)
     labeller = None
-    if config.engine == crf.DEVICE and config.label.crf != crf.NONE:
+    if config.engine == presets.DEVICE and config.label.crf != presets.NONE:
         from pplfast.labels.device_crf import DeviceLabeller
 
         labeller = DeviceLabeller(config.label, config.unsure, maps.device)
     shards = ShardWriter(config.out, rank, config.shard_size) if "shards" in config.outputs else None
     stages = Stages(maps, labeller, workers, manifest, shards, "npy" in config.outputs)
-    limit = most_pixels(room, int(dataset.labels.sum(axis=1).max()), largest)
+    limit = most_pixels(room, int(dataset.known_labels.sum(axis=1).max()), largest)
     pipeline = Pipeline(dataset, mine, stages, meter, stopping, Room(room), largest, rank, config.strict)
     pipeline.run(lambda path: screen(path, config.rotated, limit), config.cam.batch, threads)
 

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def at_work(path: Path) -> bool:
     return False
 
 
-def _lock(file: Any, path: Path) -> None:
+def _lock(file: FileIO, path: Path) -> None:
     """Two writers of one manifest are two jobs in one folder."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

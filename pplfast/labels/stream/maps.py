@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pplfast import cpu
+from pplfast.arrays import UInt8Array
 from pplfast.data.handover import Handover, to_device
 from pplfast.data.pipelines import Resizer, ahead, resolve_device
 from pplfast.kernels import cam_fuse
@@ -55,13 +55,12 @@ class MapMaker:
             self.pixels = int(budget / activation_bytes(model.maps, self.device))  # input pixels that fit
         self._resizer = Resizer(model.backbone.mean, model.backbone.std, batch, threads, Handover(self.device))
         self._scaler = ThreadPoolExecutor(1, "scale")
-        self.halvings = 0
 
     def _cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def __call__(
-        self, pixels: Sequence[np.ndarray], classes: Tensor, stopped: Callable[[], bool] = lambda: False
+        self, pixels: Sequence[UInt8Array], classes: Tensor, stopped: Callable[[], bool] = lambda: False
     ) -> Tensor | None:
         """pixels: B times uint8 (H, W, 3); classes int64 (B, n) -> float32 (B, n, H, W) on the device.
 
@@ -103,7 +102,6 @@ class MapMaker:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.pixels = min(self.pixels, pixels) // 2
-        self.halvings += 1
         if self.pixels < SMALLEST_TILE**2 // 4:
             self.pixels = SMALLEST_TILE**2
             raise OutOfMemory
@@ -124,6 +122,7 @@ class MapMaker:
                 if out is None:
                     out = maps.new_empty((1, maps.shape[1], *cells))
                 out[:, :, top:bottom, left:right] = maps[:, :, top - y : bottom - y, left - x : right - x]
+        assert out is not None, "an image has a tile"
         return out
 
 

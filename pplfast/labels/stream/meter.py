@@ -45,10 +45,6 @@ class Meter:
         with self._lock:
             return {stage: busy / seconds / self._lanes.get(stage, 1) for stage, busy in self._busy.items()}
 
-    def busy_seconds(self) -> dict[str, float]:
-        with self._lock:
-            return dict(self._busy)
-
 
 def bottleneck(utilisation: dict[str, float]) -> str:
     """The stage that holds the others up: the busiest one. The two stages of the workers count together."""

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from pplfast.arrays import Int64Array, UInt8Array
 from pplfast.data.dataset import Dataset
-from pplfast.data.images import BadImage
+from pplfast.data.images import BadImage, ImageInfo
 from pplfast.errors import UserError
 from pplfast.labels.cam import own_classes
 from pplfast.labels.stream.budget import Room, label_bytes
@@ -28,7 +30,7 @@ from pplfast.labels.stream.workers import Workers
 POLL = 0.2
 TRIED_AGAIN = ("memory", "maps", "failed")  # reasons that need not lie in the file: the next start tries again
 # (decoded images, full maps of their classes, image labels) -> per image uint8 labels; where the CRF runs on the device
-Labeller = Callable[[Sequence[np.ndarray], torch.Tensor, np.ndarray], list[np.ndarray]]
+Labeller = Callable[[Sequence[UInt8Array], torch.Tensor, UInt8Array], list[UInt8Array]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Pipeline:
     def __init__(
         self,
         dataset: Dataset,
-        mine: np.ndarray,
+        mine: Int64Array,
         stages: Stages,
         meter: Meter,
         stopping: Stopping,
@@ -63,17 +65,18 @@ class Pipeline:
     ) -> None:
         self._dataset, self._mine, self._stages, self._meter = dataset, mine, stages, meter
         self._stopping, self._room, self._largest, self._rank, self._strict = stopping, room, largest, rank, strict
-        self._most_classes = int(dataset.labels.sum(axis=1).max())
+        self._labels = dataset.known_labels
+        self._most_classes = int(self._labels.sum(axis=1).max())
         self._lock = threading.Lock()  # of the manifest, to which the feed's thread notes bad images
         self._out = 0  # images with the workers
         self._failure: BaseException | None = None
         self._ended = threading.Event()
 
-    def run(self, screen: Callable, batch: int, threads: int) -> None:
+    def run(self, screen: Callable[[Path], ImageInfo], batch: int, threads: int) -> None:
         """Returns when all is done, or what was in flight after a stop. Raises what a stage raised."""
         feed = Feed(
             self._dataset,
-            self._mine,
+            self._mine.tolist(),
             batch,
             lambda h, w: self._batch_of(h, w, batch),
             screen,
@@ -124,8 +127,9 @@ class Pipeline:
     def _compute(self, decoded: DecodedBatch) -> bool:
         """The network, and on a device the CRF; hands the images to the workers. False when stopped."""
         dataset, stages = self._dataset, self._stages
-        rows = dataset.labels[decoded.indices]
-        size = decoded.pixels[0].shape[:2]
+        rows = self._labels[decoded.indices]
+        height, width = decoded.pixels[0].shape[:2]
+        size = (height, width)
         with self._meter.busy("network"):
             try:
                 maps = stages.maps(decoded.pixels, own_classes(rows), self._stopping.stopped)
@@ -193,16 +197,16 @@ class Pipeline:
     def _finish(self, task: Task, result: Refined | BaseException) -> None:
         if isinstance(result, BaseException):
             raise result
-        size = (task.pixels if task.pixels is not None else task.labels).shape[:2]
+        height, width = task.size
         if result.failure:
-            self._give_up(task.index, size, "failed", result.failure)
+            self._give_up(task.index, task.size, "failed", result.failure)
             return
-        self._release(*size, 1)
+        self._release(height, width, 1)
         for stage, seconds in result.seconds.items():
             self._meter.add(stage, seconds)
         with self._meter.busy("write"), self._lock:
             files, shards = list(result.files), self._stages.shards
-            if result.members:
+            if shards is not None and result.members:
                 places = shards.add(result.members)
                 files += [
                     {
@@ -220,20 +224,21 @@ class Pipeline:
                     "id": task.id,
                     "state": DONE,
                     "classes": ids,
-                    "height": size[0],
-                    "width": size[1],
+                    "height": height,
+                    "width": width,
                     "files": files,
                     "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
                     "rank": self._rank,
                     "time": round(time.time(), 3),
                 }
             )
-            if result.members and shards.full():
+            if shards is not None and result.members and shards.full():
                 shards.close_shard()
             self._meter.count(done=1)
 
     def _give_up(self, index: int, size: tuple[int, int], kind: str, reason: str) -> None:
-        self._release(*size, 1)
+        height, width = size
+        self._release(height, width, 1)
         self._bad(index, BadImage(kind, reason))
 
     def _bad(self, index: int, error: BadImage) -> None:
@@ -261,11 +266,11 @@ class Pipeline:
 
 
 def labels_that_fit(
-    labeller: Labeller, pixels: Sequence[np.ndarray], maps: torch.Tensor, rows: np.ndarray
-) -> list[np.ndarray | None]:
+    labeller: Labeller, pixels: Sequence[UInt8Array], maps: torch.Tensor, rows: UInt8Array
+) -> list[UInt8Array | None]:
     """A batch whose lattices do not fit into memory goes image by image; None for one that does not fit alone."""
     try:
-        return labeller(pixels, maps, rows)
+        return [*labeller(pixels, maps, rows)]
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import TEMPORARY_SUFFIX
@@ -22,12 +23,11 @@ class Plan:
     """pending: positions in the data set, in its order. done, bad: images of the list that need no work."""
 
     token: str  # of this job, to tell its heartbeats from an earlier one's
-    pending: np.ndarray  # int64
+    pending: Int64Array
     done: int = 0
     bad: int = 0
-    redone: int = 0  # images whose record did not hold
 
-    def share(self, rank: int, world: int) -> np.ndarray:
+    def share(self, rank: int, world: int) -> Int64Array:
         """This rank's part. Neighbours in a list often have one shape, so a rank takes runs of the list, not every
         world-th image; short ones, so that all ranks end together."""
         runs = np.array_split(self.pending, max(1, min(len(self.pending), world * 64)))
@@ -50,7 +50,7 @@ def make_plan(dataset: Dataset, out: Path, verify: bool) -> Plan:
     sizes = _tidy(out)
     plan = Plan(os.urandom(8).hex(), np.empty(0, np.int64))
     pending = []
-    dropped = _drop_broken(records, set(dataset.ids), out, sizes, verify)
+    _drop_broken(records, set(dataset.ids), out, sizes, verify)
     for position, (image_id, image) in enumerate(zip(dataset.ids, dataset.images, strict=True)):
         record = records.get(image_id)
         if record is not None and record["state"] == DONE:
@@ -61,7 +61,7 @@ def make_plan(dataset: Dataset, out: Path, verify: bool) -> Plan:
             records.pop(image_id, None)
             pending.append(position)
     merge(out, records.values())  # those of images that are not on this list too: another may have filled the folder
-    plan.pending, plan.redone = np.array(pending, np.int64), len(dropped)
+    plan.pending = np.array(pending, np.int64)
     return plan
 
 
@@ -99,9 +99,7 @@ def _tidy(out: Path) -> dict[str, int]:
     return sizes
 
 
-def _drop_broken(
-    records: dict[str, Record], wanted: set[str], out: Path, sizes: dict[str, int], verify: bool
-) -> set[str]:
+def _drop_broken(records: dict[str, Record], wanted: set[str], out: Path, sizes: dict[str, int], verify: bool) -> None:
     """Take out the wanted records whose files do not hold. A shard with one such sample goes as a whole, since a
     sample cannot be replaced in it."""
     broken = {
@@ -117,7 +115,6 @@ def _drop_broken(
         (out / shard).unlink(missing_ok=True)
     for image_id in broken:
         del records[image_id]
-    return broken
 
 
 def _holds(record: Record, out: Path, sizes: dict[str, int], verify: bool) -> bool:

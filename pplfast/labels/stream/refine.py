@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from pplfast.arrays import Float32Array, UInt8Array
 from pplfast.data.classes import BACKGROUND
 from pplfast.data.masks import mask_image
 from pplfast.errors import UserError
 from pplfast.files import atomic_path
-from pplfast.labels import camfile, crf
+from pplfast.labels import camfile, crf, presets
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.pool import start_worker
 from pplfast.labels.stream.manifest import checksum
@@ -43,9 +44,17 @@ class Task:
     index: int
     image: Path
     classes: tuple[int, ...]
-    pixels: np.ndarray | None
-    maps: np.ndarray | None
-    labels: np.ndarray | None
+    pixels: UInt8Array | None
+    maps: Float32Array | None
+    labels: UInt8Array | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        known = self.labels if self.pixels is None else self.pixels
+        assert known is not None, "there are the labels, or what they are made from"
+        height, width = known.shape[:2]
+        return height, width
 
 
 @dataclass
@@ -73,11 +82,10 @@ def refine(task: Task) -> Refined:
     """Raises UserError where an output cannot be written: that stops the job. All else is the image's failure."""
     try:
         begin = time.perf_counter()
-        labels = (
-            task.labels
-            if task.labels is not None
-            else label_scores(task.maps, task.pixels, _config.label, _config.unsure)
-        )
+        labels = task.labels
+        if labels is None:
+            assert task.maps is not None and task.pixels is not None, "without labels the worker makes them"
+            labels = label_scores(task.maps, task.pixels, _config.label, _config.unsure)
         ids = np.full(256, UNSURE, np.uint8)
         ids[: len(task.classes) + 1] = [BACKGROUND, *(_config.class_ids[c] for c in task.classes)]
         labelled = time.perf_counter()
@@ -101,8 +109,8 @@ def refine(task: Task) -> Refined:
 
 
 def label_scores(
-    maps: np.ndarray, pixels: np.ndarray, config: LabelConfig, unsure: tuple[float, float] | None
-) -> np.ndarray:
+    maps: Float32Array, pixels: UInt8Array, config: LabelConfig, unsure: tuple[float, float] | None
+) -> UInt8Array:
     """float32 (k, H, W) CAMs -> uint8 (H, W): 0 background, 1 + position of the class, 255 unsure.
 
     With `unsure` = (low, high) as in IRN: a pixel has a class where it wins against the threshold `high`, it is
@@ -116,28 +124,25 @@ def label_scores(
     return np.where(sure > 0, sure, np.where(nothing, 0, UNSURE)).astype(np.uint8)
 
 
-def _argmax(maps: np.ndarray, pixels: np.ndarray, background: str, value: float, preset: str) -> np.ndarray:
+def _argmax(maps: Float32Array, pixels: UInt8Array, background: str, value: float, preset: str) -> UInt8Array:
     scores = add_background(maps, background, value)
-    if preset != crf.NONE:
+    if preset != presets.NONE:
         scores = crf.dense_crf(pixels, to_probabilities(scores, background), preset)
-    return scores.argmax(axis=0).astype(np.uint8)
+    return np.asarray(scores.argmax(axis=0), np.uint8)
 
 
-def encode_png(mask: np.ndarray) -> bytes:
+def encode_png(mask: UInt8Array) -> bytes:
     buffer = io.BytesIO()
     mask_image(mask).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def _encode_npy(task: Task) -> bytes:
-    size = task.maps.shape[1:]
+    maps = task.maps
+    assert maps is not None, "the network's process sends the maps that are to be written"
+    height, width = camfile.stored_size(*maps.shape[1:])
     buffer = io.BytesIO()
-    camfile.write_npy_dict(
-        buffer,
-        np.array(task.classes, np.int64),
-        camfile.resize_bilinear(task.maps, *camfile.stored_size(*size)),
-        task.maps,
-    )
+    camfile.write_npy_dict(buffer, np.array(task.classes, np.int64), camfile.resize_bilinear(maps, height, width), maps)
     return buffer.getvalue()
 
 

@@ -1,18 +1,18 @@
 """May this image be labelled? Decided by its header, before anything is decoded."""
 
-import os
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pplfast.data.images import BadImage, ImageInfo, inspect_image
+from pplfast.files import StrPath
 
 SMALLEST = 8  # pixels on the short side: below, no scale gives the network anything to look at
 DEPTH = {"I;16": "16-bit", "I;16B": "16-bit", "I": "32-bit", "F": "floating-point"}
 UPRIGHT = 1
 
 
-def screen(path: str | os.PathLike, rotated: bool, most_pixels: int) -> ImageInfo:
+def screen(path: StrPath, rotated: bool, most_pixels: int) -> ImageInfo:
     """The header of an image that can be labelled; BadImage with `kind` and a reason for all others.
 
     rotated: accept images that EXIF turns. They are labelled as stored; whether that is what a reader of the label
@@ -50,10 +50,11 @@ def _name(path: Path, error: BadImage) -> BadImage:
     """What the file is instead of a JPEG, as far as Pillow knows it."""
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
                 return BadImage(
                     "animated",
-                    f"an animated {image.format} of {image.n_frames} frames; save the one that is meant as a JPEG",
+                    f"an animated {image.format} of {frames} frames; save the one that is meant as a JPEG",
                 )
             if _depth(image):
                 return BadImage("depth", f"a {_depth(image)} {image.format}; save it as a JPEG of 8 bits")
@@ -62,7 +63,7 @@ def _name(path: Path, error: BadImage) -> BadImage:
     return error
 
 
-def _depth(image: Image.Image) -> str:
+def _depth(image: ImageFile.ImageFile) -> str:
     if image.mode in DEPTH:
         return DEPTH[image.mode]
     raw = str(image.tile[0][3] if image.tile else "")  # the mode in the file: Pillow reads 16-bit RGB as 8-bit

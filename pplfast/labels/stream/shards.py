@@ -12,6 +12,7 @@ import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class ShardWriter:
 
     def __init__(self, out: Path, rank: int, size: int) -> None:
         self._folder, self._rank, self._size = out / FOLDER, rank, size
-        self._file: Any = None
+        self._file: BufferedWriter | None = None
         self._samples = 0
         pattern = re.compile(rf"labels-{rank:05d}-(\d+)\.tar")
         there = [int(match[1]) for path in self._folder.glob("labels-*.tar") if (match := pattern.fullmatch(path.name))]

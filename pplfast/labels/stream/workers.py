@@ -42,7 +42,7 @@ class Workers:
         future.add_done_callback(lambda done: self._done(pool, task, done))
         return True
 
-    def _send(self, task: Task) -> tuple[ProcessPoolExecutor, Future]:
+    def _send(self, task: Task) -> tuple[ProcessPoolExecutor, Future[Refined]]:
         while True:
             pool = self._pool
             try:
@@ -50,7 +50,7 @@ class Workers:
             except BrokenProcessPool:
                 self._replace(pool)
 
-    def _done(self, pool: ProcessPoolExecutor, task: Task, future: Future) -> None:
+    def _done(self, pool: ProcessPoolExecutor, task: Task, future: Future[Refined]) -> None:
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenProcessPool):
             # Not in this thread: it belongs to the broken pool and must be free to end.
@@ -69,7 +69,7 @@ class Workers:
                 self._replace(pool)
                 pool, future = self._send(task)
                 try:
-                    result = future.result()
+                    result: Refined | BaseException = future.result()
                 except BrokenProcessPool:
                     continue
                 except BaseException as error:

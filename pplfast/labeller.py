@@ -1,0 +1,234 @@
+"""A trained network for images one at a time: from a file, a PIL image or an array to maps and a label map.
+
+The same code as `pplfast cam`, `pplfast label --model` and `pplfast segment test`, by the settings of the training.
+"""
+
+import dataclasses
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pplfast import cpu
+from pplfast.data.classes import BACKGROUND, ClassList
+from pplfast.data.handover import Handover
+from pplfast.data.inference import InferenceBatch
+from pplfast.data.pipelines import Scaler, resolve_device
+from pplfast.errors import UserError
+from pplfast.labels.presets import DEFAULT_THRESHOLD, check_background, check_crf
+from pplfast.labels.pseudo import read_pixels
+from pplfast.labels.refine import most_likely
+from pplfast.labels.segment import probabilities, rows_of
+from pplfast.labels.stream.budget import split_budget
+from pplfast.labels.stream.job import DEFAULT_MEMORY
+from pplfast.labels.stream.maps import MapMaker, OutOfMemory
+from pplfast.labels.stream.refine import label_scores
+from pplfast.models.segmentation import SegmentationNet
+from pplfast.patch.classifier import PatchClassifier
+from pplfast.precision import exact_float32, resolve_precision
+from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig, part_from_dict
+from pplfast.recipe.overrides import did_you_mean
+from pplfast.train import model_file, network_file, segmentation
+from pplfast.train.locate import find_network
+
+THREADS = 2  # DALI's
+AnyImage = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+
+
+class Labeller(ABC):
+    """A trained network that labels single images; `load_labeller` makes one. classes: those it was trained for."""
+
+    classes: ClassList
+
+    @abstractmethod
+    def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """float32 (k, H, W) at the image's size; see the kind of network for what the k maps are.
+
+        image: a file, a PIL image, or uint8 (H, W, 3) RGB; an EXIF orientation is not applied. Raises UserError for
+        what is no such image, a class that the network does not know, and an image that does not fit the memory.
+        """
+
+    @abstractmethod
+    def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
+        """uint8 (H, W): 0 background, else the value that the class has in masks (`self.classes.ids`).
+
+        image, errors: as for `maps`.
+        """
+
+    def _positions(self, classes: Sequence[str] | None) -> list[int]:
+        """Of the classes' names in the list, all of them without names."""
+        if classes is None:
+            return list(range(len(self.classes)))
+        if isinstance(classes, str):
+            raise UserError(f"classes = {classes!r}: must be a list of names, [{classes!r}]")
+        for name in classes:
+            if name not in self.classes.names:
+                known = ", ".join(self.classes.names)
+                hint = did_you_mean(name, self.classes.names)
+                raise UserError(f"class '{name}': not one that the network was trained for{hint} (known: {known})")
+        return [self.classes.index(name) for name in classes]
+
+
+class CamLabeller(Labeller):
+    """A classifier's class activation maps, and labels from them.
+
+    model: in eval mode, its stage set, on the device to use. Maps: of the classes asked for, in that order (all of the
+    network without any); scales and flips summed, each divided by its maximum, so that a map says where its class is
+    and not whether the image has it. Labels therefore need the image's classes.
+    """
+
+    def __init__(
+        self,
+        model: PatchClassifier,
+        classes: ClassList,
+        cam: CamConfig,
+        label: LabelConfig,
+    ) -> None:
+        if not label.value and label.background == "threshold":  # left to the masks, of which there are none
+            label = dataclasses.replace(label, value=DEFAULT_THRESHOLD)
+        check_background(label.background, label.value)
+        check_crf(label.crf)
+        exact_float32()
+        self.classes, self._label = classes, label
+        device = next(model.parameters()).device
+        precision = resolve_precision(cam.precision, device)
+        budget, _ = split_budget(int(DEFAULT_MEMORY * 2**30), device)
+        self._maker = MapMaker(model, cam, precision, budget, batch=1, threads=THREADS)
+
+    def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
+        return self._maps(_pixels(image), self._positions(classes))
+
+    def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
+        if classes is None:
+            raise UserError(
+                "a classifier's labels are made of the image's own classes: give their names, like classes=['cat'], or "
+                "use the segmentation network of the run, which needs none"
+            )
+        pixels, positions = _pixels(image), self._positions(classes)
+        found = label_scores(self._maps(pixels, positions), pixels, self._label, None)
+        return _painted(found, _mask_values(self.classes, positions))
+
+    def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
+        if not positions:
+            return np.zeros((0, *pixels.shape[:2]), np.float32)
+        try:
+            maps = self._maker([pixels], torch.tensor([positions]))
+        except OutOfMemory:
+            raise UserError(
+                f"the image of {pixels.shape[1]} x {pixels.shape[0]} pixels does not fit the memory; make it smaller"
+            ) from None
+        assert maps is not None  # nobody stops it
+        return cast(NDArray[np.float32], maps[0].cpu().numpy())
+
+
+class SegmentationLabeller(Labeller):
+    """A segmentation network's probabilities, and labels from them through the dense CRF.
+
+    model: in eval mode, on the device to use. Maps: the background's probabilities, then those of the classes asked
+    for, in that order (all of the network without any). Labels are chosen among the same.
+    """
+
+    def __init__(self, model: SegmentationNet, classes: ClassList, config: SegmentationConfig) -> None:
+        check_crf(config.crf)
+        exact_float32()
+        self.classes, self._model, self._config = classes, model, config
+        self._device = resolve_device(next(model.parameters()).device)
+        cpu.install(model, self._device)
+        self._bf16 = resolve_precision(config.optim.precision, self._device) == "bf16"
+        mean, std = model.backbone.mean, model.backbone.std
+        self._scaler = Scaler(config.scales, config.flip, mean, std, 1, THREADS, Handover(self._device))
+
+    def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
+        return self._maps(_pixels(image), self._positions(classes))
+
+    def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
+        pixels, positions = _pixels(image), self._positions(classes)
+        maps = self._maps(pixels, positions)
+        rows = rows_of(maps)
+        return _painted(most_likely(maps[rows], pixels, self._config.crf), _mask_values(self.classes, positions)[rows])
+
+    def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
+        height, width = pixels.shape[:2]
+        batch = InferenceBatch([0], height, width, self._scaler([pixels]))
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            found = probabilities(self._model, batch, self._config.flip)[0]
+        return cast(NDArray[np.float32], found[[0, *(1 + position for position in positions)]].cpu().numpy())
+
+
+def load_labeller(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Labeller:
+    """The network of a training folder, with the settings that it was trained by.
+
+    path: the folder of a classifier (`RUN/ppl/train`) or of a segmentation network (`RUN/ppl/segmentation`).
+    device: None for the GPU where there is one. Raises UserError where there is no such network, or both.
+    """
+    path, device = Path(path), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = find_network(path, model_file.DESCRIPTION, "train")
+    segmenter = find_network(path, f"{segmentation.NAME}.json", segmentation.NAME)
+    if classifier and segmenter:
+        raise UserError(f"{path}: holds a classifier and a segmentation network; name {classifier} or {segmenter}")
+    if segmenter:
+        network, classes = segmentation.load_segmentation(segmenter)
+        config = network_file.read_settings(segmenter, segmentation.NAME, SegmentationConfig)
+        return SegmentationLabeller(network.to(device), classes, config)
+    info = model_file.read_info(path)
+    return CamLabeller(
+        model_file.load_classifier(path).to(device),
+        ClassList(info.class_names, info.class_ids),
+        part_from_dict(CamConfig, info.recipe.get("cam", {}), str(path)),
+        part_from_dict(LabelConfig, info.recipe.get("label", {}), str(path)),
+    )
+
+
+def image_maps(
+    model: Labeller | str | os.PathLike[str], image: AnyImage, classes: Sequence[str] | None = None
+) -> NDArray[np.float32]:
+    """One image to its maps, float32 (k, H, W): class activation maps in [0, 1] of the k classes, in their order, or
+    the probabilities of the background and the classes.
+
+    model: the folder of a trained network, or, for many images, what `load_labeller` made of it. image: a file, a PIL
+    image, or uint8 (H, W, 3) RGB. classes: names; None: all of the network. Raises UserError as `load_labeller` and
+    `Labeller.maps` do.
+    """
+    return _labeller(model).maps(image, classes)
+
+
+def image_labels(
+    model: Labeller | str | os.PathLike[str], image: AnyImage, classes: Sequence[str] | None = None
+) -> NDArray[np.uint8]:
+    """One image to its label map, uint8 (H, W): 0 background, else the classes' values in masks.
+
+    model, image: as for `image_maps`. classes: the names of what the image shows; a classifier needs them, a
+    segmentation network chooses among all without. Raises UserError as `load_labeller` and `Labeller.labels` do.
+    """
+    return _labeller(model).labels(image, classes)
+
+
+def _labeller(model: Labeller | str | os.PathLike[str]) -> Labeller:
+    return model if isinstance(model, Labeller) else load_labeller(model)
+
+
+def _pixels(image: AnyImage) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3)"""
+    if isinstance(image, str | os.PathLike):
+        return read_pixels(Path(image))
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"))
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(f"image: must be a file, a PIL image or a uint8 array (H, W, 3), not {found}")
+    return np.ascontiguousarray(image)
+
+
+def _mask_values(classes: ClassList, positions: list[int]) -> NDArray[np.uint8]:
+    return np.array([BACKGROUND, *(classes.ids[position] for position in positions)], np.uint8)
+
+
+def _painted(rows: NDArray[np.integer[Any]], values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    painted: NDArray[np.uint8] = values[rows]
+    return painted

@@ -1,0 +1,130 @@
+"""A recipe from its preset, its TOML file or its saved form."""
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pplfast.errors import UserError
+from pplfast.recipe.checks import check_recipe
+from pplfast.recipe.overrides import Overrides, apply_overrides, did_you_mean
+from pplfast.recipe.settings import Recipe
+
+Part = TypeVar("Part")
+
+
+def preset_names() -> list[str]:
+    """The names of the recipes that come with the package, in alphabetical order."""
+    return sorted(
+        Path(str(entry)).stem for entry in resources.files("pplfast.recipes").iterdir() if str(entry).endswith(".toml")
+    )
+
+
+def load_recipe(name_or_file: str | os.PathLike[str], overrides: Overrides = ()) -> Recipe:
+    """A preset by name or a TOML file by path, with some settings changed.
+
+    overrides: {"optim.lr": 0.02, "stages.0.grid": 4}, or texts as --set takes them, ["optim.lr=0.02"].
+    Raises UserError naming the file, the key and the remedy.
+    """
+    name = os.fspath(name_or_file)
+    source, text = _read(name)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source}: not valid TOML: {error}") from None
+    table.setdefault("name", Path(name).stem)
+    recipe = recipe_from_dict(table, source)
+    if not overrides:
+        return recipe
+    changed = recipe_to_dict(recipe)
+    apply_overrides(changed, overrides)
+    shown = overrides if isinstance(overrides, str) else ", ".join(overrides)
+    return recipe_from_dict(changed, f"{source} with {shown}")
+
+
+def _read(name: str) -> tuple[str, str]:
+    """What to call it in messages, and its text."""
+    if name in preset_names():
+        preset = resources.files("pplfast.recipes").joinpath(f"{name}.toml")
+        return f"preset {name}", preset.read_text(encoding="utf-8")
+    try:
+        return name, Path(name).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{name}: neither a recipe file nor a preset{did_you_mean(name, preset_names())} "
+            f"(presets: {', '.join(preset_names())})"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: is no recipe file: not text in UTF-8; give a TOML file") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read as a recipe file ({error.strerror}); give a TOML file") from None
+
+
+def recipe_from_dict(table: dict[str, Any], source: str) -> Recipe:
+    """A recipe from nested tables, as `recipe_to_dict` gives them; keys that they lack have their usual values.
+
+    source: what messages call it. Raises UserError naming the source, the key and what it must be.
+    """
+    recipe = part_from_dict(Recipe, table, source)
+    check_recipe(recipe, source)
+    return recipe
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Nested tables with every key, of plain values and tuples: JSON-able."""
+    return dataclasses.asdict(recipe)
+
+
+def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part:
+    """One table of a recipe, as `recipe_to_dict` gives it; keys that it lacks have the class's own values.
+
+    Raises UserError naming the source and the key. Values are checked where they are used.
+    """
+    part: Part = _build(kind, table, source, "")
+    return part
+
+
+def _build(kind: Any, table: dict[str, Any], source: str, path: str, base: Any = None) -> Any:
+    """base: the values of keys that are not given; the class's own without it."""
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(table) - set(hints))
+    if unknown:
+        hint = did_you_mean(unknown[0], hints)
+        raise UserError(f"{source}: unknown key '{path}{unknown[0]}'{hint} (known here: {', '.join(hints)})")
+    bases = {
+        entry.name: getattr(base, entry.name) if base is not None else entry.default_factory()
+        for entry in dataclasses.fields(kind)
+        if entry.default_factory is not dataclasses.MISSING
+    }
+    values = {key: _convert(value, hints[key], source, f"{path}{key}", bases.get(key)) for key, value in table.items()}
+    if base is not None:
+        return dataclasses.replace(base, **values)
+    for entry in dataclasses.fields(kind):
+        if entry.default is entry.default_factory is dataclasses.MISSING and entry.name not in values:
+            raise UserError(f"{source}: '{path}{entry.name}' is missing")
+    return kind(**values)
+
+
+def _convert(value: Any, hint: Any, source: str, path: str, base: Any = None) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{source}: '{path}' must be a table, not {value!r}")
+        return _build(hint, value, source, f"{path}.", base)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{source}: '{path}' must be a list, not {value!r}")
+        inner = typing.get_args(hint)
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise UserError(f"{source}: '{path}' must have {len(inner)} values, not {len(value)}")
+        return tuple(_convert(item, inner[0], source, f"{path}[{i}]") for i, item in enumerate(value))
+    if isinstance(hint, types.UnionType):
+        raise TypeError(f"{path}: unions are not supported in recipes")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{source}: '{path}' must be {hint.__name__}, not {value!r}")
+    return value

@@ -1,0 +1,137 @@
+"""Every setting of a run as frozen dataclasses; a table of the TOML file is one of them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: `[model]`, and of the segmentation network `[segmentation.model]`."""
+
+    backbone: str = "efficientnet_lite0"  # a name of `pplfast.models.registry.BACKBONES`, or "package.module:Class"
+    weights: str = "auto"  # "auto": the installed package where there is one; "none": random; else a file
+    output_stride: int = 16  # used by the backbones that offer a choice
+    dropout: float = 0.0  # before the classifier, on the pooled features; not in a segmentation network
+    pooling: str = "mean"  # of each branch's features: "mean", "max", "lse" or "package.module:function"; as dropout
+    frozen_blocks: int = -1  # number of early blocks without training; -1: the backbone's usual number
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What training does with an image: resized, mirrored, colours changed, a square cut out. Sizes in pixels."""
+
+    crop: int = 448  # pixels
+    resize_long: tuple[int, int] = (320, 640)  # the long side becomes U(low, high) pixels
+    flip: float = 0.5  # probability
+    jitter: float = 0.0  # strength of brightness, contrast and saturation change: factors in 1 +- jitter
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD with momentum and polynomial decay, as the field trains its classifiers (PSA, IRN, DeepLab)."""
+
+    lr: float = 0.01
+    head_factor: float = 10.0  # learning rate of the classifier relative to the backbone
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    poly: float = 0.9  # lr * (1 - iteration / iterations)^poly, per stage
+    warmup: int = 0  # iterations of linear warm-up at the start of the first stage
+    batch: int = 16  # images per optimizer step, over all ranks and accumulation steps
+    accumulation: int = 1
+    precision: str = "auto"  # "auto": bf16 where it is fast, else fp32; or "fp32", "bf16", "fp16" (GPU only)
+    zero: int = 0  # DeepSpeed ZeRO stage, 0 to 2
+    reduction: str = "fp32"  # "fp32" | "bf16": the gradients on their way between ranks
+    clip: float = 0.0  # gradient norm; 0: none
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of progressive patch learning (arXiv 2209.07828): where the patches are cut, and for how long."""
+
+    epochs: float  # fractions are allowed
+    position: str = ""  # block name after which the patches are cut; "" = no patches
+    grid: int = 1  # K
+    lr: float = 1.0  # factor on optim.lr
+
+
+@dataclass(frozen=True)
+class CamConfig:
+    """Class activation maps: the sum over scales and flips, then normalised."""
+
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    flip: bool = True
+    batch: int = 8  # images of one shape at a time
+    precision: str = "auto"  # "auto": bf16 where it is fast, else fp32
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Pseudo labels from maps: the background's score, and the dense CRF."""
+
+    background: str = "threshold"  # "threshold" | "alpha"
+    value: float = 0.0  # the threshold or the exponent; threshold 0: the best of the sweep
+    crf: str = "probabilities"  # preset name, or "none"
+
+
+@dataclass(frozen=True)
+class WalkConfig:
+    """The random walk of the CAMs at stride 4 within the predicted boundaries."""
+
+    radius: int = 5  # pixels of the grid: a step goes to neighbours nearer than this
+    beta: float = 10.0  # exponent of the affinities
+    steps: int = 256
+
+
+@dataclass(frozen=True)
+class AffinityConfig:
+    """Refinement by a boundary network and a random walk. Values: IRN's (arXiv 1904.05044), the learning rate for
+    real momentum."""
+
+    epochs: float = 0.0  # of the boundary network; 0: no refinement
+    foreground: float = 0.30  # CAM threshold of sure objects
+    background: float = 0.05  # below it, sure background; unsure between them
+    crf: str = "labels"  # preset name that both go through, or "none"
+    radius: int = 10  # of the pixel pairs in the loss, at stride 4
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop=512, resize_long=(320, 640)))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.01, head_factor=1.0, weight_decay=1e-4))
+    walk: WalkConfig = field(default_factory=WalkConfig)
+    label: LabelConfig = field(default_factory=lambda: LabelConfig(crf="none"))  # from the walked maps
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """The segmentation network that is trained on the pseudo labels, and its test."""
+
+    epochs: float = 0.0  # 0: none
+    head: str = "auto"  # "auto": the usual one of the backbone; "light" | "largefov" | "aspp"
+    balanced: bool = False  # background and object pixels of an image weigh the same
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, batch=10))
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)  # of the test
+    flip: bool = True
+    test_batch: int = 4  # images of one shape at a time
+    crf: str = "deeplab"  # preset name, or "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a run. Frozen: change it as it is read, `load_recipe(name, {"optim.lr": 0.02})`."""
+
+    name: str = ""
+    description: str = ""
+    seed: int = 0
+    variants: tuple[str, ...] = ("plain", "ppl")  # what `pplfast run` trains: plain, ppl, explicit
+    loss: str = "soft_margin"  # of the classifier: a name of `pplfast.train.loss.LOSSES`, or "package.module:function"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    stages: tuple[StageConfig, ...] = ()
+    cam: CamConfig = field(default_factory=CamConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    affinity: AffinityConfig = field(default_factory=AffinityConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs over all stages; the plain classifier trains for as many in one stage."""
+        return sum(stage.epochs for stage in self.stages)

@@ -1,0 +1,173 @@
+"""Where the figures of a training run go: the interface, and the files of the run's own folder."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from pplfast.errors import UserError
+from pplfast.extend import import_object
+from pplfast.files import atomic_path, explain_os_error
+
+JSONL, TENSORBOARD = "log.jsonl", "tb"
+DEFAULT = ("jsonl", "tensorboard")
+
+
+class Logger(Protocol):
+    """Takes what a run has to say once an interval, on rank 0 alone. Made with a RunInfo.
+
+    What it raises does not end the run: it is said once, and the logger is given up; only a UserError is the run's.
+    """
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """step: optimizer steps done over all stages. values: those of TrainLog, JSON-able, no float of them NaN or
+        infinite. A resumed run comes again with the steps since its checkpoint."""
+
+    def close(self) -> None:
+        """The run is over, finished or not."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    folder: Path  # of the run; there already
+    step: int  # steps done before: 0, or where a resumed run goes on
+    name: str  # for people
+    settings: Mapping[str, Any]  # what recipe.json holds: nested, JSON-able
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The values that can be drawn over the steps."""
+    return {key: value for key, value in values.items() if isinstance(value, int | float) and key != "iteration"}
+
+
+class JsonLines:
+    """log.jsonl: one object a line, flushed. Lines after `run.step`, of steps that come again, are dropped."""
+
+    def __init__(self, run: RunInfo) -> None:
+        self.path = run.folder / JSONL
+        self.last: dict[str, Any] = _keep_until(self.path, run.step)  # of the lines that stayed
+        try:
+            self._file: TextIO = open(self.path, "a", encoding="utf-8")
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps({"time": round(time.time(), 3), **values}, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+
+
+class TensorBoard:
+    """tb/: `tensorboard --logdir` shows it. Points after `run.step` are hidden."""
+
+    def __init__(self, run: RunInfo) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = run.folder / TENSORBOARD
+        try:
+            self._writer = SummaryWriter(str(self._folder), purge_step=run.step + 1)
+        except OSError as error:
+            raise explain_os_error(error, self._folder) from error
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        try:
+            for name, value in numbers(values).items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            raise explain_os_error(error, self._folder) from error
+
+    def close(self) -> None:
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise explain_os_error(error, self._folder) from error
+
+
+def _wandb(run: RunInfo) -> Logger:
+    from pplfast.train.trackers import WeightsAndBiases
+
+    return WeightsAndBiases(run)
+
+
+def _mlflow(run: RunInfo) -> Logger:
+    from pplfast.train.trackers import Mlflow
+
+    return Mlflow(run)
+
+
+@dataclass(frozen=True)
+class _Known:
+    make: Callable[[RunInfo], Logger]
+    package: str = ""  # that it needs, and the extra of pplfast that brings it
+
+
+KNOWN = {
+    "jsonl": _Known(JsonLines),
+    "tensorboard": _Known(TensorBoard, "tensorboard"),
+    "wandb": _Known(_wandb, "wandb"),
+    "mlflow": _Known(_mlflow, "mlflow"),
+}
+
+
+def check_loggers(names: tuple[str, ...]) -> None:
+    """Raises UserError for a name that means no logger, and for one whose package is not installed."""
+    for name in names:
+        package = _find(name).package
+        if package and find_spec(package) is None:
+            raise UserError(f"--logger {name}: {package} is not installed; pip install {package}")
+
+
+def open_loggers(names: tuple[str, ...], run: RunInfo) -> dict[str, Logger]:
+    """Those beside JsonLines. Raises UserError where one cannot start."""
+    opened = {}
+    for name in dict.fromkeys(names):
+        if name == "jsonl":
+            continue
+        try:
+            opened[name] = _find(name).make(run)
+        except UserError:
+            raise
+        except Exception as error:  # all ranks have to end alike
+            raise UserError(f"--logger {name}: cannot start: {error!r}; leave it out, or mend it") from error
+    return opened
+
+
+def _find(name: str) -> _Known:
+    if name in KNOWN:
+        return KNOWN[name]
+    if ":" not in name:
+        raise UserError(f'--logger {name}: choose from {", ".join(KNOWN)}, or give an own "package.module:Class"')
+    own = import_object(name, "logger")
+    if not (isinstance(own, type) and all(callable(getattr(own, method, None)) for method in ("log", "close"))):
+        raise UserError(f"--logger {name}: must be a class with log(step, values) and close()")
+    return _Known(own)
+
+
+def _keep_until(path: Path, step: int) -> dict[str, Any]:
+    """Drop the lines after `step`, and a torn last one. Returns the last that stays; {} if none does."""
+    last: dict[str, Any] = {}
+    if not path.exists():
+        return last
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            if entry["iteration"] <= step:
+                kept.append(line)
+                last = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+    return last
