@@ -33,7 +33,7 @@ def registered():
 @pytest.mark.parametrize(
     "registry, name, message",
     [
-        (BACKBONES, "resnet5", r"no such backbone; choose one of: efficientnet_lite0, .*mean 'resnet50'\?.*register_b"),
+        (BACKBONES, "resnet5", r"no such backbone; choose one of: efficientnet_lite0, .*mean resnet50\?.*register_b"),
         (LOSSES, "focl", r"choose one of: soft_margin \(an own one: \"package.module:Name\", or registered"),
         (POOLINGS, "avg", "no such pooling; choose one of: mean, max, lse"),
         (BACKBONES, "os:system", "os is a module of Python itself and holds no backbone"),

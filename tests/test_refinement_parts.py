@@ -282,7 +282,7 @@ def test_an_archive_whose_entry_is_no_file(voc_like, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (("refine", "train", "--model", "x", "--pngs", "y", "--recipe", "demo"), "x: no such folder; give --model"),
+    (("refine", "train", "--model", "x", "--pngs", "y", "--recipe", "demo"), "x: no such folder; give the folder"),
     (("segment", "train", "--pngs", "y", "--recipe", "demo"), "no [segmentation] table"),
     (("segment", "train", "--pngs", "nowhere", "--recipe", "own-images"), "nowhere: holds no label of"),
     (("refine", "walk", "--model", "x", "--cams", "y", "--radius", "1"), "--radius 1"),

@@ -283,6 +283,7 @@ class Half:
 """
 
 
+@pytest.mark.slow
 def test_an_own_logger_by_the_name_of_its_class(tmp_path, monkeypatch):
     (tmp_path / "own_loggers.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -303,6 +304,7 @@ def test_an_own_logger_by_the_name_of_its_class(tmp_path, monkeypatch):
     assert (out / "own.csv").read_text() == "".join(f"{line['iteration']},{line['loss']}\n" for line in entries(out))
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off"), ("DISABLE_GIT", "true")):
@@ -315,6 +317,7 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     assert files and all(path.stat().st_size > 0 for path in files)
 
 
+@pytest.mark.slow
 def test_mlflow_with_a_store_of_files(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow: pip install mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -329,6 +332,7 @@ def test_mlflow_with_a_store_of_files(tmp_path, monkeypatch):
     assert [point.value for point in points] == pytest.approx([entry["loss"] for entry in entries(out)])
 
 
+@pytest.mark.slow
 def test_a_run_that_only_has_to_be_saved_keeps_its_loss(tmp_path, monkeypatch):
     """Killed between its last checkpoint and its result: nothing is trained, and no NaN written."""
     dataset, out = open_images(write_images(tmp_path / "data")), tmp_path / "out"
