@@ -8,6 +8,7 @@ import pplfast
 from pplfast.cli import main
 from pplfast.errors import UserError
 from pplfast.recipe import load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+from pplfast.run.facts import few_steps
 
 AS_TEXT = ["optim.lr=0.1", "stages.1.grid=3", "cam.scales=[1.0, 2.0]", "label.crf=none", "loss=soft_margin", "name=x"]
 AS_MAPPING = {
@@ -101,3 +102,10 @@ def test_no_message_holds_the_name_of_an_exception(tmp_path, capsys):
 
 def test_the_public_recipe_is_this_one():
     assert pplfast.load_recipe is load_recipe and isinstance(load_recipe("demo"), pplfast.Recipe)
+
+
+def test_a_training_that_is_too_short_is_told_beforehand():
+    text = few_steps(load_recipe("own-images"), 60)
+    assert "60 images make 30 optimizer steps" in text and "stages.0.epochs and stages.1.epochs" in text
+    assert few_steps(load_recipe("few-images"), 60) is None
+    assert few_steps(load_recipe("own-images"), 200) is None

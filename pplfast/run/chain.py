@@ -15,6 +15,7 @@ from pplfast.files import write_json
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
 from pplfast.run.config import RunConfig, absolute, fingerprint
+from pplfast.run.facts import few_steps
 from pplfast.run.refinement import check_refinement, has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, step_names
@@ -42,6 +43,8 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
         lists[config.test] = test_set
     left_out = _check_data(lists, config, announce)
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
+    if few := few_steps(config.recipe, len(train_set)):
+        announce.note(few)
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
     parts = {

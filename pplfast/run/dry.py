@@ -8,6 +8,7 @@ from pplfast.data.sampling import steps_per_epoch
 from pplfast.recipe import OptimConfig
 from pplfast.run.chain import open_sets
 from pplfast.run.config import RunConfig
+from pplfast.run.facts import few_steps
 from pplfast.run.variant import step_names
 from pplfast.train.schedules import stage_iterations
 
@@ -37,6 +38,8 @@ def dry_run(config: RunConfig) -> list[str]:
         if name in names:
             steps = _steps(part.epochs, train_set, part.optim)
             lines.append(f"optimizer steps of the {name} network: {steps}, for each variant")
+    if few := few_steps(recipe, len(train_set)):
+        lines.append(few)
     lines.append(f"into {config.out}, where {_free(config.out) / 2**30:.0f} GiB are free; nothing has been written")
     return lines
 

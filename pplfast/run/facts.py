@@ -16,6 +16,20 @@ FACTS = {
 FACT_FILES = {name: f"{name}.json" for name in FACTS.values()}
 
 
+FEW_STEPS = 100  # of a classifier; masks that were trained with fewer were of no use
+
+
+def few_steps(recipe: Recipe, train_images: int) -> str | None:
+    """What to say before a training that is too short to learn anything, with the remedy."""
+    steps = round(recipe.epochs * train_images / recipe.optim.batch)
+    if steps >= FEW_STEPS:
+        return None
+    return (
+        f"warning: {train_images} images make {steps} optimizer steps of the classifier, and it needs {FEW_STEPS} at "
+        f"least: raise {_stage_epochs(recipe)} (--recipe few-images is own-images for 50 to 200 images)"
+    )
+
+
 def facts_summary(values: dict[str, dict[str, Any]], recipe: Recipe, train_images: int) -> dict[str, dict[str, Any]]:
     """The part of a variant's summary: per label set its counts, and what looks wrong with its remedy.
 
@@ -41,8 +55,11 @@ def remedy(source: str, recipe: Recipe, train_images: int) -> str:
             recipe.segmentation.optim.batch,
         )
     else:
-        keys = ", ".join(f"stages.{index}.epochs" for index in range(len(recipe.stages)))
-        what, epochs, batch = "classifier", recipe.epochs, recipe.optim.batch
+        keys, what, epochs, batch = _stage_epochs(recipe), "classifier", recipe.epochs, recipe.optim.batch
     steps = round(epochs * train_images / batch)
     also = ", and affinity.epochs" if source == "labels_walk" else ""
     return f"Remedy: more optimizer steps; the {what} had about {steps}: raise {keys}{also} (docs/recipes.md)"
+
+
+def _stage_epochs(recipe: Recipe) -> str:
+    return " and ".join(f"stages.{index}.epochs" for index in range(len(recipe.stages)))
