@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.reference import ReferenceClassifier, create_backbone
-from pplfast.train.flops import BACKWARD
+from pplfast.flops import BACKWARD
 
 
 def step_flops(case: Case, batch: int, size: int, frozen: int) -> int:

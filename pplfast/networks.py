@@ -3,9 +3,12 @@ errors come at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pplfast.errors import UserError
-from pplfast.files import StrPath
+
+if TYPE_CHECKING:
+    from pplfast.files import StrPath
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ KINDS = (CLASSIFIER, BOUNDARY, SEGMENTATION)
 DEPTHS = ("", "*", "*/*")  # of the folder that holds `Kind.folder`: a variant, a run, a run of several seeds
 
 
-def find_network(path: StrPath, kind: Kind) -> Path:
+def find_network(path: "StrPath", kind: Kind) -> Path:
     """The folder of the network of that kind which `path` means: that folder, one of its files, or a folder of a run
     that holds exactly one. Raises UserError where there is none or a choice; it names what there is."""
     path = Path(path)

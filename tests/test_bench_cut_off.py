@@ -7,7 +7,9 @@ import io
 import json
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -95,10 +97,12 @@ def count_kept(folder: Path) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_every_printed_row_is_in_the_file(tmp_path):
-    kept, lines = count_kept(tmp_path)
-    assert lines > TRIES
-    assert kept == TRIES
+def test_every_printed_row_is_in_the_file():
+    """In a process of its own: its tries are forks, whose garbage collection takes as long as the heap is large."""
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
+    kept, lines = map(int, re.search(r"(\d+) of \d+ \((\d+) lines printed\)$", done.stdout.strip()).groups())
+    assert kept == TRIES and done.returncode == 0, done.stdout
+    assert lines > 2 * TRIES
 
 
 def test_a_row_is_in_the_file_before_it_is_printed(tmp_path, monkeypatch):

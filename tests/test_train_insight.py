@@ -18,13 +18,13 @@ from pplfast import cpu
 from pplfast.benchmarks.flops import step_flops
 from pplfast.benchmarks.models import Case
 from pplfast.errors import UserError
+from pplfast.flops import device_peak, peak_flops, training_flops
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.train import TrainOptions, meter, profile, train
 from pplfast.train.display import Lines, Shown, TimeLeft, make_display
-from pplfast.train.flops import device_peak, peak_flops, training_flops
 from pplfast.train.log import Interval
 from pplfast.train.meter import Meter, Rates
 from pplfast.train.plan import StagePlan

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from pplfast.data.options import dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.files import StrPath
 from pplfast.networks import BOUNDARY, SEGMENTATION, Kind, find_network
 
 if TYPE_CHECKING:
     from pplfast.data.classes import ClassList
     from pplfast.data.dataset import Dataset
+    from pplfast.files import StrPath
 
 
 OF_NETWORK = "those that the network was trained for"  # default of --classes, in words
 
 
-def find_model(path: StrPath, kind: Kind) -> Path:
+def find_model(path: "StrPath", kind: Kind) -> Path:
     """As `find_network`; says which one it is where the path is not its folder."""
     folder = find_network(path, kind)
     if folder not in (Path(path), Path(path).parent):

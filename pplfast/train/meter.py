@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pplfast.train.flops import TERA, device_peak, training_flops
+from pplfast.flops import TERA, device_peak, training_flops
 from pplfast.train.ranks import Ranks
 
 GIB = 2**30
