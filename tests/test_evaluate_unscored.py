@@ -76,7 +76,7 @@ def test_many_images_go_through_the_pool_and_give_the_sum(tmp_path):
 def test_without_image_labels_only_the_foreground_is_known(tmp_path):
     facts = inspect_labels(tmp_path, make(tmp_path, LABELS, None), jobs=1)
     assert (facts.declared, facts.empty, facts.absent) == (None, None, None)
-    assert facts.foreground == (30 + 91 + 90 + 50) / 5 and facts.concerns() == []
+    assert facts.foreground == (30 + 91 + 90 + 50) / 5 and facts.concerns() == {}
 
 
 def test_labels_without_foreground_have_no_share_of_other_classes(tmp_path):
@@ -114,6 +114,6 @@ FINE = LabelFacts("d", "photos", 100, 100, foreground=40.0, almost_all=25, decla
     ],
 )
 def test_concerns_start_above_the_thresholds(changes, words):
-    concerns = dataclasses.replace(FINE, **changes).concerns()
+    concerns = list(dataclasses.replace(FINE, **changes).concerns().values())
     assert len(concerns) == len(words)
     assert all(word in concern for word, concern in zip(words, concerns, strict=True))

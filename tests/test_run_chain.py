@@ -22,7 +22,7 @@ from pplfast.recipe import (
     StageConfig,
 )
 from pplfast.run import RunConfig, run, run_seeds, seeds_closing, with_default_lists
-from pplfast.run.facts import facts_summary
+from pplfast.run.facts import facts_summary, remedy
 from pplfast.run.table import closing, facts_table, label_folders, seeds_table, summary_table
 from pplfast.train import TrainOptions
 
@@ -183,12 +183,18 @@ def test_facts_that_look_bad_become_warnings_with_their_remedy(finished):
     assert list(parts) == ["labels_crf", "predictions"]
     (crf,), (network,) = parts["labels_crf"]["warnings"], parts["predictions"]["warnings"]
     assert crf.startswith("labels after the CRF: 21 of 60 images are foreground on over 90 %")
-    assert crf.endswith("the classifier had about 16: raise stages.0.epochs (docs/recipes.md)")  # 1 epoch, batches of 4
+    assert "Remedy: a higher label.value (it is 0.25), or more optimizer steps" in crf
+    assert crf.endswith(
+        "raise stages.0.epochs (the classifier had about 16) (docs/recipes.md)"
+    )  # 1 epoch, batches of 4
     assert "30.1 % of the foreground is of classes that its image does not have (usual: at most 10 %)" in network
-    assert "the segmentation network had about 48: raise segmentation.epochs" in network
+    assert "Remedy: more optimizer steps: raise segmentation.epochs (the segmentation network had about 48)" in network
     table = facts_table({"ppl": {**summary["ppl"], "without_masks": parts}})
     assert "ppl, segmentation network" in table and "78.0 %" in table and "3 of 80" in table and "30.1 %" in table
     assert facts_table(summary) == ""
+    assert remedy("empty", "labels_crf", recipe, 64).startswith("a lower label.value (it is 0.25")
+    alpha = dataclasses.replace(recipe, label=LabelConfig("alpha", 4.0))
+    assert remedy("empty", "labels_crf", alpha, 64).startswith("a higher label.value (it is 4")
 
 
 def test_default_lists_follow_the_layout(data, tmp_path):

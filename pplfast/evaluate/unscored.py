@@ -49,8 +49,8 @@ class LabelFacts:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def concerns(self) -> list[str]:
-        """What looks wrong, in words with its threshold; empty where nothing does."""
+    def concerns(self) -> dict[str, str]:
+        """What looks wrong, by the name of its count, in words with its threshold; empty where nothing does."""
         words = {
             "almost_all": f"{self.almost_all} of {self.images} images are foreground on over {ALMOST_ALL:g} % of their "
             f"area (usual: at most {MAX_ALMOST_ALL:g} % of the images)",
@@ -59,7 +59,7 @@ class LabelFacts:
             f"(usual: at most {MAX_ABSENT:g} %)",
         }
         bad = suspicious(self.to_dict())
-        return [text for name, text in words.items() if name in bad]
+        return {name: text for name, text in words.items() if name in bad}
 
 
 def suspicious(facts: dict[str, Any]) -> set[str]:

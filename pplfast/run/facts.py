@@ -3,6 +3,7 @@
 from typing import Any
 
 from pplfast.evaluate import LabelFacts
+from pplfast.labels.presets import DEFAULT_THRESHOLD
 from pplfast.recipe import Recipe
 from pplfast.report.view import LABELS
 
@@ -38,15 +39,28 @@ def facts_summary(values: dict[str, dict[str, Any]], recipe: Recipe, train_image
     found = {}
     for source, step in FACTS.items():
         if step in values:
-            concerns = LabelFacts(**values[step]).concerns()
             found[source] = values[step] | {
-                "warnings": [f"{LABELS[source]}: {text}. {remedy(source, recipe, train_images)}" for text in concerns]
+                "warnings": [
+                    f"{LABELS[source]}: {text}. Remedy: {remedy(kind, source, recipe, train_images)} (docs/recipes.md)"
+                    for kind, text in LabelFacts(**values[step]).concerns().items()
+                ]
             }
     return found
 
 
-def remedy(source: str, recipe: Recipe, train_images: int) -> str:
-    """What to do about labels that look wrong: the networks behind them have mostly seen too few steps."""
+def remedy(kind: str, source: str, recipe: Recipe, train_images: int) -> str:
+    """What to do about labels that look wrong. kind: a name of `LabelFacts.concerns()`."""
+    walked = source == "labels_walk" or (source == "predictions" and recipe.affinity.epochs > 0)
+    key, label = ("affinity.label.value", recipe.affinity.label) if walked else ("label.value", recipe.label)
+    steps = _more_steps(source, recipe, train_images)
+    if kind == "absent":
+        return steps
+    higher = (kind == "almost_all") == (label.background == "threshold")  # (1 - CAM)^alpha falls as alpha grows
+    return f"a {'higher' if higher else 'lower'} {key} (it is {label.value or DEFAULT_THRESHOLD:g}), or {steps}"
+
+
+def _more_steps(source: str, recipe: Recipe, train_images: int) -> str:
+    """The networks behind bad labels have mostly seen too few steps."""
     if source == "predictions":
         keys, what, epochs, batch = (
             "segmentation.epochs",
@@ -57,8 +71,8 @@ def remedy(source: str, recipe: Recipe, train_images: int) -> str:
     else:
         keys, what, epochs, batch = _stage_epochs(recipe), "classifier", recipe.epochs, recipe.optim.batch
     steps = round(epochs * train_images / batch)
-    also = ", and affinity.epochs" if source == "labels_walk" else ""
-    return f"Remedy: more optimizer steps; the {what} had about {steps}: raise {keys}{also} (docs/recipes.md)"
+    also = " and affinity.epochs" if source == "labels_walk" else ""
+    return f"more optimizer steps: raise {keys}{also} (the {what} had about {steps})"
 
 
 def _stage_epochs(recipe: Recipe) -> str:
