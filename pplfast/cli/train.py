@@ -143,12 +143,8 @@ def run(args: argparse.Namespace) -> int:
 
     recipe, extra = deepspeed_from_arguments(args, recipe)
 
-    from pplfast.run.facts import few_steps  # after the arguments, so that their errors come at once
-    from pplfast.train import train
+    from pplfast.train import train  # after the arguments, so that their errors come at once
 
-    few = few_steps(recipe, len(dataset))
-    if few and not args.resume and os.environ.get("RANK", "0") == "0":
-        print(few, file=sys.stderr)
     options = dataclasses.replace(options_from_arguments(args), deepspeed=extra)
     return report(lambda: train(recipe, dataset, args.out, resume=args.resume, variant=args.variant, options=options))
 

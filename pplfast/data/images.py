@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from pplfast.data.voc import OTHER_SUFFIXES
 from pplfast.files import StrPath
 
 TAIL_BYTES = 65536  # the end-of-image marker is looked for in this much of the file's end
-OTHER_SUFFIXES = (".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".gif")  # images that are recognised, not read
 ORIENTATION_TAG = 0x0112
 _SIGNATURES = {
     b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF",

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pplfast.data.csv_labels import read_csv
-from pplfast.data.images import OTHER_SUFFIXES
 from pplfast.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+OTHER_SUFFIXES = (".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".gif")  # images that are recognised, not read
 
 
 @dataclass(frozen=True)
