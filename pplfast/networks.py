@@ -63,6 +63,8 @@ def _holds(path: Path, kind: Kind) -> bool:
 def _instead(path: Path, kind: Kind) -> str:
     """What to give instead: the network beside the one of another kind that is there, or what makes one."""
     other = next((other for other in KINDS if _holds(path, other)), None)
+    if other is None and (path / "run.json").is_file():
+        return f"its run has made no {kind.what} yet: give `pplfast run` the same command again"
     if other is None:
         return f"give the folder of a finished `{kind.command}`"
     beside = path.parent / kind.folder

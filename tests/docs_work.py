@@ -43,6 +43,7 @@ def make_images(root: Path) -> None:
         (root / folder).mkdir()
         for name in ids:
             shutil.copy(voc / "JPEGImages" / f"{name}.jpg", root / folder)
+    shutil.copy(root / "photos" / f"{dataset.ids[0]}.jpg", root / "photos" / "0001.jpg")  # the README's Python names it
     (root / "hosts").write_text("localhost slots=2\n")
 
 

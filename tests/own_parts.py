@@ -44,6 +44,11 @@ class Unowned(Tiny):
         self.extra = nn.Linear(2, 2)
 
 
+class Blockless(Tiny):
+    def block_modules(self, index: int) -> list[nn.Module]:
+        return self.nothing[index]
+
+
 class Needing(Tiny):
     def __init__(self, depth: int) -> None:
         super().__init__()

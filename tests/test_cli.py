@@ -233,7 +233,14 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert "classifier: 7" in text and "classifier: 3 + 4" in text and "segmentation network" not in text
 
 
-@pytest.mark.parametrize("command, hint", (("report", ""), ("run", "; the same command continues")))
+@pytest.mark.parametrize(
+    "command, hint",
+    (
+        ("report", ""),
+        ("run", "; the same command continues"),
+        ("train", "; the same command with --resume continues"),
+    ),
+)
 def test_ctrl_c_says_whether_the_same_command_continues(command, hint, monkeypatch, capsys):
     module = importlib.import_module(f"pplfast.cli.{command}")
 
@@ -241,6 +248,7 @@ def test_ctrl_c_says_whether_the_same_command_continues(command, hint, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "run", interrupt)
-    words = {"report": ["report", "x"], "run": ["run", "--data", "x", "--out", "y"]}[command]
-    assert main(words) == 130
+    words = {"report": ["x"], "run": ["--data", "x", "--out", "y"]}
+    words["train"] = [*words["run"], "--recipe", "demo"]
+    assert main([command, *words[command]]) == 130
     assert capsys.readouterr().err == f"\npplfast {command}: interrupted{hint}\n"

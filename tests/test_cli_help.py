@@ -98,6 +98,11 @@ MISTAKES = (
     (["train", "--recpie", "demo"], "--recpie; did you mean --recipe?", "usage: pplfast train"),
     (["train", "--variant", "plian"], "plian: choose from plain, ppl, explicit; did you mean plain?", "pplfast train"),
     (["run", "--data", "x"], "required: --out", "usage: pplfast run --data ROOT --out RUN [options]"),
+    (
+        ["eval", "--data", "x", "--pngs", "y", "--classes", "cat", "bus"],
+        "bus: not understood; several values of one option are written cat,dog",
+        "usage: pplfast eval",
+    ),
     (["report", "a", "b"], "b: not understood", "usage: pplfast report [options] RUN"),
     (["launch", "--ranks", "2", "train", "--data", "x"], "pplfast train: error: ", "usage: pplfast train --data"),
 )

@@ -69,6 +69,10 @@ def test_a_network_of_another_kind_leads_to_the_right_one(run, tmp_path):
     alone = network(tmp_path / "alone")
     assert refusal(alone, BOUNDARY).endswith("make one with `pplfast refine train`")
     assert "no such folder" in refusal(tmp_path / "nowhere", CLASSIFIER)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    text = refusal(tmp_path / "begun", SEGMENTATION)
+    assert "has made no segmentation network yet: give `pplfast run` the same command again" in text
     (tmp_path / "empty").mkdir()
     assert "holds no classifier.json; give the folder of a finished `pplfast train`" in refusal(
         tmp_path / "empty", CLASSIFIER

@@ -87,6 +87,26 @@ def test_command_exits_with_0_on_warnings_and_on_good_sets(spoiled, capsys):
     assert [line.split() for line in out.splitlines() if line.startswith("  cat ")] == [["cat", "2", "images"]]
 
 
+def test_classes_of_no_image_are_named(spoiled, capsys):
+    save_list(spoiled, "fine", "good", "last")
+    _, out, _ = check(capsys, "--data", spoiled, "--list", "fine")  # VOC's 20 stand in for what was not given
+    assert out.endswith("note: 19 of 20 classes have no image; without them: --classes cat\n")
+    _, out, _ = check(capsys, "--data", spoiled, "--list", "fine", "--classes", "cat")
+    assert "note" not in out
+
+
+def test_images_in_other_formats_are_not_called_missing(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for name in ("b", "a"):
+        save_image(tmp_path / "photos" / f"{name}.png", format="PNG")
+    code, _, error = check(capsys, "--data", tmp_path / "photos", "--labels", "none")
+    assert code == 2 and "holds no JPEG, but 2 images in other formats, as a.png; convert them" in error
+    (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\nc.jpg,cat\n")
+    code, out, _ = check(capsys, "--data", tmp_path / "photos", "--labels", tmp_path / "labels.csv")
+    assert code == 2 and "a.jpg: no such file; convert a.png to JPEG" in out
+    assert "c.jpg: no such file; restore it, or take it off the list" in out
+
+
 def test_without_labels_there_are_no_counts(spoiled, capsys):
     save_list(spoiled, "fine", "good", "no-labels")
     code, out, _ = check(capsys, "--data", spoiled, "--list", "fine", "--labels", "none")

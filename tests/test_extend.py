@@ -101,6 +101,7 @@ def test_registered_names(registered):
     [
         ("Misstated", r"block part0 makes \(1, 8, 34, 51\) of .*at stride 4 says \(1, 8, 17, 26\); mend Misstated"),
         ("Unowned", "its parameter extra.weight is in no block's block_modules"),
+        ("Blockless", "block_modules fails: AttributeError.* mend Blockless"),
         ("Failing", "cannot be made: RuntimeError.'no depth'.; mend its __init__"),
     ],
 )  # fmt: skip

@@ -69,6 +69,8 @@ def test_a_chain_refuses_names_before_it_trains(images, tmp_path, capsys):
         ("model.backbone=own_parts:Tiny", "position 'group3': own_parts:Tiny has no such block; choose one of: part0"),
         ("loss=focl", "loss 'focl': no such loss"),
         ("model.pooling=own_parts:focal", "pooling 'own_parts:focal': must be a function"),
+        ("model.pooling=own_parts:flat", "pooling 'own_parts:flat': makes () of features"),
+        ("loss=own_parts:batch_mean", "loss 'own_parts:batch_mean': makes () of 2 images"),
     ):
         out = tmp_path / "run"
         assert main(["run", *data, "--recipe", "own-images", "--out", str(out), "--set", change]) == 2

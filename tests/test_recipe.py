@@ -106,6 +106,9 @@ def test_the_public_recipe_is_this_one():
 
 def test_a_training_that_is_too_short_is_told_beforehand():
     text = few_steps(load_recipe("own-images"), 60)
-    assert "60 images make 30 optimizer steps" in text and "stages.0.epochs and stages.1.epochs" in text
+    assert "60 images make 30 optimizer steps" in text
+    assert "--recipe few-images" in text and "--set stages.0.epochs=7" in text  # 2 of 4 epochs; 100 steps need 13.3
     assert few_steps(load_recipe("few-images"), 60) is None
+    text = few_steps(load_recipe("few-images"), 24)  # 6 + 8 epochs are 42 steps
+    assert text.endswith("at least: --set stages.0.epochs=15 --set stages.1.epochs=20")
     assert few_steps(load_recipe("own-images"), 200) is None

@@ -31,6 +31,7 @@ COMMANDS = {
 
 # These skip what is there already. Training continues with --resume, from its last checkpoint if it has one.
 CONTINUING = {f"pplfast {command}" for command in ("run", "cam", "label", "refine walk", "segment test")}
+RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segment train")}
 
 
 def build_parser(chosen: str | None = None) -> CommandParser:
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         hint = "; the same command continues" if args.prog in CONTINUING else ""
+        hint = "; the same command with --resume continues" if args.prog in RESUMING else hint
         print(f"\n{args.prog}: interrupted{hint}", file=sys.stderr)
         return 130
 

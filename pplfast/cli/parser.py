@@ -86,7 +86,8 @@ class CommandParser(argparse.ArgumentParser):
             self.exit(2, f"{self.prog}: error: name a command; they are listed above\n")
         namespace, left = super().parse_known_args(words, namespace)
         if left:
-            self.error(f"{' '.join(left)}: not understood")
+            lists = "; several values of one option are written cat,dog" if any(w[:2] == "--" for w in words) else ""
+            self.error(f"{' '.join(left)}: not understood{lists}")
         return namespace, left
 
     def _refuse_unknown_options(self, words: list[str]) -> None:

@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         from pplfast.run.dry import dry_run
 
         print("\n".join(dry_run(config)))
+        if seeds is not None:
+            print(f"seeds {', '.join(map(str, seeds))}: each of them so, into {config.out}/seed<N>")
         return 0
     try:
         if seeds is None:

@@ -160,6 +160,18 @@ def _label_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
         )
 
 
+def unseen_classes(dataset: Dataset) -> str | None:
+    """What to say where classes have no image, as those of VOC that stand in for a forgotten --classes."""
+    if dataset.labels is None:
+        return None
+    seen, classes = set(np.flatnonzero(dataset.labels.any(axis=0)).tolist()), dataset.classes.names
+    if len(seen) in (0, len(classes)):
+        return None
+    names = ",".join(name for index, name in enumerate(classes) if index in seen)
+    unseen = f"{len(classes) - len(seen)} of {len(classes)} classes"
+    return f"note: {unseen} have no image; without them: --classes {names}"
+
+
 def unusable(path: Path) -> str:
     """Why the image file cannot be used, in one line with the remedy; "" where it can."""
     try:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from pplfast.data.voc import OTHER_SUFFIXES
 from pplfast.files import StrPath
 
 TAIL_BYTES = 65536  # the end-of-image marker is looked for in this much of the file's end
@@ -54,7 +55,7 @@ def inspect_image(path: StrPath) -> ImageInfo:
             file.seek(0)
             return _read_header(file)
     except FileNotFoundError:
-        raise BadImage("missing", "no such file; restore it, or take it off the list") from None
+        raise BadImage("missing", f"no such file; {_instead(path)}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise BadImage("missing", f"cannot be opened ({error.strerror}); restore it") from None
 
@@ -70,6 +71,13 @@ def decode_fully(path: StrPath) -> None:
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise BadImage("truncated", f"damaged or truncated ({error}); restore it") from None
+
+
+def _instead(path: Path) -> str:
+    """What to do about a file that is missing: often it is there in another format."""
+    others = (path.with_name(f"{path.stem}{suffix}") for suffix in OTHER_SUFFIXES)
+    other = next((other.name for other in others if other.is_file()), None)
+    return f"convert {other} to JPEG" if other else "restore it, or take it off the list"
 
 
 def _read_header(file: BinaryIO) -> ImageInfo:

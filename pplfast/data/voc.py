@@ -8,6 +8,7 @@ from pplfast.data.csv_labels import read_csv
 from pplfast.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+OTHER_SUFFIXES = (".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".gif")  # images that are recognised, not read
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]
     else:
         source, title = root, ""
         entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
+        if not entries and (others := _others(root)):
+            raise UserError(
+                f"{root}: holds no JPEG, but {len(others)} images in other formats, as {others[0].name}; convert them"
+            )
     _check(entries, source)
     return [entry for _, entry in entries], f"{root.resolve().name}/{title}" if title else root.resolve().name
 
@@ -97,7 +102,7 @@ def _entry(line: str, path: Path, number: int, root: Path, folder: Path) -> List
 def image_id(text: str) -> str:
     """The id of an image named with or without its suffix; an id keeps dots that are not a known suffix."""
     path = PurePosixPath(text)
-    known = (*JPEG_SUFFIXES, ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+    known = (*JPEG_SUFFIXES, *OTHER_SUFFIXES)
     return str(path.with_suffix("")) if path.suffix.lower() in known else str(path)
 
 
@@ -112,6 +117,10 @@ def _resolve(folder: Path, text: str) -> Path:
 
 def _jpegs(root: Path) -> Iterator[Path]:
     return (path for path in sorted(root.rglob("*")) if path.suffix.lower() in JPEG_SUFFIXES and path.is_file())
+
+
+def _others(root: Path) -> list[Path]:
+    return [path for path in sorted(root.rglob("*")) if path.suffix.lower() in OTHER_SUFFIXES and path.is_file()]
 
 
 def _check(entries: list[tuple[int, ListEntry]], source: Path) -> None:

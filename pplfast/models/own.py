@@ -1,5 +1,7 @@
 """Whether an own backbone is what it says: its blocks are run once on a small image, before anything is trained."""
 
+from typing import NoReturn
+
 import torch
 
 from pplfast.errors import UserError
@@ -14,12 +16,11 @@ def check_blocks(backbone: Backbone) -> None:
     names = [spec.name for spec in specs if isinstance(spec, BlockSpec)]
     if len(names) < 2 or len(names) < len(specs) or len(set(names)) < len(names):
         _refuse(backbone, "specs must be two or more BlockSpec of different names")
-    owned = {
-        id(parameter)
-        for index in range(len(specs))
-        for module in backbone.block_modules(index)
-        for parameter in module.parameters()
-    }
+    try:
+        modules = [module for index in range(len(specs)) for module in backbone.block_modules(index)]
+        owned = {id(parameter) for module in modules for parameter in module.parameters()}
+    except Exception as error:
+        _refuse(backbone, f"block_modules fails: {error!r}", error)
     stray = [name for name, parameter in backbone.named_parameters() if id(parameter) not in owned]
     if stray:
         _refuse(backbone, f"its parameter {stray[0]} is in no block's block_modules")
@@ -36,7 +37,7 @@ def _run(backbone: Backbone) -> None:
         try:
             y = backbone.run(x, index, index + 1)
         except Exception as error:
-            _refuse(backbone, f"block {spec.name} fails on {tuple(x.shape)}: {error!r}")
+            _refuse(backbone, f"block {spec.name} fails on {tuple(x.shape)}: {error!r}", error)
         if tuple(y.shape) != expected:
             _refuse(
                 backbone,
@@ -47,5 +48,5 @@ def _run(backbone: Backbone) -> None:
     backbone.train(training)
 
 
-def _refuse(backbone: Backbone, reason: str) -> None:
-    raise UserError(f"backbone '{backbone.name}': {reason}; mend {type(backbone).__name__}")
+def _refuse(backbone: Backbone, reason: str, cause: Exception | None = None) -> NoReturn:
+    raise UserError(f"backbone '{backbone.name}': {reason}; mend {type(backbone).__name__}") from cause

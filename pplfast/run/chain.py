@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pplfast.data.check import IMAGE_KINDS, check_dataset, unusable
+from pplfast.data.check import IMAGE_KINDS, check_dataset, unseen_classes, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, Problem
 from pplfast.doctor import hardware, versions
@@ -45,6 +45,8 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
     if few := few_steps(config.recipe, len(train_set)):
         announce.note(few)
+    if unseen := unseen_classes(train_set):
+        announce.note(unseen)
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
     parts = {

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from pplfast.data.check import unseen_classes
 from pplfast.data.dataset import Dataset
 from pplfast.data.sampling import steps_per_epoch
 from pplfast.recipe import OptimConfig
@@ -40,6 +41,8 @@ def dry_run(config: RunConfig) -> list[str]:
             lines.append(f"optimizer steps of the {name} network: {steps}, for each variant")
     if few := few_steps(recipe, len(train_set)):
         lines.append(few)
+    if unseen := unseen_classes(train_set):
+        lines.append(unseen)
     lines.append(f"into {config.out}, where {_free(config.out) / 2**30:.0f} GiB are free; nothing has been written")
     return lines
 

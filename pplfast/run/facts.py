@@ -1,5 +1,6 @@
 """What a run says of labels that no mask scores: counts of unscored.py as a step, and warnings with their remedy."""
 
+import math
 from typing import Any
 
 from pplfast.evaluate import LabelFacts
@@ -25,9 +26,12 @@ def few_steps(recipe: Recipe, train_images: int) -> str | None:
     steps = round(recipe.epochs * train_images / recipe.optim.batch)
     if steps >= FEW_STEPS:
         return None
+    factor = FEW_STEPS * recipe.optim.batch / train_images / recipe.epochs
+    raised = " ".join(f"--set stages.{i}.epochs={math.ceil(s.epochs * factor)}" for i, s in enumerate(recipe.stages))
+    other = "--recipe few-images, for 50 to 200 images, or " if recipe.name != "few-images" else ""
     return (
         f"warning: {train_images} images make {steps} optimizer steps of the classifier, and it needs {FEW_STEPS} at "
-        f"least: raise {_stage_epochs(recipe)} (--recipe few-images is own-images for 50 to 200 images)"
+        f"least: {other}{raised}"
     )
 
 

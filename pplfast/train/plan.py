@@ -12,7 +12,7 @@ from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS, check_pooling
 from pplfast.recipe import ModelConfig, Recipe, SegmentationConfig, StageConfig
-from pplfast.train.loss import LOSSES
+from pplfast.train.loss import LOSSES, check_loss
 
 MODE_OF_VARIANT = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
 
@@ -55,8 +55,8 @@ def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassi
 def check_plan(recipe: Recipe, variants: Sequence[str]) -> None:
     """Raises UserError for a backbone, loss, pooling, position or grid of the recipe that cannot be, before anything
     is trained; weights are not looked at."""
-    LOSSES.find(recipe.loss)
-    POOLINGS.find(recipe.model.pooling)
+    check_loss(recipe.loss, LOSSES.find(recipe.loss), 2)
+    check_pooling(recipe.model.pooling, POOLINGS.find(recipe.model.pooling))
     backbone = _without_weights(recipe.model)
     for variant in variants:
         plan_stages(recipe, variant, backbone)
