@@ -22,7 +22,7 @@ from pplfast.models.registry import BACKBONES
 from pplfast.patch.pooling import POOLINGS
 from pplfast.train.loss import LOSSES
 
-pytestmark = [pytest.mark.slow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SMALL = ["augment.crop=64", "augment.resize_long=[64, 96]", "optim.batch=4", "optim.precision=fp32", "cam.scales=[1.0]"]
 # A network of seconds: that of custom_backbone.py, in the examples that do not bring one.

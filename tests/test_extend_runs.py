@@ -17,7 +17,7 @@ from pplfast.errors import UserError
 from pplfast.train import TrainOptions
 from pplfast.train.plan import build_model, check_plan, check_segmentation
 
-pytestmark = [pytest.mark.slow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 OPTIONS = TrainOptions(threads=1, log_every=1)
 OWN = {

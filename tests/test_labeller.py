@@ -13,7 +13,7 @@ from pplfast.errors import UserError
 from pplfast.files import load_npy_dict
 from pplfast.train import TrainOptions
 
-pytestmark = [pytest.mark.slow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 OPTIONS = TrainOptions(threads=1)
 TABLES = {
     "augment": {"crop": 64, "resize_long": [64, 80]},

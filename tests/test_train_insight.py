@@ -301,7 +301,7 @@ def test_a_profile_of_some_steps_changes_nothing(plain_run, dataset, tmp_path, c
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("count, written", ((4, False), (6, True)))
+@pytest.mark.parametrize("count, written", ((4, False), (profile.WARM_UP, False), (6, True)))
 def test_a_run_that_ends_before_its_profile_does(count, written, tmp_path):
     said = []
     with StepProfiler(tmp_path, 3, ONE, said.append) as profiler:

@@ -16,6 +16,7 @@ from pplfast.extend import refuse_modules_within
 from pplfast.files import StrPath
 from pplfast.models import create
 from pplfast.models.segmentation import HEADS, SegmentationNet
+from pplfast.networks import SEGMENTATION, find_network
 from pplfast.recipe import ModelConfig, SegmentationConfig
 from pplfast.train.masks import mask_record, with_masks
 from pplfast.train.network_file import load_weights_into, read_network, save_network
@@ -107,9 +108,10 @@ def load_segmentation(folder: StrPath) -> tuple[SegmentationNet, ClassList]:
     folder: the training folder, or that of its run or variant. Raises UserError where it has no such network, or where
     the files do not fit each other.
     """
+    folder = find_network(folder, SEGMENTATION)
     info = read_network(folder, NAME)
     config = ModelConfig(**info["model"])
-    refuse_modules_within(Path(folder), config.backbone)
+    refuse_modules_within(folder, config.backbone)
     classes = ClassList(tuple(info["class_names"]), tuple(info["class_ids"]))
     backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
     return load_weights_into(SegmentationNet(backbone, len(classes) + 1, info["head"]), folder, NAME), classes
