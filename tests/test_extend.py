@@ -3,6 +3,7 @@
 import own_parts
 import pytest
 import torch
+import torch.nn.functional as F
 
 import pplfast
 from pplfast import cpu
@@ -134,6 +135,8 @@ def test_a_backbone_that_is_not_what_it_says(name, message):
 def test_losses_and_poolings_are_tried_before_training():
     with pytest.raises(UserError, match=r"makes \(\) of 2 images; must be \(2,\), the loss of each image"):
         check_loss("own_parts:batch_mean", own_parts.batch_mean, 3)
+    with pytest.raises(UserError, match=r"is \[0.69.*, nan\] for logits of 0, .*must be finite"):  # no class: 0 / 0
+        check_loss("x", lambda logits, labels: (F.softplus(-logits) * labels).sum(1) / labels.sum(1), 3)
     with pytest.raises(UserError, match="fails on logits and labels"):
         check_loss("x", lambda logits, labels: logits.nothing, 3)
     with pytest.raises(UserError, match=r"makes \(\) of features .2, 5, 3, 4.; must be \(2, 5\)"):
