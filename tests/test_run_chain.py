@@ -102,6 +102,23 @@ def test_a_call_that_does_not_train_gives_the_other_steps_as_many_threads(finish
     assert torch.get_num_threads() == 1
 
 
+def test_a_run_of_an_older_pplfast_is_not_done_again(finished, tmp_path):
+    """Its records have no `loss` and no `pooling`, which were what they are by default."""
+    config, summary = finished
+    out = tmp_path / "run"
+    shutil.copytree(config.out, out)
+    for variant in RECIPE.variants:
+        step, record = out / variant / "steps" / "train.json", out / variant / "train" / "recipe.json"
+        done, trained = json.loads(step.read_text()), json.loads(record.read_text())
+        for settings in (done["settings"], trained["recipe"]):
+            assert settings.pop("loss") == "soft_margin" and settings["model"].pop("pooling") == "mean"
+        step.write_text(json.dumps(done))
+        record.write_text(json.dumps(trained))
+    assert again(config, out=out) == (summary, ["report"])
+    _, done = again(config, out=out, recipe=dataclasses.replace(RECIPE, loss="own_parts:focal"))
+    assert done[0] == "plain: train"
+
+
 def test_a_changed_setting_redoes_what_depends_on_it(finished):
     config, _ = finished
     label = LabelConfig(value=0.3, crf="deeplab")

@@ -79,6 +79,20 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
+# Keys that recipes got after folders had been filled by them, and the values that these folders stand for.
+LATER = {"loss": "soft_margin", "pooling": "mean"}
+
+
+def as_first_recorded(value: Any) -> Any:
+    """Settings as the first pplfast recorded them: without the keys of LATER that have their value there, at any depth.
+
+    For comparing what a folder was made by with what is wanted: an older one is still the same.
+    """
+    if not isinstance(value, dict):
+        return value
+    return {key: as_first_recorded(inner) for key, inner in value.items() if key not in LATER or inner != LATER[key]}
+
+
 def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part:
     """One table of a recipe, as `recipe_to_dict` gives it; keys that it lacks have the class's own values.
 
