@@ -106,6 +106,6 @@ def test_the_public_recipe_is_this_one():
 
 def test_a_training_that_is_too_short_is_told_beforehand():
     text = few_steps(load_recipe("own-images"), 60)
-    assert "60 images make 30 optimizer steps" in text and "stages.0.epochs and stages.1.epochs" in text
+    assert "60 images make 32 optimizer steps" in text and "stages.0.epochs and stages.1.epochs" in text
     assert few_steps(load_recipe("few-images"), 60) is None
     assert few_steps(load_recipe("own-images"), 200) is None

@@ -200,9 +200,9 @@ def test_facts_that_look_bad_become_warnings_with_their_remedy(finished):
     assert list(parts) == ["labels_crf", "predictions"]
     (crf,), (network,) = parts["labels_crf"]["warnings"], parts["predictions"]["warnings"]
     assert crf.startswith("labels after the CRF: 21 of 60 images are foreground on over 90 %")
-    assert crf.endswith("the classifier had about 16: raise stages.0.epochs (docs/recipes.md)")  # 1 epoch, batches of 4
+    assert crf.endswith("the classifier had 16: raise stages.0.epochs (docs/recipes.md)")  # 1 epoch, batches of 4
     assert "30.1 % of the foreground is of classes that its image does not have (usual: at most 10 %)" in network
-    assert "the segmentation network had about 48: raise segmentation.epochs" in network
+    assert "the segmentation network had 48: raise segmentation.epochs" in network
     table = facts_table({"ppl": {**summary["ppl"], "without_masks": parts}})
     assert "ppl, segmentation network" in table and "78.0 %" in table and "3 of 80" in table and "30.1 %" in table
     assert facts_table(summary) == ""

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from pplfast.run.dry import dry_run
 
-        print("\n".join(dry_run(config)))
+        print("\n".join(dry_run(config, seeds)))
         return 0
     try:
         if seeds is None:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from pplfast.data.sampling import steps_per_epoch
 from pplfast.evaluate import LabelFacts
-from pplfast.recipe import Recipe
+from pplfast.recipe import OptimConfig, Recipe
 from pplfast.report.view import LABELS
+from pplfast.train.schedules import stage_iterations
 
 # The step that takes the place of scoring where a list has no masks, by the step that made the labels.
 FACTS = {
@@ -15,13 +17,17 @@ FACTS = {
 }
 FACT_FILES = {name: f"{name}.json" for name in FACTS.values()}
 
-
 FEW_STEPS = 100  # of a classifier; masks that were trained with fewer were of no use
+
+
+def training_steps(epochs: float, images: int, optim: OptimConfig) -> int:
+    """Optimizer steps of a stage, as training counts them."""
+    return stage_iterations(epochs, steps_per_epoch(images, optim.batch))
 
 
 def few_steps(recipe: Recipe, train_images: int) -> str | None:
     """What to say before a training that is too short to learn anything, with the remedy."""
-    steps = round(recipe.epochs * train_images / recipe.optim.batch)
+    steps = _classifier_steps(recipe, train_images)
     if steps >= FEW_STEPS:
         return None
     return (
@@ -48,17 +54,16 @@ def facts_summary(values: dict[str, dict[str, Any]], recipe: Recipe, train_image
 def remedy(source: str, recipe: Recipe, train_images: int) -> str:
     """What to do about labels that look wrong: the networks behind them have mostly seen too few steps."""
     if source == "predictions":
-        keys, what, epochs, batch = (
-            "segmentation.epochs",
-            "segmentation network",
-            recipe.segmentation.epochs,
-            recipe.segmentation.optim.batch,
-        )
+        keys, what = "segmentation.epochs", "segmentation network"
+        steps = training_steps(recipe.segmentation.epochs, train_images, recipe.segmentation.optim)
     else:
-        keys, what, epochs, batch = _stage_epochs(recipe), "classifier", recipe.epochs, recipe.optim.batch
-    steps = round(epochs * train_images / batch)
+        keys, what, steps = _stage_epochs(recipe), "classifier", _classifier_steps(recipe, train_images)
     also = ", and affinity.epochs" if source == "labels_walk" else ""
-    return f"Remedy: more optimizer steps; the {what} had about {steps}: raise {keys}{also} (docs/recipes.md)"
+    return f"Remedy: more optimizer steps; the {what} had {steps}: raise {keys}{also} (docs/recipes.md)"
+
+
+def _classifier_steps(recipe: Recipe, images: int) -> int:
+    return sum(training_steps(stage.epochs, images, recipe.optim) for stage in recipe.stages)
 
 
 def _stage_epochs(recipe: Recipe) -> str:
