@@ -103,7 +103,7 @@ def test_a_call_that_does_not_train_gives_the_other_steps_as_many_threads(finish
 
 
 def test_a_run_of_an_older_pplfast_is_not_done_again(finished, tmp_path):
-    """Its records have no `loss` and no `pooling`, which were what they are by default."""
+    """Its records lack settings that it did not know, which were what they are by default."""
     config, summary = finished
     out = tmp_path / "run"
     shutil.copytree(config.out, out)
@@ -112,6 +112,7 @@ def test_a_run_of_an_older_pplfast_is_not_done_again(finished, tmp_path):
         done, trained = json.loads(step.read_text()), json.loads(record.read_text())
         for settings in (done["settings"], trained["recipe"]):
             assert settings.pop("loss") == "soft_margin" and settings["model"].pop("pooling") == "mean"
+            assert settings["optim"].pop("reduction") == "fp32"
         step.write_text(json.dumps(done))
         record.write_text(json.dumps(trained))
     assert again(config, out=out) == (summary, ["report"])

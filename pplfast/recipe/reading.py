@@ -5,6 +5,7 @@ import os
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe.checks import check_recipe
 from pplfast.recipe.overrides import Overrides, apply_overrides
-from pplfast.recipe.settings import Recipe
+from pplfast.recipe.settings import AugmentConfig, ModelConfig, OptimConfig, Recipe
 
 Part = TypeVar("Part")
 
@@ -79,18 +80,20 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-# Keys that recipes got after folders had been filled by them, and the values that these folders stand for.
-LATER = {"loss": "soft_margin", "pooling": "mean"}
+TABLES: dict[str, Any] = {"model": ModelConfig, "augment": AugmentConfig, "optim": OptimConfig}
 
 
-def as_first_recorded(value: Any) -> Any:
-    """Settings as the first pplfast recorded them: without the keys of LATER that have their value there, at any depth.
+def completed(record: Any, usual: Mapping[str, Any] | None = None) -> Any:
+    """What a folder was made by, with the usual values of settings that the pplfast of that time did not know.
 
-    For comparing what a folder was made by with what is wanted: an older one is still the same.
+    record: any JSON value; tables of a recipe are recognised by their keys, at any depth. usual: what it may lack. For
+    comparing it with what is wanted: an older folder is still the same.
     """
-    if not isinstance(value, dict):
-        return value
-    return {key: as_first_recorded(inner) for key, inner in value.items() if key not in LATER or inner != LATER[key]}
+    if not isinstance(record, dict):
+        return record
+    loss = {"loss": Recipe.loss} if "stages" in record else {}
+    tables = {key: dataclasses.asdict(kind()) for key, kind in TABLES.items()}
+    return {**loss, **(usual or {}), **{key: completed(value, tables.get(key)) for key, value in record.items()}}
 
 
 def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part:

@@ -8,7 +8,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
 from pplfast.recipe import Recipe, recipe_to_dict
-from pplfast.recipe.reading import LATER, as_first_recorded
+from pplfast.recipe.reading import completed
 from pplfast.train.model_file import DESCRIPTION, library_versions
 
 RECORD = "recipe.json"
@@ -61,18 +61,16 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
     old, new = _flat(_essence(there)), _flat(_essence(record))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            usual = LATER.get(key.rpartition(".")[2])
             raise UserError(
-                f"{folder}: holds a run with {key} = {old.get(key, usual)!r}, not {new.get(key, usual)!r}; choose "
-                "another --out"
+                f"{folder}: holds a run with {key} = {old.get(key)!r}, not {new.get(key)!r}; choose another --out"
             )
 
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:
+    record = completed(record)
     recipe = record.get("recipe", {})
     rest = {key: value for key, value in record.items() if key not in ("recipe", "versions", "precision", "float32")}
-    compared: dict[str, Any] = as_first_recorded({**rest, **{key: recipe.get(key) for key in USED if key in recipe}})
-    return compared
+    return {**rest, **{key: recipe.get(key) for key in USED}}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
