@@ -15,7 +15,6 @@ from pplfast.models import create
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 
-
 CUTS = {"wrn38": "b4_5", "resnet50": "layer3", "efficientnet_lite0": "group5"}
 LIMIT = 400
 

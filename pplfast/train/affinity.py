@@ -22,7 +22,7 @@ from pplfast.networks import BOUNDARY, find_network
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig
 from pplfast.train.masks import mask_record, with_masks
-from pplfast.train.network_file import load_weights_into, read_network, save_network
+from pplfast.train.network_file import as_described, load_weights_into, read_network, save_network
 from pplfast.train.plan import StagePlan
 from pplfast.train.task import Task
 from pplfast.train.trainer import TrainOptions, TrainResult, run_task
@@ -113,9 +113,11 @@ def load_boundaries(folder: StrPath) -> BoundaryNet:
     """
     folder = find_network(folder, BOUNDARY)
     info = read_network(folder, NAME)
-    refuse_modules_within(folder, info["backbone"])
-    backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
-    return load_weights_into(BoundaryNet(backbone), folder, NAME)
+    with as_described(folder, NAME):
+        refuse_modules_within(folder, info["backbone"])
+        backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
+        network = BoundaryNet(backbone)
+    return load_weights_into(network, folder, NAME)
 
 
 def affinity_losses(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
