@@ -86,16 +86,31 @@ def import_object(name: str, what: str) -> Any:
 def refuse_modules_within(folder: Path, *names: str) -> None:
     """Raises UserError where one of these names means a module that lies in `folder`. Imports nothing.
 
-    A model's folder is data that may come from anybody; with Python started in it, its modules could be imported.
+    A model's folder is data that may come from anybody. Where it, or a folder above it, is on Python's path, its
+    modules could be imported: any folder is a package, so `runs.stranger.module` finds what lies in runs/stranger.
     """
-    for module in (name.partition(":")[0].partition(".")[0] for name in names if ":" in name):
-        try:
-            spec = importlib.util.find_spec(module) if module.isidentifier() else None
-        except ValueError:  # a module without a file, like __main__
-            spec = None
-        places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
-        if any(place and folder.resolve() in Path(place).resolve().parents for place in places):
+    for module in (name.partition(":")[0] for name in names if ":" in name):
+        if any(_lies_in(place, folder.resolve()) for place in _places(module)):
             raise UserError(
                 f"{folder}: names the module {module}, which lies in this folder; nothing is run from the folder of a "
                 "model: move the module to where Python finds it, on PYTHONPATH"
             )
+
+
+def _places(module: str) -> list[Path]:
+    """The files and folders that importing "package.module" would come through."""
+    package, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # a module without a file, like __main__
+        spec = None
+    if spec is None:
+        return []
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    below = [root.joinpath(*inner[:depth]) for root in roots for depth in range(len(inner) + 1)]
+    return [*([Path(spec.origin)] if spec.origin else []), *below]
+
+
+def _lies_in(place: Path, folder: Path) -> bool:
+    """Whether it is the folder or within it; a link counts both as where it lies and as where it leads."""
+    return any(folder in (path, *path.parents) for path in (place.resolve(), place.parent.resolve()))

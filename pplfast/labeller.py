@@ -27,12 +27,12 @@ from pplfast.labels.refine import most_likely
 from pplfast.labels.segment import probabilities, rows_of
 from pplfast.labels.stream.budget import split_budget
 from pplfast.labels.stream.job import DEFAULT_MEMORY
-from pplfast.labels.stream.maps import MapMaker, OutOfMemory
+from pplfast.labels.stream.maps import MapMaker, OutOfMemory, out_of_memory
 from pplfast.labels.stream.refine import label_scores
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.networks import CLASSIFIER, SEGMENTATION, find_network, networks_in
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.precision import exact_float32, resolve_precision
+from pplfast.precision import default_device, exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig, part_from_dict
 from pplfast.train import model_file, network_file, segmentation
 
@@ -119,9 +119,7 @@ class CamLabeller(Labeller):
         try:
             maps = self._maker([pixels], torch.tensor([positions]))
         except OutOfMemory:
-            raise UserError(
-                f"the image of {pixels.shape[1]} x {pixels.shape[0]} pixels does not fit the memory; make it smaller"
-            ) from None
+            raise _too_large(pixels) from None
         assert maps is not None  # nobody stops it
         return cast(NDArray[np.float32], maps[0].cpu().numpy())
 
@@ -155,8 +153,13 @@ class SegmentationLabeller(Labeller):
     def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
         height, width = pixels.shape[:2]
         batch = InferenceBatch([0], height, width, self._scaler([pixels]))
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            found = probabilities(self._model, batch, self._config.flip)[0]
+        try:
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+                found = probabilities(self._model, batch, self._config.flip)[0]
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                raise _too_large(pixels) from None
+            raise
         return cast(NDArray[np.float32], found[[0, *(1 + position for position in positions)]].cpu().numpy())
 
 
@@ -166,7 +169,7 @@ def load_labeller(path: str | os.PathLike[str], device: str | torch.device | Non
     path: the folder of a classifier (`RUN/ppl/train`) or of a segmentation network (`RUN/ppl/segmentation`).
     device: None for the GPU where there is one. Raises UserError where there is no such network, or both.
     """
-    path, device = Path(path), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    path, device = Path(path), device or default_device()
     classifiers, segmenters = networks_in(path, CLASSIFIER), networks_in(path, SEGMENTATION)
     if classifiers and segmenters:
         choice = ", ".join(map(str, (*classifiers, *segmenters)))
@@ -223,6 +226,12 @@ def _pixels(image: AnyImage) -> NDArray[np.uint8]:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UserError(f"image: must be a file, a PIL image or a uint8 array (H, W, 3), not {found}")
     return np.ascontiguousarray(image)
+
+
+def _too_large(pixels: NDArray[np.uint8]) -> UserError:
+    return UserError(
+        f"the image of {pixels.shape[1]} x {pixels.shape[0]} pixels does not fit the memory; make it smaller"
+    )
 
 
 def _mask_values(classes: ClassList, positions: list[int]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""How the device computes: the precision that "auto" stands for, what float32 is, which convolutions cuDNN takes."""
+"""The device and how it computes: the precision that "auto" stands for, what float32 is, cuDNN's convolutions."""
 
 import functools
 import time
@@ -34,6 +34,11 @@ def fastest_convolutions() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def default_device() -> str:
+    """Where nothing else is said: "cuda" where there is a GPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

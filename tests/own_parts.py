@@ -44,9 +44,28 @@ class Unowned(Tiny):
         self.extra = nn.Linear(2, 2)
 
 
-class Blockless(Tiny):
+class Bare(Tiny):
+    """Its blocks cannot be trained: they hold nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.AvgPool2d(spec.stride, ceil_mode=True) for spec in self.specs)
+
+
+class Ownerless(Tiny):
     def block_modules(self, index: int) -> list[nn.Module]:
-        return self.nothing[index]
+        return [self.blocks[index]]  # they are called parts
+
+
+class Numbered(Tiny):
+    def __init__(self) -> None:
+        super().__init__()
+        self.specs = 4
+
+
+class Open(Tiny):
+    def __init__(self, *arguments, **named) -> None:
+        super().__init__()
 
 
 class Needing(Tiny):

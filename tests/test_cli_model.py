@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import pplfast
 from pplfast.cli import main
 from pplfast.cli.model import as_option, dataset_of_model, find_model, model_classes
 from pplfast.data.options import add_data_arguments
@@ -141,3 +142,19 @@ def test_the_classes_are_compared_before_the_labels_are_read(photos, run, tmp_pa
     words = ("--labels", str(tmp_path / "labels.csv"), "--classes", "dog,cat")
     with pytest.raises(UserError, match="was trained for the classes cell=1,city bus=2"):
         dataset_of_model(arguments(photos, *words), run / "ppl" / "train", CLASSIFIER)
+
+
+@pytest.mark.parametrize(
+    "name, load, table",
+    [
+        ("segmentation", pplfast.load_segmentation, {}),
+        ("segmentation", pplfast.load_segmentation, {"model": {"backbone": 5}}),
+        ("segmentation", pplfast.load_segmentation, {"model": {"colour": 5}}),
+        ("boundary", pplfast.load_boundaries, {}),
+        ("boundary", pplfast.load_boundaries, {"backbone": 5, "output_stride": 16}),
+    ],
+)
+def test_a_description_that_is_none_is_named(name, load, table, tmp_path):
+    (tmp_path / f"{name}.json").write_text(json.dumps({"format": 1, **table}))
+    with pytest.raises(UserError, match=rf"{name}\.json: not the description of a {name} network .*; train again"):
+        load(tmp_path)

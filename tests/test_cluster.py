@@ -132,6 +132,8 @@ def test_the_command_line_names_what_is_missing(capsys):
         (["--recipe", "dem"], "dem: neither a recipe file"),
         (["--set", "optim.lr=-1"], "'optim.lr' = -1"),
         (["--keep", "0"], "--keep 0: must be 1 or more"),
+        (["--threads", "-3"], "--threads -3: must be 0 or more"),
+        (["--cache-mb", "-5"], "--cache-mb -5.0: must be 0 or more"),
         (["--list", "trian"], "no list 'trian'"),
         (["--data", "/none"], "/none: no such folder"),
     ),

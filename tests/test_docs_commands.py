@@ -30,7 +30,7 @@ WHOLE = build_parser()
 AFTER = {"docs/how-to/labelling-job.md": "docs/tutorials/own-images.md"}
 # Parsed, but not run here: a pattern of the whole command, and why.
 NOT_RUN = {
-    r"(\w+=\S+ )*pplfast train .*--logger .*(wandb|mlflow)": "not installed; tests/test_train_loggers.py",
+    r"(\w+=\S+ )*pplfast train .*--logger .*(wandb|mlflow)": "not installed; tests/test_train_trackers.py",
     r"pplfast doctor": "tests/test_doctor.py runs it",
     r"pplfast bench .*": "minutes; tests/test_bench_runs.py and test_bench_results.py run them",
     r"(DS_ACCELERATOR=cpu )?pplfast launch .*": "several ranks; tests/test_train_runs.py, test_label_job.py",

@@ -22,7 +22,7 @@ from pplfast.models.registry import BACKBONES
 from pplfast.patch.pooling import POOLINGS
 from pplfast.train.loss import LOSSES
 
-pytestmark = [pytest.mark.slow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SMALL = ["augment.crop=64", "augment.resize_long=[64, 96]", "optim.batch=4", "optim.precision=fp32", "cam.scales=[1.0]"]
 # A network of seconds: that of custom_backbone.py, in the examples that do not bring one.
@@ -171,7 +171,9 @@ def test_read_labels(labelled, trained, monkeypatch):
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs), "no picture"
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(path for path in EXAMPLES.iterdir() if path.is_file()), ids=lambda path: path.name
+)
 def test_examples_are_short(path):
     if path.suffix == ".ipynb":
         cells = nbformat.read(path, as_version=4).cells

@@ -3,10 +3,12 @@
 import own_parts
 import pytest
 import torch
+import torch.nn.functional as F
 
 import pplfast
 from pplfast import cpu
 from pplfast.errors import UserError
+from pplfast.extend import refuse_modules_within
 from pplfast.kernels.patch_merge import patch_merge_plain
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
@@ -77,12 +79,30 @@ def test_nothing_is_called_before_it_is_checked(monkeypatch):
     assert not called
 
 
+def test_modules_in_a_models_folder_are_found_however_they_are_named(tmp_path, monkeypatch):
+    """Each folder is a package, so that a path further up reaches it; links lead into it and out of it."""
+    model, beside = tmp_path / "up_here" / "inner", tmp_path / "up_here" / "beside"
+    (model / "deep").mkdir(parents=True)
+    beside.mkdir()
+    for path in (model / "evil.py", model / "__init__.py", model / "deep" / "evil.py", beside / "fine.py"):
+        path.touch()
+    (model / "out").symlink_to(beside)
+    (tmp_path / "link_in").symlink_to(model)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("inner.evil", "inner", "inner.deep.evil", "inner.out.fine"):
+        with pytest.raises(UserError, match=f"names the module up_here.{name}, which lies in this folder"):
+            refuse_modules_within(model, f"up_here.{name}:Net")
+    with pytest.raises(UserError, match="names the module link_in.evil"):
+        refuse_modules_within(model, "link_in.evil:Net")
+    refuse_modules_within(model, "up_here.beside.fine:Net", "resnet50", "no_such_module:Net", "own_parts:Tiny")
+
+
 def test_registered_names(registered):
     pplfast.register_backbone("tiny", own_parts.Tiny)
     pplfast.register_backbone("tiny", own_parts.Tiny)  # as a notebook does when a cell runs again
     pplfast.register_loss("focal", own_parts.focal)
     pplfast.register_pooling("maximum", own_parts.maximum)
-    assert create("tiny")[0].name == "tiny"
+    assert create("tiny")[0].name == "tiny" and create("own_parts:Open")[0].channels == 32
     assert LOSSES.find("focal") is own_parts.focal and POOLINGS.find("maximum") is own_parts.maximum
     with pytest.raises(UserError, match="choose one of: .*, wrn38, tiny"):
         create("tny")
@@ -101,7 +121,9 @@ def test_registered_names(registered):
     [
         ("Misstated", r"block part0 makes \(1, 8, 34, 51\) of .*at stride 4 says \(1, 8, 17, 26\); mend Misstated"),
         ("Unowned", "its parameter extra.weight is in no block's block_modules"),
-        ("Blockless", "block_modules fails: AttributeError.* mend Blockless"),
+        ("Bare", "it has no parameters, so nothing can be trained; mend Bare"),
+        ("Ownerless", r"block_modules\(0\) must be a list of modules, and fails: AttributeError.*mend Ownerless"),
+        ("Numbered", "specs must be two or more BlockSpec"),
         ("Failing", "cannot be made: RuntimeError.'no depth'.; mend its __init__"),
     ],
 )  # fmt: skip
@@ -113,6 +135,8 @@ def test_a_backbone_that_is_not_what_it_says(name, message):
 def test_losses_and_poolings_are_tried_before_training():
     with pytest.raises(UserError, match=r"makes \(\) of 2 images; must be \(2,\), the loss of each image"):
         check_loss("own_parts:batch_mean", own_parts.batch_mean, 3)
+    with pytest.raises(UserError, match=r"is \[0.69.*, nan\] for logits of 0, .*must be finite"):  # no class: 0 / 0
+        check_loss("x", lambda logits, labels: (F.softplus(-logits) * labels).sum(1) / labels.sum(1), 3)
     with pytest.raises(UserError, match="fails on logits and labels"):
         check_loss("x", lambda logits, labels: logits.nothing, 3)
     with pytest.raises(UserError, match=r"makes \(\) of features .2, 5, 3, 4.; must be \(2, 5\)"):

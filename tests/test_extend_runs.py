@@ -17,7 +17,7 @@ from pplfast.errors import UserError
 from pplfast.train import TrainOptions
 from pplfast.train.plan import build_model, check_plan, check_segmentation
 
-pytestmark = [pytest.mark.slow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 OPTIONS = TrainOptions(threads=1, log_every=1)
 OWN = {
@@ -200,3 +200,5 @@ def test_a_record_of_an_older_pplfast_is_still_the_same_run(trained, images):
     del record["recipe"]["loss"], record["recipe"]["model"]["pooling"]
     (path / "recipe.json").write_text(json.dumps(record))
     assert pplfast.train_classifier(recipe, dataset, path, options=OPTIONS).already_finished
+    with pytest.raises(UserError, match="holds a run with loss = 'soft_margin', not 'own_parts:focal'"):
+        pplfast.train_classifier(make_recipe(**OWN), dataset, path, options=OPTIONS)

@@ -1,5 +1,7 @@
 """One image in Python against the commands on the same image."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from pplfast.errors import UserError
 from pplfast.files import load_npy_dict
 from pplfast.train import TrainOptions
 
-pytestmark = [pytest.mark.slow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 OPTIONS = TrainOptions(threads=1)
 TABLES = {
     "augment": {"crop": 64, "resize_long": [64, 80]},
@@ -119,6 +121,15 @@ def test_what_cannot_be_labelled(run, tmp_path):
         pplfast.load_labeller(run / "ppl")
     with pytest.raises(UserError, match="holds no classifier.json"):
         pplfast.load_labeller(tmp_path)
+
+
+def test_an_image_that_does_not_fit_the_memory_is_told(run, monkeypatch):
+    labeller = pplfast.load_labeller(run / "ppl" / "segmentation", "cpu")
+    path = run / "images" / "photo0.jpg"
+    for error, expected in ((torch.OutOfMemoryError("CUDA"), UserError), (RuntimeError("another"), RuntimeError)):
+        monkeypatch.setattr(labeller._model, "forward", mock.Mock(side_effect=error))
+        with pytest.raises(expected, match="64 x 60 pixels does not fit the memory|another"):
+            labeller.maps(path)
 
 
 def test_loaders_take_a_run_where_it_has_one_variant(run, tmp_path):

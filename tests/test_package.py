@@ -15,8 +15,6 @@ import pytest
 
 import pplfast
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -86,6 +84,7 @@ def test_public_names_are_listed_once_and_others_are_refused():
         pplfast.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_the_package_or_asking_for_help_does_not_import_torch():
     code = "import sys, pplfast, pplfast.cli; print(sorted({'torch', 'numpy', 'deepspeed'} & set(sys.modules)))"
     assert run(sys.executable, "-c", code, cwd=ROOT) == "[]"
@@ -130,6 +129,7 @@ def modules_and_data() -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_data_file(wheel):
     expected = modules_and_data()
     named = (
@@ -148,6 +148,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
     assert not [name for name in names if name.startswith(("tests/", "docs/", "kernels/", "benchmarks/"))]
 
 
+@pytest.mark.slow
 def test_the_source_distribution_has_what_a_contributor_needs(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -162,6 +163,7 @@ def test_the_source_distribution_has_what_a_contributor_needs(sdist):
     } <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_outside_the_checkout(wheel, tmp_path):
     target = tmp_path / "installed"
     run(

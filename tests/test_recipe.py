@@ -7,7 +7,8 @@ import pytest
 import pplfast
 from pplfast.cli import main
 from pplfast.errors import UserError
-from pplfast.recipe import load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+from pplfast.recipe import ModelConfig, OptimConfig, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+from pplfast.recipe.reading import completed
 from pplfast.run.facts import few_steps
 
 AS_TEXT = ["optim.lr=0.1", "stages.1.grid=3", "cam.scales=[1.0, 2.0]", "label.crf=none", "loss=soft_margin", "name=x"]
@@ -106,9 +107,22 @@ def test_the_public_recipe_is_this_one():
 
 def test_a_training_that_is_too_short_is_told_beforehand():
     text = few_steps(load_recipe("own-images"), 60)
-    assert "60 images make 30 optimizer steps" in text
+    assert "60 images make 32 optimizer steps" in text
     assert "--recipe few-images" in text and "--set stages.0.epochs=7" in text  # 2 of 4 epochs; 100 steps need 13.3
     assert few_steps(load_recipe("few-images"), 60) is None
     text = few_steps(load_recipe("few-images"), 24)  # 6 + 8 epochs are 42 steps
     assert text.endswith("at least: --set stages.0.epochs=15 --set stages.1.epochs=20")
     assert few_steps(load_recipe("own-images"), 200) is None
+
+
+def test_a_record_gets_the_settings_that_it_lacks():
+    """Of tables at any depth, as in the folders of all three networks; what it says stays."""
+    record = {
+        "recipe": {"stages": [], "optim": {"lr": 3.0}},
+        "settings": {"model": {"backbone": "x"}, "crop": 5},
+        "n": 1,
+    }
+    found = completed(record)
+    assert found["recipe"]["loss"] == "soft_margin" and found["recipe"]["optim"] == vars(OptimConfig(lr=3.0))
+    assert found["settings"] == {"model": vars(ModelConfig(backbone="x")), "crop": 5} and found["n"] == 1
+    assert completed(found) == found and "loss" not in found

@@ -102,6 +102,24 @@ def test_a_call_that_does_not_train_gives_the_other_steps_as_many_threads(finish
     assert torch.get_num_threads() == 1
 
 
+def test_a_run_of_an_older_pplfast_is_not_done_again(finished, tmp_path):
+    """Its records lack settings that it did not know, which were what they are by default."""
+    config, summary = finished
+    out = tmp_path / "run"
+    shutil.copytree(config.out, out)
+    for variant in RECIPE.variants:
+        step, record = out / variant / "steps" / "train.json", out / variant / "train" / "recipe.json"
+        done, trained = json.loads(step.read_text()), json.loads(record.read_text())
+        for settings in (done["settings"], trained["recipe"]):
+            assert settings.pop("loss") == "soft_margin" and settings["model"].pop("pooling") == "mean"
+            assert settings["optim"].pop("reduction") == "fp32"
+        step.write_text(json.dumps(done))
+        record.write_text(json.dumps(trained))
+    assert again(config, out=out) == (summary, ["report"])
+    _, done = again(config, out=out, recipe=dataclasses.replace(RECIPE, loss="own_parts:focal"))
+    assert done[0] == "plain: train"
+
+
 def test_a_changed_setting_redoes_what_depends_on_it(finished):
     config, _ = finished
     label = LabelConfig(value=0.3, crf="deeplab")
@@ -184,11 +202,9 @@ def test_facts_that_look_bad_become_warnings_with_their_remedy(finished):
     (crf,), (network,) = parts["labels_crf"]["warnings"], parts["predictions"]["warnings"]
     assert crf.startswith("labels after the CRF: 21 of 60 images are foreground on over 90 %")
     assert "Remedy: a higher label.value (it is 0.25), or more optimizer steps" in crf
-    assert crf.endswith(
-        "raise stages.0.epochs (the classifier had about 16) (docs/recipes.md)"
-    )  # 1 epoch, batches of 4
+    assert crf.endswith("raise stages.0.epochs (the classifier had 16) (docs/recipes.md)")  # 1 epoch, batches of 4
     assert "30.1 % of the foreground is of classes that its image does not have (usual: at most 10 %)" in network
-    assert "Remedy: more optimizer steps: raise segmentation.epochs (the segmentation network had about 48)" in network
+    assert "Remedy: more optimizer steps: raise segmentation.epochs (the segmentation network had 48)" in network
     table = facts_table({"ppl": {**summary["ppl"], "without_masks": parts}})
     assert "ppl, segmentation network" in table and "78.0 %" in table and "3 of 80" in table and "30.1 %" in table
     assert facts_table(summary) == ""

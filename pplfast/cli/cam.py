@@ -33,14 +33,14 @@ def run(args: argparse.Namespace) -> int:
     folder = find_model(args.model, CLASSIFIER)
     dataset = dataset_of_model(args, folder, CLASSIFIER)
 
-    import torch  # after the arguments and the data set, so that their errors come at once
-
+    # after the arguments and the data set, so that their errors come at once
     from pplfast.labels.cam import generate_cams
+    from pplfast.precision import default_device
     from pplfast.train import load_classifier
 
     config = cam_config(folder, changes)
     say_settings(f"CAMs at {scales_text(config.scales, config.flip)}", bool(changes))
-    model = load_classifier(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_classifier(folder).to(default_device())
     outcome = generate_cams(model, dataset, config, args.out, npy=args.npy, threads=use_threads(args))
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code

@@ -85,15 +85,14 @@ def _walk(args: argparse.Namespace) -> int:
     folder = find_model(args.model, BOUNDARY)
     dataset = dataset_of_model(args, folder, BOUNDARY)
 
-    import torch
-
     from pplfast.labels.walk import walk_cams
+    from pplfast.precision import default_device
     from pplfast.train.affinity import NAME, load_boundaries
     from pplfast.train.network_file import read_settings
 
     config = dataclasses.replace(read_settings(folder, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
-    model = load_boundaries(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_boundaries(folder).to(default_device())
     outcome = walk_cams(model, args.cams, dataset, config, args.out, threads=use_threads(args))
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code

@@ -102,9 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from pplfast.run.dry import dry_run
 
-        print("\n".join(dry_run(config)))
-        if seeds is not None:
-            print(f"seeds {', '.join(map(str, seeds))}: each of them so, into {config.out}/seed<N>")
+        print("\n".join(dry_run(config, seeds)))
         return 0
     try:
         if seeds is None:

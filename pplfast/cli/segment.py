@@ -76,16 +76,15 @@ def _test(args: argparse.Namespace) -> int:
     folder = find_model(args.model, SEGMENTATION)
     dataset = dataset_of_model(args, folder, SEGMENTATION)
 
-    import torch
-
     from pplfast.labels.segment import segment_images
+    from pplfast.precision import default_device
     from pplfast.train.network_file import read_settings
     from pplfast.train.segmentation import NAME, load_segmentation
 
     config = dataclasses.replace(read_settings(folder, NAME, SegmentationConfig), **changes)
     say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
     model, classes = load_segmentation(folder)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(default_device())
     outcome = segment_images(
         model, classes, dataset, config, args.out, jobs_from_arguments(args), threads=use_threads(args)
     )

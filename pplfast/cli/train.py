@@ -183,6 +183,9 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+    for name in ("threads", "cache_mb"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 0 or more")
     for name in ("checkpoint_seconds", "lost_after", "stuck_after"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")

@@ -37,7 +37,13 @@ def _own(name: str, part: Any) -> Maker:
         raise UserError(f"backbone '{name}': must be a subclass of pplfast.Backbone, not {part!r:.80}")
     build: Callable[..., Backbone] = part
     parameters = inspect.signature(part).parameters
-    needed = [key for key, value in parameters.items() if value.default is value.empty and key != "output_stride"]
+    needed = [
+        key
+        for key, value in parameters.items()
+        if value.default is value.empty
+        and value.kind not in (value.VAR_POSITIONAL, value.VAR_KEYWORD)
+        and key != "output_stride"
+    ]
     if needed:
         raise UserError(
             f"backbone '{name}': its __init__ needs {', '.join(needed)}; it is called with output_stride=16 where it "

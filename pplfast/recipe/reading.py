@@ -5,6 +5,7 @@ import os
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe.checks import check_recipe
 from pplfast.recipe.overrides import Overrides, apply_overrides
-from pplfast.recipe.settings import Recipe
+from pplfast.recipe.settings import AugmentConfig, ModelConfig, OptimConfig, Recipe
 
 Part = TypeVar("Part")
 
@@ -77,6 +78,22 @@ def recipe_from_dict(table: dict[str, Any], source: str) -> Recipe:
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Nested tables with every key, of plain values and tuples: JSON-able."""
     return dataclasses.asdict(recipe)
+
+
+TABLES: dict[str, Any] = {"model": ModelConfig, "augment": AugmentConfig, "optim": OptimConfig}
+
+
+def completed(record: Any, usual: Mapping[str, Any] | None = None) -> Any:
+    """What a folder was made by, with the usual values of settings that the pplfast of that time did not know.
+
+    record: any JSON value; tables of a recipe are recognised by their keys, at any depth. usual: what it may lack. For
+    comparing it with what is wanted: an older folder is still the same.
+    """
+    if not isinstance(record, dict):
+        return record
+    loss = {"loss": Recipe.loss} if "stages" in record else {}
+    tables = {key: dataclasses.asdict(kind()) for key, kind in TABLES.items()}
+    return {**loss, **(usual or {}), **{key: completed(value, tables.get(key)) for key, value in record.items()}}
 
 
 def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part:

@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+from pplfast.data.sampling import steps_per_epoch
 from pplfast.evaluate import LabelFacts
 from pplfast.labels.presets import DEFAULT_THRESHOLD
-from pplfast.recipe import Recipe
+from pplfast.recipe import OptimConfig, Recipe
 from pplfast.report.view import LABELS
+from pplfast.train.schedules import stage_iterations
 
 # The step that takes the place of scoring where a list has no masks, by the step that made the labels.
 FACTS = {
@@ -17,16 +19,20 @@ FACTS = {
 }
 FACT_FILES = {name: f"{name}.json" for name in FACTS.values()}
 
-
 FEW_STEPS = 100  # of a classifier; masks that were trained with fewer were of no use
+
+
+def training_steps(epochs: float, images: int, optim: OptimConfig) -> int:
+    """Optimizer steps of a stage, as training counts them."""
+    return stage_iterations(epochs, steps_per_epoch(images, optim.batch))
 
 
 def few_steps(recipe: Recipe, train_images: int) -> str | None:
     """What to say before a training that is too short to learn anything, with the remedy."""
-    steps = round(recipe.epochs * train_images / recipe.optim.batch)
+    steps = _classifier_steps(recipe, train_images)
     if steps >= FEW_STEPS:
         return None
-    factor = FEW_STEPS * recipe.optim.batch / train_images / recipe.epochs
+    factor = FEW_STEPS / steps
     raised = " ".join(f"--set stages.{i}.epochs={math.ceil(s.epochs * factor)}" for i, s in enumerate(recipe.stages))
     other = "--recipe few-images, for 50 to 200 images, or " if recipe.name != "few-images" else ""
     return (
@@ -66,17 +72,16 @@ def remedy(kind: str, source: str, recipe: Recipe, train_images: int) -> str:
 def _more_steps(source: str, recipe: Recipe, train_images: int) -> str:
     """The networks behind bad labels have mostly seen too few steps."""
     if source == "predictions":
-        keys, what, epochs, batch = (
-            "segmentation.epochs",
-            "segmentation network",
-            recipe.segmentation.epochs,
-            recipe.segmentation.optim.batch,
-        )
+        keys, what = "segmentation.epochs", "segmentation network"
+        steps = training_steps(recipe.segmentation.epochs, train_images, recipe.segmentation.optim)
     else:
-        keys, what, epochs, batch = _stage_epochs(recipe), "classifier", recipe.epochs, recipe.optim.batch
-    steps = round(epochs * train_images / batch)
+        keys, what, steps = _stage_epochs(recipe), "classifier", _classifier_steps(recipe, train_images)
     also = " and affinity.epochs" if source == "labels_walk" else ""
-    return f"more optimizer steps: raise {keys}{also} (the {what} had about {steps})"
+    return f"more optimizer steps: raise {keys}{also} (the {what} had {steps})"
+
+
+def _classifier_steps(recipe: Recipe, images: int) -> int:
+    return sum(training_steps(stage.epochs, images, recipe.optim) for stage in recipe.stages)
 
 
 def _stage_epochs(recipe: Recipe) -> str:

@@ -10,9 +10,10 @@ from pplfast.evaluate import evaluate_cams
 from pplfast.labels.affinity import generate_affinity_labels
 from pplfast.labels.camfile import STRIDE
 from pplfast.labels.presets import check_background, check_crf
-from pplfast.labels.pseudo import generate_labels
+from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe
 from pplfast.run.config import fingerprint
+from pplfast.run.steps import training_values
 
 if TYPE_CHECKING:
     from pplfast.run.variant import VariantChain
@@ -96,13 +97,13 @@ class Refinement:
             if self.chain.scored:
                 self.chain.score("walk", evaluate_cams)
             label = self.chain.resolve_label(recipe.affinity.label, "eval_walk", "affinity.label")
-            self._labels("labels_walk", "walk", self.chain.val_set, label)
+            self.chain.make_labels("labels_walk", "walk", self.chain.val_set, label)
             self.chain.judge("labels_walk", self.chain.val_set)
             source = self._of_train("walk")
         if has_segmentation(recipe):
             if has_affinity(recipe) and not self.one_list:
                 self._walk("walk_train", "cams_train", self.chain.train_set)
-            self._labels("labels_train", source, self.chain.train_set, label)
+            self.chain.make_labels("labels_train", source, self.chain.train_set, label)
             self._segmentation()
             self._predictions()
             self.chain.judge("predictions", self.chain.test_set)
@@ -168,7 +169,7 @@ class Refinement:
                 resume=True,
                 options=options,
             )
-            return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
+            return training_values(result)
 
         chain.step("boundary", settings, action)
 
@@ -185,21 +186,10 @@ class Refinement:
             from pplfast.labels.walk import walk_cams
             from pplfast.train.affinity import load_boundaries
 
-            model = load_boundaries(chain.output("boundary")).to(_device())
+            model = load_boundaries(chain.output("boundary")).to(default_device())
             return chain.outcome(walk_cams(model, chain.output(source), dataset, config, out), out, dataset)
 
         chain.step(name, settings, action)
-
-    def _labels(self, name: str, source: str, dataset: Dataset, label: LabelConfig) -> None:
-        chain, out = self.chain, self.chain.output(name)
-        settings = {"cams": chain.results[source].stamp, "label": dataclasses.asdict(label)}
-        chain.step(
-            name,
-            settings,
-            lambda: chain.outcome(
-                generate_labels(chain.output(source), dataset, label, out, chain.config.jobs), out, dataset
-            ),
-        )
 
     def _segmentation(self) -> None:
         from pplfast.train import TrainOptions
@@ -224,7 +214,7 @@ class Refinement:
                 resume=True,
                 options=options,
             )
-            return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
+            return training_values(result)
 
         chain.step("segmentation", settings, action)
 
@@ -244,14 +234,7 @@ class Refinement:
             from pplfast.train.segmentation import load_segmentation
 
             model, classes = load_segmentation(chain.output("segmentation"))
-            return chain.outcome(
-                segment_images(model.to(_device()), classes, dataset, config, out, chain.config.jobs), out, dataset
-            )
+            model.to(default_device())
+            return chain.outcome(segment_images(model, classes, dataset, config, out, chain.config.jobs), out, dataset)
 
         chain.step("predictions", settings, action)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

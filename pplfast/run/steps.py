@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
+from pplfast.recipe.reading import completed
+
+if TYPE_CHECKING:
+    from pplfast.train import TrainResult
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ class Steps:
 
         UserError where outputs are in the way that no earlier run made.
         """
-        settings = json.loads(json.dumps(settings))  # tuples become lists, as in the record
+        settings = _plain(settings)
         record = self.folder / "steps" / f"{name}.json"
         previous = read_json(record) if record.exists() else {}
-        same = previous.get("settings") == settings
+        same = _plain(completed(previous.get("settings"))) == _plain(completed(settings))
         if same and previous["done"] and all(path.exists() for path in outputs):
             self.announce(f"{name}: done before, skipped")
             return StepResult(previous["values"], previous["seconds"], previous["stamp"], skipped=True)
@@ -73,6 +77,16 @@ class Steps:
         record = self.folder / "steps" / f"{name}.json"
         if record.exists():
             _delete([*outputs, record])
+
+
+def _plain(settings: Any) -> Any:
+    """As in the record, where tuples become lists."""
+    return json.loads(json.dumps(settings))
+
+
+def training_values(result: "TrainResult") -> dict[str, Any]:
+    """What a step returns that trains a network."""
+    return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
 
 
 def _refuse_foreign(outputs: Sequence[Path]) -> None:

@@ -13,12 +13,13 @@ from pplfast.files import write_json
 from pplfast.labels.folder import Outcome
 from pplfast.labels.presets import DEFAULT_THRESHOLD, NONE
 from pplfast.labels.pseudo import generate_labels
+from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, recipe_to_dict
 from pplfast.run import refinement
 from pplfast.run.config import RunConfig, fingerprint
 from pplfast.run.facts import FACT_FILES, FACTS, facts_summary
 from pplfast.run.refinement import Refinement, refinement_steps
-from pplfast.run.steps import Announce, StepResult, Steps
+from pplfast.run.steps import Announce, StepResult, Steps, training_values
 
 # The steps of each variant in order, and the file or folder that each makes.
 OUTPUTS = {
@@ -84,9 +85,9 @@ class VariantChain:
         if self.scored:
             self.score("cams", evaluate_cams)
         label = self.resolve_label(self.config.recipe.label, "eval_cam")
-        self._labels("labels", dataclasses.replace(label, crf=NONE))
+        self.make_labels("labels", "cams", self.val_set, dataclasses.replace(label, crf=NONE))
         if label.crf != NONE:
-            self._labels("labels_crf", label)
+            self.make_labels("labels_crf", "cams", self.val_set, label)
         if self.scored and label.crf != NONE:
             self.score("labels", evaluate_labels)
         self.judge("labels_crf" if label.crf != NONE else "labels", self.val_set)
@@ -140,7 +141,7 @@ class VariantChain:
 
         def action() -> dict[str, Any]:
             result = train(recipe, self.train_set, out, resume=True, variant=self.variant, options=options)
-            return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
+            return training_values(result)
 
         self.step("train", settings, action)
 
@@ -153,26 +154,25 @@ class VariantChain:
         }
 
         def action() -> dict[str, Any]:
-            import torch
-
             from pplfast.labels.cam import generate_cams
             from pplfast.train import load_classifier
 
-            model = load_classifier(self.output("train")).to("cuda" if torch.cuda.is_available() else "cpu")
+            model = load_classifier(self.output("train")).to(default_device())
             return self.outcome(generate_cams(model, dataset, self.config.recipe.cam, out), out, dataset)
 
         self.step(name, settings, action)
 
-    def _labels(self, name: str, label: LabelConfig) -> None:
+    def make_labels(self, name: str, source: str, dataset: Dataset, label: LabelConfig) -> None:
+        """The step `name`: label PNGs of `dataset` from the maps of the step `source`."""
         out = self.output(name)
-        settings = {"cams": self.results["cams"].stamp, "label": dataclasses.asdict(label)}
-        self.step(
-            name,
-            settings,
-            lambda: self.outcome(
-                generate_labels(self.output("cams"), self.val_set, label, out, self.config.jobs), out, self.val_set
-            ),
-        )
+        settings = {"cams": self.results[source].stamp, "label": dataclasses.asdict(label)}
+
+        def action() -> dict[str, Any]:
+            return self.outcome(
+                generate_labels(self.output(source), dataset, label, out, self.config.jobs), out, dataset
+            )
+
+        self.step(name, settings, action)
 
     def judge(self, source: str, dataset: Dataset) -> None:
         """Score the labels that the step `source` made of `dataset`; without masks, count what they show alone."""

@@ -18,10 +18,11 @@ from pplfast.files import StrPath
 from pplfast.kernels.random_walk import neighbours, straight_path
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
+from pplfast.networks import BOUNDARY, find_network
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig
 from pplfast.train.masks import mask_record, with_masks
-from pplfast.train.network_file import load_weights_into, read_network, save_network
+from pplfast.train.network_file import as_described, load_weights_into, read_network, save_network
 from pplfast.train.plan import StagePlan
 from pplfast.train.task import Task
 from pplfast.train.trainer import TrainOptions, TrainResult, run_task
@@ -110,10 +111,13 @@ def load_boundaries(folder: StrPath) -> BoundaryNet:
     folder: the training folder, or that of its run or variant. Raises UserError where it has no such network, or where
     the files do not fit each other.
     """
+    folder = find_network(folder, BOUNDARY)
     info = read_network(folder, NAME)
-    refuse_modules_within(Path(folder), info["backbone"])
-    backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
-    return load_weights_into(BoundaryNet(backbone), folder, NAME)
+    with as_described(folder, NAME):
+        refuse_modules_within(folder, info["backbone"])
+        backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
+        network = BoundaryNet(backbone)
+    return load_weights_into(network, folder, NAME)
 
 
 def affinity_losses(logits: Tensor, labels: Tensor, radius: int) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import read_json, write_json
-from pplfast.recipe import Recipe, part_from_dict, recipe_to_dict
+from pplfast.recipe import Recipe, recipe_to_dict
+from pplfast.recipe.reading import completed
 from pplfast.train.model_file import DESCRIPTION, library_versions
 
 RECORD = "recipe.json"
@@ -66,8 +67,8 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
 
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:
-    # With the values of keys that the pplfast of an older record did not have.
-    recipe = recipe_to_dict(part_from_dict(Recipe, record.get("recipe", {}), RECORD))
+    record = completed(record)
+    recipe = record.get("recipe", {})
     rest = {key: value for key, value in record.items() if key not in ("recipe", "versions", "precision", "float32")}
     return {**rest, **{key: recipe.get(key) for key in USED}}
 

@@ -52,6 +52,11 @@ def check_loss(name: str, loss: Loss, classes: int) -> None:
             losses = loss(logits, labels)
         except Exception as error:
             raise UserError(f"loss '{name}': fails on logits and labels (2, {classes}): {error!r}") from error
+    if isinstance(losses, Tensor) and losses.shape == (2,) and not losses.isfinite().all():
+        raise UserError(
+            f"loss '{name}': is {losses.tolist()} for logits of 0, of an image with all classes and one with none; "
+            "must be finite"
+        )
     if not isinstance(losses, Tensor) or losses.shape != (2,) or not losses.requires_grad:
         found = f"{tuple(losses.shape)}" if isinstance(losses, Tensor) else f"{type(losses).__name__}"
         raise UserError(

@@ -76,8 +76,6 @@ def read_info(path: str | Path) -> ClassifierInfo:
     Raises UserError where there is no classifier, or where a run has several.
     """
     folder = find_network(path, CLASSIFIER)
-    if not (folder / DESCRIPTION).is_file():
-        raise UserError(f"{folder}: holds no {DESCRIPTION}; give the folder of a finished `pplfast train`")
     table = read_json(folder / DESCRIPTION)
     try:
         if table["format"] != FORMAT:

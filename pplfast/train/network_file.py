@@ -1,5 +1,7 @@
 """The files of a boundary or segmentation network: weights in safetensors, and what they are in JSON beside them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +33,17 @@ def read_network(folder: StrPath, name: str) -> dict[str, Any]:
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UserError(f"{path}: not the description of a {name} network of this pplfast; train again")
     return info
+
+
+@contextmanager
+def as_described(folder: Path, name: str) -> Iterator[None]:
+    """While a network is made of what `read_network` gave: keys that it lacks, and values that are none, are a
+    UserError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        path = folder / f"{name}.json"
+        raise UserError(f"{path}: not the description of a {name} network ({error!r}); train again") from None
 
 
 def read_settings(folder: StrPath, name: str, kind: type[Part]) -> Part:

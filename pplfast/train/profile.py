@@ -29,6 +29,7 @@ class StepProfiler:
         self._path = folder / f"rank{ranks.rank}.pt.trace.json.gz"
         self._steps, self._ranks, self._say = steps, ranks, say
         self._profile: profile | None = None
+        self._done = 0  # steps
         self._written = False
 
     def __enter__(self) -> "StepProfiler":
@@ -47,6 +48,7 @@ class StepProfiler:
     def step(self) -> None:
         """An optimizer step is done."""
         if self._profile is not None:
+            self._done += 1
             self._profile.step()
             if self._written:
                 self._stop()
@@ -56,7 +58,8 @@ class StepProfiler:
     ) -> None:
         if self._profile is None:
             return
-        if kind is not None:  # the other ranks may be elsewhere: nothing can be done together any more
+        # An error: the other ranks may be elsewhere, and nothing can be done together any more.
+        if kind is not None or self._done <= WARM_UP:
             self._profile.on_trace_ready = None
         self._stop()  # writes the steps that it has
         if kind is None and not self._written:

@@ -139,19 +139,11 @@ def _run_task(
             progress = _train_stages(run, checkpoint, progress, profiler)
         watchdog.mark("waiting for the last checkpoint to be on the disk")
         run.checkpoints.finish()
+        return _save_result(run, progress)
     finally:
         run.checkpoints.wait()
-        if run.log:
+        if run.log:  # after the network is saved: a server that does not answer may hold up a logger's end
             run.log.close()
-    result = _result(run, progress)
-    training = {
-        "steps": result.steps,
-        "seconds": result.seconds,
-        "images_per_s": result.images_per_s,
-        "loss": result.loss,
-    }
-    on_main(ranks, lambda: task.save(run.model, run.stages[-1], training, run.folder))
-    return result
 
 
 def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks, watchdog: Watchdog) -> _Run:
@@ -312,6 +304,12 @@ def _log(run: _Run, progress: Progress, rate: float) -> None:
         run.log.write(Interval(progress.stage, len(run.stages), plan, progress.steps, epoch, run.loss, rate, rates))
 
 
-def _result(run: _Run, progress: Progress) -> TrainResult:
-    seconds, images_per_s = round(progress.seconds, 3), round(run.meter.images_per_s, 2)
-    return TrainResult(run.folder, progress.steps, seconds, images_per_s, run.loss, False)
+def _save_result(run: _Run, progress: Progress) -> TrainResult:
+    training: dict[str, Any] = {
+        "steps": progress.steps,
+        "seconds": round(progress.seconds, 3),
+        "images_per_s": round(run.meter.images_per_s, 2),
+        "loss": run.loss,
+    }
+    on_main(run.ranks, lambda: run.task.save(run.model, run.stages[-1], training, run.folder))
+    return TrainResult(run.folder, already_finished=False, **training)
