@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from train_data import CLASSES, RECIPE_FILE, open_images, write_images
 from two_hosts import TwoHosts, Unavailable
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 PYTHON, DEEPSPEED = sys.executable, Path(sys.executable).with_name("deepspeed")
 LOST_AFTER = 8  # seconds; stated on the command line
