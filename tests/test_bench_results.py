@@ -83,7 +83,7 @@ def test_report_rows():
     assert by_name["pplfast"]["share_of_ceiling"] == pytest.approx(0.5 / 1.01)
     assert "share_of_ceiling" not in by_name["reference"]
     value = json.loads(json.dumps(report.to_dict()))
-    assert value["hardware"]["cores"] >= 1 and value["versions"]["torch"] == torch.__version__
+    assert value["hardware"]["cores"] >= 1 and torch.__version__.startswith(value["versions"]["torch"])
     assert value["commit"] and value["date"].startswith("20")
 
 
