@@ -4,18 +4,15 @@ A run's file has kind "demo" or "run" and, for one variant or several, its mIoU 
 several in `runs`, of another machine in `second_machine`. Mean and standard error are computed here.
 """
 
-import argparse
 import json
 import math
 import re
 import statistics
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pplfast.benchmarks.table import RESULTS, chart, write_between_markers
-from pplfast.errors import UserError
+from pplfast.benchmarks.table import RESULTS, chart, write_tables
 
 VARIANTS = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
 FIGURES = {
@@ -146,18 +143,7 @@ def _wrapped(command: str, width: int = 76) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pplfast.benchmarks.method_table", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
-    parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="put the tables between the two markers of this file"
-    )
-    args = parser.parse_args(arguments)
-    try:
-        write_between_markers(table(args.results), args.write)
-    except UserError as error:
-        print(f"method_table: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return write_tables("method_table", __doc__, table, arguments)
 
 
 if __name__ == "__main__":

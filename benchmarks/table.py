@@ -7,7 +7,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +158,24 @@ def write_between_markers(content: str, path: Path | None) -> None:
         write_text(path, replace_between_markers(path.read_text("utf-8"), content, str(path)))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pplfast.benchmarks.table", description=__doc__)
+def write_tables(name: str, about: str | None, make: Callable[[Path], str], arguments: list[str] | None) -> int:
+    """The command line of a module that makes tables of the results files; returns its exit code."""
+    parser = argparse.ArgumentParser(prog=f"python -m pplfast.benchmarks.{name}", description=about)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the two markers of this file")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the tables between the two markers of this file"
+    )
     args = parser.parse_args(arguments)
     try:
-        write_between_markers(table(args.results), args.write)
+        write_between_markers(make(args.results), args.write)
     except UserError as error:
-        print(f"table: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return write_tables("table", __doc__, table, arguments)
 
 
 if __name__ == "__main__":
