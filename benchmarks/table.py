@@ -154,6 +154,8 @@ def write_between_markers(content: str, path: Path | None) -> None:
     """Without a path: to standard output."""
     if path is None:
         print(content, end="")
+    elif not path.is_file():
+        raise UserError(f"{path}: no such file; make it, with one line '{BEGIN}' and, after it, one line '{END}'")
     else:
         write_text(path, replace_between_markers(path.read_text("utf-8"), content, str(path)))
 

@@ -278,3 +278,8 @@ def test_flops_of_depthwise_convolutions():
     assert (forward - 2 * head) / 2 == pytest.approx(407e6 - 1.3e6, rel=0.06)
     trained = step_flops(Case("efficientnet_lite0", 20, (), output_stride=32), 1, 224, 0)
     assert 2.8 < trained / forward < 3.0
+
+
+def test_a_page_that_is_not_there_is_an_error_with_its_remedy(tmp_path, capsys):
+    assert table.main(["--write", str(tmp_path / "nothing.md")]) == 2
+    assert "nothing.md: no such file; make it, with one line" in capsys.readouterr().err
