@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
-# Everything that a GPU has to show, in three runs that fit into fifteen minutes of a GPU machine without network:
+# Everything that a GPU has to show, in four runs that fit into fifteen minutes of a GPU machine without network. What
+# runs at all comes before how fast it runs:
 #
-#   A  smoke lines, tests of the kernels, bench kernels          needs torch, Triton, pytest, hypothesis
-#   B  bench train, cam, crf, walk                               the same
+#   A  smoke lines, tests of the kernels                         needs torch, Triton, pytest, hypothesis
+#   B  bench kernels                                             the same
 #   C  the real chain through DALI and DeepSpeed: doctor, the lines that need DALI, `pplfast run` on the demo set in
 #      bf16, the same labels twice (once with CUDA_LAUNCH_BLOCKING=1), WideResNet-38 for 60 steps, the CUDA tests of
 #      the whole program; then, with IMAGES, the chain on real images
+#   D  bench train, cam, crf, walk                               as A
 #
-# Three ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
+# Four ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
 # parts are those of offline_wheels.sh, of which such a machine may take only one at a time):
 #
-#   PPLFAST_COMMIT=COMMIT PART=.whl/part.aa OUT=$OUT timeout -k 5 300 benchmarks/run_gpu.sh A
-#   PPLFAST_COMMIT=COMMIT PART=.whl/part.ab OUT=$OUT timeout -k 5 240 benchmarks/run_gpu.sh B
-#   PPLFAST_COMMIT=COMMIT PART=.whl/part.ac OUT=$OUT timeout -k 5 200 benchmarks/run_gpu.sh C
+#   PPLFAST_COMMIT=COMMIT PART=.whl/part.aa OUT=$OUT timeout -k 5 200 benchmarks/run_gpu.sh A
+#   PPLFAST_COMMIT=COMMIT PART=.whl/part.ab OUT=$OUT timeout -k 5 150 benchmarks/run_gpu.sh B
+#   PPLFAST_COMMIT=COMMIT PART=.whl/part.ac OUT=$OUT timeout -k 5 270 benchmarks/run_gpu.sh C
+#   PPLFAST_COMMIT=COMMIT OUT=$OUT timeout -k 5 270 benchmarks/run_gpu.sh D
 #
-# `all` (the default) is A, B and C after one another, with no limit but those of the single steps. Each run leaves one
+# `all` (the default) is A, B, C and D after one another, with no limit but those of the single steps. Each run leaves one
 # archive, OUT/gpu_<run>.tar.gz (all JSON and PNG files and one log), packed anew every few seconds, so that a run that
 # is cut off leaves what it has. Unpack it in benchmarks/results.
 #
@@ -27,7 +30,7 @@
 #                 device cpu
 set -u
 run="${1:-all}"
-case "$run" in A) budget=290 ;; B) budget=230 ;; C) budget=190 ;; all) budget=100000 ;;
+case "$run" in A) budget=190 ;; B) budget=140 ;; C | D) budget=260 ;; all) budget=100000 ;;
     *) sed -n '2,/^set/{/^#/p}' "$0" | cut -c3- >&2; exit 2 ;;
 esac
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -62,7 +65,7 @@ pack() {
 }
 finish() { # exit code
     trap '' TERM INT EXIT
-    [ -z "${step_pid:-}" ] || kill "$step_pid" 2>/dev/null
+    for job in "${step_pid:-}" "${chain_pid:-}" "${network_pid:-}"; do [ -z "$job" ] || kill "$job" 2>/dev/null; done
     kill "$packer" 2>/dev/null
     wait "$packer" 2>/dev/null
     echo "run $run: exit code $1 after ${SECONDS} s; results: $out/${name}_$run.tar.gz"
@@ -118,15 +121,23 @@ tests() { # seconds, files...
 run_A() {
     smoke 90 smoke
     tests 110 "$root/tests/test_kernels_gpu.py"
-    bench 150 kernels
 }
 run_B() {
+    bench 140 kernels
+}
+run_D() {
     bench 150 train
     bench 50 cam --no-compile
     bench 40 crf
     bench 30 walk
 }
+chain_images= network_images="--train 48 --val 2 --size 504"
+[ -z "$quick" ] || { chain_images="--train 16 --val 8 --size 96" network_images="--train 8 --val 2 --size 72"; }
 run_C() {
+    "$python" -m pplfast data demo --out "$work/demo" $chain_images & # needs no GPU and none of the parts
+    chain_pid=$!
+    "$python" -m pplfast data demo --out "$work/large" $network_images &
+    network_pid=$!
     if ls "$keep"/part.* >/dev/null 2>&1; then
         mkdir -p "$keep/site"
         step 60 "unpack $(ls "$keep" | grep -c ^part) parts" bash -c "cat '$keep'/part.* | tar -xJ -C '$keep/site'"
@@ -142,9 +153,8 @@ run_C() {
     [ -z "$images" ] || chain_of_images
 }
 chain() { # the demo set, then the same labels twice: they differ where an image is overwritten while it is read
-    local demo=(--data "$work/demo") size=() differ=0
-    [ -z "$quick" ] || size=(--train 16 --val 8 --size 96)
-    step 60 "demo set" "$python" -m pplfast data demo --out "$work/demo" "${size[@]}" || return
+    local demo=(--data "$work/demo") differ=0
+    wait "$chain_pid" || { echo "FAILED: images of the demo set"; failed=1; return; }
     step 90 "chain of the demo set" "$python" -m pplfast run "${demo[@]}" --recipe demo --variants ppl \
         --set optim.precision=bf16 --set stages.0.epochs=1 --set stages.1.epochs=1 --out "$work/run" || return
     cp "$work/run/summary.json" "$results/${name}_chain.json"
@@ -160,17 +170,17 @@ chain() { # the demo set, then the same labels twice: they differ where an image
     [ -f "${files[0]}" ] && [ "$differ" = 0 ] || { echo "FAILED: labels in two runs"; failed=1; }
 }
 network() { # WideResNet-38 as it is trained, 60 steps: 448 pixels, batch 16; no weights, which are not in the parts
-    local images=128 crop=448 batch=16 epochs=7.5 backbone=wrn38 cut=b4_5
-    [ -z "$quick" ] || { images=8 crop=64 batch=2 epochs=0.5 backbone=efficientnet_lite0 cut=group5; }
+    local crop=448 batch=16 epochs=20 backbone=wrn38 cut=b4_5
+    [ -z "$quick" ] || { crop=64 batch=2 epochs=0.5 backbone=efficientnet_lite0 cut=group5; }
     local tables=("[model]" "backbone = \"$backbone\"" "weights = \"none\"" "[augment]" "crop = $crop"
         "resize_long = [$crop, $((crop * 3 / 2))]" "[optim]" "lr = 0.001" "batch = $batch" "precision = \"bf16\""
         "[[stages]]" "position = \"$cut\"" "grid = 2" "epochs = $epochs")
     printf '%s\n' "name = \"$backbone\"" "${tables[@]}" > "$work/network.toml"
-    step 60 "images for $backbone" "$python" -m pplfast data demo --out "$work/large" --train $images --val 2 \
-        --size $((crop + crop / 8)) || return
+    wait "$network_pid" || { echo "FAILED: images for $backbone"; failed=1; return; }
     step 90 "60 steps of $backbone" "$python" -m pplfast train --data "$work/large" --list train \
-        --recipe "$work/network.toml" --out "$work/network" --checkpoint-every 1000
+        --recipe "$work/network.toml" --out "$work/network" --checkpoint-every 1000 --profile 2
     cp "$work/network/log.jsonl" "$results/${name}_network_log.jsonl"
+    cp "$work"/network/profile/*.gz "$results/${name}_network_trace.json.gz"
 }
 chain_of_images() {
     step 600 "chain of $images" "$python" -m pplfast run --data "$images" ${CLASSES:+--classes "$CLASSES"} \
@@ -189,5 +199,5 @@ END
 for module in nvidia.dali deepspeed pydensecrf.densecrf; do
     "$python" -c "import $module" 2>/dev/null || echo "not installed: $module; what needs it is left out, and named"
 done
-if [ "$run" = all ]; then run_A; run_B; run_C; else "run_$run"; fi
+if [ "$run" = all ]; then run_A; run_B; run_C; run_D; else "run_$run"; fi
 exit $failed

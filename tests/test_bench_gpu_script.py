@@ -76,43 +76,43 @@ def wait_for(condition, seconds: float = 20.0) -> None:
 
 
 def test_all_results_and_the_log_are_in_one_archive(start, tmp_path):
-    printed, _ = start("B").communicate(timeout=60)
-    files = archive(tmp_path, "B")
-    assert set(files) == {"cpu_train.json", "cpu_cam.json", "cpu_crf.json", "cpu_walk.json", "cpu_B.log"}
-    assert "run B on cpu, commit abc123" in files["cpu_B.log"]
-    assert "bench walk: exit code 0" in files["cpu_B.log"] and "run B: exit code 0" in files["cpu_B.log"]
+    printed, _ = start("D").communicate(timeout=60)
+    files = archive(tmp_path, "D")
+    assert set(files) == {"cpu_train.json", "cpu_cam.json", "cpu_crf.json", "cpu_walk.json", "cpu_D.log"}
+    assert "run D on cpu, commit abc123" in files["cpu_D.log"]
+    assert "bench walk: exit code 0" in files["cpu_D.log"] and "run D: exit code 0" in files["cpu_D.log"]
     assert "ran -m pplfast bench train --out" in printed
 
 
 def test_a_failed_step_does_not_stop_the_next(start, tmp_path):
-    process = start("B", FAILS="cam")
+    process = start("D", FAILS="cam")
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "FAILED: bench cam" in printed and "bench walk: exit code 0" in printed
 
 
 def test_a_killed_run_leaves_the_archive_of_what_it_had(start, tmp_path):
-    process = start("B", HANGS="crf")
-    wait_for(lambda: "cpu_cam.json" in archive(tmp_path, "B"))
+    process = start("D", HANGS="crf")
+    wait_for(lambda: "cpu_cam.json" in archive(tmp_path, "D"))
     # Rows of a step that runs are packed too, every few seconds.
-    wait_for(lambda: "cpu_crf.json" in archive(tmp_path, "B"))
+    wait_for(lambda: "cpu_crf.json" in archive(tmp_path, "D"))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    files = archive(tmp_path, "B")
-    assert {"cpu_train.json", "cpu_cam.json", "cpu_crf.json", "cpu_B.log"} <= set(files)
-    assert "bench cam: exit code 0" in files["cpu_B.log"]
+    files = archive(tmp_path, "D")
+    assert {"cpu_train.json", "cpu_cam.json", "cpu_crf.json", "cpu_D.log"} <= set(files)
+    assert "bench cam: exit code 0" in files["cpu_D.log"]
 
 
 def test_a_terminated_run_ends_at_once_and_packs(start, tmp_path):
-    process = start("B", HANGS="train")
-    wait_for(lambda: "cpu_B.tar.gz" in os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else False)
+    process = start("D", HANGS="train")
+    wait_for(lambda: "cpu_D.tar.gz" in os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else False)
     begin = time.monotonic()
     process.terminate()
     assert process.wait(timeout=20) == 143 and time.monotonic() - begin < 10
-    assert "exit code 143" in archive(tmp_path, "B")["cpu_B.log"]
+    assert "exit code 143" in archive(tmp_path, "D")["cpu_D.log"]
 
 
 def test_unknown_runs_are_refused_with_the_commands(start):
-    process = start("D")
+    process = start("E")
     printed, _ = process.communicate(timeout=20)
-    assert process.returncode == 2 and "run_gpu.sh C" in printed
+    assert process.returncode == 2 and "run_gpu.sh D" in printed
