@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.kernels import scale_act
+from pplfast.kernels import depthwise, scale_act
+from pplfast.kernels.backend import use_triton
 
 Value = TypeVar("Value")
 
@@ -92,10 +93,26 @@ class Conv(nn.Conv2d):
     ) -> Tensor:
         """x (B, C, H, W), residual (B, C', H', W') -> (B, C', H', W') in the autocast dtype, else the weights'."""
         weight, shift = self.operands(bn, product_dtype(x, self.weight))
+        if self._is_depthwise and use_triton(x) and not torch.compiler.is_compiling():
+            return self._depthwise(x.to(weight.dtype), weight, shift, act, residual)
         x, padding = self.pad(x)
         y = F.conv2d(x, weight, None, self.stride, padding, self.dilation, self.groups)
         if shift is None and residual is None and act == "none":
             return y
+        return scale_act(y, None, shift, act, residual, inplace=True)
+
+    @property
+    def _is_depthwise(self) -> bool:
+        """One square filter a channel, as the kernel takes it."""
+        one = self.groups == self.in_channels == self.out_channels and self.dilation == (1, 1)
+        return one and self.kernel_size[0] == self.kernel_size[1] and self.stride[0] == self.stride[1]
+
+    def _depthwise(self, x: Tensor, weight: Tensor, shift: Tensor | None, act: str, residual: Tensor | None) -> Tensor:
+        rows, columns = self.paddings(*x.shape[2:])
+        padding = *columns, *rows
+        if residual is None:
+            return depthwise(x, weight, self.stride[0], padding, shift, act)
+        y = depthwise(x, weight, self.stride[0], padding)
         return scale_act(y, None, shift, act, residual, inplace=True)
 
     def pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
