@@ -22,8 +22,8 @@ from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel, 
 from .cam_head import cam_head_kernel, head_blocks
 from .dense_crf import WARPS as CRF_WARPS
 from .dense_crf import update_kernel, update_pixels
-from .depthwise import WARPS as DEPTHWISE_WARPS
-from .depthwise import depthwise_input_kernel, depthwise_kernel, depthwise_tile, depthwise_weight_kernel
+from .depthwise import OPTIONS as DEPTHWISE_OPTIONS
+from .depthwise import depthwise_kernel, depthwise_tile
 from .layout import ROW_OPTIONS, tile_sizes
 from .patch_merge import _merge_kernel
 from .patch_pool import MODES, pool_options, pool_tile
@@ -112,18 +112,18 @@ def _scale_act_cases(dtype: str) -> list[Case]:
 
 
 def _depthwise_cases(dtype: str) -> list[Case]:
-    """EfficientNet's filters: 3x3 and 5x5, strides 1 and 2; bias and activation where no gradient is wanted."""
-    options, types = {"num_warps": DEPTHWISE_WARPS}, {"weight": f"*{dtype}", "parts": "*fp32"}
-    found = []
-    for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2)):
-        constants = {"K": kernel, "S": stride, **depthwise_tile(56, 240)}
-        name = f"depthwise {kernel}x{kernel}/{stride}"
-        found += [
-            Case(name, depthwise_kernel, {**constants, "ACT": "relu6"}, options, types=types),
-            Case(f"{name} grad x", depthwise_input_kernel, constants, options, types=types),
-            Case(f"{name} grad w", depthwise_weight_kernel, constants, options, types=types),
-        ]
-    return found
+    """EfficientNet's filters."""
+    types = {"weight": f"*{dtype}"}
+    return [
+        Case(
+            f"depthwise {kernel}x{kernel}/{stride}",
+            depthwise_kernel,
+            {"K": kernel, "S": stride, "ACT": "relu6", **depthwise_tile(56, 240)},
+            DEPTHWISE_OPTIONS,
+            types=types,
+        )
+        for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2))
+    ]
 
 
 def _pool_cases(mode: str, dtype: str, rows: dict[str, int]) -> list[Case]:
