@@ -128,7 +128,9 @@ class Page(HTMLParser):
         self.text.append(data)
 
     def handle_comment(self, data):
-        raise AssertionError(f"a comment: {data}")
+        raise AssertionError(f"not an element: {data}")
+
+    handle_pi = unknown_decl = handle_comment
 
     def handle_endtag(self, tag):
         if tag not in self.VOID:

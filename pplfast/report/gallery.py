@@ -8,7 +8,16 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.labels.camfile import Cam, load_cam
 from pplfast.report.charts import swatch
-from pplfast.report.images import Photo, data_uri, display_palette, heat_over, label_map, labels_over, read_photo
+from pplfast.report.images import (
+    Photo,
+    check_ordinary,
+    data_uri,
+    display_palette,
+    heat_over,
+    label_map,
+    labels_over,
+    read_photo,
+)
 from pplfast.report.markup import NOTHING, Markup, element, join
 from pplfast.report.view import LABELS, RunView, VariantView
 
@@ -87,6 +96,7 @@ def _outputs(folder: Path, dataset: Dataset, name: str, photo: Photo) -> list[Ma
 
 def _own_cam(path: Path, dataset: Dataset, photo: Photo) -> Cam:
     """The CAM file of this image and these classes. UserError for one of others."""
+    check_ordinary(path)
     cam = load_cam(path)
     columns = cam.classes.tolist()
     if len(set(columns)) < len(columns) or not set(columns) <= set(range(len(dataset.classes))):

@@ -57,7 +57,7 @@ class Photo:
 
 def read_photo(path: Path) -> Photo:
     """UserError for a file that is no whole JPEG, or would need more memory than MAX_DECODED."""
-    _check_ordinary(path)
+    check_ordinary(path)
     try:
         info = inspect_image(path)
     except BadImage as problem:
@@ -78,7 +78,7 @@ def label_map(path: Path, photo: Photo) -> UInt8Array:
     UserError for a file that is no PNG of class ids, or not of the photograph's size: nothing is decoded then.
     """
     height, width = photo.pixels.shape[:2]
-    _check_ordinary(path)
+    check_ordinary(path)
     with _readable(path), Image.open(path, formats=("PNG",)) as image:
         if image.mode not in ("P", "L"):
             raise UserError(f"{path}: a PNG of mode {image.mode}, not of class ids; make it again")
@@ -90,8 +90,9 @@ def label_map(path: Path, photo: Photo) -> UInt8Array:
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
 
 
-def _check_ordinary(path: Path) -> None:
-    if not path.is_file():  # opening a pipe would wait for ever
+def check_ordinary(path: Path) -> None:
+    """UserError for a path that is no file, or one that opening might never return from."""
+    if not path.is_file():
         raise UserError(f"{path}: {'is no ordinary file' if path.exists() else 'no such file'}; restore it")
 
 

@@ -34,6 +34,10 @@ class Table:
             raise self.wrong(key, f"a number from {low:g} to {high:g}")
         return float(value)
 
+    def number_or_null(self, key: str, low: float = 0.0, high: float = MAX_FIGURE) -> float | None:
+        """None where the file says null, not where it says nothing."""
+        return None if key in self._values and not self.has(key) else self.number(key, low, high)
+
     def whole(self, key: str, low: int = 0, high: float = MAX_FIGURE) -> int:
         """A whole number from `low` to `high`."""
         value = self._values.get(key)

@@ -97,9 +97,9 @@ def read_run(folder: Path) -> RunView:
 
     Damage in any other file is part of the view: what else there is can be shown.
     """
-    if not (folder / "run.json").exists():
+    if not os.path.lexists(folder / "run.json"):
         raise UserError(f"{folder}: holds no run.json; give the --out folder of `pplfast run`")
-    if not (folder / "summary.json").exists():
+    if not os.path.lexists(folder / "summary.json"):
         raise UserError(f"{folder}: holds no summary.json; finish the run first: give `pplfast run` the same command")
     summary, run = read_table(folder / "summary.json", AGAIN), read_table(folder / "run.json", AGAIN)
     classes = _Classes()
@@ -152,8 +152,10 @@ def _path_text(table: Table, key: str) -> str:
 def _open(config: DataConfig) -> tuple[Dataset | None, str]:
     try:
         return open_dataset(config), ""
-    except (UserError, OSError) as problem:  # folders may be gone, unreadable, or have names that are too long
+    except UserError as problem:
         return None, str(problem)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        return None, f"{config.root}: cannot be read ({error.strerror})"
 
 
 def _read_variant(folder: Path, key: str, numbers: Table, classes: "_Classes") -> VariantView:
@@ -243,7 +245,7 @@ def _read_scores(path: Path, of_cams: bool) -> ScoreView:
     return ScoreView(
         miou=table.number("miou", 0, PERCENT),
         names=tuple(entry.text("name") for entry in classes),
-        ious=tuple(entry.number("iou", 0, PERCENT) if entry.has("iou") else None for entry in classes),
+        ious=tuple(entry.number_or_null("iou", 0, PERCENT) for entry in classes),
         threshold=table.number("threshold", 0, 1) if of_cams else None,
         sweep=tuple((point.number("threshold", 0, 1), point.number("miou", 0, PERCENT)) for point in points),
     )
