@@ -38,7 +38,7 @@ NAMED = (
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("damaged")
     config = make_data(root / "data", 3)
-    make_run(root / "run", config, open_dataset(config), {"plain": 0.8, "ppl": 0.2})
+    make_run(root / "run", config, open_dataset(config), {"ppl": 0.2})
     return root
 
 
@@ -174,7 +174,7 @@ def test_a_data_set_that_is_no_path_is_no_traceback(root, root_name):
         assert any("No pictures: /" in text for text in found.text)
 
 
-def test_scores_of_other_classes_are_named_and_the_other_variant_is_shown(root):
+def test_scores_of_other_classes_are_named(root):
     path = root / "run" / "ppl" / "eval_label_crf.json"
     scores = json.loads(path.read_text())
     path.write_text(json.dumps(scores | {"classes": scores["classes"][:1]}))
@@ -240,7 +240,7 @@ def test_a_log_keeps_its_good_lines_and_counts_the_others(tmp_path):
     assert found.note.endswith(f"log.jsonl: {len(bad)} lines of it cannot be read")
 
 
-TRIALS = 150
+TRIALS = 120
 VALUES = (None, True, -1, 0, 1e300, math.nan, 10**400, "", "x" * 300, "\0", [], {}, [[]], {"a": None}, [1, "2"])
 
 

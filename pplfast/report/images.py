@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pplfast.arrays import BoolArray, Float32Array, UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE
@@ -108,6 +108,10 @@ def _readable(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked before decoding
             yield
+    except UnidentifiedImageError:  # whose own words name a file object
+        raise UserError(
+            f"{path}: not a readable picture (its header is damaged); restore it or make it again"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable picture ({reason}); restore it or make it again") from None

@@ -28,13 +28,13 @@ def read_losses(path: Path) -> Losses:
     losses, damaged, read = Losses(), 0, 0
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path}: is no ordinary file; the run's losses are not shown")
+            raise UserError(f"{path}: is no ordinary file; restore it")
         with open(path, "rb") as file:
             while read < MAX_LOG and (line := file.readline(MAX_LINE)):
                 read += len(line)
                 damaged += not _take(line, losses) and line.endswith(b"\n")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); the run's losses are not shown") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
     notes = [f"{damaged} lines of it cannot be read"] if damaged else []
     if read >= MAX_LOG:
         notes.append(f"only its first {MAX_LOG // 2**20} MiB are shown")

@@ -92,8 +92,9 @@ def _charts(view: RunView) -> Markup:
     losses, sweeps = [], []
     for variant in view.variants:
         css, log = f"s-{variant.key}", variant.losses
-        values = smooth(log.values, max(len(log.values) // 40, 1))
-        losses.append(Series(variant.title, css, log.steps, values))
+        if log.values:
+            values = smooth(log.values, max(len(log.values) // 40, 1))
+            losses.append(Series(variant.title, css, log.steps, values))
         cams = variant.scores.get(CAMS)
         if cams and cams.threshold is not None:
             xs, ys = [x for x, _ in cams.sweep], [y for _, y in cams.sweep]
