@@ -11,12 +11,16 @@ from collections.abc import Iterable
 _VOID = frozenset({"meta", "img", "br"})
 _VOID_SVG = frozenset({"line", "circle", "polyline"})  # inside SVG only the slash ends an element
 # All that a page of this program has: what could run or fetch something is not among it.
-_ELEMENTS = frozenset(
-    ["html", "head", "meta", "title", "body", "main", "header", "h1", "h2", "h3", "p", "b", "i", "br", "div", "span", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "pre", "details", "summary", "section", "article", "figure", "figcaption", "img", "svg", "text", "line", "circle", "polyline"]
-)
-_ATTRIBUTES = frozenset(
-    ["class", "style", "lang", "charset", "name", "content", "tabindex", "role", "aria-label", "src", "alt", "width", "height", "loading", "viewBox", "text-anchor", "transform", "points", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r"]
-)
+_ELEMENTS = {
+    "html", "head", "meta", "title", "body", "main", "header", "h1", "h2", "h3", "p", "b", "i", "br", "div", "span", "ul",
+    "li", "table", "thead", "tbody", "tr", "th", "td", "pre", "details", "summary", "section", "article", "figure",
+    "figcaption", "img", "svg", "text", "line", "circle", "polyline",
+}  # fmt: skip
+_ATTRIBUTES = {
+    "class", "style", "lang", "charset", "name", "content", "tabindex", "role", "aria-label", "src", "alt", "width",
+    "height", "loading", "viewBox", "text-anchor", "transform", "points", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy",
+    "r",
+}  # fmt: skip
 _CLASSES = re.compile(r"[a-z0-9 -]*")
 _STYLE = re.compile(r"(background:rgb\(\d{1,3},\d{1,3},\d{1,3}\)|width:\d{1,3}\.\d%)")
 _PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]+={0,2}")
