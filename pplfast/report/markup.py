@@ -12,9 +12,9 @@ _VOID = frozenset({"meta", "img", "br"})
 _VOID_SVG = frozenset({"line", "circle", "polyline"})  # inside SVG only the slash ends an element
 # All that a page of this program has: what could run or fetch something is not among it.
 _ELEMENTS = {
-    "html", "head", "meta", "title", "body", "main", "header", "h1", "h2", "h3", "p", "b", "i", "br", "div", "span", "ul",
-    "li", "table", "thead", "tbody", "tr", "th", "td", "pre", "details", "summary", "section", "article", "figure",
-    "figcaption", "img", "svg", "text", "line", "circle", "polyline",
+    "html", "head", "meta", "title", "body", "main", "header", "h1", "h2", "h3", "p", "b", "i", "br", "div", "span",
+    "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "pre", "details", "summary", "section", "article",
+    "figure", "figcaption", "img", "svg", "text", "line", "circle", "polyline",
 }  # fmt: skip
 _ATTRIBUTES = {
     "class", "style", "lang", "charset", "name", "content", "tabindex", "role", "aria-label", "src", "alt", "width",
