@@ -37,6 +37,7 @@ def test_the_page_is_complete_and_refers_to_nothing_outside(finished):
     assert page.counts["svg"] == 2
     assert page.references and all(value.startswith("data:image/jpeg;base64,") for value in page.references)
     assert not re.search(r"https?://|@import|url\(|<script|<link", text)
+    assert "Content-Security-Policy" in text.partition("<title>")[0] and "default-src &#x27;none&#x27;" in text
     assert "im&amp;age_0" in text and "a&lt;b/train" in text
 
 

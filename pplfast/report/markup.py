@@ -17,14 +17,19 @@ _ELEMENTS = {
     "figure", "figcaption", "img", "svg", "text", "line", "circle", "polyline",
 }  # fmt: skip
 _ATTRIBUTES = {
-    "class", "style", "lang", "charset", "name", "content", "tabindex", "role", "aria-label", "src", "alt", "width",
+    "class", "style", "lang", "charset", "http-equiv", "name", "content", "tabindex", "role", "aria-label", "src", "alt", "width",
     "height", "loading", "viewBox", "text-anchor", "transform", "points", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy",
     "r",
 }  # fmt: skip
 _CLASSES = re.compile(r"[a-z0-9 -]*")
 _STYLE = re.compile(r"(background:rgb\(\d{1,3},\d{1,3},\d{1,3}\)|width:\d{1,3}\.\d%)")
 _PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]+={0,2}")
-_CHECKED = {"class": _CLASSES, "style": _STYLE, "src": _PICTURE}
+_CHECKED = {
+    "class": _CLASSES,
+    "style": _STYLE,
+    "src": _PICTURE,
+    "http-equiv": re.compile("Content-Security-Policy"),
+}
 
 # Turn the reading direction of what follows: a file's name could show as another one.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

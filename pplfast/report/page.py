@@ -10,6 +10,9 @@ from pplfast.report.markup import NOTHING, Child, Markup, element, join, stylesh
 from pplfast.report.tables import class_table, delta, duration, scored, summary_table, times_table
 from pplfast.report.view import CAMS, LABELS, RunView, VariantView
 
+# The browser, too, runs no script and fetches nothing.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
 
 def page(view: RunView, images: int) -> str:
     """The whole document. It refers to nothing outside itself."""
@@ -17,6 +20,7 @@ def page(view: RunView, images: int) -> str:
     head = element(
         "head",
         element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("title", f"pplfast: {view.recipe_name} on {view.val.name}"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         stylesheet(style),
