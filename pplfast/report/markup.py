@@ -17,9 +17,9 @@ _ELEMENTS = {
     "figure", "figcaption", "img", "svg", "text", "line", "circle", "polyline",
 }  # fmt: skip
 _ATTRIBUTES = {
-    "class", "style", "lang", "charset", "http-equiv", "name", "content", "tabindex", "role", "aria-label", "src", "alt",
-    "width", "height", "loading", "viewBox", "text-anchor", "transform", "points", "x", "y", "x1", "x2", "y1", "y2", "cx",
-    "cy", "r",
+    "class", "style", "lang", "charset", "http-equiv", "name", "content", "tabindex", "role", "aria-label",
+    "src", "alt", "width", "height", "loading", "viewBox", "text-anchor", "transform", "points", "x", "y", "x1",
+    "x2", "y1", "y2", "cx", "cy", "r",
 }  # fmt: skip
 _CLASSES = re.compile(r"[a-z0-9 -]*")
 _STYLE = re.compile(r"(background:rgb\(\d{1,3},\d{1,3},\d{1,3}\)|width:\d{1,3}\.\d%)")
