@@ -274,4 +274,24 @@ def fuses(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
     return [Operation("cam_fuse", eager, fast, maps, maps, cost)]
 
 
-OPERATIONS = (pointwise, splits, pools, heads, fuses)
+def depthwises(size: Sizes, dtype: torch.dtype, device: str) -> list[Operation]:
+    """EfficientNet-Lite0's widest 5x5 layer with BatchNorm folded, without a gradient. On a CPU it is PyTorch's own."""
+    if device == "cpu":
+        return []
+    channels, side = 240, 48
+    x = _random(size.batch, channels, side, side, dtype=dtype, device=device)
+    weight, shift = _random(channels, 1, 5, 5, dtype=dtype, device=device), torch.randn(channels, device=device)
+    shift_4d = shift.to(dtype).view(1, -1, 1, 1)
+
+    def eager(x: Tensor) -> tuple[Tensor]:
+        return (F.relu6(F.conv2d(x, weight.to(x.dtype), None, 1, 2, 1, channels) + shift_4d.to(x.dtype)),)
+
+    def fast(x: Tensor) -> tuple[Tensor]:
+        return (kernels.depthwise(x, weight, 1, (2, 2, 2, 2), shift, "relu6"),)
+
+    numbers = x.numel()
+    cost = model.Cost(numbers * dtype.itemsize, numbers * dtype.itemsize, 2 * 25 * numbers)
+    return [Operation("depthwise 5x5", eager, fast, [x], [x], cost)]
+
+
+OPERATIONS = (pointwise, depthwises, splits, pools, heads, fuses)
