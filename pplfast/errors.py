@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MOST = 2000  # characters of a message, some of which a file may have written
+
 
 class UserError(Exception):
     """Bad input or a condition of the machine that the user can mend.
@@ -12,6 +14,17 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(message: str) -> str:
+    """On one line: what does not print (a file's NUL, line break or terminal sequence) is written as its escape, and
+    the middle of a message beyond MOST characters is left out."""
+    if not message.isprintable():
+        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
+    return message if len(message) <= MOST else f"{message[: MOST // 2]} ... {message[-MOST // 2 :]}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

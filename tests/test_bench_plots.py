@@ -70,7 +70,7 @@ def test_a_training_benchmark_is_drawn_over_the_positions():
     assert lower["title"] == ["Training step, efficientnet_lite0 256x256 batch 8 K=2"]
     assert upper["x"] == [f"group{number}" for number in range(1, 8)]
     assert upper["legend"] == [
-        "pplfast, against plain PyTorch",
+        "pplfast, float32, against plain PyTorch, float32",
         "pplfast, bf16, against plain PyTorch, float32",
         "pplfast, bf16, against plain PyTorch, tuned: bf16, channels_last",
     ]

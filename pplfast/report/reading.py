@@ -111,6 +111,8 @@ def read_bytes(path: Path, limit: int, remedy: str) -> bytes:
             raise UserError(f"{path}: is no ordinary file; {remedy}")
         with open(path, "rb") as file:
             content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     if len(content) > limit:
