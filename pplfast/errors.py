@@ -13,6 +13,14 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """The text for a terminal: line breaks and other control characters, as file names may hold, are escaped."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean 'train'?" for what is near, else nothing."""
