@@ -7,15 +7,8 @@ import numpy as np
 
 from pplfast.errors import UserError
 from pplfast.files import StrPath
-from pplfast.plain_pickle import (
-    NUMERIC,
-    MadeArray,
-    ObjectArray,
-    PlainUnpickler,
-    RefusedError,
-    array_of,
-    item_count,
-)
+from pplfast.plain_arrays import NUMERIC, MadeArray, ObjectArray, RefusedError, array_of, item_count
+from pplfast.plain_pickle import PlainUnpickler
 from pplfast.reading import open_regular
 
 MAGIC = b"\x93NUMPY"
