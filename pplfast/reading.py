@@ -28,5 +28,10 @@ def open_regular(path: StrPath) -> BinaryIO:
 
 
 def quoted(text: str) -> str:
-    """An untrusted text for a message: one line, of bounded length."""
+    """An untrusted text in quotes for a message: one line, of bounded length."""
     return repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}...")
+
+
+def shortened(text: str) -> str:
+    """The same without quotes, as for the words of another program about an untrusted file."""
+    return quoted(text)[1:-1]

@@ -1,9 +1,10 @@
 """Image labels: from VOC's Annotations/*.xml, from a cls_labels.npy dict, or from a CSV."""
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers.expat import ExpatError, ParserCreate
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from pplfast.data.problems import ERROR, Problem
 from pplfast.data.voc import ListEntry, image_id
 from pplfast.errors import UserError
 from pplfast.npy import load_npy_dict
-from pplfast.reading import open_regular, quoted
+from pplfast.reading import open_regular, quoted, shortened
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
@@ -101,15 +102,15 @@ class _XmlLabels:
         path = self.folder / f"{entry.id}.xml"
         try:
             with open_regular(path) as file:
-                tree = ElementTree.parse(file).getroot()
+                tree = parse_xml(file.read())
         except FileNotFoundError:
             raise _Fault(
                 "no-labels", path, "no such file, so the image has no labels; add it, or take the image off the list"
             ) from None
         except OSError as error:
             raise _Fault("bad-labels", path, f"cannot be read ({error.strerror}); restore it") from None
-        except (ElementTree.ParseError, ValueError, LookupError, TypeError) as error:  # the last three: its encoding
-            raise _Fault("bad-labels", path, f"not readable as XML ({error}); restore it") from None
+        except (ExpatError, ValueError, LookupError, TypeError) as error:  # the last three: its encoding
+            raise _Fault("bad-labels", path, f"not readable as XML ({shortened(str(error))}); restore it") from None
         for thing in tree.findall("object"):
             if not self.difficult and (thing.findtext("difficult") or "").strip() == "1":
                 continue
@@ -120,7 +121,22 @@ class _XmlLabels:
                 self.others.add(name)
 
     def hint(self) -> str:
-        return f": {', '.join(quoted(name)[1:-1] for name in sorted(self.others)[:10])}" if self.others else ""
+        return f": {', '.join(shortened(name) for name in sorted(self.others)[:10])}" if self.others else ""
+
+
+def parse_xml(data: bytes) -> Element:
+    """The root of an XML file. ExpatError where it is damaged; ValueError, LookupError or TypeError for its encoding,
+    and ValueError where it declares entities: annotations need none, and a few lines of them make gigabytes."""
+    builder, parser = TreeBuilder(), ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, _refuse_entity
+    parser.Parse(data, True)
+    return builder.close()
+
+
+def _refuse_entity(name: str, *_: Any) -> None:
+    raise ValueError(f"declares the entity {name}")
 
 
 class _NpyLabels:

@@ -11,6 +11,7 @@ from pplfast.reading import quoted
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 LONGEST_NAME = 255  # bytes, of every file system in use
+LONGEST_PATH = 2048  # bytes below the data set's folder; Linux takes 4096 in all
 OTHER_SUFFIXES = (".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".gif")  # images that are recognised, not read
 
 
@@ -112,7 +113,8 @@ def _check_name(text: str, where: str) -> None:
     parts = text.split("/")
     if ".." in parts:
         raise UserError(f"{where}: {quoted(text)} leaves the data folder; write it relative to that")
-    if "\0" in text or max(len(part.encode()) for part in parts) > LONGEST_NAME or not text.strip("/."):
+    longest, whole = max(len(part.encode()) for part in parts), len(text.encode())
+    if "\0" in text or longest > LONGEST_NAME or whole > LONGEST_PATH or not text.strip("/."):
         raise UserError(f"{where}: {quoted(text)} can be no file's name; correct it, or take it off the list")
 
 
