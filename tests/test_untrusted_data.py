@@ -1,6 +1,7 @@
 """Lists, tables, annotations, images and masks of other people: each fault is one line that names its file."""
 
 import io
+import json
 import os
 import struct
 import tracemalloc
@@ -14,6 +15,7 @@ from labels_small import small_dataset, write_cams
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pplfast import cli
 from pplfast.data.check import check_dataset, format_report
 from pplfast.data.classes import parse_classes
 from pplfast.data.dataset import DataConfig, open_dataset
@@ -40,7 +42,8 @@ def refused(**settings):
 
 
 def write(path, content):
-    path.write_bytes(content)
+    with open(path, "wb") as file:
+        file.write(content)
     return path
 
 
@@ -98,6 +101,25 @@ def test_class_lists_without_bounds_are_refused_at_once(tmp_path):
     many = write(tmp_path / "many.txt", b"\n".join(b"c%d" % number for number in range(300_000)))
     with pytest.raises(UserError, match="300000 classes; masks have room for 254"):
         parse_classes(many)
+
+
+def test_names_that_are_no_text_can_be_shown(voc, capsys):
+    folder = voc / "JPEGImages"
+    (folder / "a.jpg").rename(folder / "\udcff\x1b[2J.jpg")
+    assert cli.main(["data", "check", "--data", str(folder), "--labels", "none", "--json", str(voc / "r.json")]) == 0
+    (folder / "b.jpg").unlink()
+    write(folder / "\udcfe\x1b[2J.jpg", b"")
+    assert cli.main(["data", "check", "--data", str(folder), "--labels", "none", "--json", str(voc / "r.json")]) == 2
+    shown = capsys.readouterr().out
+    assert r"\udcfe\x1b[2J: " in shown and shown.isascii() and "\x1b" not in shown
+    assert json.loads((voc / "r.json").read_text())["problems"][0]["kind"] == "empty"
+
+
+def test_class_names_hold_no_control_characters():
+    with pytest.raises(UserError, match="holds a control character; rename it") as caught:
+        parse_classes("cat,\x1b[2Jdog")
+    assert "\x1b" not in str(caught.value)
+    assert parse_classes("chat noir,猫").names == ("chat noir", "猫")
 
 
 # Annotations
@@ -198,7 +220,7 @@ def test_a_small_file_that_claims_many_pixels_is_not_decoded(tmp_path, monkeypat
             assert caught.value.kind == "too-large"
         with pytest.raises(UserError, match=r"a\.png: not a readable PNG mask \(.*pixels.*too large to decode"):
             read_mask(mask)
-        with pytest.raises(UserError, match=r"a\.png: cannot be read as a JPEG or PNG"):
+        with pytest.raises(UserError, match=r"a\.png: cannot be read as an image"):
             read_pixels(mask)
 
 
@@ -255,7 +277,7 @@ def test_other_formats_under_the_name_of_one_are_not_opened(tmp_path):
         write(tmp_path / name, POSTSCRIPT)
     with pytest.raises(UserError, match=r"a\.png: not a readable PNG mask"):
         read_mask(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.jpg: cannot be read as a JPEG or PNG"):
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be read as an image"):
         read_pixels(tmp_path / "a.jpg")
     Image.new("L", (8, 8)).save(tmp_path / "a.png", format="GIF")
     with pytest.raises(UserError, match="of another format"):

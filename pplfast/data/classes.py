@@ -1,6 +1,7 @@
 """The classes of a data set: their names, in the order of the label vectors, and their values in masks."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,7 @@ def _build(entries: Sequence[str], source: str) -> ClassList:
     if len(names) >= IGNORE:
         raise UserError(f"{source}: {len(names)} classes; masks have room for {IGNORE - 1}")
     for name in names:
-        if not name or names.count(name) > 1 or any(mark in name for mark in ";,"):
-            reason = "is empty" if not name else "occurs twice" if names.count(name) > 1 else "holds ',' or ';'"
+        if reason := _fault(name, names):
             raise UserError(f"{source}: class name {quoted(name)} {reason}; rename it")
     if with_value:
         ids = tuple(_value(value, name, source) for name, value in zip(names, values, strict=True))
@@ -86,6 +86,18 @@ def _build(entries: Sequence[str], source: str) -> ClassList:
     else:
         ids = tuple(range(1, len(names) + 1))
     return ClassList(names, ids)
+
+
+def _fault(name: str, names: Sequence[str]) -> str:
+    """What is wrong with a class name; "" where nothing is."""
+    if not name:
+        return "is empty"
+    if names.count(name) > 1:
+        return "occurs twice"
+    if any(mark in name for mark in ";,"):
+        return "holds ',' or ';'"
+    # They would reach the terminal with every table.
+    return "holds a control character" if any(unicodedata.category(mark) in ("Cc", "Cs") for mark in name) else ""
 
 
 def _value(text: str, name: str, source: str) -> int:

@@ -27,6 +27,7 @@ from pplfast.reading import open_regular
 from pplfast.recipe import LabelConfig
 
 SUFFIX = ".png"
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # of Pillow's, those that it decodes by itself
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,12 @@ def read_image(path: Path, size: tuple[int, int]) -> UInt8Array:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3) RGB as stored, of a JPEG or PNG. UserError for a file that is neither, damaged or too large."""
+    """uint8 (H, W, 3) RGB as stored. UserError for a file that is of none of FORMATS, damaged or too large."""
     try:
-        with open_regular(path) as file, open_image(file, "JPEG", "PNG") as image:
+        with open_regular(path) as file, open_image(file, *FORMATS) as image:
             load(image)
             return np.array(image.convert("RGB"))
     except ImageError as error:
-        raise UserError(f"{path}: cannot be read as a JPEG or PNG ({error}); replace the file") from None
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); replace the file") from None
