@@ -115,8 +115,18 @@ def test_names_that_are_no_text_can_be_shown(voc, capsys):
     assert json.loads((voc / "r.json").read_text())["problems"][0]["kind"] == "empty"
 
 
+def test_names_can_be_shown_in_every_locale(voc, monkeypatch):
+    table = write(voc / "t.csv", "b.jpg,cat\ngrösse.jpg,cat\n".encode())
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    assert (
+        cli.main(["data", "check", "--data", str(voc / "JPEGImages"), "--labels", str(table), "--classes", "cat"]) == 2
+    )
+    assert rb"  gr\xf6sse: " in written.getvalue()
+
+
 def test_class_names_hold_no_control_characters():
-    with pytest.raises(UserError, match="holds a control character; rename it") as caught:
+    with pytest.raises(UserError, match="holds a character that cannot be printed; rename it") as caught:
         parse_classes("cat,\x1b[2Jdog")
     assert "\x1b" not in str(caught.value)
     assert parse_classes("chat noir,猫").names == ("chat noir", "猫")

@@ -97,7 +97,11 @@ def _fault(name: str, names: Sequence[str]) -> str:
     if any(mark in name for mark in ";,"):
         return "holds ',' or ';'"
     # They would reach the terminal with every table.
-    return "holds a control character" if any(unicodedata.category(mark) in ("Cc", "Cs") for mark in name) else ""
+    return (
+        "holds a character that cannot be printed"
+        if any(unicodedata.category(mark) in ("Cc", "Cs") for mark in name)
+        else ""
+    )
 
 
 def _value(text: str, name: str, source: str) -> int:
