@@ -40,8 +40,8 @@ def open_image(file: BinaryIO, *formats: str) -> Image.Image:
             image = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         raise ImageError("its header is damaged, or it is of another format") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"more than {LARGEST_IMAGE / 1e6:.0f} megapixels", too_large=True) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(str(error).rstrip("."), too_large=True) from None
     except Exception as error:  # Pillow promises no exceptions for damaged files, and raises many
         raise _explained(error) from None
     pixels, size = image.width * image.height, os.fstat(file.fileno()).st_size
