@@ -54,7 +54,7 @@ def test_every_fault_is_named_and_none_stops_the_check(spoiled):
     assert {problem.kind for problem in report.problems} == set(KINDS) - {
         "too-large",
         "large",
-    }  # tests of untrusted files
+    }  # see test_untrusted_images
     assert (report.errors, report.warnings) == (len(ERRORS), len(WARNINGS)) and len(seen) == len(dataset)
     assert report.counts["cat"] == len(dataset) - 3 and sum(report.counts.values()) == report.counts["cat"]
     text = format_report(report)
