@@ -16,11 +16,11 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(one_line(message))
 
 
-def printable(message: str) -> str:
-    """On one line: what does not print (a file's NUL, line break or terminal sequence) is written as its escape, and
+def one_line(message: str) -> str:
+    """For a terminal: what does not print (a file's NUL, line break or terminal sequence) is written as its escape, and
     the middle of a message beyond MOST characters is left out."""
     if not message.isprintable():
         message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)

@@ -1,6 +1,7 @@
 """The `pplfast` command: picks the subcommand, and turns errors that the user can mend into one line."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def build_parser(chosen: str | None = None) -> CommandParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     local_rank = _take_local_rank(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes are to be shown in every locale
+        sys.stdout.reconfigure(errors="backslashreplace")
     # When a rank is lost, the others' connections to it fail: libtorch would print pages of C++ frames about each.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     args = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
