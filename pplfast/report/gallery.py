@@ -97,10 +97,7 @@ def _outputs(folder: Path, dataset: Dataset, name: str, photo: Photo) -> list[Ma
 def _own_cam(path: Path, dataset: Dataset, photo: Photo) -> Cam:
     """The CAM file of this image and these classes. UserError for one of others."""
     check_ordinary(path)
-    cam = load_cam(path)
-    columns = cam.classes.tolist()
-    if len(set(columns)) < len(columns) or not set(columns) <= set(range(len(dataset.classes))):
-        raise UserError(f"{path}: holds classes that the data set does not have; delete it and run `pplfast cam` again")
+    cam = load_cam(path, len(dataset.classes))
     if cam.size != (photo.height, photo.width):
         raise UserError(
             f"{path}: belongs to an image of {cam.size[1]} x {cam.size[0]}, not of {photo.width} x {photo.height}; "
