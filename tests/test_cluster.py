@@ -257,3 +257,17 @@ def test_scripts_are_executable_shell():
     for script in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"):
         assert os.system(f"bash -n {script}") == 0, script
         assert script.suffix == ".sbatch" or os.access(script, os.X_OK), script
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_under_the_launcher(monkeypatch, capfd):
+    monkeypatch.setattr(launching, "PROGRAM", (str(Path(__file__).with_name("watched_rank.py")),))
+    for name, value in {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    assert launch(["killed"], LaunchOptions(ranks=2), said.append) == 75
+    assert said == [
+        "attempt 1 ended with exit code 75 (a rank or its launcher was killed by SIGKILL); --restarts N would start it "
+        "again"
+    ]
+    assert "rank 1 on " in capfd.readouterr().err
