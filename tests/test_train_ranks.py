@@ -31,7 +31,9 @@ def test_a_rank_by_its_variables():
 def test_variables_that_are_no_number_or_none_that_can_be(name, value):
     with pytest.raises(UserError) as error:
         place(**{name: value})
-    assert re.match(f"^{name}[:= ]", str(error.value)) and str(error.value).isprintable() and len(str(error.value)) < 300
+    assert (
+        re.match(f"^{name}[:= ]", str(error.value)) and str(error.value).isprintable() and len(str(error.value)) < 300
+    )
 
 
 def test_a_rank_beyond_the_last():

@@ -68,6 +68,11 @@ def place_of_rank(environ: Mapping[str, str]) -> Place:
     )
 
 
+def world_size(environ: Mapping[str, str]) -> int:
+    """The number of ranks; 1 without a launcher. UserError for what is no number."""
+    return _number(environ, "WORLD_SIZE", 1, MOST_RANKS) if environ.get("WORLD_SIZE") else 1
+
+
 def local_world(environ: Mapping[str, str], otherwise: int) -> int:
     """The ranks of this machine, where the launcher says. UserError for what is no number."""
     named = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if environ.get(name)), None)
