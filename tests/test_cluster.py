@@ -105,7 +105,7 @@ def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
     assert said == [
         "attempt 1 ended with exit code 75; starting again from the last checkpoint, 3 restarts left",
         "node-a: no answer by ssh; going on with node-b",
-        "attempt 2 ended with exit code 75 (the connection to a host was lost); "
+        "attempt 2 ended with exit code 75 (the connection to a host was lost, or a rank was killed by SIGHUP); "
         "starting again from the last checkpoint, 2 restarts left",
     ]
 
@@ -125,7 +125,7 @@ def test_what_is_not_started_again(monkeypatch, codes, attempts_made):
         (128 + 9, 75, " (a rank or its launcher was killed by SIGKILL)"),
         (-9, 75, " (its launcher was killed by SIGKILL)"),
         (256 - 40, 75, " (a rank or its launcher was killed by signal 40)"),
-        (255, 75, " (the connection to a host was lost)"),
+        (255, 75, " (the connection to a host was lost, or a rank was killed by SIGHUP)"),
         (143, 143, ""),
         (1, 1, ""),
         (75, 75, ""),

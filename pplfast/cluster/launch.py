@@ -85,7 +85,7 @@ def exit_code(ended: int) -> tuple[int, str]:
     all. 255 is ssh's own: no connection.
     """
     if ended == 255:
-        return EXIT_LOST, "the connection to a host was lost"
+        return EXIT_LOST, "the connection to a host was lost, or a rank was killed by SIGHUP"
     if ended in (EXIT_INTERRUPTED, 128 + signal.SIGTERM) or 0 <= ended <= 128:
         return ended, ""
     number = -ended if ended < 0 else 256 - ended if ended > 192 else ended - 128
