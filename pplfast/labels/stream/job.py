@@ -138,6 +138,7 @@ def label_dataset(
     model: in eval mode, its stage set, on the CPU; moved to this rank's device here. Raises UserError for values and
     data that do not fit, a folder of other settings, a full disk. A signal ends it in order: see the exit code.
     """
+    from pplfast.train.agreement import agree, labelling_settings
     from pplfast.train.ranks import on_main, start_ranks, stop_ranks, together
 
     check_config(config)
@@ -146,6 +147,8 @@ def label_dataset(
     try:
         exact_float32()
         precision = resolve_precision(config.cam.precision, ranks.device)
+        if ranks.world > 1:
+            agree(ranks, labelling_settings(_settings(model, config, precision, dataset), dataset))
 
         def begin() -> tuple[str, Plan]:
             engine = resolve_engine(config, ranks.device)
@@ -308,7 +311,9 @@ def _settings(model: PatchClassifier, config: JobConfig, precision: str, dataset
 
 def local_ranks() -> int:
     """Ranks on this machine, as the launcher says."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    from pplfast.train.ranks import local_world, world_size
+
+    return local_world(os.environ, world_size(os.environ))
 
 
 def share_threads() -> None:
