@@ -199,10 +199,10 @@ def test_maps_and_labels_of_another_image_are_named(root):
 def test_a_large_picture_is_refused_before_it_is_decoded(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "JPEG", progressive=True)
-    data = bytearray(buffer.getvalue())
+    comment = b"\xff\xfe" + struct.pack(">H", 60_002) + bytes(60_000)
+    data = bytearray(buffer.getvalue().replace(b"\xff\xd8", b"\xff\xd8" + 2 * comment, 1))  # bytes for so many pixels
     at = data.index(b"\xff\xc2")
     data[at + 5 : at + 9] = struct.pack(">HH", 8000, 8000)
-    data += bytes(100_000)  # enough for so many pixels
     (tmp_path / "a.jpg").write_bytes(data)
     with pytest.raises(UserError, match="progressive"):
         read_photo(tmp_path / "a.jpg")
