@@ -20,7 +20,7 @@ import torch
 CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # a user who sets one of these has decided
 PERIOD = 0.5  # seconds between two looks at the machine
 QUIET = 4  # looks in a row that find nobody else, before the threads spin again: spinning too early costs far more
-OTHERS = 0.2  # cores that other processes use, and
+OTHERS = 0.3  # cores that other processes use, and
 KEPT_WAITING = 0.1  # the share of time that a thread of this process is ready and has no core: from there on it is busy
 _STAT, _MAPS, _TASKS = Path("/proc/stat"), Path("/proc/self/maps"), Path("/proc/self/task")
 _IDLE = (3, 4)  # of a line's columns in /proc/stat: idle, waiting for a disk
