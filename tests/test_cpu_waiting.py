@@ -84,6 +84,21 @@ def test_spins_again_only_after_several_quiet_looks(monkeypatch):
     assert next(looks)
 
 
+def test_one_thread_has_no_team_to_shorten_and_is_looked_at_again(monkeypatch, one_thread):
+    looks = []
+
+    def until(busy, before, count):
+        looks.append(busy)
+        if len(looks) == 3:
+            raise RuntimeError("the end of this test")
+        return before
+
+    monkeypatch.setattr(waiting, "_until", until)
+    monkeypatch.setattr(waiting, "_start_team", None)
+    waiting._watch(QUIET)
+    assert looks == [True, True, True]
+
+
 def test_a_machine_that_gives_no_more_threads_ends_the_watch_without_a_word(monkeypatch, capfd):
     def fails():
         raise RuntimeError("can't start new thread")
@@ -114,7 +129,8 @@ def test_short_spins_end_the_spinning_and_nothing_else():
             return total
 
         first, threads = spun(), len(os.listdir("/proc/self/task"))
-        with short_spins():
+        with short_spins() as started:
+            assert started
             assert len(os.listdir("/proc/self/task")) > threads
             short = spun()
         again = spun()

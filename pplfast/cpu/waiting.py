@@ -84,20 +84,21 @@ def is_busy(before: Sample, after: Sample) -> bool:
 
 
 @contextlib.contextmanager
-def short_spins() -> Iterator[None]:
-    """OpenMP's threads of this process sleep after a hundred turns, some microseconds, instead of 300,000.
+def short_spins() -> Iterator[bool]:
+    """Gives False where torch has one thread just now, which waits for nobody. Else, within the block, OpenMP's threads of this process sleep after a hundred turns, some microseconds, instead of 300,000.
 
     libgomp does so by itself while it has more threads than cores (its manual, GOMP_SPINCOUNT), and looks at their
     number each time that it waits; nothing else of it can be set once it is loaded. So one thread is started that has
     a team of its own, just large enough, of which none does anything, and whose end is the end of its team.
     """
-    ready, end = threading.Event(), threading.Event()
+    ready, end, sizes = threading.Event(), threading.Event(), []
 
     def hold() -> None:
         try:
             working = torch.get_num_threads()  # in a new thread: what the process has been told last
             if working > 1:
-                _start_team(max(2, len(os.sched_getaffinity(0)) - working + 2))
+                sizes.append(max(2, len(os.sched_getaffinity(0)) - working + 2))
+                _start_team(sizes[0])
         finally:
             ready.set()
         end.wait()
@@ -106,7 +107,7 @@ def short_spins() -> Iterator[None]:
     holder.start()
     ready.wait()
     try:
-        yield
+        yield bool(sizes)
     finally:
         end.set()
         holder.join()
@@ -123,10 +124,11 @@ def _watch(before: Sample) -> None:
     try:
         while True:
             before = _until(True, before, 1)
-            log.info("other processes use these cores: OpenMP's threads sleep while they wait")
-            with short_spins():
-                before = _until(False, before, QUIET)
-            log.info("the cores are free again: OpenMP's threads spin while they wait")
+            with short_spins() as short:
+                if short:
+                    log.info("other processes use these cores: OpenMP's threads sleep while they wait")
+                    before = _until(False, before, QUIET)
+                    log.info("the cores are free again: OpenMP's threads spin while they wait")
     except (OSError, RuntimeError) as error:  # no file or thread can be had any more: what is wrong shows elsewhere
         log.info("no longer watching who uses these cores: %s", error)
 
