@@ -85,20 +85,22 @@ def is_busy(before: Sample, after: Sample) -> bool:
 
 @contextlib.contextmanager
 def short_spins() -> Iterator[bool]:
-    """Gives False where torch has one thread just now, which waits for nobody. Else, within the block, OpenMP's threads of this process sleep after a hundred turns, some microseconds, instead of 300,000.
+    """OpenMP's threads of this process sleep after a hundred turns, some microseconds, instead of 300,000; gives False
+    where torch has one thread just now, which waits for nobody.
 
     libgomp does so by itself while it has more threads than cores (its manual, GOMP_SPINCOUNT), and looks at their
     number each time that it waits; nothing else of it can be set once it is loaded. So one thread is started that has
     a team of its own, just large enough, of which none does anything, and whose end is the end of its team.
     """
-    ready, end, sizes = threading.Event(), threading.Event(), []
+    ready, end = threading.Event(), threading.Event()
+    teams: list[int] = []  # the size of the team, once it is there
 
     def hold() -> None:
         try:
             working = torch.get_num_threads()  # in a new thread: what the process has been told last
             if working > 1:
-                sizes.append(max(2, len(os.sched_getaffinity(0)) - working + 2))
-                _start_team(sizes[0])
+                teams.append(max(2, len(os.sched_getaffinity(0)) - working + 2))
+                _start_team(teams[0])
         finally:
             ready.set()
         end.wait()
@@ -107,7 +109,7 @@ def short_spins() -> Iterator[bool]:
     holder.start()
     ready.wait()
     try:
-        yield bool(sizes)
+        yield bool(teams)
     finally:
         end.set()
         holder.join()
