@@ -15,7 +15,7 @@ from pplfast.errors import UserError
 BY_DEEPSPEED = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")
 # DeepSpeed passes PYTHON* alone to other hosts; without these the ranks there would not find each other, or run
 # differently.
-BY_US = ("NCCL_", "GLOO_", "OMP_", "MKL_", "TORCH_", "DS_ACCELERATOR")
+BY_US = ("NCCL_", "GLOO_", "OMP_", "GOMP_", "MKL_", "TORCH_", "DS_ACCELERATOR")
 
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_@+=:,./-]+")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
