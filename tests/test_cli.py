@@ -191,7 +191,7 @@ def test_threads_of_torch_and_of_decoding():
 
     import torch
 
-    from pplfast.cli.machine import DECODING, use_threads
+    from pplfast.cli.machine import DECODING, MEMORY, use_threads
     from pplfast.labels.cam import generate_cams
     from pplfast.labels.segment import segment_images
     from pplfast.labels.walk import walk_cams
@@ -204,6 +204,34 @@ def test_threads_of_torch_and_of_decoding():
         torch.set_num_threads(before)
     for function in (generate_cams, segment_images, walk_cams):
         assert inspect.signature(function).parameters["threads"].default == DECODING
+        assert inspect.signature(function).parameters["memory"].default == MEMORY
+
+
+@pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "run"))
+def test_commands_that_work_through_images_keep_a_memory_budget(command):
+    assert "--memory GIB" in build_parser().every_command()[f"pplfast {command}"].format_help()
+
+
+@pytest.mark.parametrize("value", ("0.1", "nan", "inf", "-1", "1e300"))
+@pytest.mark.parametrize("command", ("cam", "label --cams c", "segment test", "refine walk --cams c", "run"))
+def test_a_memory_budget_that_is_none_is_refused(command, value, capsys):
+    model = [] if command in ("run", "label --cams c") else ["--model", "m"]
+    assert main([*command.split(), *model, "--data", ".", "--out", "o", "--memory", value]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"error: --memory {float(value):g}: must be " in error
+
+
+@pytest.mark.parametrize("error", (
+    MemoryError(), OSError(12, "Cannot allocate memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory\nmore"),
+))  # fmt: skip
+def test_running_out_of_memory_is_one_line(error, capsys, monkeypatch):
+    from pplfast.cli import eval as command
+
+    monkeypatch.setattr(command, "run", lambda args: (_ for _ in ()).throw(error))
+    assert main(["eval", "--data", ".", "--cams", "c"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("pplfast eval: error: out of memory") and text.count("\n") == 1 and "--jobs" in text
 
 
 @pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "train", "run", "bench all"))

@@ -4,7 +4,13 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
+from pplfast.cli.machine import (
+    LARGE_IMAGES,
+    add_memory_argument,
+    add_threads_argument,
+    check_machine_arguments,
+    use_threads,
+)
 from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model, take_classes
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
@@ -56,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     walk.add_argument("--beta", type=float, metavar="X", help=f"exponent of the affinities (default: {RECIPE}.beta)")
     walk.add_argument("--steps", type=int, metavar="N", help=f"of the walk (default: {RECIPE}.steps)")
+    add_memory_argument(walk, LARGE_IMAGES)
     add_threads_argument(walk)
 
 
@@ -93,7 +100,7 @@ def _walk(args: argparse.Namespace) -> int:
     config = dataclasses.replace(read_settings(folder, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
     model = load_boundaries(folder).to(default_device())
-    outcome = walk_cams(model, args.cams, dataset, config, args.out, threads=use_threads(args))
+    outcome = walk_cams(model, args.cams, dataset, config, args.out, use_threads(args), args.memory)
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
 

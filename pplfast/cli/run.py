@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import add_jobs_argument, check_machine_arguments, jobs_from_arguments
+from pplfast.cli.machine import (
+    LARGE_IMAGES,
+    add_jobs_argument,
+    add_memory_argument,
+    check_machine_arguments,
+    jobs_from_arguments,
+)
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.recipes import FOR_FOLDERS, default_recipe
 from pplfast.cli.train import (
@@ -65,6 +71,7 @@ def configure(parser: CommandParser) -> None:
         "--dry-run", action="store_true", help="check everything but the images, say what would be done, write nothing"
     )
     add_jobs_argument(parser, "of the CRF")
+    add_memory_argument(parser, LARGE_IMAGES)
     add_training_arguments(parser)
 
 
@@ -98,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         options_from_arguments(args),
         command=shlex.join(["pplfast", *sys.argv[1:]]),
         test=_test_data(val, args.test_list),
+        memory=args.memory,
     )
     if args.dry_run:
         from pplfast.run.dry import dry_run
