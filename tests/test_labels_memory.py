@@ -147,11 +147,11 @@ def plan(**changes):
 
 def test_batches_get_smaller_with_the_images_and_the_largest_are_refused():
     assert plan()(375, 500) == Fit(8, BATCHES_AHEAD)
-    fits = [plan()(1000, width) for width in (500, 1000, 1500, 2000, 3000, 4000, 8000)]
+    fits = [plan()(1000, width) for width in (500, 1000, 1500, 2000, 3000, 4000, 6000)]
     assert fits == sorted(fits, reverse=True) and fits[0].batch == 8 and fits[-1] == Fit(1, 0)
-    with pytest.raises(BadImage, match=r"27000 x 1000 pixels, and the memory budget allows 8\.\d megapixels"):
+    with pytest.raises(BadImage, match=r"27000 x 1000 pixels, and the memory budget allows 6\.\d megapixels"):
         plan()(1000, 27000)
-    most = 8 * GIB / (DECODED + 180 + 40 + 200 * 4)
+    most = 8 * GIB / (DECODED + 2.5 * 180 + 40 + 200 * 4)
     assert plan()(1, int(most)) == Fit(1, 0) and plan(host=64 * GIB)(1000, 27000).batch >= 1
     with pytest.raises(BadImage):
         plan()(1, int(most) + 2)
