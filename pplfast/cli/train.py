@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError, did_you_mean
-from pplfast.recipe import Recipe, load_recipe, preset_names
+from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult
@@ -221,4 +221,6 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:
     """The recipe of `add_recipe_arguments`, with its changes applied and checked."""
     recipe = load_recipe(args.recipe, args.overrides)
-    return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
+    if args.seed is None:
+        return recipe
+    return recipe_from_dict(recipe_to_dict(recipe) | {"seed": args.seed}, "--seed")
