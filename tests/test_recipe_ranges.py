@@ -46,7 +46,7 @@ def test_numbers_out_of_range_are_refused_whichever_way_they_come(number, tmp_pa
     hint = typing.get_type_hints(getattr(settings, kind))[key]
     whole = int in (hint, *typing.get_args(hint))
     for text in FAR_OUT:
-        if whole and not text.lstrip("-").isdecimal() or kind == "Recipe" and text == FAR_OUT[-1]:
+        if (whole and not text.lstrip("-").isdecimal()) or (kind == "Recipe" and text == FAR_OUT[-1]):
             continue
         if text == "-5" and RANGES[kind][key].holds(-5):
             continue

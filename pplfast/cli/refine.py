@@ -18,6 +18,7 @@ from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
 from pplfast.networks import BOUNDARY, CLASSIFIER
 from pplfast.recipe import AffinityConfig, Recipe, WalkConfig
+from pplfast.recipe.ranges import RANGES
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import Dataset
@@ -87,7 +88,9 @@ def _train(args: argparse.Namespace) -> int:
 
 def _walk(args: argparse.Namespace) -> int:
     changes = {name: value for name in ("radius", "beta", "steps") if (value := getattr(args, name)) is not None}
-    _check_walk(dataclasses.replace(WalkConfig(), **changes))
+    for name, value in changes.items():
+        if not (allowed := RANGES[WalkConfig.__name__][name]).holds(value):
+            raise UserError(f"--{name} {value:g}: must be {allowed}")
     check_machine_arguments(args)
     folder = find_model(args.model, BOUNDARY)
     dataset = dataset_of_model(args, folder, BOUNDARY)
@@ -103,11 +106,3 @@ def _walk(args: argparse.Namespace) -> int:
     outcome = walk_cams(model, args.cams, dataset, config, args.out, use_threads(args), args.memory)
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
-
-
-def _check_walk(config: WalkConfig) -> None:
-    if config.radius < 2 or config.steps < 0 or not config.beta > 0:
-        raise UserError(
-            f"--radius {config.radius} --steps {config.steps} --beta {config.beta:g}: must be 2 or more, 0 "
-            "or more, above 0"
-        )
