@@ -62,14 +62,14 @@ def map_unordered(
     running: dict[Future[Result], Item] = {}
     taken = 0
     try:
-        task = next(waiting, None)  # the next one, which may have to wait for room
-        while task is not None or running:
-            while task is not None and len(running) < jobs * QUEUED_PER_WORKER:
-                if running and taken + size(task) > room:
+        upcoming = next(waiting, None)  # which may have to wait for room
+        while upcoming is not None or running:
+            while upcoming is not None and len(running) < jobs * QUEUED_PER_WORKER:
+                if running and taken + size(upcoming) > room:
                     break
-                taken += size(task)
-                running[executor.submit(function, task)] = task
-                task = next(waiting, None)
+                taken += size(upcoming)
+                running[executor.submit(function, upcoming)] = upcoming
+                upcoming = next(waiting, None)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 done = running.pop(future)
                 taken -= size(done)

@@ -150,7 +150,7 @@ def rows_of(probabilities: np.ndarray) -> np.ndarray:
 
 
 def probabilities(
-    model: SegmentationNet, batch: InferenceBatch, flip: bool, at_once: Callable[[Tensor], int]
+    model: SegmentationNet, batch: InferenceBatch, flip: bool, at_once: Callable[[Tensor], int] = len
 ) -> Tensor:
     """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size.
 

@@ -106,7 +106,7 @@ def completed(record: Any, usual: Mapping[str, Any] | None = None) -> Any:
     return {**loss, **(usual or {}), **{key: completed(value, tables.get(key)) for key, value in record.items()}}
 
 
-def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part:
+def part_from_dict(kind: type[Part], table: Any, source: str) -> Part:
     """One table of a recipe, as `recipe_to_dict` gives it; keys that it lacks have the class's own values.
 
     Raises UserError naming the source, the key and the range of a number that is out of it.

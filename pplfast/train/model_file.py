@@ -97,7 +97,7 @@ def read_info(path: str | Path) -> ClassifierInfo:
             )
         classes = described_classes(table)
         table["class_names"], table["class_ids"] = classes.names, classes.ids
-        table["stages"] = tuple(_stage(*stage, f"{folder / DESCRIPTION}: stages") for stage in table["stages"])
+        table["stages"] = tuple(_stage(stage, f"{folder / DESCRIPTION}: stages") for stage in table["stages"])
         info = ClassifierInfo(**table)
         if info.variant not in MODE_OF_VARIANT or not isinstance(info.dataset, str):
             raise ValueError("variant or dataset is none")
@@ -108,7 +108,8 @@ def read_info(path: str | Path) -> ClassifierInfo:
         raise UserError(f"{folder / DESCRIPTION}: not a classifier description ({error}); train again") from None
 
 
-def _stage(name: Any, grid: Any, source: str) -> tuple[str, int]:
+def _stage(value: Any, source: str) -> tuple[str, int]:
+    name, grid = value
     stage = part_from_dict(StageConfig, {"epochs": 1, "position": name, "grid": grid}, source)
     return stage.position, stage.grid
 
