@@ -12,6 +12,7 @@ from PIL import Image
 
 from pplfast.cli import COMMANDS, build_parser, main
 from pplfast.cli.run import parse_seeds
+from pplfast.errors import UserError
 from pplfast.recipe import preset_names
 from pplfast.version import __version__
 
@@ -62,6 +63,21 @@ def test_recipes_are_listed_and_printed(capsys):
 )
 def test_seeds(text, seeds):
     assert parse_seeds(text, None) == seeds
+
+
+@pytest.mark.parametrize("text", ("0-" + "9" * 5000, "9" * 23, "0-99999999", "9" * 5000 + ",1", "0-1000"))
+def test_seeds_that_are_none_are_one_short_line(text):
+    with pytest.raises(UserError, match="^--seeds .*: (must be|0-.* more than 1000 runs)") as error:
+        parse_seeds(text, None)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("option", ("--cache-mb", "--checkpoint-seconds", "--lost-after", "--stuck-after"))
+@pytest.mark.parametrize("value", ("nan", "inf", "-1", "1e300"))
+def test_numbers_of_a_training_that_are_none_are_one_line(option, value, capsys):
+    assert main(["train", "--data", "d", "--recipe", "demo", "--out", "o", option, value]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"error: {option} {float(value)}: must be " in error
 
 
 def test_a_plain_folder_has_a_recipe_and_a_voc_layout_needs_one(tmp_path, capsys, monkeypatch):

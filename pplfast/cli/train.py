@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VARIANTS = ("plain", "ppl", "explicit")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+MOST = 1e9  # of a number whose upper end is of no use
 LOGGERS = ("jsonl", "tensorboard", "wandb", "mlflow")
 
 
@@ -184,11 +185,13 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
     for name in ("threads", "cache_mb"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 0 or more")
+        if not 0 <= getattr(args, name) < MOST:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 0 or more, below {MOST:g}")
     for name in ("checkpoint_seconds", "lost_after", "stuck_after"):
-        if not getattr(args, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")
+        if not 0 < getattr(args, name) < MOST:
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds, below {MOST:g}"
+            )
     for name in _logger_names(args):
         if name not in LOGGERS and ":" not in name:
             raise UserError(f"--logger {name}: choose from {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS)}")
