@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
-from pplfast.errors import UserError
+from pplfast.errors import UserError, out_of_memory
 from pplfast.version import __version__
 
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
@@ -61,11 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{args.prog}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"{args.prog}: error: {_no_memory(error)}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         hint = "; the same command continues" if args.prog in CONTINUING else ""
         hint = "; the same command with --resume continues" if args.prog in RESUMING else hint
         print(f"\n{args.prog}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def _no_memory(error: BaseException) -> str:
+    """What is known of it, and what there is to do about it, in one line."""
+    known = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (
+        f"out of memory{f' ({known[:160]})' if known else ''}; give it more, or take smaller batches and images, a "
+        "lower --memory or fewer --jobs, where the command has them"
+    )
 
 
 def _take_local_rank(arguments: list[str]) -> int | None:
