@@ -19,7 +19,7 @@ ACCEPTED, CLEAN, RAW, MESSAGE, HANG, MEMORY, SIGNAL, ACTED = (
 )  # fmt: skip
 GOOD = (ACCEPTED, CLEAN)
 KINDS = {
-    RAW: "an exception that is no UserError",
+    RAW: "an exception that is no UserError, or a traceback or a warning printed",
     MESSAGE: "a message that is not one line, or does not name the file",
     HANG: "too long (over 5 s)",
     MEMORY: "more than 100 MB allocated for a file of at most 10 KB",
@@ -34,6 +34,8 @@ ADDRESS_SPACE = 1 << 30  # on top of what the process has: more than that is ref
 NO_MEMORY = re.compile(
     r"not enough memory|can't allocate memory|Unable to allocate|bad_alloc|out of memory|Cannot allocate memory"
 )
+
+NOISE = re.compile(r"Traceback \(most recent call last\)|Exception ignored|Warning: ")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,8 +62,9 @@ def observe(call: Callable[[], object], names: tuple[str, ...], size: int, secon
     _watch.events.clear()
     gc.collect(0)
     before, peak = _memory("VmSize"), _memory("VmPeak")
+    limits = resource.getrlimit(resource.RLIMIT_AS)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    resource.setrlimit(resource.RLIMIT_AS, (before + ADDRESS_SPACE, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (before + ADDRESS_SPACE, limits[1]))
     _watch.on = True
     error: BaseException | None = None
     try:
@@ -71,7 +74,7 @@ def observe(call: Callable[[], object], names: tuple[str, ...], size: int, secon
     finally:
         _watch.on = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, limits)
     after = _memory("VmPeak")
     outcome = _judge(error, names)
     if _watch.events:
@@ -82,7 +85,14 @@ def observe(call: Callable[[], object], names: tuple[str, ...], size: int, secon
         return Outcome(MEMORY, f"asked for more than {ADDRESS_SPACE >> 20} MB ({refused})", _where(_first(error)))
     if size <= SMALL_FILE and after > peak and after - before > MOST_MEMORY:
         return Outcome(MEMORY, f"{(after - before) >> 20} MB; {outcome.what}", outcome.where)
+    if noise := _watch.noise():
+        return Outcome(RAW, f"printed: {noise}", outcome.where)
     return outcome
+
+
+def is_spent() -> bool:
+    """Whether this process has had so much memory that less would not show: another one has to go on."""
+    return _memory("VmPeak") - _memory("VmSize") > MOST_MEMORY // 2
 
 
 def _judge(error: BaseException | None, names: tuple[str, ...]) -> Outcome:
@@ -158,7 +168,14 @@ class _Watch:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.on, self.folder, self.events = False, "", list[str]()
+        self.on, self.folder, self.said, self.events = False, "", -1, list[str]()
+
+    def noise(self) -> str:
+        """A line of what no user should see, printed since the last call: by a thread, by a destructor."""
+        sys.stderr.flush()
+        text = os.pread(self.said, 1 << 20, 0).decode("utf-8", "replace")
+        os.ftruncate(self.said, 0)
+        return next((line for line in text.splitlines() if NOISE.search(line)), "")
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.on:
@@ -183,9 +200,12 @@ class _Watch:
 _watch = _Watch()
 
 
-def begin(folder: Path) -> None:
-    """Once in a process that is going to observe: `folder` is all that readers may change."""
+def begin(folder: Path, said: int) -> None:
+    """Once in a process that is going to observe. folder: all that readers may change. said: the open file that holds
+    what is printed."""
     sys.dont_write_bytecode = True
+    _watch.said = said
+    _watch.noise()
     _watch.folder = os.path.realpath(folder)
     sys.addaudithook(_watch)
     signal.signal(signal.SIGALRM, _alarm)

@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,12 @@ def _prepare(folder: Path) -> None:
 
 def _raises(path: Path) -> None:
     raise KeyError("planted")
+
+
+def _prints_a_traceback(path: Path) -> None:
+    thread = threading.Thread(target=_raises, args=(path,))
+    thread.start()
+    thread.join()
 
 
 def _hangs(path: Path) -> None:
@@ -80,7 +87,8 @@ def _accepts(path: Path) -> None:
 
 
 KINDS = {
-    _raises: RAW, _hangs: HANG, _hangs_in_compiled_code: HANG, _allocates: MEMORY, _asks_for_too_much: MEMORY,
+    _raises: RAW, _prints_a_traceback: RAW,
+    _hangs: HANG, _hangs_in_compiled_code: HANG, _allocates: MEMORY, _asks_for_too_much: MEMORY,
     _dies: SIGNAL,
     _exits: SIGNAL, _starts: ACTED, _writes_outside: ACTED, _says_two_lines: MESSAGE, _says_an_escape: MESSAGE,
     _names_nothing: MESSAGE, _refuses: CLEAN, _accepts: ACCEPTED,

@@ -25,9 +25,9 @@ from pplfast.evaluate import cams as evaluate_cams
 from pplfast.evaluate import pngs as evaluate_pngs
 from pplfast.evaluate import submission, unscored
 from pplfast.evaluate.truth import Pair
-from pplfast.labels.affinity import confident_labels
-from pplfast.labels.camfile import load_cam
-from pplfast.labels.pseudo import LabelTask, compute_labels, read_pixels
+from pplfast.labels.affinity import generate_affinity_labels
+from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
+from pplfast.labels.pseudo import generate_labels, read_pixels
 from pplfast.labels.stream.screen import screen
 from pplfast.recipe import AffinityConfig, LabelConfig
 
@@ -37,7 +37,6 @@ except ImportError:
     from pplfast.files import load_npy_dict
 
 CLASSES = labels_small.CLASSES
-THRESHOLD = LabelConfig(background="threshold", value=0.3, crf="none")
 
 
 def _small(folder: Path) -> Dataset:
@@ -56,10 +55,18 @@ def _read_cam(folder: Path) -> None:
     )
 
 
-def _label_cam(folder: Path) -> object:
-    cam = folder / "cams/im2.npz"
-    confident_labels(load_cam(cam), None, CLASSES, AffinityConfig(crf="none"))
-    return compute_labels(LabelTask("im2", cam, folder / "images/im2.jpg", folder / "x.png"), CLASSES, THRESHOLD)
+def _one_with_cam(folder: Path) -> None:
+    _set_of_one(folder)
+    maps = np.random.default_rng(5).random((2, *stored_size(31, 44)))
+    save_cam(folder / "cams/im.npz", Cam(np.array([0, 2]), maps, (31, 44)))
+
+
+def _label_cam(folder: Path) -> None:
+    """One image that fails is all images: its reason is raised."""
+    dataset = _one(folder)
+    config = AffinityConfig(crf="none")
+    generate_labels(folder / "cams", dataset, LabelConfig("threshold", 0.3, "probabilities"), folder / "out", jobs=1)
+    generate_affinity_labels(folder / "cams", dataset, config, folder / "affinity", jobs=1)
 
 
 def _score_cam(folder: Path) -> object:
@@ -190,7 +197,7 @@ def readers() -> list[Reader]:
     any_picture = mutate.mixed(pictures.png, pictures.jpeg, mutate.plain)
     return [
         Reader("cam_npz", "cams/im2.npz", _with_cams, npz, _read_cam),
-        Reader("cam_npz_label", "cams/im2.npz", _with_cams, npz, _label_cam),
+        Reader("cam_npz_label", "cams/im.npz", _one_with_cam, npz, _label_cam, writes=True),
         Reader("cam_npz_eval", "cams/im2.npz", _with_cams, npz, _score_cam),
         Reader(
             "cam_npy",

@@ -19,7 +19,7 @@ from pplfast.data.demo_config import DemoConfig
 from pplfast.files import read_json, write_json
 from pplfast.labels import folder as label_folder
 from pplfast.labels.stream import job
-from pplfast.labels.stream.manifest import BAD, DONE, MERGED, checksum, merge, read_manifest
+from pplfast.labels.stream.manifest import MERGED, checksum, merge, read_manifest
 from pplfast.labels.stream.plan import make_plan, source_state
 from pplfast.labels.stream.shards import OPEN_SUFFIX
 from pplfast.labels.stream.status import Status, Total, read_status, status_file
@@ -99,7 +99,7 @@ def _job(folder: Path) -> None:
     records = [
         {
             "id": "a.1",
-            "state": BAD,
+            "state": "bad",
             "kind": "truncated",
             "reason": "x",
             "source": source_state(dataset.images[0]),
@@ -107,22 +107,22 @@ def _job(folder: Path) -> None:
         },
         {
             "id": "b",
-            "state": DONE,
+            "state": "done",
             "files": [{"file": "b.png", **entry}],
             "time": 2.5,
             "classes": [8],
             "height": 30,
             "width": 40,
         },
-        {"id": "c", "state": DONE, "files": [shard], "time": 3.5, "rank": 0},
+        {"id": "c", "state": "done", "files": [shard], "time": 3.5, "rank": 0},
         {
             "id": "torn",
-            "state": DONE,
+            "state": "done",
             "files": [{**shard, "file": "shards/labels-00000-000001.tar"}],
             "time": 3.5,
             "rank": 0,
         },
-        {"id": "of another list", "state": DONE, "files": [{"file": "other.png", **entry}], "time": 4.5},
+        {"id": "of another list", "state": "done", "files": [{"file": "of another list.png", **entry}], "time": 4.5},
     ]
     merge(out, records)
     (out / "manifest").mkdir()

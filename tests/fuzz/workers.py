@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from fuzz.outcome import HANG, MEMORY, ROOT, SECONDS, SIGNAL, Outcome, begin, observe
+from fuzz.outcome import HANG, ROOT, SECONDS, SIGNAL, Outcome, begin, is_spent, observe
 from fuzz.reader import Prepared
 
 BATCH = 100  # inputs of one process
@@ -62,6 +62,7 @@ class _Child:
     buffer: bytes = b""
     current: int | None = None
     since: float = field(default_factory=time.monotonic)
+    silent: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,18 @@ def run(batches: Sequence[tuple[Prepared, range]], plan: Plan) -> Iterator[Resul
                         if left:
                             waiting.append((child.prepared, left))
                 for child in children:
-                    if time.monotonic() - child.since > (
-                        PATIENCE * plan.seconds if child.current is not None else START
-                    ):
-                        os.kill(child.pid, signal.SIGKILL)
-                        child.since = float("inf")
+                    _end_silent(child, plan)
         finally:
             for child in children:
                 os.kill(child.pid, signal.SIGKILL)
                 os.waitpid(child.pid, 0)
+
+
+def _end_silent(child: _Child, plan: Plan) -> None:
+    patience = START if child.current is None else PATIENCE * plan.seconds
+    if not child.silent and time.monotonic() - child.since > patience:
+        os.kill(child.pid, signal.SIGABRT)  # it leaves its stack
+        child.silent = True
 
 
 def _take(child: _Child, data: bytes) -> Iterator[Result]:
@@ -150,20 +154,10 @@ def _end(child: _Child) -> tuple[range, list[Result]]:
                 f"{child.prepared.reader.name}: a process ended with {status} between two inputs:\n{stack}"
             )
         return child.numbers, []
-    where = next(
-        (found[1] for found in re.finditer(rf'File "{ROOT}/((?:pplfast|kernels|benchmarks)/[^"]+", line \d+)', stack)),
-        "",
-    )
-    where = where.replace('", line ', ":")
-    if child.since == float("inf"):
-        outcome = Outcome(HANG, "in compiled code", where)
-    else:
-        name = (
-            signal.Signals(os.WTERMSIG(status)).name
-            if os.WIFSIGNALED(status)
-            else f"exit code {os.WEXITSTATUS(status)}"
-        )
-        outcome = Outcome(SIGNAL, name, where)
+    found = re.search(rf'File "{ROOT}/((?:pplfast|kernels|benchmarks)/[^"]+)", line (\d+)', stack)
+    how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
+    kind, what = (HANG, "in compiled code") if child.silent else (SIGNAL, how)
+    outcome = Outcome(kind, what, f"{found[1]}:{found[2]}" if found else "")
     return range(child.current + 1, child.numbers.stop), [Result(child.prepared.reader.name, child.current, outcome)]
 
 
@@ -189,25 +183,24 @@ def _start(prepared: Prepared, numbers: range, plan: Plan) -> _Child:
 
 
 def _work(prepared: Prepared, numbers: range, plan: Plan, own: Path, pipe: int) -> None:
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(quiet, descriptor)
     ctypes.CDLL(None).mallopt(-8, 1)  # one arena: a thread's own would count as 64 MB
     crash = open(own / "crash", "w")
     faulthandler.enable(crash)
+    said = os.open(own / "said", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(said, descriptor)
     place = own / "input"
     os.chdir(own)
     prepared.lay_out(place)
     with contextlib.suppress(
         Exception
-    ):  # the first time imports and builds what is no input's; its outcome comes later
+    ):  # what the first call imports and builds is no input's; its outcome comes later
         prepared.reader.read(place)
-    begin(own)
+    begin(own, said)
     for number in numbers:
         _say(pipe, number, None)
-        outcome = read_one(prepared, place, make_input(prepared, plan.seed, number), plan.seconds)
-        _say(pipe, number, asdict(outcome))
-        if outcome.kind in (MEMORY, HANG):  # the highest address space so far hides what comes below it
+        _say(pipe, number, asdict(read_one(prepared, place, make_input(prepared, plan.seed, number), plan.seconds)))
+        if is_spent():
             return
 
 
