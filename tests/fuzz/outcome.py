@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ def observe(call: Callable[[], object], names: tuple[str, ...], size: int, secon
     """Call it, and judge what comes of it. names: a message must hold one of these. size: of the file, in bytes.
     seconds: longer is a hang."""
     _watch.events.clear()
+    _watch.noise()  # of making the input
     gc.collect(0)
     before, peak = _memory("VmSize"), _memory("VmPeak")
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -204,8 +206,9 @@ def begin(folder: Path, said: int) -> None:
     """Once in a process that is going to observe. folder: all that readers may change. said: the open file that holds
     what is printed."""
     sys.dont_write_bytecode = True
+    warnings.filterwarnings("always", category=UserWarning)  # not only the first of each place
+    warnings.filterwarnings("always", category=RuntimeWarning)
     _watch.said = said
-    _watch.noise()
     _watch.folder = os.path.realpath(folder)
     sys.addaudithook(_watch)
     signal.signal(signal.SIGALRM, _alarm)

@@ -63,3 +63,9 @@ def prepare(readers: Sequence[Reader], folder: Path) -> list[Prepared]:
         seeds = ((template / reader.file).read_bytes(), *reader.more, *reader.hostile)
         prepared.append(Prepared(reader, template, seeds))
     return prepared
+
+
+def file_name(content: bytes) -> str:
+    """What a file system can call a file of all this."""
+    name = content.replace(b"\0", b"").replace(b"/", b"_")[:200].decode("utf-8", "surrogateescape")
+    return name if name not in ("", ".", "..") else "name"

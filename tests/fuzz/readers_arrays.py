@@ -13,7 +13,7 @@ from PIL import Image
 import fuzz.mutate as mutate
 from fuzz import binary, pictures
 from fuzz.pickles import HOSTILE, saved
-from fuzz.reader import Reader
+from fuzz.reader import Reader, file_name
 from pplfast.data.check import check_dataset
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
@@ -185,6 +185,19 @@ def _read_picture(folder: Path) -> object:
     return read_pixels(folder / "im.jpg")
 
 
+def _folder_of_one(folder: Path) -> None:
+    (folder / "data").mkdir()
+    (folder / "name").write_text("im.jpg")
+
+
+def _read_name(folder: Path) -> None:
+    """A plain folder of images, one of that name."""
+    name = file_name((folder / "name").read_bytes())
+    (folder / "data" / name).write_bytes(_picture("JPEG"))
+    for problem in check_dataset(open_dataset(DataConfig(str(folder / "data"), labels="none")), threads=1).problems:
+        assert problem.message.isprintable(), repr(problem.message)
+
+
 def readers() -> list[Reader]:
     npz = mutate.mixed(binary.npz, binary.npz)
     table = mutate.mixed(binary.npy_pickle, binary.npy_pickle)
@@ -215,6 +228,16 @@ def readers() -> list[Reader]:
             _read_label_table,
             more=OTHER_TABLES,
             hostile=HOSTILE,
+        ),
+        Reader(
+            "image_name",
+            "name",
+            _folder_of_one,
+            mutate.text(".jpg", ".JPEG", ".png", "im"),
+            _read_name,
+            more=(b"a b.jpeg",),
+            named=("data:",),
+            writes=True,
         ),
         Reader("mask", "masks/im.png", _set_of_one, png, _read_mask, more=masks),
         Reader("mask_check", "masks/im.png", _set_of_one, png, _check_one, more=masks),

@@ -1,5 +1,6 @@
 """JSON that pplfast writes and reads again: settings, manifests, heartbeats, the records and the log of a training."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -175,10 +176,11 @@ def _training(folder: Path) -> None:
 
 def _read_record(folder: Path) -> None:
     task = _task(folder / "data")
-    run = SimpleNamespace(
-        task=task, optim=task.optim, ranks=SimpleNamespace(device=SimpleNamespace(type="cpu")), folder=folder / "train"
-    )
-    assert _claim(run, resume=True)[1] in ("fp32", "bf16", "fp16")
+    ranks = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+    run = SimpleNamespace(task=task, optim=task.optim, ranks=ranks, folder=folder / "train")
+    known = {"record": task.record(), "resume": True}
+    asked = {name: known[name] for name in inspect.signature(_claim).parameters if name in known}
+    assert _claim(run, **asked)[1] in ("fp32", "bf16", "fp16")
 
 
 def _read_log(folder: Path) -> None:

@@ -8,7 +8,7 @@ from safetensors.torch import save as as_safetensors
 
 import fuzz.mutate as mutate
 from fuzz import binary, networks
-from fuzz.reader import Reader
+from fuzz.reader import Reader, file_name
 from fuzz.trees import json_tree
 from pplfast.cli.model import as_option, model_classes
 from pplfast.data.classes import parse_classes
@@ -116,6 +116,19 @@ def _resume(reseal: bool) -> Callable[[Path], None]:
 PLACE = "stage1-0000004"
 
 
+def _named(folder: Path) -> None:
+    _checkpoint(folder / "checkpoints")
+    (folder / "name").write_text("stage1-0000009")
+
+
+def _resume_beside(folder: Path) -> None:
+    """A folder of that name lies among the checkpoints; it is none."""
+    name = file_name((folder / "name").read_bytes())
+    (folder / "checkpoints" / name).mkdir(exist_ok=True)
+    found, _ = CheckpointFolder(folder / "checkpoints", ALONE, keep=2).latest()
+    assert found is not None and found.progress.iteration == 4, "another checkpoint than the one that is whole"
+
+
 def readers() -> list[Reader]:
     state = networks.state()
     wrapped = {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3, "best": 0.5}
@@ -155,6 +168,16 @@ def readers() -> list[Reader]:
             named=(PLACE,),
         ),
         Reader("checkpoint_index", f"{PLACE}/{MANIFEST}", _checkpoint, JSON, _resume(True)),
+        Reader(
+            "checkpoint_name",
+            "name",
+            _named,
+            mutate.text("stage", "-end", "-", "stage1-0000004", ".partial"),
+            _resume_beside,
+            more=(b"stage2-end", b"other"),
+            named=("checkpoints/",),
+            writes=True,
+        ),
         Reader("checkpoint_state", f"{PLACE}/{STATE}", _checkpoint, SAFETENSORS, _resume(True), named=(PLACE,)),
     ]
 
