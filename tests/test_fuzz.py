@@ -12,7 +12,7 @@ from fuzz import planted
 from fuzz.outcome import ACCEPTED, GOOD, KINDS
 
 TESTS = Path(__file__).resolve().parent
-COUNT, SEED = 900, "make test"
+COUNT, SEED = 1300, "make test"
 
 pytestmark = pytest.mark.slow
 

@@ -107,7 +107,8 @@ def _resume(reseal: bool) -> Callable[[Path], None]:
         network = networks.small()
         restore_weights(network, state, ALONE)
         _finite(network)
-        torch.amp.GradScaler("cpu").load_state_dict(state.loss_scale)
+        if state.loss_scale:
+            torch.amp.GradScaler("cpu").load_state_dict(state.loss_scale)
         f"{found.progress.steps:d} {found.progress.seconds:.1f}"
 
     return read
