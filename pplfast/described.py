@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
+from pplfast.data.classes import BACKGROUND, IGNORE, ClassList, parse_classes
+from pplfast.errors import UserError
 
 FIGURES = {"steps": int, "seconds": float, "images_per_s": float, "loss": float}  # of a training
 
@@ -18,7 +19,14 @@ def described_classes(table: Mapping[str, Any]) -> ClassList:
         raise ValueError(f"class_ids are not all between {BACKGROUND} and {IGNORE}")
     if not names or len(set(ids)) < len(ids) or len(set(names)) < len(names):
         raise ValueError("a class is there twice" if names else "no classes")
-    return ClassList(tuple(names), tuple(ids))
+    classes = ClassList(tuple(names), tuple(ids))
+    try:
+        again = parse_classes(",".join(f"{name}={value}" for name, value in zip(names, ids, strict=True)))
+    except UserError as error:
+        raise ValueError(f"class_names cannot be given as --classes: {error}") from None
+    if again != classes:
+        raise ValueError("class_names cannot be given as --classes: a name holds '='")
+    return classes
 
 
 def described_training(table: Any) -> dict[str, Any]:

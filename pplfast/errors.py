@@ -1,7 +1,9 @@
 """Errors that the user can act on."""
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 MOST = 2000  # characters of a message, some of which a file may have written
@@ -47,6 +49,17 @@ def out_of_memory(error: BaseException) -> bool:
     """Of Python's or torch's allocators, or of anybody else's; see NO_MEMORY."""
     of_torch = type(error).__name__ == "OutOfMemoryError"  # its allocator for the GPU; without importing it
     return of_torch or isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)
+
+
+@contextmanager
+def naming(file: str | os.PathLike[str]) -> Iterator[None]:
+    """What is wrong inside names the file: its values are checked by code that does not know where they are from."""
+    try:
+        yield
+    except UserError as error:
+        if os.fspath(file) in str(error):
+            raise
+        raise type(error)(f"{os.fspath(file)}: {error}") from None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

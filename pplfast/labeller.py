@@ -33,7 +33,7 @@ from pplfast.models.segmentation import SegmentationNet
 from pplfast.networks import CLASSIFIER, SEGMENTATION, find_network, networks_in
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import default_device, exact_float32, resolve_precision
-from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig, part_from_dict
+from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig
 from pplfast.train import model_file, network_file, segmentation
 
 THREADS = 2  # DALI's
@@ -183,8 +183,8 @@ def load_labeller(path: str | os.PathLike[str], device: str | torch.device | Non
     return CamLabeller(
         model_file.load_classifier(path).to(device),
         ClassList(info.class_names, info.class_ids),
-        part_from_dict(CamConfig, info.recipe.get("cam", {}), str(path)),
-        part_from_dict(LabelConfig, info.recipe.get("label", {}), str(path)),
+        model_file.read_recorded(path, "cam", CamConfig),
+        model_file.read_recorded(path, "label", LabelConfig),
     )
 
 

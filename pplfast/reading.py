@@ -1,6 +1,7 @@
 """Opening files that come from others: never a pipe that waits for ever, never a device without an end."""
 
 import errno
+import io
 import os
 import stat
 from typing import BinaryIO
@@ -20,11 +21,21 @@ def open_regular(path: StrPath) -> BinaryIO:
         raise OSError(errno.EINVAL, "no name of a file", os.fspath(path)) from None
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
+        return _Regular(io.FileIO(descriptor))
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
+class _Regular(io.BufferedReader):
+    """Asks for no more memory than the file can fill: `read(n)` of Python's own takes n bytes before it looks, and the
+    n of an image decoder is what a damaged file says."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 def quoted(text: str) -> str:

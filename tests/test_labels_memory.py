@@ -35,7 +35,8 @@ CPU = torch.device("cpu")
 
 def claim(path, width, height):
     """Make the header of a small JPEG say that it is a large one."""
-    data = bytearray(path.read_bytes())
+    comment = b"\xff\xfe" + struct.pack(">H", 60_002) + bytes(60_000)
+    data = bytearray(path.read_bytes().replace(b"\xff\xd8", b"\xff\xd8" + 3 * comment, 1))  # bytes for so many pixels
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = struct.pack(">HH", height, width)
     path.write_bytes(data)

@@ -17,7 +17,7 @@ from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_change
 from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
 from pplfast.networks import CLASSIFIER
-from pplfast.recipe import CamConfig, part_from_dict
+from pplfast.recipe import CamConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def cam_changes(args: argparse.Namespace) -> dict[str, Any]:
 
 def cam_config(model: Path, changes: dict[str, Any]) -> CamConfig:
     """As in the recipe that the classifier was trained by, but for the changes."""
-    from pplfast.train import read_info
+    from pplfast.train import read_recorded
 
-    recorded = part_from_dict(CamConfig, read_info(model).recipe.get("cam", {}), str(model))
+    recorded = read_recorded(model, "cam", CamConfig)
     return dataclasses.replace(recorded, **changes)

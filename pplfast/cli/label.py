@@ -21,7 +21,7 @@ from pplfast.data.options import OWN_CLASSES, RARE, add_data_arguments, dataset_
 from pplfast.errors import UserError
 from pplfast.labels import presets
 from pplfast.networks import CLASSIFIER
-from pplfast.recipe import LabelConfig, part_from_dict
+from pplfast.recipe import LabelConfig
 
 if TYPE_CHECKING:
     from pplfast.labels.stream.job import JobConfig
@@ -184,9 +184,9 @@ def label_config(
 
     preset: of the CRF, "" for the recipe's. With `unsure` the background's value has no meaning and is 0.
     """
-    from pplfast.train import read_info
+    from pplfast.train import read_recorded
 
-    recorded = part_from_dict(LabelConfig, read_info(folder).recipe.get("label", {}), str(folder))
+    recorded = read_recorded(folder, "label", LabelConfig)
     if unsure is not None:
         return LabelConfig("threshold", 0.0, preset or recorded.crf)
     kind = args.background or recorded.background

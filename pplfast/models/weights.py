@@ -1,5 +1,6 @@
 """Weight files into a backbone: every tensor is accounted for, and a mismatch is refused by name."""
 
+import warnings
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pplfast.errors import UserError
 from pplfast.models.backbone import Backbone
 from pplfast.models.mxnet import is_mxnet_file, published_name, read_params
 from pplfast.models.values import bad_kind, bad_weight
+from pplfast.reading import open_regular
 
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the tensors
 CLASSIFIERS = ("fc.", "_fc.", "linear1000", "fc8.")
@@ -102,7 +104,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     _refuse_bomb(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how old the format is; what matters is an error
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can make the reader fail in nearly any way
@@ -126,9 +129,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 def _refuse_bomb(path: Path) -> None:
     """torch.save packs without compression. A zip file whose contents are larger than itself is not from there, and
     would be unpacked to any size."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):

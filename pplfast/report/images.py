@@ -19,6 +19,7 @@ from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import voc_palette
 from pplfast.errors import UserError
+from pplfast.reading import open_regular
 
 MAX_PIXELS = 80_000_000  # of a stored image or label: what is decoded of a small file is bounded
 MAX_DECODED = 128 * 2**20  # bytes
@@ -63,7 +64,7 @@ def read_photo(path: Path) -> Photo:
     except BadImage as problem:
         raise UserError(f"{path}: {problem}") from None
     _check_pixels(path, info.width, info.height)
-    with _readable(path), Image.open(path, formats=("JPEG",)) as image:
+    with _readable(path), open_regular(path) as file, Image.open(file, formats=("JPEG",)) as image:
         if image.info.get("progressive") and PROGRESSIVE_BYTES * info.width * info.height > MAX_DECODED:
             raise UserError(f"{path}: too large for a picture, as it is progressive; save it as a baseline JPEG")
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # lets the JPEG decoder skip detail
@@ -79,7 +80,7 @@ def label_map(path: Path, photo: Photo) -> UInt8Array:
     """
     height, width = photo.pixels.shape[:2]
     check_ordinary(path)
-    with _readable(path), Image.open(path, formats=("PNG",)) as image:
+    with _readable(path), open_regular(path) as file, Image.open(file, formats=("PNG",)) as image:
         if image.mode not in ("P", "L"):
             raise UserError(f"{path}: a PNG of mode {image.mode}, not of class ids; make it again")
         if image.size != (photo.width, photo.height):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pplfast.described import described_classes
-from pplfast.errors import UserError
+from pplfast.errors import UserError, naming
 from pplfast.extend import refuse_modules_within
 from pplfast.files import atomic_path, read_json, write_json
 from pplfast.models import create
@@ -20,7 +20,7 @@ from pplfast.models.values import bad_kind, bad_weight
 from pplfast.networks import CLASSIFIER, find_network
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS
-from pplfast.recipe import ModelConfig, StageConfig, part_from_dict
+from pplfast.recipe import ModelConfig, Part, StageConfig, part_from_dict
 from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
 from pplfast.version import __version__
 
@@ -114,6 +114,27 @@ def _stage(value: Any, source: str) -> tuple[str, int]:
     return stage.position, stage.grid
 
 
+def read_recorded(path: str | Path, key: str, kind: type[Part]) -> Part:
+    """One table of the recipe that the classifier was trained by, "cam" or "label". Raises UserError as `read_info`."""
+    file = find_network(path, CLASSIFIER) / DESCRIPTION
+    with naming(file):
+        return part_from_dict(kind, read_info(path).recipe.get(key, {}), f"{file}: recipe.{key}")
+
+
+def _described_model(info: ClassifierInfo, folder: Path) -> PatchClassifier:
+    config = part_from_dict(ModelConfig, info.model, f"{folder / DESCRIPTION}: model")
+    refuse_modules_within(folder, config.backbone, config.pooling)
+    backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
+    return PatchClassifier(
+        backbone,
+        len(info.class_names),
+        MODE_OF_VARIANT[info.variant],
+        config.dropout,
+        branches=len(info.stages),
+        pooling=POOLINGS.find(config.pooling),
+    )
+
+
 def load_classifier(path: str | Path) -> PatchClassifier:
     """The classifier of a training folder, a run's folder or variant, or one of its two files: on the CPU, in eval
     mode, its stage set.
@@ -123,19 +144,11 @@ def load_classifier(path: str | Path) -> PatchClassifier:
     """
     info, folder = read_info(path), find_network(path, CLASSIFIER)
     try:
-        config = part_from_dict(ModelConfig, info.model, f"{folder / DESCRIPTION}: model")
-        refuse_modules_within(folder, config.backbone, config.pooling)
-        backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
-        model = PatchClassifier(
-            backbone,
-            len(info.class_names),
-            MODE_OF_VARIANT[info.variant],
-            config.dropout,
-            branches=len(info.stages),
-            pooling=POOLINGS.find(config.pooling),
-        )
+        with naming(folder / DESCRIPTION):
+            model = _described_model(info, folder)
+            stage = [patch_stage(model.backbone, name, grid) for name, grid in info.stages]
         load_state(model, folder / WEIGHTS)
-        model.set_stage([patch_stage(backbone, name, grid) for name, grid in info.stages])
+        model.set_stage(stage)
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS}: no such file; train again") from None
     except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pplfast.described import described_training
-from pplfast.errors import UserError
+from pplfast.errors import UserError, naming
 from pplfast.files import StrPath, read_json, write_json
 from pplfast.networks import KINDS, find_network
 from pplfast.recipe import Part, part_from_dict
@@ -39,10 +39,11 @@ def read_network(folder: StrPath, name: str) -> dict[str, Any]:
 def as_described(folder: Path, name: str) -> Iterator[None]:
     """While a network is made of what `read_network` gave: keys that it lacks, and values that are none, are a
     UserError that names the file."""
+    path = folder / f"{name}.json"
     try:
-        yield
+        with naming(path):
+            yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        path = folder / f"{name}.json"
         raise UserError(f"{path}: not the description of a {name} network ({error!r}); train again") from None
 
 
