@@ -13,10 +13,11 @@ from pplfast.errors import UserError
 from pplfast.files import write_json
 from pplfast.labels.folder import find_outputs
 from pplfast.labels.stream import budget, job, maps, pipeline, shards, status
-from pplfast.labels.stream.manifest import ManifestWriter, at_work, merge, rank_file, read_manifest, read_records
+from pplfast.labels.stream.manifest import ManifestWriter, merge, rank_file, read_manifest, read_records
 from pplfast.labels.stream.meter import Meter, bottleneck
 from pplfast.labels.stream.refine import RefineConfig, Task
 from pplfast.labels.stream.workers import Workers
+from pplfast.lock import is_locked
 from pplfast.models.backbone import BlockSpec
 from pplfast.recipe import CamConfig, LabelConfig
 
@@ -174,9 +175,9 @@ def test_manifest_survives_a_torn_line_and_refuses_a_second_writer(tmp_path):
     writer.append({"id": "a", "state": "done", "time": 1})
     with pytest.raises(UserError, match="another `pplfast label` is writing"):
         ManifestWriter(tmp_path, 0)
-    assert at_work(rank_file(tmp_path, 0))
+    assert is_locked(rank_file(tmp_path, 0))
     writer.close()
-    assert not at_work(rank_file(tmp_path, 0))
+    assert not is_locked(rank_file(tmp_path, 0))
     with open(rank_file(tmp_path, 1), "w") as file:
         file.write('{"id":"a","state":"bad","time":2}\n{"id":"b","sta')
     assert read_manifest(tmp_path)["a"]["state"] == "bad" and len(read_manifest(tmp_path)) == 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
-from pplfast.errors import UserError
+from pplfast.errors import UserError, explain_os_error, one_line
 from pplfast.version import __version__
 
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
@@ -34,6 +34,11 @@ CONTINUING = {f"pplfast {command}" for command in ("run", "cam", "label", "refin
 RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segment train")}
 
 
+NO_MEMORY = (
+    "not enough memory; close other programs, or work on less at a time: fewer --jobs, a smaller --memory or batch"
+)
+
+
 def build_parser(chosen: str | None = None) -> CommandParser:
     """The parser of the whole command line, or with the options of one command only, which is faster to make."""
     parser = CommandParser(prog="pplfast", description="Pixel labels from image labels.")
@@ -56,13 +61,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return cast(int, importlib.import_module(f"pplfast.cli.{args.command}").run(args))
     except UserError as error:
-        print(f"{args.prog}: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _report(args.prog, str(error), error.exit_code)
+    except BrokenPipeError:  # `pplfast recipes | head`: at the end the interpreter would complain once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _report(args.prog, "what reads the output, or a worker process, has ended", UserError.exit_code)
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str | bytes) else "the operating system"
+        return _report(args.prog, str(explain_os_error(error, os.fsdecode(name), reading=True)), UserError.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _report(args.prog, NO_MEMORY, UserError.exit_code)
     except KeyboardInterrupt:
         hint = "; the same command continues" if args.prog in CONTINUING else ""
         hint = "; the same command with --resume continues" if args.prog in RESUMING else hint
         print(f"\n{args.prog}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def _report(prog: str, message: str, exit_code: int) -> int:
+    print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
+    return exit_code
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """torch has exceptions of its own for it, and words instead of an exception."""
+    if isinstance(error, MemoryError):
+        return True
+    from pplfast.labels.stream.maps import out_of_memory
+
+    return out_of_memory(error)
 
 
 def _take_local_rank(arguments: list[str]) -> int | None:

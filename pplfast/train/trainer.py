@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.files import StrPath, read_json
+from pplfast.lock import hold_folder
 from pplfast.models.backbone import Network
 from pplfast.precision import exact_float32, fastest_convolutions, resolve_precision
 from pplfast.recipe import OptimConfig
@@ -109,11 +111,16 @@ def run_task(
     """Train what `task` describes into the folder `out`: its network, logs and checkpoints.
 
     Under a launcher every rank calls it alike. A folder whose run is finished is left as it is.
-    Raises UserError for settings or data that cannot be, an `out` that belongs to another run, an unfinished one
-    without `resume`, a full disk, and a loss that is not finite.
+    Raises UserError for settings or data that cannot be, an `out` that belongs to another run or that another process
+    writes to, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     ranks = start_ranks(options.local_rank, options.stuck_after)
-    with Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog, fastest_convolutions():
+    with (
+        ExitStack() as held,
+        Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog,
+        fastest_convolutions(),
+    ):
+        on_main(ranks, lambda: held.enter_context(hold_folder(out)))
         return _run_task(task, Path(out), resume, options, ranks, watchdog)
 
 
