@@ -27,21 +27,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-_AGAIN = "then run the same command again"
+AGAIN = "then run the same command again"  # a command that continues adds that it does
 # What the user can do about an error of the operating system, whether a file was read or written.
 _REMEDIES = {
-    errno.ENOSPC: f"the disk is full; make space, {_AGAIN}",
-    errno.EDQUOT: f"your quota of the disk is used up; make space, {_AGAIN}",
+    errno.ENOSPC: f"the disk is full; make space, {AGAIN}",
+    errno.EDQUOT: f"your quota of the disk is used up; make space, {AGAIN}",
     errno.EFBIG: "a file may not become so large here; raise the limit (ulimit -f), or use another file system",
-    errno.EIO: f"the disk reports an error; check it, {_AGAIN}",
-    errno.ESTALE: f"the network file system has lost it; mount it anew, {_AGAIN}",
-    errno.EMFILE: f"too many open files in this process; raise the limit (ulimit -n), {_AGAIN}",
-    errno.ENFILE: f"too many open files on this machine; close other programs, {_AGAIN}",
+    errno.EIO: f"the disk reports an error; check it, {AGAIN}",
+    errno.ESTALE: f"the network file system has lost it; mount it anew, {AGAIN}",
+    errno.EMFILE: f"too many open files in this process; raise the limit (ulimit -n), {AGAIN}",
+    errno.ENFILE: f"too many open files on this machine; close other programs, {AGAIN}",
     errno.ENAMETOOLONG: "the name is too long for the file system; shorten it",
     errno.ELOOP: "a symbolic link that leads in a circle, or lies where a file is expected; remove it",
-    errno.ETXTBSY: f"another process runs it; end that process, {_AGAIN}",
-    errno.EBUSY: f"in use by another process; end that process, {_AGAIN}",
-    errno.ENOMEM: f"not enough memory; close other programs, {_AGAIN}",
+    errno.ETXTBSY: f"another process runs it; end that process, {AGAIN}",
+    errno.EBUSY: f"in use by another process; end that process, {AGAIN}",
+    errno.ENOMEM: f"not enough memory; close other programs, {AGAIN}",
     errno.EISDIR: "is a folder, where a file is expected; move it, or choose another name",
 }
 _NOT_WRITTEN = {
@@ -66,7 +66,7 @@ def explain_os_error(error: OSError, path: str | os.PathLike[str], reading: bool
     sentence = (_NOT_READ if reading else _NOT_WRITTEN).get(code) or _REMEDIES.get(code)
     if sentence is None:
         what = "read" if reading else "written"
-        sentence = f"cannot be {what} ({{reason}}); check the disk and the path, {_AGAIN}"
+        sentence = f"cannot be {what} ({{reason}}); check the disk and the path, {AGAIN}"
     return UserError(f"{os.fspath(path)}: {sentence.format(reason=reason)}")
 
 

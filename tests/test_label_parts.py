@@ -161,8 +161,8 @@ def test_a_torn_shard_is_closed_behind_its_last_recorded_sample(tmp_path):
     shards.finish_torn_shards(tmp_path, records)
     path = tmp_path / "shards" / "labels-00002-000000.tar"
     with tarfile.open(path) as tar:
-        assert tar.getnames() == [f"a/b_{n}.{kind}" for n in range(2) for kind in ("jpg", "png", "json")]
-        assert tar.extractfile("a/b_1.jpg").read() == b"jpeg"
+        assert tar.getnames() == [f"a/b%2E{n}.{kind}" for n in range(2) for kind in ("jpg", "png", "json")]
+        assert tar.extractfile("a/b%2E1.jpg").read() == b"jpeg"
     assert path.stat().st_size % 512 == 0 and not open_name.exists()
     assert shards.ShardWriter(tmp_path, 2, 10)._number == 1
     (tmp_path / "shards" / ".labels-00000-000000.tar.open").write_bytes(b"never recorded")
@@ -179,7 +179,7 @@ def test_manifest_survives_a_torn_line_and_refuses_a_second_writer(tmp_path):
     writer.close()
     assert not is_locked(rank_file(tmp_path, 0))
     with open(rank_file(tmp_path, 1), "w") as file:
-        file.write('{"id":"a","state":"bad","time":2}\n{"id":"b","sta')
+        file.write('{"id":"a","state":"bad","reason":"empty","time":2}\n{"id":"b","sta')
     assert read_manifest(tmp_path)["a"]["state"] == "bad" and len(read_manifest(tmp_path)) == 1
     merge(tmp_path, read_manifest(tmp_path).values())
     assert [r["state"] for r in read_records(tmp_path / "manifest.jsonl")] == ["bad"]

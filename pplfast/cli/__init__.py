@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
-from pplfast.errors import UserError, explain_os_error, one_line
+from pplfast.errors import AGAIN, UserError, explain_os_error, one_line
 from pplfast.version import __version__
 
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
@@ -80,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(prog: str, message: str, exit_code: int) -> int:
+    if message.endswith(AGAIN):
+        message += (
+            ": it continues" if prog in CONTINUING else " with --resume: it continues" if prog in RESUMING else ""
+        )
     print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
     return exit_code
 

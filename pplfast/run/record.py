@@ -1,4 +1,4 @@
-"""The record of a step, as it is read back: nothing in it is taken on trust, since a run's folder may be a stranger's."""
+"""The record of a step, read back: nothing in it is taken on trust, since a run's folder may be a stranger's."""
 
 import math
 import re

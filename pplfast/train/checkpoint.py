@@ -9,7 +9,6 @@ and those that end a stage (without momentum: half the size). A thread of rank 0
 """
 
 import hashlib
-import math
 import os
 import re
 import shutil
@@ -193,14 +192,18 @@ def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
     progress, scale = manifest.get("progress"), manifest.get("loss_scale")
     if not isinstance(progress, dict) or not isinstance(scale, dict):
         raise UserError(f"{MANIFEST} lacks the progress or the loss scale")
-    kinds = {"stage": int, "iteration": int, "steps": int, "stage_ended": bool, "seconds": float}
+    kinds: dict[str, tuple[type, ...]] = {
+        "stage": (int,),
+        "iteration": (int,),
+        "steps": (int,),
+        "stage_ended": (bool,),
+        "seconds": (int, float),
+    }
     for name, kind in kinds.items():
-        value = progress.get(name)
-        if kind is float and type(value) is int:
-            continue
-        if type(value) is not kind or not 0 <= value < 2**53:
-            raise UserError(f"{MANIFEST} has no such {name} as a checkpoint has")
-    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in scale.values())
+        value: Any = progress.get(name)
+        if type(value) not in kind or not 0 <= value < 2**53:
+            raise UserError(f"{MANIFEST}: {name} is not as a checkpoint has it")
+    numbers = all(type(value) in (int, float) and abs(value) < 2**128 for value in scale.values())
     if progress.keys() != kinds.keys() or not numbers or not all(map(LOSS_SCALE.fullmatch, scale)):
         raise UserError(f"{MANIFEST} is not that of a checkpoint")
     return Checkpoint(path, Progress(**progress), scale)
@@ -213,7 +216,7 @@ def _order(path: Path) -> tuple[int, float]:
 
 
 def _guarded(path: Path, action: Callable[[], None]) -> None:
-    """Run `action`; what the operating system refuses becomes a UserError. safetensors reports that as its own errors."""
+    """Run `action`; what the operating system refuses becomes a UserError; safetensors has it as its own."""
     try:
         action()
     except OSError as error:

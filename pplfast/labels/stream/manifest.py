@@ -23,7 +23,7 @@ from pplfast.lock import try_lock
 MERGED = "manifest.jsonl"
 FOLDER = "manifest"
 SYNC_SECONDS = 5.0
-REMEDY = "delete the folder, or choose another --out"
+REMEDY = "delete this line, and its image is labelled again; or choose another --out"
 RANK_FILE = re.compile(r"rank\d{5,9}\.jsonl")
 
 
