@@ -20,7 +20,7 @@ StrPath = str | os.PathLike[str]
 
 TEMPORARY_SUFFIX = ".partial"
 # `.<process>-<random>.partial`, and `.<name>.<process>.partial` of pplfast 0.1.0.
-TEMPORARY = re.compile(r"\.(?:\d+-[0-9a-f]{16}|.+\.\d+)\.partial", re.DOTALL)
+TEMPORARY = re.compile(r"\.(?:[0-9]+-[0-9a-f]{16}|.+\.[0-9]+)\.partial", re.DOTALL)
 MAX_JSON = 32 * 2**20  # bytes: many times what a run writes, and what memory there is for on any machine
 MAX_LINE = 2**20  # bytes, of a file of lines
 MAX_DEPTH = 64  # of lists and objects in each other

@@ -10,7 +10,7 @@ from typing import Any
 from pplfast.errors import UserError
 from pplfast.files import read_json
 
-STAMP = re.compile(r"\d{1,12}\.\d{6}")
+STAMP = re.compile(r"[0-9]{1,12}\.[0-9]{6}")
 
 
 class Values(dict[str, Any]):

@@ -29,7 +29,7 @@ from pplfast.train.ranks import Ranks, on_main, together
 from pplfast.train.state import TrainState
 
 STATE, MANIFEST, SUMS = "state.safetensors", "manifest.json", "SHA256SUMS"
-NAME = re.compile(r"stage(\d{1,6})-(\d{7,12}|end)")
+NAME = re.compile(r"stage([0-9]{1,6})-([0-9]{7,12}|end)")
 LOSS_SCALE = re.compile(r"[a-z_]{1,40}")
 
 

@@ -24,7 +24,7 @@ MERGED = "manifest.jsonl"
 FOLDER = "manifest"
 SYNC_SECONDS = 5.0
 REMEDY = "delete this line, and its image is labelled again; or choose another --out"
-RANK_FILE = re.compile(r"rank\d{5,9}\.jsonl")
+RANK_FILE = re.compile(r"rank[0-9]{5,9}\.jsonl")
 
 
 class ManifestWriter:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 DONE, BAD = "done", "bad"
-SHARD = re.compile(r"shards/labels-\d{5,9}-\d{6,9}\.tar")
+SHARD = re.compile(r"shards/labels-[0-9]{5,9}-[0-9]{6,9}\.tar")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LARGEST = 2**53  # of a number that is counted with: what JSON's other readers hold exactly
 

@@ -22,7 +22,7 @@ from pplfast.labels.stream.record import Record
 
 FOLDER = "shards"
 OPEN_SUFFIX = ".open"
-OPEN_NAME = re.compile(r"\.labels-\d{5,9}-\d{6,9}\.tar\.open")
+OPEN_NAME = re.compile(r"\.labels-[0-9]{5,9}-[0-9]{6,9}\.tar\.open")
 BLOCK = 512
 END = bytes(2 * BLOCK)  # closes a tar
 
@@ -52,7 +52,7 @@ class ShardWriter:
         self._folder, self._rank, self._size = out / FOLDER, rank, size
         self._file: IO[bytes] | None = None
         self._samples = 0
-        pattern = re.compile(rf"labels-{rank:05d}-(\d{{6,9}})\.tar")
+        pattern = re.compile(rf"labels-{rank:05d}-([0-9]{{6,9}})\.tar")
         there = [int(match[1]) for path in self._folder.glob("labels-*.tar") if (match := pattern.fullmatch(path.name))]
         self._number = max(there, default=-1) + 1
 

@@ -27,7 +27,7 @@ from pplfast.labels.stream.meter import STAGES, Meter
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 SECONDS_BETWEEN_BEATS = 1.0
 SECONDS_BETWEEN_LINES = 15.0
-STATUS_FILE = re.compile(r"rank\d{5,9}\.status")
+STATUS_FILE = re.compile(r"rank[0-9]{5,9}\.status")
 
 
 @dataclass(frozen=True)
