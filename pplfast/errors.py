@@ -57,16 +57,14 @@ _NOT_READ = {
     errno.ENOTDIR: "no such file: what is to be its folder is a file",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "may not be read ({reason}); ask its owner, or use a copy"),
 }
+_OTHERS = f"the operating system says: {{reason}}; check the path and the disk, {AGAIN}"
 
 
 def explain_os_error(error: OSError, path: str | os.PathLike[str], reading: bool = False) -> UserError:
     """The UserError for what the operating system refused at `path`, writing it or reading it."""
     code = error.errno or 0
     reason = error.strerror or str(error) or type(error).__name__
-    sentence = (_NOT_READ if reading else _NOT_WRITTEN).get(code) or _REMEDIES.get(code)
-    if sentence is None:
-        what = "read" if reading else "written"
-        sentence = f"cannot be {what} ({{reason}}); check the disk and the path, {AGAIN}"
+    sentence = (_NOT_READ if reading else _NOT_WRITTEN).get(code) or _REMEDIES.get(code, _OTHERS)
     return UserError(f"{os.fspath(path)}: {sentence.format(reason=reason)}")
 
 

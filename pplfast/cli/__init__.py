@@ -1,5 +1,6 @@
 """The `pplfast` command: picks the subcommand, and turns errors that the user can mend into one line."""
 
+import errno
 import importlib
 import os
 import sys
@@ -34,6 +35,8 @@ CONTINUING = {f"pplfast {command}" for command in ("run", "cam", "label", "refin
 RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segment train")}
 
 
+NOT_READ = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)  # of which it is not known what was tried
+LONGEST = 4000  # characters of a message: it may hold a value from a file
 NO_MEMORY = (
     "not enough memory; close other programs, or work on less at a time: fewer --jobs, a smaller --memory or batch"
 )
@@ -66,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _report(args.prog, "what reads the output, or a worker process, has ended", UserError.exit_code)
     except OSError as error:
-        name = error.filename if isinstance(error.filename, str | bytes) else "the operating system"
-        return _report(args.prog, str(explain_os_error(error, os.fsdecode(name), reading=True)), UserError.exit_code)
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "this machine"
+        return _report(args.prog, str(explain_os_error(error, name, error.errno in NOT_READ)), UserError.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
@@ -84,7 +87,9 @@ def _report(prog: str, message: str, exit_code: int) -> int:
         message += (
             ": it continues" if prog in CONTINUING else " with --resume: it continues" if prog in RESUMING else ""
         )
-    print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
+    text = one_line(message)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    print(f"{prog}: error: {text}", file=sys.stderr)
     return exit_code
 
 

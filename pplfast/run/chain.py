@@ -11,7 +11,7 @@ from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, Problem
 from pplfast.doctor import hardware, versions
 from pplfast.errors import UserError
-from pplfast.files import check_inside, remove_file, write_json
+from pplfast.files import check_inside, is_output, remove_file, write_json
 from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
@@ -45,6 +45,7 @@ def _run(config: RunConfig, say: Callable[[str], None]) -> dict[str, Any]:
     announce = _Announcer(say, 2 + len(config.variants) * len(steps))
     check_inside(config.out, output_files(config))
     write_json(config.out / "run.json", _record(config))
+    is_output(config.out / "report.html")  # not a folder, which would be found when all else is done
     remove_file(config.out / "summary.json")  # it never describes a run that has been changed since
     lists = {config.train: train_set, config.val: val_set}
     if config.test and test_set is not val_set:

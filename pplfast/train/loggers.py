@@ -75,6 +75,7 @@ class TensorBoard:
         try:
             self._writer = SummaryWriter(str(self._folder), purge_step=run.step + 1)
         except OSError as error:
+            threading.excepthook = self._excepthook
             raise explain_os_error(error, self._folder) from error
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
