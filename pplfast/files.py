@@ -162,17 +162,22 @@ def read_lines(path: StrPath) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_json(data: bytes) -> Any:
-    """Any JSON value. Raises ValueError, for nesting too deep and for numbers too long as well."""
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    """Any JSON value of at most MAX_DEPTH. Raises ValueError, for numbers too long as well."""
+    value = decode_json(data)
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in _children(outer)]
         if not level:
             return value
     raise ValueError("nested too deep")
+
+
+def decode_json(data: bytes) -> Any:
+    """The same without a bound that a recursive function could rely on: for values whose every part is then checked."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _children(value: Any) -> Iterable[Any]:

@@ -14,7 +14,7 @@ import torch
 from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
-from pplfast.files import StrPath, is_output, read_json
+from pplfast.files import StrPath, check_inside, is_output, read_json
 from pplfast.lock import hold_folder
 from pplfast.models.backbone import Network
 from pplfast.precision import exact_float32, fastest_convolutions, resolve_precision
@@ -193,6 +193,7 @@ def _claim(run: _Run, resume: bool) -> tuple[str, str]:
     record = run.task.record() | {"precision": precision, "float32": "ieee"}
     for name in (RECORD, run.task.result_file, Path(run.task.result_file).with_suffix(".safetensors")):
         is_output(run.folder / name)  # not a folder, which would be found when the training is done
+    check_inside(run.folder, [run.folder / name / "x" for name in (PROFILE, "wandb")])
     state = claim_folder(run.folder, record, resume, run.task.result_file)
     return state, _recorded_precision(run.folder / RECORD)
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pplfast.errors import UserError, explain_os_error
-from pplfast.files import append_line, atomic_path, open_append, parse_json, read_lines, remove_file
+from pplfast.files import append_line, atomic_path, decode_json, open_append, read_lines, remove_file
 from pplfast.labels.stream.record import Record, check_record
 from pplfast.lock import try_lock
 
@@ -72,7 +72,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     for number, line in read_lines(path):
         try:
-            value = parse_json(line)
+            value = decode_json(line)
         except ValueError:
             continue
         if not line.endswith(b"\n"):

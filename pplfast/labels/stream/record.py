@@ -37,11 +37,12 @@ def check_record(record: Any) -> Record:
 
 def is_id(name: str) -> bool:
     """Whether it stays below the folder that it is put into, and is a name that the file system can have."""
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+    if not name.isascii():
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            return False
+    return "\0" not in name and not {"", ".", ".."}.intersection(name.split("/"))
 
 
 def _is_own(entry: Record, image_id: str) -> bool:
