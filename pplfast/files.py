@@ -102,7 +102,7 @@ def check_inside(root: StrPath, paths: Iterable[StrPath]) -> None:
     """Raises UserError where a symbolic link leads the folder of one of `paths`, which lie in `root`, out of it: what
     is written or deleted there is not this folder's."""
     home = Path(os.path.realpath(root))
-    for folder in {os.path.dirname(path) for path in paths}:
+    for folder in sorted({os.path.dirname(path) for path in paths}):  # those that lie in others after them
         real = os.path.realpath(folder)
         if not Path(real).is_relative_to(home):
             raise UserError(f"{folder}: a symbolic link leads out of {root}, to {real}; remove the link")

@@ -3,17 +3,24 @@
 import json
 import os
 import tarfile
+import tracemalloc
 
 import pytest
 from labels_small import small_dataset
 
+from pplfast.data.dataset import DataConfig
 from pplfast.errors import UserError
-from pplfast.labels.folder import OutputFolder, find_outputs
+from pplfast.files import check_inside
+from pplfast.labels.folder import Outcome, OutputFolder, find_outputs
 from pplfast.labels.stream import shards
+from pplfast.labels.stream.job import JobResult
 from pplfast.labels.stream.manifest import checksum, read_manifest
 from pplfast.labels.stream.plan import make_plan
+from pplfast.recipe import Recipe
+from pplfast.run.config import RunConfig
 from pplfast.run.record import read_record
 from pplfast.run.steps import Steps
+from pplfast.run.variant import output_files
 
 SUM = "0" * 64
 VICTIM = b"precious"
@@ -246,6 +253,38 @@ def test_damaged_notes_are_named(tmp_path, line):
     (tmp_path / "bad.jsonl").write_text(f'{{"id": "b", "error": "x"}}\n{line}\n', encoding="latin-1")
     with pytest.raises(UserError, match=r"bad.jsonl, line 2: not readable .*delete it"):
         find_outputs(tmp_path, ["a"], ".npz", "pplfast cam")
+
+
+def test_reasons_from_a_folder_cannot_steer_a_terminal(tmp_path):
+    outcome = Outcome(1, 0, [("a\n", "\x1b[2Jbroken")])
+    result = JobResult(1, 0, outcome.bad, 1.0, [], {"crf": 0.5, "encode": 0.1}, 3)
+    for text in (outcome.summary("CAMs", tmp_path), result.summary(tmp_path)):
+        assert r"  a\n: \x1b[2Jbroken" in text.splitlines()
+
+
+def test_the_checksum_of_a_sparse_file_is_found_without_holding_it_in_memory(work):
+    dataset, out = work
+    size = 300 * 2**20
+    with open(out / "im0.png", "wb") as file:
+        file.truncate(size)
+    (out / "manifest.jsonl").write_text(json.dumps(done(plain(bytes=size))) + "\n")
+    tracemalloc.start()
+    try:
+        assert make_plan(dataset, out, verify=True).done == 0
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["ppl", "ppl/cams", "ppl/steps", "steps"])
+def test_a_run_does_not_write_or_delete_through_a_link(tmp_path, name):
+    out = tmp_path / "run"
+    (out / name).parent.mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (out / name).symlink_to(tmp_path / "other")
+    config = RunConfig(DataConfig("x"), DataConfig("x"), Recipe(name="x"), ("ppl",), out, 1)
+    with pytest.raises(UserError, match=f"run/{name}: a symbolic link leads out of"):
+        check_inside(out, output_files(config))
 
 
 # --- steps ---

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.data.dataset import Dataset
-from pplfast.errors import UserError
+from pplfast.errors import UserError, one_line
 from pplfast.files import (
     StrPath,
     append_line,
@@ -48,7 +48,7 @@ class Outcome:
         counts = f"{self.written} {what} written to {folder} in {self.seconds:.0f} s, {self.skipped} were there already"
         if not self.bad:
             return counts
-        reasons = [f"  {image_id}: {reason}" for image_id, reason in self.bad]
+        reasons = [one_line(f"  {image_id}: {reason}") for image_id, reason in self.bad]
         return "\n".join([f"{counts}, {len(self.bad)} failed (see {Path(folder) / BAD_FILE}):", *reasons])
 
 

@@ -10,7 +10,7 @@ from pplfast.data.check import IMAGE_KINDS, check_dataset, unseen_classes, unusa
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, Problem
 from pplfast.doctor import hardware, versions
-from pplfast.errors import UserError
+from pplfast.errors import UserError, one_line
 from pplfast.files import check_inside, is_output, remove_file, write_json
 from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
@@ -100,7 +100,7 @@ class _Announcer:
         self.say(f"[{self.begun:>2}/{self.total}, {elapsed // 60}:{elapsed % 60:02d}] {step}")
 
     def note(self, text: str) -> None:
-        self.say(f"  {text}")
+        self.say(f"  {one_line(text)}")
 
     def of(self, variant: str) -> "_VariantAnnouncer":
         return _VariantAnnouncer(self, variant)

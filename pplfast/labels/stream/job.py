@@ -11,7 +11,7 @@ import torch
 
 from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
-from pplfast.errors import UserError
+from pplfast.errors import UserError, one_line
 from pplfast.labels import presets
 from pplfast.labels.cam import check_fits, classifier_hash
 from pplfast.labels.folder import EXIT_BAD, claim_folder, read_settings
@@ -107,7 +107,7 @@ class JobResult:
         ]
         if self.bad:
             lines.append(f"{len(self.bad)} bad images (see {out / 'manifest.jsonl'}):")
-            lines += [f"  {image_id}: {reason}" for image_id, reason in self.bad[:20]]
+            lines += [one_line(f"  {image_id}: {reason}") for image_id, reason in self.bad[:20]]
             if len(self.bad) > 20:
                 lines.append(f"  ... and {len(self.bad) - 20} more")
         return "\n".join(lines)

@@ -1,9 +1,11 @@
 """What is left to do, found at the start of a job and divided among however many ranks it has this time."""
 
+import hashlib
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -11,13 +13,14 @@ from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError, explain_os_error
 from pplfast.files import TEMPORARY, check_inside, remove_file
-from pplfast.labels.stream.manifest import FOLDER, checksum, merge, rank_files, read_manifest
+from pplfast.labels.stream.manifest import FOLDER, merge, rank_files, read_manifest
 from pplfast.labels.stream.record import DONE, Record
 from pplfast.labels.stream.shards import FOLDER as SHARDS
 from pplfast.labels.stream.shards import finish_torn_shards
 from pplfast.labels.stream.status import remove_statuses
 from pplfast.lock import is_locked
 
+CHUNK = 2**20  # bytes
 PATIENCE = 15.0  # seconds for the ranks of a job that has just been stopped or killed to be gone
 
 
@@ -133,8 +136,18 @@ def _holds(record: Record, out: Path, sizes: dict[str, int], verify: bool) -> bo
             try:
                 with open(out / entry["file"], "rb") as file:
                     file.seek(entry.get("offset", 0))
-                    if checksum(file.read(entry["bytes"])) != entry["sha256"]:
+                    if _checksum(file, entry["bytes"]) != entry["sha256"]:
                         return False
             except OSError as error:
                 raise explain_os_error(error, out / entry["file"], reading=True) from error
     return bool(record.get("files"))
+
+
+def _checksum(file: IO[bytes], size: int) -> str:
+    """As `manifest.checksum` of the next `size` bytes, which may be more than memory holds: a sparse file costs nothing
+    to make."""
+    digest = hashlib.sha256()
+    while size > 0 and (data := file.read(min(size, CHUNK))):
+        digest.update(data)
+        size -= len(data)
+    return digest.hexdigest()
