@@ -80,7 +80,7 @@ def _make(folder: Path) -> list[Path]:
     """Make the folder; those that are new, the innermost first."""
     new = []
     for path in (folder, *folder.parents):
-        if path.exists():
+        if os.path.exists(path):  # unlike Path's, False for a name that the file system cannot have
             break
         new.append(path)
     try:

@@ -12,7 +12,7 @@ from torch import nn
 from pplfast.errors import UserError
 from pplfast.files import write_json
 from pplfast.labels.folder import find_outputs
-from pplfast.labels.stream import budget, job, maps, pipeline, shards, status
+from pplfast.labels.stream import budget, job, maps, pipeline, refine, shards, status
 from pplfast.labels.stream.manifest import ManifestWriter, merge, rank_file, read_manifest, read_records
 from pplfast.labels.stream.meter import Meter, bottleneck
 from pplfast.labels.stream.refine import RefineConfig, Task
@@ -184,6 +184,13 @@ def test_manifest_survives_a_torn_line_and_refuses_a_second_writer(tmp_path):
     merge(tmp_path, read_manifest(tmp_path).values())
     assert [r["state"] for r in read_records(tmp_path / "manifest.jsonl")] == ["bad"]
     assert os.listdir(tmp_path) == ["manifest.jsonl"]
+
+
+def test_an_image_that_goes_while_it_is_labelled_costs_itself_alone(tmp_path, monkeypatch):
+    config = RefineConfig(tmp_path, (1,), LabelConfig(), None, ("png", "shards"))
+    monkeypatch.setattr(refine, "_config", config, raising=False)
+    gone = Task("a", 0, tmp_path / "gone.jpg", (0,), None, None, np.zeros((4, 4), np.uint8))
+    assert "gone.jpg" in refine.refine(gone).failure and os.listdir(tmp_path) == []
 
 
 def test_a_bad_image_in_the_manifest_explains_its_missing_label(tmp_path):

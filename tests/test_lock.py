@@ -11,6 +11,7 @@ import pytest
 
 from pplfast import lock
 from pplfast.errors import UserError
+from pplfast.labels.folder import OutputFolder
 from pplfast.lock import hold_folder, is_locked
 from pplfast.run.steps import Steps
 
@@ -110,6 +111,13 @@ def test_a_step_does_not_delete_what_another_command_is_writing(tmp_path):
         with pytest.raises(UserError, match="train: process .* writes to it"):
             steps.run("train", {"k": 2}, [out], dict)
     assert (out / "checkpoint").exists()
+
+
+def test_a_name_that_the_file_system_cannot_have_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="the name is too long"), hold_folder(tmp_path / ("n" * 300) / "run"):
+        pass
+    with pytest.raises(UserError, match="the name is too long"):
+        OutputFolder(tmp_path / ("n" * 300), ".npz", {})
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ class OutputFolder:
 
 def claim_folder(path: Path, settings: dict[str, Any]) -> None:
     """Write the settings into the folder. UserError for a file, or a folder that was filled with other settings."""
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{path}: is a file; give a folder for the outputs")
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     record = path / SETTINGS_FILE
