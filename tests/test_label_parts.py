@@ -190,7 +190,7 @@ def test_an_image_that_goes_while_it_is_labelled_costs_itself_alone(tmp_path, mo
     config = RefineConfig(tmp_path, (1,), LabelConfig(), None, ("png", "shards"))
     monkeypatch.setattr(refine, "_config", config, raising=False)
     gone = Task("a", 0, tmp_path / "gone.jpg", (0,), None, None, np.zeros((4, 4), np.uint8))
-    assert "gone.jpg" in refine.refine(gone).failure and os.listdir(tmp_path) == []
+    assert "No such file" in refine.refine(gone).failure and os.listdir(tmp_path) == []
 
 
 def test_a_bad_image_in_the_manifest_explains_its_missing_label(tmp_path):
