@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import threading
 
 import pytest
@@ -57,8 +58,6 @@ def end_with(monkeypatch, capsys, command: str, error: BaseException) -> str:
     ],
 )
 def test_what_gets_through_is_one_line(monkeypatch, capsys, error, message):
-    import re
-
     assert re.search(message, end_with(monkeypatch, capsys, "doctor", error).rstrip("\n"))
 
 

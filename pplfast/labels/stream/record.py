@@ -42,7 +42,7 @@ def is_id(name: str) -> bool:
             os.fsencode(name)
         except UnicodeEncodeError:
             return False
-    return "\0" not in name and not {"", ".", ".."}.intersection(name.split("/"))
+    return "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
 
 
 def _is_own(entry: Record, image_id: str) -> bool:
