@@ -8,12 +8,16 @@ import subprocess
 import sys
 
 import pytest
+from train_data import make_recipe, open_images, write_images
 
 from pplfast import lock
+from pplfast.data.dataset import DataConfig
 from pplfast.errors import UserError
 from pplfast.labels.folder import OutputFolder
 from pplfast.lock import hold_folder, is_locked
+from pplfast.run import RunConfig, run, run_seeds
 from pplfast.run.steps import Steps
+from pplfast.train import train
 
 
 def test_a_second_one_is_refused_with_the_process_and_the_host_that_hold_it(tmp_path):
@@ -111,6 +115,22 @@ def test_a_step_does_not_delete_what_another_command_is_writing(tmp_path):
         with pytest.raises(UserError, match="train: process .* writes to it"):
             steps.run("train", {"k": 2}, [out], dict)
     assert (out / "checkpoint").exists()
+
+
+def test_trainings_and_runs_are_refused_before_anything_is_read_or_written(tmp_path):
+    out, nowhere = tmp_path / "out", DataConfig("nowhere")
+    dataset = open_images(write_images(tmp_path / "images", 2))
+    config = RunConfig(nowhere, nowhere, make_recipe(), ("ppl",), out, 1)
+    with hold_folder(out):
+        for command in (
+            lambda: train(make_recipe(), dataset, out),
+            lambda: run(config, lambda line: None),
+            lambda: run_seeds(config, [0, 1], lambda line: None),
+        ):
+            with pytest.raises(UserError, match=f"process {os.getpid()} on .* writes to it"):
+                command()
+        assert os.listdir(out) == [".lock"]
+    assert not out.exists()
 
 
 def test_a_name_that_the_file_system_cannot_have_is_one_line(tmp_path):
