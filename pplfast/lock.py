@@ -67,7 +67,7 @@ def try_lock(file: IO[bytes], path: Path) -> bool:
 def is_locked(path: Path) -> bool:
     """Whether the process that locked this file is alive, here or on another machine."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

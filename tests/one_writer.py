@@ -125,8 +125,7 @@ def main() -> int:
                     print(f"{kind.name}: {delay:.2f} s apart was too late, not counted", flush=True)
                     continue
                 tried, good = tried + 1, good + (not wrong)
-                if wrong:
-                    print(f"{kind.name}: {delay:.2f} s apart: {wrong}", flush=True)
+                print(f"{kind.name}: {delay:.2f} s apart: {wrong or 'right'}", flush=True)
             failed += good < args.tries
             print(f"{kind.name}: {good} of {args.tries}, seed {args.seed}", flush=True)
     return 1 if failed else 0

@@ -217,6 +217,24 @@ def test_a_folder_in_a_manifests_place_is_named(work, name):
         make_plan(dataset, out, False)
 
 
+def test_a_pipe_in_a_manifests_place_is_named_and_not_waited_for(work):
+    dataset, out = work
+    (out / "manifest").mkdir()
+    os.mkfifo(out / "manifest" / "rank00000.jsonl")
+    with pytest.raises(UserError, match=r"rank00000.jsonl: is no regular file"):
+        make_plan(dataset, out, False)
+
+
+def test_a_folder_that_may_not_be_read_is_named(work, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    dataset, out = work
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="out: may not be read .Permission denied.; ask its owner"):
+        make_plan(dataset, out, False)
+
+
 @pytest.mark.parametrize("name", ["settings.json", "bad.jsonl"])
 def test_a_folder_in_a_records_place_is_named(tmp_path, name):
     (tmp_path / name).mkdir()

@@ -97,14 +97,17 @@ def _tidy(out: Path) -> dict[str, int]:
     folders = [str(out)]
     while folders:
         folder = folders.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif TEMPORARY.fullmatch(entry.name):
-                    remove_file(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    sizes[os.path.relpath(entry.path, out)] = entry.stat(follow_symlinks=False).st_size
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif TEMPORARY.fullmatch(entry.name):
+                        remove_file(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        sizes[os.path.relpath(entry.path, out)] = entry.stat(follow_symlinks=False).st_size
+        except OSError as error:
+            raise explain_os_error(error, folder, reading=True) from error
     return sizes
 
 
