@@ -1,8 +1,52 @@
 """Two results files side by side: what became slower beyond the noise."""
 
+from pathlib import Path
 from typing import Any
 
+from pplfast.benchmarks.results import check_schema
+from pplfast.report.reading import Table, read_table
+
+REMEDY = "write it anew by `pplfast bench --out`"
 MARGIN = 0.05  # a change smaller than this is never called one, however quiet the machine
+
+
+def read_results(path: str) -> dict[str, Any]:
+    """What `compare` reads of a results file. Raises UserError for a file that is damaged or none."""
+    table = read_table(Path(path), REMEDY)
+    check_schema({key: table.raw(key) for key in table}, path)
+    hardware = table.table("hardware")
+    return {
+        "commit": table.text("commit"),
+        "device": table.text("device"),
+        "hardware": {"gpu": hardware.text("gpu")} if hardware.has("gpu") else {},
+        "ratios": [
+            _texts(row, "bench", "case", "numerator", "denominator")
+            | {"ratio": _spread(row, "ratio"), "higher_is_better": row.flag("higher_is_better")}
+            for row in table.tables("ratios")
+        ],
+        "rows": [
+            _texts(row, "bench", "case", "contestant") | {"seconds": _spread(row, "seconds")}
+            for row in table.tables("rows")
+        ],
+        "checks": [
+            _texts(row, "bench", "case", "what") | {"passed": row.flag("passed"), "value": _value(row)}
+            for row in table.tables("checks")
+        ],
+    }
+
+
+def _texts(row: Table, *keys: str) -> dict[str, Any]:
+    return {key: row.text(key) for key in keys}
+
+
+def _spread(row: Table, key: str) -> dict[str, float]:
+    spread = row.table(key)
+    return {name: spread.number(name, low=1e-12) for name in ("median", "q20", "q80")}
+
+
+def _value(row: Table) -> float:
+    """Of a check: infinite where a result was no number."""
+    return row.number("value") if row.raw("value") not in (float("inf"), None) else float("inf")
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], list[str]]:

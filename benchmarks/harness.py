@@ -14,6 +14,7 @@ import torch
 
 from pplfast.cpu.memory import give_freed_memory_back
 
+AHEAD = 4_000_000  # cycles, about 2 ms, in which the host queues a short call: its launches take 0.1 to 0.3 ms
 FLUSH_BYTES = 256 << 20  # larger than the last-level cache of any GPU so far
 
 
@@ -149,11 +150,16 @@ _flush_buffer: list[torch.Tensor] = []
 
 
 def device_seconds(run: Callable[[], object]) -> float:
-    """What one call takes between two events of the GPU's stream, its caches flushed before."""
+    """What one call takes between two events of the GPU's stream, its caches flushed before.
+
+    The GPU is kept busy for a moment first: it would wait for the host inside a call of less than a millisecond, which
+    within a training step it does not.
+    """
     if not _flush_buffer:
         _flush_buffer.append(torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda"))
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     _flush_buffer[0].zero_()
+    torch.cuda._sleep(AHEAD)
     begin.record()
     run()
     end.record()

@@ -43,9 +43,11 @@ done > "$pins"
 # --no-deps: their needs are in the list, and torch must not come along.
 DS_BUILD_OPS=0 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/wheels" --requirement "$pins"
 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" "$work"/wheels/*.whl
-# What never runs: DALI's bindings for other Pythons and its headers, the compiler's notes in what was built here.
+# What never runs: DALI's bindings for other Pythons and its headers, the compiler's notes in what was built here, and
+# nvImageCodec's parts for JPEG 2000 and TIFF, which print errors where their libraries are absent, as they are here.
 find "$work/site" -name "*.cpython-3*.so" ! -name "*.cpython-${version/./}*.so" -delete
 rm -rf "$work/site/bin" "$work/site/nvidia/dali/include"
+rm -f "$work"/site/nvidia/nvimgcodec/extensions/libnv{jpeg2k,tiff}_ext.so*
 strip --strip-debug "$work"/site/pydensecrf/*.so
 
 rm -f "$out"/part.*

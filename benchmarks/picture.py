@@ -18,7 +18,7 @@ from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
 from pplfast.files import atomic_path
 from pplfast.labels.camfile import load_cam
-from pplfast.report.images import display_palette, heat_over, labels_over, thumbnail
+from pplfast.report.images import display_palette, heat_over, labels_over, read_photo
 from pplfast.report.view import read_run
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "picture.png"
@@ -83,7 +83,7 @@ def _columns() -> list[int]:
 
 def _row(picture: Image.Image, top: int, dataset: Dataset, index: int, cams: Path, labels: Path) -> None:
     draw, columns, name = ImageDraw.Draw(picture), _columns(), dataset.ids[index]
-    photo = thumbnail(dataset.images[index])
+    photo = read_photo(dataset.images[index]).pixels
     cam = load_cam(cams / f"{name}.npz")
     height, width = photo.shape[:2]
     mask = np.asarray(

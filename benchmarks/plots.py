@@ -84,9 +84,7 @@ def speedups(results: dict[str, Any]) -> "Figure":
     ratios = [row for row in results["ratios"] if row["higher_is_better"]]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in ratios:
-        groups.setdefault((row["bench"], row["case"].partition(CUT)[0] if row["bench"] == "train" else ""), []).append(
-            row
-        )
+        groups.setdefault((row["bench"], _within(row)), []).append(row)
     heights = [_height(rows) for rows in groups.values()]
     figure, all_axes = new_figure(heights, 1.4 if any(map(_positions, groups.values())) else GAP)
     for axes, rows in zip(all_axes, groups.values(), strict=True):
@@ -102,6 +100,14 @@ def speedups(results: dict[str, Any]) -> "Figure":
         "\n".join(notes), (0, 0), (0, -48), "axes fraction", "offset points", va="top", fontsize=8, color=INK
     )
     return figure
+
+
+def _within(row: dict[str, Any]) -> str:
+    """What the cases of one chart have in common: the network of a training, sizes and dtype of kernels."""
+    case: str = row["case"]
+    if row["bench"] == "train":
+        return case.partition(CUT)[0]
+    return " ".join(case.split(" ")[-5:]) if row["bench"] == "kernels" else ""
 
 
 def ceilings(results: dict[str, Any]) -> "Figure":
@@ -156,6 +162,8 @@ def _height(rows: Sequence[dict[str, Any]]) -> float:
 
 def _pair(row: dict[str, Any], results: dict[str, Any], between: str = ", against ") -> str:
     ours, theirs = contestant(row["denominator"], results), contestant(row["numerator"], results)
+    if row["bench"] == "kernels":  # both in the dtype that the case names
+        ours, theirs = (text.removesuffix(", float32") for text in (ours, theirs))
     return f"{ours}{between}{theirs}"
 
 

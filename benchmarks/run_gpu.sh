@@ -89,7 +89,7 @@ step() { # seconds, name, command...: a step that fails or runs over its time do
     [ "$left" -ge 5 ] || { echo "LEFT OUT: $what (no time left)"; failed=1; return 1; }
     echo "== $what"
     # In the background, so that a signal to this script is dealt with at once.
-    timeout -k 5 "$((limit < left ? limit : left))" "$@" &
+    timeout -s "${stop:-TERM}" -k 10 "$((limit < left ? limit : left))" "$@" &
     step_pid=$!
     wait "$step_pid"
     local code=$?
@@ -113,9 +113,12 @@ smoke() { # seconds, file, options...
 tests() { # seconds, files...
     local limit=$1 parallel=
     shift
-    "$python" -c "import xdist" 2>/dev/null && parallel="-n 8"
-    step "$limit" "tests: ${*##*/}" "$python" -m pytest -v --durations=5 $parallel -p no:cacheprovider \
-        --rootdir "$root" "$@"
+    "$python" -c "import xdist" 2>/dev/null && parallel="-n 12"
+    # A cut-off run is worth the names of what it did (verbose twice: the project's settings are quiet once) and what
+    # failed, which pytest prints when it is interrupted; a background process ignores that signal until told otherwise.
+    local heeding="import signal, sys, pytest; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    stop=INT step "$limit" "tests: ${*##*/}" "$python" -c "$heeding; sys.exit(pytest.main(sys.argv[1:]))" -vv --tb=short --durations=15 $parallel \
+        -p no:cacheprovider --rootdir "$root" "$@"
 }
 
 run_A() {

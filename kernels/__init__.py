@@ -7,6 +7,7 @@ or "relu6"; sums are in float32. Patches are stacked on the batch axis, row-majo
 from .cam_fuse import cam_fuse
 from .cam_head import cam_head
 from .dense_crf import CrfTerms, mean_field
+from .depthwise import depthwise
 from .geometry import PatchGrid
 from .patch_pool import patch_pool
 from .patch_split import patch_split, patch_split_act
@@ -19,6 +20,7 @@ __all__ = [
     "add_scale_act",
     "cam_fuse",
     "cam_head",
+    "depthwise",
     "mean_field",
     "patch_pool",
     "patch_split",

@@ -22,6 +22,8 @@ from .cam_fuse import BLOCK, EPSILON, WARPS, cam_fuse_kernel, normalise_kernel, 
 from .cam_head import cam_head_kernel, head_blocks
 from .dense_crf import WARPS as CRF_WARPS
 from .dense_crf import update_kernel, update_pixels
+from .depthwise import OPTIONS as DEPTHWISE_OPTIONS
+from .depthwise import depthwise_kernel, depthwise_tile
 from .layout import ROW_OPTIONS, tile_sizes
 from .patch_merge import _merge_kernel
 from .patch_pool import MODES, pool_options, pool_tile
@@ -84,6 +86,7 @@ def cases(dtype: str) -> list[Case]:
         Case("patch_split_act backward", _split_act_backward_kernel, {**tail, **rows}, ROW_OPTIONS),
         Case("patch_split backward", _merge_kernel, rows, ROW_OPTIONS),
         *_scale_act_cases(dtype),
+        *_depthwise_cases(dtype),
         *(case for mode in MODES for case in _pool_cases(mode, dtype, rows)),
         *(_head_case(f"cam_head {sources}", dtype, tiles=512, sources=sources) for sources in (1, 2, 3, 4)),
         _head_case("cam_head few pixels", dtype, tiles=1, sources=2),
@@ -105,6 +108,21 @@ def _scale_act_cases(dtype: str) -> list[Case]:
         Case("scale_act odd", scale_act_kernel, odd, ROW_OPTIONS),
         Case("scale_act backward", scale_act_backward_kernel, most, ROW_OPTIONS),
         Case("scale_act bias backward", scale_act_backward_kernel, {**bias, "grad_z": None}, ROW_OPTIONS),
+    ]
+
+
+def _depthwise_cases(dtype: str) -> list[Case]:
+    """EfficientNet's filters."""
+    types = {"weight": f"*{dtype}"}
+    return [
+        Case(
+            f"depthwise {kernel}x{kernel}/{stride}",
+            depthwise_kernel,
+            {"K": kernel, "S": stride, "ACT": "relu6", **depthwise_tile(56, 240)},
+            DEPTHWISE_OPTIONS,
+            types=types,
+        )
+        for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2))
     ]
 
 

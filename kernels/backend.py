@@ -26,7 +26,7 @@ except ImportError:  # no Triton for this platform: the kernels' sources are def
     tl = SimpleNamespace(constexpr=None)
     INTERPRETED = False
 
-KERNELS = ("scale_act", "patch_split", "patch_pool", "cam_head", "cam_fuse", "random_walk", "dense_crf")
+KERNELS = ("scale_act", "depthwise", "patch_split", "patch_pool", "cam_head", "cam_fuse", "random_walk", "dense_crf")
 CHOICES = ("plain", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # what the Triton kernels take
 

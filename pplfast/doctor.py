@@ -1,17 +1,27 @@
-"""What each part runs on here, found by running each part on a tiny input: importing proves little."""
+"""What each part runs on here, found by running each part on a tiny input: importing proves little.
 
-import contextlib
-import io
+Each probe has a process of its own, all at once: DeepSpeed sets up its whole process, and one that hangs in a driver or
+a library can only be ended from outside.
+"""
+
+import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from pplfast.probes import Finding, cpu_name, hardware
+
+__all__ = ["PROBES", "Diagnosis", "Finding", "examine", "hardware", "versions"]
 
 PACKAGES = {
     "pplfast": "pplfast",
@@ -23,16 +33,53 @@ PACKAGES = {
     "numpy": "numpy",
     "pillow": "pillow",
 }
+STUCK = 15.0  # seconds in which a probe computes nothing at all: it waits for something that does not come
+LIMIT = 240.0  # seconds that a probe may take on a machine that is busy with other work
+LOOK, COUNT = 0.05, 1.0  # seconds between two looks at the probes, and at what they have computed
+LONGEST = 200  # letters of a library's message
+# Of a launcher, which may have started this: the probe of training has one rank, and joins nobody.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One row of the table. ok: the part works; a part that does not work makes `pplfast doctor` exit with 1."""
+class Probe:
+    """What one process does. parts: the engines that it examines, each by a function MODULE:NAME of pplfast.probes."""
 
-    engine: str
-    backend: str
-    why: str
-    ok: bool = True
+    what: str
+    parts: dict[str, str]
+
+
+PROBES = {
+    "kernels": Probe(
+        "PyTorch, its devices, pplfast's own kernels",
+        {
+            "hardware": "pplfast.probes:hardware",
+            "kernels": "pplfast.probes:kernels",
+            "precision auto": "pplfast.probes:precision",
+        },
+    ),
+    "loader": Probe("one JPEG through DALI", {"loader": "pplfast.probes:loader"}),
+    "training": Probe("one step of a DeepSpeed engine", {"training": "pplfast.probes:training"}),
+    "dense CRF": Probe("an 8 x 8 picture through pydensecrf", {"dense CRF": "pplfast.probes:crf"}),
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    findings: list[Finding]
+    hardware: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "versions": versions(),
+            "hardware": self.hardware,
+            "findings": [vars(finding) for finding in self.findings],
+            "ok": self.ok,
+        }
 
 
 def versions() -> dict[str, str]:
@@ -44,190 +91,128 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, str]:
-    """CPU, memory and GPUs, in words."""
-    import torch
+def examine(say: Callable[[str], None] = lambda line: None) -> Diagnosis:
+    """Run every probe, and say at once what is done and what came of it. None of them raises: a failure becomes a
+    finding that names it."""
+    running: list[_Running] = []
+    try:
+        for engine, probe in PROBES.items():
+            say(f"{engine}: {probe.what} ...")
+            running.append(_Running(engine, probe))
+        waiting, counted = list(running), time.monotonic()
+        while waiting:
+            time.sleep(LOOK)
+            if time.monotonic() - counted > COUNT:
+                counted, computed = time.monotonic(), _computed_by_session()
+                for one in waiting:
+                    one.watch(computed)
+            for one in [one for one in waiting if one.is_over()]:
+                waiting.remove(one)
+                bad = [finding for finding in one.findings if not finding.ok]
+                say(f"{one.engine}: {f'fails: {bad[0].why}' if bad else 'works'} ({one.seconds:.1f} s)")
+    finally:
+        for one in running:
+            one.end()
+    machine = next((one.hardware for one in running if one.hardware), {"cpu": cpu_name()})
+    return Diagnosis([finding for one in running for finding in one.findings], machine)
 
-    features = [
-        name
-        for name, has in (
-            ("AVX512", torch.cpu._is_avx512_supported()),
-            ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported()),
-            ("AMX", torch.cpu._is_amx_tile_supported()),
+
+@dataclass
+class _Running:
+    """A probe in its own process, and the processes that it starts."""
+
+    engine: str
+    probe: Probe
+    findings: list[Finding] = field(default_factory=list)
+    hardware: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._answers: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._noise: IO[bytes] = tempfile.TemporaryFile()
+        environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+        self._process = subprocess.Popen(
+            # -P: what lies in the working folder is not imported.
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "pplfast.probes",
+                *(f"{name}={part}" for name, part in self.probe.parts.items()),
+            ],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._answers,
+            stderr=self._noise,
+            start_new_session=True,
         )
-        if has
-    ]
-    cpu = f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores usable"
-    gpus = [
-        f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor})"
-        for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    ]
-    return {
-        "platform": platform.platform(),
-        "cpu": f"{cpu}{', ' + ' '.join(features) if features else ''}",
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "gpus": ", ".join(gpus) or "none",
-    }
+        self._begin = self._moved = time.monotonic()
+        self._computed = 0.0
 
+    def watch(self, computed: dict[int, float]) -> None:
+        """Give the probe up if it is stuck. computed: CPU seconds by session."""
+        now, seconds = time.monotonic(), computed.get(self._process.pid, 0.0)
+        if seconds != self._computed:  # less, once one of its processes has ended
+            self._computed, self._moved = seconds, now
+        if now - self._moved > STUCK:
+            self._fail(f"no answer: it has waited for {STUCK:.0f} s{self._place()}")
+        elif now - self._begin > LIMIT:
+            self._fail(f"no answer within {LIMIT:.0f} s{self._place()}")
 
-def examine() -> list[Finding]:
-    """Run every probe. None of them raises: a failure becomes a finding that names it."""
-    findings = []
-    for engine, probe in PROBES.items():
-        noise = io.StringIO()
+    def is_over(self) -> bool:
+        if not self.findings and self._process.poll() is not None:
+            self._read_answer()
+        self.seconds = time.monotonic() - self._begin
+        return bool(self.findings)
+
+    def end(self) -> None:
+        """Nothing that the probe has started goes on."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._answers.close()
+        self._noise.close()
+
+    def _read_answer(self) -> None:
+        self._answers.seek(0)
         try:
-            with contextlib.redirect_stdout(noise):
-                findings += probe()
-        except Exception as error:  # a probe may fail in any way that a broken installation can think of
-            text = str(error).strip().splitlines()
-            findings.append(Finding(engine, "fails", f"{type(error).__name__}: {text[0] if text else ''}", ok=False))
-    return findings
+            answer = json.loads(self._answers.read())
+        except ValueError:
+            code = self._process.returncode
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            self._fail(f"ended without an answer ({how}): {self._last_line()}")
+            return
+        self.findings = [Finding(**row) for row in answer["findings"]]
+        self.hardware = answer["hardware"]
+
+    def _fail(self, why: str) -> None:
+        self.findings = [Finding(self.engine, "fails", why[:LONGEST], ok=False)]
+
+    def _last_line(self) -> str:
+        self._noise.seek(0)
+        lines = self._noise.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "no message"
+
+    def _place(self) -> str:
+        """Where its Python code stands, by the dump that it makes of its stack when it is asked to."""
+        start = self._noise.seek(0, os.SEEK_END)
+        self._process.send_signal(signal.SIGUSR1)
+        time.sleep(0.3)
+        self._noise.seek(start)
+        lines = [line.split('"') for line in self._noise.read().decode(errors="replace").splitlines()]
+        return next((f", in {Path(parts[1]).name},{parts[2].split(',')[-1]}" for parts in lines if len(parts) == 3), "")
 
 
-def _probe_kernels() -> list[Finding]:
-    import torch
-
-    from pplfast import kernels
-    from pplfast.kernels import backend
-
-    x = torch.arange(48, dtype=torch.float32).reshape(1, 2, 4, 6).to(_device())
-    patches = kernels.patch_split(x, 2, 1)
-    if not torch.equal(patches[3, :, :2, :3], x[0, :, 2:, 3:]):
-        raise RuntimeError("patch_split gives wrong values")
-    findings = [Finding(f"kernel {name}", chosen, why) for name, chosen, why in backend.describe()]
-    return findings if _device() == "cuda" else [*findings, _examine_depthwise()]
-
-
-def _examine_depthwise() -> Finding:
-    from pplfast.cpu.native import library
-
-    compiled = library()
-    return Finding("depthwise convolution", "PyTorch" if compiled.functions is None else "C++", compiled.reason)
-
-
-def _probe_loader() -> list[Finding]:
-    import numpy as np
-    from PIL import Image
-
-    from pplfast.data.classes import ClassList
-    from pplfast.data.dataset import Dataset
-    from pplfast.data.inference import InferenceLoader
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.jpg"
-        Image.fromarray(np.full((32, 48, 3), 200, np.uint8)).save(path)
-        dataset = Dataset("probe", ("probe",), (path,), ClassList(("thing",), (1,)), None, (None,))
-        batches = list(InferenceLoader(dataset, (1.0,), False, (0.0,) * 3, (1.0,) * 3, 1, 1, _device()))
-    pixels = batches[0].images[0]
-    if tuple(pixels.shape) != (1, 3, 32, 48) or abs(pixels.float().mean().item() - 200) > 3:
-        raise RuntimeError(f"a grey JPEG of 200 came back as {tuple(pixels.shape)}, mean {pixels.float().mean():.0f}")
-    mixed = _device() == "cuda"
-    return [
-        Finding(
-            "loader",
-            f"DALI {'mixed' if mixed else 'cpu'}",
-            "decodes on the GPU" if mixed else "no CUDA device: decodes on the CPU",
-        )
-    ]
-
-
-def _probe_training() -> list[Finding]:
-    """One optimizer step of the engine in a process of its own, since DeepSpeed sets up its whole process."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        if _device() == "cpu":
-            environment.setdefault("DS_ACCELERATOR", "cpu")
-        done = subprocess.run(
-            [sys.executable, "-c", _TRAINING, folder], env=environment, capture_output=True, text=True, timeout=300
-        )
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise RuntimeError(f"exit code {done.returncode}: {lines[-1]}")
-    accelerator, collective = done.stdout.split()[-2:]
-    return [
-        Finding(
-            "training",
-            f"DeepSpeed on {accelerator}, {collective}",
-            "one step of a one-rank engine; bf16 through torch_autocast",
-        )
-    ]
-
-
-_TRAINING = """
-import sys, torch, deepspeed
-from deepspeed.accelerator import get_accelerator
-torch.set_num_threads(1)
-backend = get_accelerator().communication_backend_name()
-backend = backend if get_accelerator().device_name() == "cuda" else "gloo"
-torch.distributed.init_process_group(backend, init_method=f"file://{sys.argv[1]}/store", rank=0, world_size=1)
-model = torch.nn.Linear(2, 1)
-engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-    dist_init_required=False, config={"train_batch_size": 1, "torch_autocast": {"enabled": True, "dtype": "bfloat16"}})
-before = model.weight.detach().clone()
-engine.backward(engine(torch.ones(1, 2, device=engine.device)).float().sum())
-engine.step()
-assert not torch.equal(before.to(engine.device), model.weight), "the step changed nothing"
-print(get_accelerator().device_name(), backend)
-torch.distributed.destroy_process_group()
-"""
-
-
-def _probe_crf() -> list[Finding]:
-    import numpy as np
-
-    from pplfast.labels.crf import dense_crf
-
-    image = np.zeros((8, 8, 3), np.uint8)
-    image[:, 4:] = 255
-    probabilities = np.full((2, 8, 8), 0.1, np.float32)
-    probabilities[0, :, :4] = probabilities[1, :, 4:] = 0.9
-    probabilities[:, 2, 2] = (0.4, 0.6)  # one wrong pixel inside the black half, which the CRF must correct
-    labels = dense_crf(image, probabilities, "probabilities").argmax(0)
-    if labels[:, :4].any() or not labels[:, 4:].all():
-        raise RuntimeError("the CRF gives wrong labels on an 8 x 8 picture")
-    return [Finding("dense CRF", "pydensecrf", "one process per core")]
-
-
-def _probe_precision() -> list[Finding]:
-    import torch
-
-    from pplfast.precision import resolve_precision
-
-    device = torch.device(_device())
-    precision = resolve_precision("auto", device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        value = torch.nn.functional.conv2d(torch.ones(1, 8, 4, 4, device=device), torch.ones(8, 8, 1, 1, device=device))
-    if value.float().unique().tolist() != [8.0]:
-        raise RuntimeError(f"a {precision} convolution gives wrong values")
-    if device.type == "cuda":
-        why = "native on this GPU" if precision == "bf16" else "this GPU has no native bf16"
-    else:
-        why = f"bf16 products are {'' if precision == 'bf16' else 'not '}clearly faster than float32 ones on this CPU"
-    return [Finding("precision auto", precision, why)]
-
-
-PROBES: dict[str, Callable[[], list[Finding]]] = {
-    "kernels": _probe_kernels,
-    "loader": _probe_loader,
-    "training": _probe_training,
-    "dense CRF": _probe_crf,
-    "precision auto": _probe_precision,
-}
-
-
-def to_dict(findings: list[Finding]) -> dict[str, Any]:
-    return {
-        "versions": versions(),
-        "hardware": hardware(),
-        "findings": [vars(finding) for finding in findings],
-        "ok": all(finding.ok for finding in findings),
-    }
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _computed_by_session() -> dict[int, float]:
+    """CPU seconds of the processes that are alive, by session: a compiler's are its own until it ends."""
+    found: dict[int, float] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                session, ticks = int(fields[3]), int(fields[11]) + int(fields[12])
+                found[session] = found.get(session, 0.0) + ticks / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def _version(package: str) -> str:
@@ -235,11 +220,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

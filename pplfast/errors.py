@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Iterable
 
+MOST = 2000  # characters of a message, some of which a file may have written
+
 
 class UserError(Exception):
     """Bad input or a condition of the machine that the user can mend.
@@ -15,6 +17,17 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """For a terminal: what does not print (a file's NUL, line break or terminal sequence) is written as its escape, and
+    the middle of a message beyond MOST characters is left out."""
+    if not message.isprintable():
+        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
+    return message if len(message) <= MOST else f"{message[: MOST // 2]} ... {message[-MOST // 2 :]}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -76,9 +89,3 @@ def explain_library_error(error: Exception, path: str | os.PathLike[str]) -> Use
         return None
     code = int(found[1])
     return explain_os_error(OSError(code, os.strerror(code)), path)
-
-
-def one_line(text: str) -> str:
-    """The text with what would end the line, or steer a terminal, written out: names and values in a message come from
-    files."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,9 +1,8 @@
-"""Writing files so that a reader never sees half of one, and reading untrusted ones safely."""
+"""Writing files so that a reader never sees half of one."""
 
 import errno
 import json
 import os
-import pickle
 import re
 import secrets
 import stat
@@ -11,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-
-import numpy as np
 
 from pplfast.errors import UserError, explain_os_error
 
@@ -198,43 +195,3 @@ def read_bounded(path: StrPath, limit: int) -> bytes:
     if len(data) > limit:
         raise UserError(f"{path}: larger than the {limit} bytes that such a file may have; it is not one of pplfast's")
     return data
-
-
-class _NumpyOnlyUnpickler(pickle.Unpickler):
-    """Builds numpy arrays, scalars and plain containers; refuses every other name."""
-
-    _ALLOWED = {
-        (module, name)
-        for core in ("numpy.core", "numpy._core")
-        for module, name in (
-            (f"{core}.multiarray", "_reconstruct"),
-            (f"{core}.multiarray", "scalar"),
-            (f"{core}.numeric", "_frombuffer"),
-        )
-    } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return super().find_class(module, name)
-
-
-def load_npy_dict(path: StrPath) -> dict[Any, Any]:
-    """Read the `.npy` file of a pickled dict (cls_labels.npy, CAM files) without running code from it."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            _, _, dtype = header(file)
-            if dtype.kind != "O":
-                raise ValueError(f"holds an array of {dtype}, not a dict")
-            value = _NumpyOnlyUnpickler(file).load()
-        if isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:
-            value = value.item()
-        if not isinstance(value, dict):
-            raise ValueError(f"holds a {type(value).__name__}, not a dict")
-        return value
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, EOFError, pickle.UnpicklingError, IndexError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a readable .npy dict ({error})") from None

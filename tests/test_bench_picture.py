@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_report_page import CLASSES, make_data, make_run
+from report_runs import CLASSES, make_data, make_run
 
 from pplfast.benchmarks import picture
 from pplfast.data.dataset import DataConfig, open_dataset

@@ -93,7 +93,7 @@ def test_bars_name_what_is_compared_once():
     (axes,) = drawn("cpu_kernels").axes
     assert texts(axes)["title"] == [
         "Kernels, efficientnet_lite0 256x256 batch 8 K=2 float32",
-        "pplfast, float32, against plain PyTorch, float32",
+        "pplfast, against plain PyTorch",
     ]
     assert texts(axes)["y"][:2] == ["patch_split", "patch_split_act"]
     (axes,) = drawn("cpu_cam").axes

@@ -10,7 +10,7 @@ import torch
 
 from pplfast.benchmarks import method_table, table
 from pplfast.benchmarks.ceilings import floor_seconds
-from pplfast.benchmarks.compare import compare
+from pplfast.benchmarks.compare import compare, read_results
 from pplfast.benchmarks.flops import step_flops
 from pplfast.benchmarks.harness import Effort, Spread, alternate, difference, ratios, tf32, under_tf32
 from pplfast.benchmarks.kernel_cost import Cost
@@ -18,6 +18,7 @@ from pplfast.benchmarks.models import Case
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.cli import main
 from pplfast.errors import UserError
+from pplfast.files import write_json
 
 
 def _report(device: str = "cpu", slow: float = 3.0) -> Report:
@@ -283,3 +284,19 @@ def test_flops_of_depthwise_convolutions():
 def test_a_page_that_is_not_there_is_an_error_with_its_remedy(tmp_path, capsys):
     assert table.main(["--write", str(tmp_path / "nothing.md")]) == 2
     assert "nothing.md: no such file; make it, with one line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [
+    lambda value: value["ratios"][0].pop("ratio"),
+    lambda value: value["ratios"][0]["ratio"].update(median=float("nan")),
+    lambda value: value["rows"].append("row"), lambda value: value.update(hardware=[]),
+    lambda value: value["ratios"][0].update(numerator=3), lambda value: value.update(checks={}),
+])  # fmt: skip
+def test_a_damaged_results_file_is_refused_by_name(damage, tmp_path):
+    value, path = _report(slow=3.0).to_dict(), tmp_path / "results.json"
+    write_json(path, value)
+    assert read_results(str(path))["ratios"][0]["ratio"] == value["ratios"][0]["ratio"]
+    damage(value)
+    write_json(path, value)
+    with pytest.raises(UserError, match=r"results\.json: .*; write it anew"):
+        read_results(str(path))

@@ -1,5 +1,6 @@
-"""Host files, restarts and DeepSpeed's configuration files, without a cluster; with one: multinode.py."""
+"""Launching, restarts and DeepSpeed's configuration files, without a cluster; with one: multinode.py."""
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -64,6 +65,7 @@ class Attempts:
             return [host for host in hosts if host.name in up]
 
         monkeypatch.setattr(launching, "answering", answering)
+        monkeypatch.setattr(launching, "first_address", lambda host: "10.0.0.1")
         monkeypatch.setattr(launching.shutil, "which", lambda name: f"/usr/bin/{name}")
         outer = self
 
@@ -98,10 +100,13 @@ def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
     assert len(ports) == 3 and all("--force_multi" in command for command in attempts.commands)
     # the launcher's own lines but for errors; before the program, whose option it would be else
     assert all(command.index("--quiet") < command.index("--module") for command in attempts.commands)
+    addresses = [command[command.index("--master_addr") + 1] for command in attempts.commands]
+    assert addresses == ["10.0.0.1", "node-b", "10.0.0.1"]
     assert said == [
         "attempt 1 ended with exit code 75; starting again from the last checkpoint, 3 restarts left",
         "node-a: no answer by ssh; going on with node-b",
-        "attempt 2 ended with exit code 255; starting again from the last checkpoint, 2 restarts left",
+        "attempt 2 ended with exit code 75 (the connection to a host was lost, or a rank was killed by SIGHUP); "
+        "starting again from the last checkpoint, 2 restarts left",
     ]
 
 
@@ -110,6 +115,63 @@ def test_what_is_not_started_again(monkeypatch, codes, attempts_made):
     attempts = Attempts(monkeypatch, codes, [])
     assert launch(["label", "--out", "x"], LaunchOptions(ranks=2, restarts=1), lambda _: None) == codes[-1]
     assert len(attempts.commands) == attempts_made and "--resume" not in attempts.commands[-1]
+
+
+@pytest.mark.parametrize(
+    "ended, code, reason",
+    (
+        (256 - 9, 75, " (a rank or its launcher was killed by SIGKILL)"),
+        (256 - 11, 75, " (a rank or its launcher was killed by SIGSEGV)"),
+        (128 + 9, 75, " (a rank or its launcher was killed by SIGKILL)"),
+        (-9, 75, " (its launcher was killed by SIGKILL)"),
+        (256 - 40, 75, " (a rank or its launcher was killed by signal 40)"),
+        (255, 75, " (the connection to a host was lost, or a rank was killed by SIGHUP)"),
+        (143, 143, ""),
+        (1, 1, ""),
+        (75, 75, ""),
+    ),
+)
+def test_a_killed_rank_is_a_lost_one(monkeypatch, ended, code, reason):
+    said: list[str] = []
+    Attempts(monkeypatch, [ended], [])
+    assert launch(["label", "--out", "x"], LaunchOptions(ranks=2), said.append) == code
+    assert said == [f"attempt 1 ended with exit code {code}{reason}; --restarts N would start it again"]
+
+
+@pytest.mark.parametrize("ended", (130, 256 - 2, -2))
+def test_who_interrupts_a_run_does_not_want_it_again(monkeypatch, ended):
+    Attempts(monkeypatch, [ended], [])
+    assert launch(["label", "--out", "x"], LaunchOptions(ranks=2, restarts=3), lambda _: None) == 130
+
+
+@pytest.mark.parametrize(
+    "visible, ranks, expected",
+    (
+        (None, 3, [0, 1, 2]),
+        ("", 2, [0, 1]),
+        ("-1", 2, [0, 1]),
+        ("4, 6,7", 2, ["4", "6"]),
+        ("GPU-a1,GPU-b2", 1, ["GPU-a1"]),
+    ),
+)
+def test_the_gpus_of_the_ranks(monkeypatch, visible, ranks, expected):
+    """Nothing but the ranks of this machine: no host file that lies where DeepSpeed looks for one is read."""
+    attempts = Attempts(monkeypatch, [0], [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert launch(["label"], LaunchOptions(ranks=ranks), lambda _: None) == 0
+    [command] = attempts.commands
+    [world] = [word.partition("=")[2] for word in command if word.startswith("--world_info=")]
+    assert json.loads(base64.urlsafe_b64decode(world)) == {"localhost": expected}
+    assert command[3] == "deepspeed.launcher.launch"
+
+
+def test_more_ranks_than_the_gpus_that_are_named(monkeypatch):
+    Attempts(monkeypatch, [], [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match="--ranks 2: CUDA_VISIBLE_DEVICES names 1"):
+        launch(["label"], LaunchOptions(ranks=2), lambda _: None)
 
 
 def test_no_host_answers(monkeypatch, hostfile):
@@ -124,6 +186,7 @@ def test_the_command_line_names_what_is_missing(capsys):
     train = ["train", "--data", "/none", "--recipe", "demo", "--out", "x"]
     assert main(["launch", "--hostfile", "/none", *train]) == 2 and "/none: not a readable" in capsys.readouterr().err
     assert main(["launch", "--restarts", "-1", *train]) == 2 and "--restarts -1" in capsys.readouterr().err
+    assert main(["launch", "--ranks", "9999999", *train]) == 2 and "--ranks 9999999: must" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -194,3 +257,17 @@ def test_scripts_are_executable_shell():
     for script in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"):
         assert os.system(f"bash -n {script}") == 0, script
         assert script.suffix == ".sbatch" or os.access(script, os.X_OK), script
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_under_the_launcher(monkeypatch, capfd):
+    monkeypatch.setattr(launching, "PROGRAM", (str(Path(__file__).with_name("watched_rank.py")),))
+    for name, value in {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    assert launch(["killed"], LaunchOptions(ranks=2), said.append) == 75
+    assert said == [
+        "attempt 1 ended with exit code 75 (a rank or its launcher was killed by SIGKILL); --restarts N would start it "
+        "again"
+    ]
+    assert "rank 1 on " in capfd.readouterr().err

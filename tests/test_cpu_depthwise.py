@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from pplfast import doctor
+from pplfast import probes
 from pplfast.cpu import native
 from pplfast.cpu.depthwise import depthwise_act, depthwise_act_plain, is_native
 from pplfast.kernels import backend
@@ -130,7 +130,7 @@ def test_without_the_compiled_kernel(monkeypatch):
         for result, truth in zip(run(depthwise_act, case, inputs(case)), expected, strict=True):
             torch.testing.assert_close(result, truth)
     monkeypatch.setattr(native, "library", lambda: native.Library(None, "no C++ compiler"))
-    assert doctor._examine_depthwise() == doctor.Finding("depthwise convolution", "PyTorch", "no C++ compiler")
+    assert probes.examine_depthwise() == probes.Finding("depthwise convolution", "PyTorch", "no C++ compiler")
     with pytest.raises(ValueError, match="'gelu'"):
         depthwise_act(*inputs(case), 2, case[6], "gelu", "none")
 

@@ -12,7 +12,7 @@ from pplfast.data.masks import write_mask
 
 ERRORS = ("missing", "empty", "not-jpeg", "truncated", "damaged", "cmyk", "no-labels", "bad-labels", "bad-mask",
           "mask-size")  # fmt: skip
-WARNINGS = ("grey", "orientation", "no-class", "mask-ids")
+WARNINGS = ("grey", "orientation", "no-class", "mask-ids", "mask-ignored")
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def spoiled(tmp_path):
     save_image(images / "orientation.jpg", exif=turned)
     save_xml(annotations / "no-class.xml", "zebra")
     write_mask(masks / "mask-ids.png", np.full(SIZE[::-1], 21, np.uint8))
+    write_mask(masks / "mask-ignored.png", np.full(SIZE[::-1], 255, np.uint8))
     return root
 
 
@@ -50,7 +51,10 @@ def test_every_fault_is_named_and_none_stops_the_check(spoiled):
         *((id, id, "warning") for id in WARNINGS),
     }
     assert len(report.problems) == len(found)  # each once
-    assert {problem.kind for problem in report.problems} == set(KINDS) - {"too-large"}  # tests of labelling jobs
+    assert {problem.kind for problem in report.problems} == set(KINDS) - {
+        "too-large",
+        "large",
+    }  # see test_untrusted_images
     assert (report.errors, report.warnings) == (len(ERRORS), len(WARNINGS)) and len(seen) == len(dataset)
     assert report.counts["cat"] == len(dataset) - 3 and sum(report.counts.values()) == report.counts["cat"]
     text = format_report(report)
@@ -74,14 +78,14 @@ def test_command_exits_with_2_on_errors(spoiled, tmp_path, capsys):
     assert code == 2 and error == "" and f"{len(ERRORS)} errors, {len(WARNINGS)} warnings" in out
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {problem["id"] for problem in saved["problems"]} == {*ERRORS, *WARNINGS}
-    assert saved["images"] == saved["masks"] == 16 and saved["counts"]["cat"] == 13
+    assert saved["images"] == saved["masks"] == 17 and saved["counts"]["cat"] == 14
 
 
 def test_command_exits_with_0_on_warnings_and_on_good_sets(spoiled, capsys):
     save_list(spoiled, "odd", "good", *WARNINGS)
     save_list(spoiled, "fine", "good", "last")
     code, out, _ = check(capsys, "--data", spoiled, "--list", "odd")
-    assert code == 0 and "0 errors, 4 warnings" in out
+    assert code == 0 and f"0 errors, {len(WARNINGS)} warnings" in out
     code, out, _ = check(capsys, "--data", spoiled, "--list", "fine")
     assert code == 0 and "0 errors, 0 warnings" in out
     assert [line.split() for line in out.splitlines() if line.startswith("  cat ")] == [["cat", "2", "images"]]

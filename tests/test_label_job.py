@@ -19,10 +19,10 @@ from PIL import Image
 from pplfast.benchmarks import label_kill
 from pplfast.benchmarks.label_data import image_id, label_arguments, make_images
 from pplfast.data.masks import read_mask, voc_palette
-from pplfast.files import load_npy_dict
 from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.stream.status import resident_bytes
 from pplfast.lock import hold_folder
+from pplfast.npy import load_npy_dict
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 SINGLE = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -12,7 +12,7 @@ import pplfast
 from pplfast.cli import main
 from pplfast.data.masks import write_mask
 from pplfast.errors import UserError
-from pplfast.files import load_npy_dict
+from pplfast.npy import load_npy_dict
 from pplfast.train import TrainOptions
 
 pytestmark = pytest.mark.slow

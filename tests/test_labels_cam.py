@@ -12,9 +12,9 @@ from torch import nn
 
 from pplfast.data.inference import InferenceBatch
 from pplfast.errors import UserError
-from pplfast.files import load_npy_dict
 from pplfast.labels.cam import generate_cams, own_classes
 from pplfast.labels.camfile import load_cam
+from pplfast.npy import load_npy_dict
 from pplfast.precision import resolve_precision
 from pplfast.recipe import CamConfig
 

@@ -24,7 +24,7 @@ def folder(tmp_path):
 def batch(number, images=3):
     """Rows, and maps float32 (B, 2, 3, 4) whose values say which image they are of; row i has i % 2 + 1 classes."""
     rows = [Row(i, f"b{number}i{i}", np.arange(i % 2 + 1, dtype=np.int16)) for i in range(images)]
-    maps = torch.arange(images, dtype=torch.float32).div(64).add(number)[:, None, None, None].expand(-1, 2, 3, 4)
+    maps = torch.arange(images, dtype=torch.float32).div(128).add(number / 32)[:, None, None, None].expand(-1, 2, 3, 4)
     return rows, SIZE, maps.contiguous()
 
 
@@ -42,7 +42,9 @@ def test_every_row_is_written_in_another_thread_and_counted(folder, monkeypatch)
     for number in range(5):
         for i in range(3):
             cam = load_cam(folder.output(f"b{number}i{i}"))
-            assert cam.size == SIZE and cam.maps.shape == (i % 2 + 1, 3, 4) and (cam.maps == number + i / 64).all()
+            assert (
+                cam.size == SIZE and cam.maps.shape == (i % 2 + 1, 3, 4) and (cam.maps == number / 32 + i / 128).all()
+            )
 
 
 def test_rows_that_are_not_finite_fail_alone_and_in_order(folder):

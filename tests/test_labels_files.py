@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from pplfast.errors import UserError
-from pplfast.files import load_npy_dict
 from pplfast.labels import progress
 from pplfast.labels.camfile import Cam, load_cam, resize_bilinear, save_cam, save_npy, stored_size
 from pplfast.labels.folder import OutputFolder, find_outputs, read_settings
+from pplfast.npy import load_npy_dict
 
 
 def random_cam(height=37, width=50, classes=(2, 11)):

@@ -1,4 +1,4 @@
-"""One rank of two under the watchdog, without a network to train. Argument: what befalls rank 1 in step 3."""
+"""One rank of two under the watchdog, without a network to train. Last argument: what befalls rank 1 in step 3."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from pplfast.errors import UserError
 from pplfast.train.ranks import LostRankError, start_ranks, stop_ranks
 from pplfast.train.watchdog import Watchdog
 
-fate = sys.argv[1]
+fate = sys.argv[-1]
 try:
     ranks = start_ranks(timeout=4.0 if fate == "absent" else 60.0)
 except LostRankError as error:

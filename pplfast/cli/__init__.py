@@ -2,13 +2,14 @@
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
-from pplfast.errors import AGAIN, UserError, explain_os_error, one_line
+from pplfast.errors import AGAIN, UserError, explain_os_error
 from pplfast.version import __version__
 
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
@@ -36,7 +37,6 @@ RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segme
 
 
 NOT_READ = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)  # of which it is not known what was tried
-LONGEST = 4000  # characters of a message: it may hold a value from a file
 NO_MEMORY = (
     "not enough memory; close other programs, or work on less at a time: fewer --jobs, a smaller --memory or batch"
 )
@@ -57,6 +57,8 @@ def build_parser(chosen: str | None = None) -> CommandParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     local_rank = _take_local_rank(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes are to be shown in every locale
+        sys.stdout.reconfigure(errors="backslashreplace")
     # When a rank is lost, the others' connections to it fail: libtorch would print pages of C++ frames about each.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     args = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
@@ -87,9 +89,7 @@ def _report(prog: str, message: str, exit_code: int) -> int:
         message += (
             ": it continues" if prog in CONTINUING else " with --resume: it continues" if prog in RESUMING else ""
         )
-    text = one_line(message)
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    print(f"{prog}: error: {text}", file=sys.stderr)
+    print(f"{prog}: error: {message}", file=sys.stderr)
     return exit_code
 
 

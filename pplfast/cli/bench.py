@@ -60,11 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from pplfast.benchmarks.compare import compare
-    from pplfast.benchmarks.results import check_schema
-    from pplfast.files import read_json
+    from pplfast.benchmarks.compare import compare, read_results
 
-    before, after = (check_schema(read_json(path), path) for path in (args.before, args.after))
+    before, after = (read_results(path) for path in (args.before, args.after))
     regressions, notes = compare(before, after)
     for note in notes:
         print(note)

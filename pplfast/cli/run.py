@@ -69,7 +69,7 @@ def configure(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise UserError(
             "`pplfast run` works in one process; under a launcher use `pplfast train`, then `pplfast cam`, "
             "`label` and `eval`"

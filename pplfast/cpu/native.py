@@ -1,4 +1,4 @@
-"""The C++ kernels for CPUs: compiled once with the machine's own compiler, kept in the user's cache folder.
+"""The C++ kernels for CPUs: compiled once with the machine's own compiler, and kept in a folder of the user's.
 
 Without a compiler the plain PyTorch definitions run instead; `library()` says why, and `pplfast doctor` shows it.
 """
@@ -12,9 +12,10 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from pplfast.cpu import store
 
 SOURCE = Path(__file__).with_name("depthwise.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
@@ -31,18 +32,58 @@ class Library:
 
 @functools.cache
 def library() -> Library:
-    """The compiled kernels; the first call on a machine compiles for some seconds."""
+    """The compiled kernels; the first call of a user on a machine compiles for some seconds."""
     compiler = _compiler()
     if compiler is None:
         return Library(None, f"no C++ compiler ({', '.join(COMPILERS)}, or CXX in the environment)")
-    path = _folder() / f"depthwise-{_digest(compiler)}.so"
     try:
-        if not path.exists():
-            logging.getLogger(__name__).info("compiling the depthwise kernel into %s", path)
-            _compile(compiler, path)
-        return Library(ctypes.CDLL(str(path)), f"compiled by {compiler[0]}")
+        return _kept(compiler, f"depthwise-{_digest(compiler)}.so")
     except (OSError, subprocess.SubprocessError) as error:
         return Library(None, f"{compiler[0]} failed: {_last_line(error)}")
+
+
+def _kept(compiler: tuple[str, ...], name: str) -> Library:
+    """The library of that name from the first place that has it whole; else compiled, and kept in the first that takes
+    it. Raises OSError and SubprocessError where the compiler fails."""
+    places = store.places()
+    for folder in places:
+        if functions := _load(folder / name):
+            return _found(compiler, functions, str(folder))
+    image, problems = b"", []
+    for folder in places:
+        try:
+            store.make_folder(folder)
+            with store.turn(folder), store.temporary_folder(folder) as temporary:
+                if functions := _load(folder / name):  # another process has compiled it meanwhile
+                    return _found(compiler, functions, str(folder))
+                store.check_room(temporary)
+                image = image or _compile(compiler, temporary)
+                store.write_whole(folder / name, image, temporary)
+                if functions := _load(folder / name):
+                    return _found(compiler, functions, str(folder))
+                (folder / name).unlink(missing_ok=True)
+                problems.append(f"{folder}: code cannot be loaded from there")
+        except OSError as error:
+            problems.append(str(error) if isinstance(error, store.Unsafe) else f"{folder}: {error.strerror or error}")
+    where = f"this process alone, since no folder can keep it ({'; '.join(problems)})"
+    with store.temporary_folder() as temporary:
+        path = temporary / name
+        path.write_bytes(image or _compile(compiler, temporary))
+        return _found(compiler, ctypes.CDLL(str(path)), where)
+
+
+def _found(compiler: tuple[str, ...], functions: ctypes.CDLL, where: str) -> Library:
+    return Library(functions, f"compiled by {compiler[0]}, in {where}")
+
+
+def _load(path: Path) -> ctypes.CDLL | None:
+    """None where it is not there, damaged, of somebody else, or made for another system."""
+    if not store.is_whole(path):
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # a file system that holds no programs, or another C library
+        return None
 
 
 def _compiler() -> tuple[str, ...] | None:
@@ -52,41 +93,29 @@ def _compiler() -> tuple[str, ...] | None:
     return next(((name,) for name in COMPILERS if shutil.which(name)), None)
 
 
-def _folder() -> Path:
-    """Of this user alone, since code is loaded from it."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pplfast"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
-            return folder
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="pplfast-kernels-"))
-
-
 def _digest(compiler: tuple[str, ...]) -> str:
-    """Of everything that decides the machine code: the source, the compiler, and the processor of -march=native."""
+    """Of everything that decides the machine code: the source, the compiler, the C library, and the processor of
+    -march=native."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=SECONDS).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
     except OSError:
         processor = [platform.processor(), platform.machine()]
-    parts = (SOURCE.read_bytes(), version, *(text.encode() for text in (*compiler, *FLAGS, *processor)))
+    words = (*compiler, *FLAGS, *platform.libc_ver(), *processor)
+    parts = (SOURCE.read_bytes(), version, *(text.encode() for text in words))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _compile(compiler: tuple[str, ...], path: Path) -> None:
-    """Under a temporary name, then renamed: several processes may do so at once."""
-    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    try:
-        command = [*compiler, *FLAGS, str(SOURCE), "-o", name]
-        if subprocess.run([*command, OPENMP], capture_output=True, timeout=SECONDS).returncode:
-            subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+def _compile(compiler: tuple[str, ...], folder: Path) -> bytes:
+    """The shared object. The compiler's own temporary files stay in `folder` too."""
+    logging.getLogger(__name__).info("compiling the depthwise kernel with %s", compiler[0])
+    output, environment = folder / "compiled.so", {**os.environ, "TMPDIR": str(folder)}
+    command = [*compiler, *FLAGS, str(SOURCE), "-o", str(output)]
+    run = functools.partial(subprocess.run, capture_output=True, timeout=SECONDS, env=environment)
+    if run([*command, OPENMP]).returncode:
+        run(command, check=True)
+    return output.read_bytes()
 
 
 def _last_line(error: Exception) -> str:

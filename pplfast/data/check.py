@@ -15,7 +15,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, ImageInfo, decode_fully, inspect_image
 from pplfast.data.masks import read_mask
 from pplfast.data.problems import ERROR, WARNING, Problem
-from pplfast.errors import UserError
+from pplfast.errors import UserError, one_line
 
 # What breaks a run is an error; what a run accepts but a person may not expect is a warning.
 KINDS = {
@@ -33,8 +33,12 @@ KINDS = {
     "orientation": "EXIF orientation, not applied",
     "no-class": "labels name none of the classes",
     "mask-ids": "mask holds values outside the class list",
+    "mask-ignored": "mask of 255 alone, nothing of which is scored",
+    "large": "image that takes much memory",
 }
 
+
+LARGE = 50_000_000  # pixels; photographs have up to half of it
 
 IMAGE_KINDS = ("missing", "empty", "not-jpeg", "truncated", "cmyk", "too-large")  # those that BadImage names
 
@@ -115,6 +119,15 @@ def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
         yield Problem(id, path, error.kind, ERROR, str(error))
     if info is not None and info.mode == "L":
         yield Problem(id, path, "grey", WARNING, "grey; used as RGB with three equal channels")
+    if info is not None and info.width * info.height > LARGE:
+        yield Problem(
+            id,
+            path,
+            "large",
+            WARNING,
+            f"{info.width} x {info.height} pixels: {3 * info.width * info.height / 1e9:.1f} GB once decoded, and a "
+            "multiple of that at each scale of `pplfast cam`; make it smaller",
+        )
     if info is not None and info.orientation != 1:
         yield Problem(
             id,
@@ -142,7 +155,10 @@ def _mask_problems(id: str, path: Path, info: ImageInfo | None, allowed: set[int
             ERROR,
             f"mask is {mask.shape[1]} x {mask.shape[0]}, the image {info.width} x {info.height}; replace one of them",
         )
-    others = sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - allowed)
+    values = set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist())
+    others = sorted(values - allowed)
+    if values == {IGNORE}:
+        yield Problem(id, path, "mask-ignored", WARNING, "holds 255 alone, so that no pixel of it is scored")
     if others:
         yield Problem(
             id, path, "mask-ids", WARNING, f"holds values {', '.join(map(str, others))}, which no class of the list has"
@@ -194,6 +210,6 @@ def format_report(report: CheckReport) -> str:
     for kind in [kind for kind in KINDS if kind in kinds]:
         same = [problem for problem in report.problems if problem.kind == kind]
         lines.append(f"{same[0].severity}: {KINDS[kind]}: {kinds[kind]}")
-        lines += [f"  {problem.id}: {problem.path}: {problem.message}" for problem in same]
+        lines += [one_line(f"  {problem.id}: {problem.path}: {problem.message}") for problem in same]
     lines.append(f"{report.errors} errors, {report.warnings} warnings")
     return "\n".join(lines)

@@ -1,12 +1,14 @@
 """The classes of a data set: their names, in the order of the label vectors, and their values in masks."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pplfast.errors import UserError
 from pplfast.files import StrPath
+from pplfast.reading import quoted
 
 BACKGROUND = 0
 IGNORE = 255
@@ -51,7 +53,7 @@ def parse_classes(text_or_file: StrPath) -> ClassList:
     if isinstance(text_or_file, os.PathLike) or os.path.isfile(text):
         source = text
         try:
-            entries = Path(text).read_text(encoding="utf-8").splitlines()
+            entries = Path(text).read_text(encoding="utf-8-sig").splitlines()  # as Notepad writes it
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{text}: not a readable list of classes ({error})") from None
     elif "," not in text and "=" not in text and (text.endswith(".txt") or os.sep in text):
@@ -60,7 +62,7 @@ def parse_classes(text_or_file: StrPath) -> ClassList:
         entries = text.split(",")
     entries = [entry.strip() for entry in entries if entry.strip() and not entry.lstrip().startswith("#")]
     if not entries:
-        raise UserError(f"{source}: no classes in {text!r}; give names like cat,dog or bus=6,car=7")
+        raise UserError(f"{source}: no classes in {quoted(text)}; give names like cat,dog or bus=6,car=7")
     return _build(entries, source)
 
 
@@ -70,10 +72,11 @@ def _build(entries: Sequence[str], source: str) -> ClassList:
     with_value = sum("=" in entry for entry in entries)
     if with_value not in (0, len(entries)):
         raise UserError(f"{source}: {with_value} of {len(entries)} classes have '=value'; give it to all or to none")
+    if len(names) >= IGNORE:
+        raise UserError(f"{source}: {len(names)} classes; masks have room for {IGNORE - 1}")
     for name in names:
-        if not name or names.count(name) > 1 or any(mark in name for mark in ";,"):
-            reason = "is empty" if not name else "occurs twice" if names.count(name) > 1 else "holds ',' or ';'"
-            raise UserError(f"{source}: class name {name!r} {reason}; rename it")
+        if reason := _fault(name, names):
+            raise UserError(f"{source}: class name {quoted(name)} {reason}; rename it")
     if with_value:
         ids = tuple(_value(value, name, source) for name, value in zip(names, values, strict=True))
         if len(set(ids)) < len(ids):
@@ -81,13 +84,29 @@ def _build(entries: Sequence[str], source: str) -> ClassList:
     elif set(names) <= set(VOC_NAMES):
         ids = tuple(VOC.ids[VOC.index(name)] for name in names)
     else:
-        if len(names) >= IGNORE:
-            raise UserError(f"{source}: {len(names)} classes; masks have room for {IGNORE - 1}")
         ids = tuple(range(1, len(names) + 1))
     return ClassList(names, ids)
 
 
+def _fault(name: str, names: Sequence[str]) -> str:
+    """What is wrong with a class name; "" where nothing is."""
+    if not name:
+        return "is empty"
+    if names.count(name) > 1:
+        return "occurs twice"
+    if any(mark in name for mark in ";,"):
+        return "holds ',' or ';'"
+    # They would reach the terminal with every table.
+    return (
+        "holds a character that cannot be printed"
+        if any(unicodedata.category(mark) in ("Cc", "Cs") for mark in name)
+        else ""
+    )
+
+
 def _value(text: str, name: str, source: str) -> int:
-    if not text.isdecimal() or not BACKGROUND < int(text) < IGNORE:
-        raise UserError(f"{source}: '{name}={text}': the value in masks must be a whole number from 1 to 254")
+    if not text.isdecimal() or len(text) > 3 or not BACKGROUND < int(text) < IGNORE:
+        raise UserError(
+            f"{source}: {quoted(f'{name}={text}')}: the value in masks must be a whole number from 1 to 254"
+        )
     return int(text)

@@ -1,10 +1,12 @@
 """The CSV form of image labels: `image,label;label`, one row per image, header optional."""
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from pplfast.errors import UserError
+from pplfast.reading import open_regular, quoted
 
 HEADER_IMAGE = ("image", "id", "file", "filename")
 HEADER_LABELS = ("label", "labels", "class", "classes")
@@ -20,7 +22,7 @@ class Row:
 def read_csv(path: Path) -> list[Row]:
     """All rows. UserError for a file that is missing or not text, and for a row without exactly two cells."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except FileNotFoundError:
@@ -31,7 +33,8 @@ def read_csv(path: Path) -> list[Row]:
     for number, cells in lines:
         if len(cells) != 2 or not cells[0]:
             raise UserError(
-                f"{path}, line {number}: {','.join(cells)!r}: expected image,label;label (labels are separated by ';')"
+                f"{path}, line {number}: {quoted(','.join(cells))}: expected image,label;label (labels are separated "
+                "by ';')"
             )
     if lines and lines[0][1][0].lower() in HEADER_IMAGE and lines[0][1][1].lower() in HEADER_LABELS:
         lines = lines[1:]

@@ -1,6 +1,7 @@
 """A data set: ids, image files, classes, image labels and, where known, true masks."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,4 +115,4 @@ def _masks(config: DataConfig, root: Path, entries: Sequence[ListEntry]) -> tupl
 
 
 def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None

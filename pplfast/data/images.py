@@ -2,18 +2,18 @@
 
 import os
 import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
-
+from pplfast.data.pillow import ImageError, load, open_image, orientation
 from pplfast.data.voc import OTHER_SUFFIXES
 from pplfast.files import StrPath
+from pplfast.reading import open_regular
 
 TAIL_BYTES = 65536  # the end-of-image marker is looked for in this much of the file's end
 ORIENTATION_TAG = 0x0112
+MOST_SEGMENTS = 10_000  # before the image data; real files have a few dozen
 _SIGNATURES = {
     b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF",
     b"%PDF": "a PDF", b"<": "an HTML or XML page",
@@ -44,7 +44,7 @@ def inspect_image(path: StrPath) -> ImageInfo:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(16)
             if not head:
                 raise BadImage("empty", "empty file; restore it")
@@ -56,8 +56,8 @@ def inspect_image(path: StrPath) -> ImageInfo:
             return _read_header(file)
     except FileNotFoundError:
         raise BadImage("missing", f"no such file; {_instead(path)}") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise BadImage("missing", f"cannot be opened ({error.strerror}); restore it") from None
+    except OSError as error:
+        raise BadImage("missing", f"cannot be read ({error.strerror}); restore it") from None
 
 
 def decode_fully(path: StrPath) -> None:
@@ -67,34 +67,34 @@ def decode_fully(path: StrPath) -> None:
     loaders.
     """
     try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadImage("truncated", f"damaged or truncated ({error}); restore it") from None
+        with open_regular(path) as file, open_image(file, "JPEG") as image:
+            load(image)
+    except ImageError as error:
+        raise _too_large(error) or BadImage("truncated", f"damaged or truncated ({error}); restore it") from None
+    except OSError as error:
+        raise BadImage("missing", f"cannot be read ({error.strerror}); restore it") from None
 
 
 def _instead(path: Path) -> str:
     """What to do about a file that is missing: often it is there in another format."""
     others = (path.with_name(f"{path.stem}{suffix}") for suffix in OTHER_SUFFIXES)
-    other = next((other.name for other in others if other.is_file()), None)
+    other = next((other.name for other in others if os.path.isfile(other)), None)
     return f"convert {other} to JPEG" if other else "restore it, or take it off the list"
 
 
 def _read_header(file: BinaryIO) -> ImageInfo:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=("JPEG",))
-        orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    except UnidentifiedImageError:
-        raise BadImage("truncated", "its header is damaged; restore it") from None
-    except Image.DecompressionBombError as error:
-        raise BadImage("too-large", f"{error}; make it smaller") from None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise BadImage("truncated", f"cannot be read as a JPEG ({error}); restore it") from None
+        image = open_image(file, "JPEG")
+        turn = orientation(image, ORIENTATION_TAG)
+    except ImageError as error:
+        raise _too_large(error) or BadImage("truncated", f"cannot be read as a JPEG ({error}); restore it") from None
     if image.mode not in ("RGB", "L"):
         raise BadImage("cmyk", f"colours are {image.mode}; convert it to RGB")
-    return ImageInfo(*image.size, image.mode, orientation if orientation in range(1, 9) else 1)
+    return ImageInfo(*image.size, image.mode, turn)
+
+
+def _too_large(error: ImageError) -> BadImage | None:
+    return BadImage("too-large", f"{error}: too large to decode; make it smaller") if error.too_large else None
 
 
 def _check_end(file: BinaryIO) -> None:
@@ -112,7 +112,9 @@ def _check_end(file: BinaryIO) -> None:
 def _scan_start(file: BinaryIO, size: int) -> int:
     """Offset just behind the first start-of-scan marker, walking over the segments before it."""
     offset = 2
-    while offset + 4 <= size:
+    for _ in range(MOST_SEGMENTS):
+        if offset + 4 > size:
+            raise BadImage("truncated", "truncated before its image data; restore it")
         file.seek(offset)
         mark, code, length = struct.unpack(">BBH", file.read(4))
         if mark != 0xFF:
@@ -123,4 +125,4 @@ def _scan_start(file: BinaryIO, size: int) -> int:
             return offset + 4
         else:
             offset += 2 + length
-    raise BadImage("truncated", "truncated before its image data; restore it")
+    raise BadImage("truncated", "its header is damaged; restore it")

@@ -1,9 +1,10 @@
 """Image labels: from VOC's Annotations/*.xml, from a cls_labels.npy dict, or from a CSV."""
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers.expat import ExpatError, ParserCreate
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from pplfast.data.csv_labels import read_csv
 from pplfast.data.problems import ERROR, Problem
 from pplfast.data.voc import ListEntry, image_id
 from pplfast.errors import UserError
-from pplfast.files import load_npy_dict
+from pplfast.npy import load_npy_dict
+from pplfast.reading import open_regular, quoted, shortened
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
@@ -99,13 +101,16 @@ class _XmlLabels:
     def fill(self, row: UInt8Array, entry: ListEntry) -> None:
         path = self.folder / f"{entry.id}.xml"
         try:
-            tree = ElementTree.parse(path).getroot()
+            with open_regular(path) as file:
+                tree = parse_xml(file.read())
         except FileNotFoundError:
             raise _Fault(
                 "no-labels", path, "no such file, so the image has no labels; add it, or take the image off the list"
             ) from None
-        except (OSError, ElementTree.ParseError, ValueError) as error:
-            raise _Fault("bad-labels", path, f"not readable as XML ({error}); restore it") from None
+        except OSError as error:
+            raise _Fault("bad-labels", path, f"cannot be read ({error.strerror}); restore it") from None
+        except (ExpatError, ValueError, LookupError, TypeError) as error:  # the last three: its encoding
+            raise _Fault("bad-labels", path, f"not readable as XML ({shortened(str(error))}); restore it") from None
         for thing in tree.findall("object"):
             if not self.difficult and (thing.findtext("difficult") or "").strip() == "1":
                 continue
@@ -116,7 +121,22 @@ class _XmlLabels:
                 self.others.add(name)
 
     def hint(self) -> str:
-        return f": {', '.join(sorted(self.others)[:10])}" if self.others else ""
+        return f": {', '.join(shortened(name) for name in sorted(self.others)[:10])}" if self.others else ""
+
+
+def parse_xml(data: bytes) -> Element:
+    """The root of an XML file. ExpatError where it is damaged; ValueError, LookupError or TypeError for its encoding,
+    and ValueError where it declares entities: annotations need none, and a few lines of them make gigabytes."""
+    builder, parser = TreeBuilder(), ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, _refuse_entity
+    parser.Parse(data, True)
+    return builder.close()
+
+
+def _refuse_entity(name: str, *_: Any) -> None:
+    raise ValueError(f"declares the entity {name}")
 
 
 class _NpyLabels:
@@ -125,12 +145,14 @@ class _NpyLabels:
     def __init__(self, path: Path, classes: ClassList):
         self.path = path
         self.table = load_npy_dict(path)
+        sizes = (vector.size for vector in self.table.values() if isinstance(vector, np.ndarray))
+        self.width = next(sizes, 0)
         self.columns = self._columns(classes)
 
     def _columns(self, classes: ClassList) -> list[int]:
-        if not self.table:
+        width = self.width
+        if not width:
             raise UserError(f"{self.path}: holds no labels; give --labels another file")
-        width = len(np.ravel(next(iter(self.table.values()))))
         if width == len(VOC_NAMES) and set(classes.names) <= set(VOC_NAMES):
             return [VOC_NAMES.index(name) for name in classes.names]
         if width == len(classes):
@@ -151,14 +173,13 @@ class _NpyLabels:
                 self.path,
                 f"holds no labels of {entry.id}; give --labels a file that does, or take the image off the list",
             )
-        vector = np.ravel(vector)
-        if len(vector) <= max(self.columns) or vector.dtype.kind not in "biuf" or not np.isin(vector, (0, 1)).all():
+        if not isinstance(vector, np.ndarray) or vector.size != self.width or not np.isin(vector, (0, 1)).all():
             raise _Fault(
                 "bad-labels",
                 self.path,
                 f"the labels of {entry.id} are not a vector of zeros and ones like the others; restore the file",
             )
-        row[:] = vector[self.columns]
+        row[:] = np.ravel(vector)[self.columns]
 
     def hint(self) -> str:
         return ""
@@ -175,12 +196,12 @@ class _CsvLabels:
             unknown = next((name for name in item.labels if name not in columns), None)
             if unknown is not None:
                 raise UserError(
-                    f"{path}, line {item.line}: unknown class {unknown!r}; known: "
+                    f"{path}, line {item.line}: unknown class {quoted(unknown)}; known: "
                     f"{', '.join(classes.names)}; correct it, or give --classes the names of this file"
                 )
             key = image_id(item.image)
             if key in self.table:
-                raise UserError(f"{path}, line {item.line}: a second row for {item.image!r}; remove one of them")
+                raise UserError(f"{path}, line {item.line}: a second row for {quoted(item.image)}; remove one of them")
             self.table[key] = [columns[name] for name in item.labels]
 
     def fill(self, row: UInt8Array, entry: ListEntry) -> None:

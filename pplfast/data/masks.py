@@ -6,8 +6,10 @@ import numpy as np
 from PIL import Image
 
 from pplfast.arrays import UInt8Array
+from pplfast.data.pillow import ImageError, load, open_image
 from pplfast.errors import UserError
 from pplfast.files import StrPath, atomic_path
+from pplfast.reading import open_regular
 
 
 @cache
@@ -24,17 +26,22 @@ def voc_palette() -> bytes:
 def read_mask(path: StrPath) -> UInt8Array:
     """Class ids as uint8 (H, W). The stored values are taken as they are: palette colours do not matter.
 
-    UserError for a file that is missing, damaged, or holds colours instead of ids.
+    UserError for a file that is missing, damaged, no PNG, or holds colours instead of ids, and for one of more pixels
+    than it can hold.
     """
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, open_image(file, "PNG") as image:
             if image.mode not in ("P", "L"):
                 raise UserError(f"{path}: a mask of mode {image.mode}; save class ids as a palette or 8-bit grey PNG")
+            load(image)
             return np.array(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such mask; restore it, or check --masks") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable PNG mask ({error}); restore it") from None
+    except ImageError as error:
+        remedy = "too large to decode; make it smaller" if error.too_large else "restore it"
+        raise UserError(f"{path}: not a readable PNG mask ({error}); {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
 
 
 def mask_image(mask: UInt8Array) -> Image.Image:

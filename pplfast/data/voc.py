@@ -1,13 +1,17 @@
 """Which images belong to a data set: VOC lists, list files, or a plain folder with a CSV."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pplfast.data.csv_labels import read_csv
+from pplfast.data.csv_labels import Row, read_csv
 from pplfast.errors import UserError
+from pplfast.reading import quoted
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+LONGEST_NAME = 255  # bytes, of every file system in use
+LONGEST_PATH = 2048  # bytes below the data set's folder; Linux takes 4096 in all
 OTHER_SUFFIXES = (".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".gif")  # images that are recognised, not read
 
 
@@ -42,9 +46,7 @@ def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
         source, title = Path(labels), ""
-        entries = [
-            (row.line, ListEntry(image_id(row.image), _resolve(folder, row.image), None)) for row in read_csv(source)
-        ]
+        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source)]
     else:
         source, title = root, ""
         entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
@@ -65,9 +67,9 @@ def _find_list(root: Path, name: str) -> Path:
         Path(name),
     ]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):  # unlike the path's own method, also for names that no file system takes
             return path
-    raise UserError(f"{root}: no list {name!r}; give a list file, or one of: {_known_lists(root)}")
+    raise UserError(f"{root}: no list {quoted(name)}; give a list file, or one of: {_known_lists(root)}")
 
 
 def _known_lists(root: Path) -> str:
@@ -77,7 +79,7 @@ def _known_lists(root: Path) -> str:
 
 def _from_file(path: Path, root: Path, folder: Path) -> list[tuple[int, ListEntry]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of images ({error})") from None
     return [(number, _entry(line, path, number, root, folder)) for number, line in enumerate(lines, 1) if line.strip()]
@@ -90,13 +92,30 @@ def _entry(line: str, path: Path, number: int, root: Path, folder: Path) -> List
     """
     words = line.split()
     if len(words) > 2:
-        raise UserError(f"{path}, line {number}: {line.strip()!r}: expected an id, or an image and a mask path")
+        raise UserError(f"{path}, line {number}: {quoted(line.strip())}: expected an id, or an image and a mask path")
     first = words[0]
+    for word in words:
+        _check_name(word, f"{path}, line {number}")
     mask = root / words[1].lstrip("/") if len(words) == 2 and words[1].lower().endswith(".png") else None
     if first.startswith("/") or mask is not None:
         image = root / first.lstrip("/")
         return ListEntry(image.stem, image, mask)
     return ListEntry(image_id(first), _resolve(folder, first), mask)
+
+
+def _from_row(row: Row, source: Path, folder: Path) -> ListEntry:
+    _check_name(row.image, f"{source}, line {row.line}")
+    return ListEntry(image_id(row.image), _resolve(folder, row.image), None)
+
+
+def _check_name(text: str, where: str) -> None:
+    """Raises UserError for what can be no file below the data set's folder."""
+    parts = text.split("/")
+    if ".." in parts:
+        raise UserError(f"{where}: {quoted(text)} leaves the data folder; write it relative to that")
+    longest, whole = max(len(part.encode()) for part in parts), len(text.encode())
+    if "\0" in text or longest > LONGEST_NAME or whole > LONGEST_PATH or not text.strip("/."):
+        raise UserError(f"{where}: {quoted(text)} can be no file's name; correct it, or take it off the list")
 
 
 def image_id(text: str) -> str:
@@ -110,7 +129,7 @@ def _resolve(folder: Path, text: str) -> Path:
     if image_id(text) != str(PurePosixPath(text)):
         return folder / text
     for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
-        if (folder / f"{text}{suffix}").is_file():
+        if os.path.isfile(folder / f"{text}{suffix}"):
             return folder / f"{text}{suffix}"
     return folder / f"{text}.jpg"
 
@@ -128,10 +147,13 @@ def _check(entries: list[tuple[int, ListEntry]], source: Path) -> None:
         raise UserError(f"{source}: names no image; give a list with one id per line, or a folder with JPEG images")
     seen: dict[str, int] = {}
     for line, entry in entries:
-        if ".." in PurePosixPath(entry.id).parts or entry.id.startswith("/"):
-            raise UserError(f"{source}, line {line}: {entry.id!r} leaves the data folder; write it relative to that")
+        if entry.id.startswith("/"):
+            raise UserError(
+                f"{source}, line {line}: {quoted(entry.id)} leaves the data folder; write it relative to that"
+            )
         if entry.id in seen:
             raise UserError(
-                f"{source}, line {line}: {entry.id!r} is there already in line {seen[entry.id]}; remove one of them"
+                f"{source}, line {line}: {quoted(entry.id)} is there already in line {seen[entry.id]}; remove one of "
+                "them"
             )
         seen[entry.id] = line

@@ -11,7 +11,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 from pplfast.evaluate.scores import CamScores
-from pplfast.evaluate.truth import Pair, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.evaluate.truth import Pair, check_counted, chunks, read_truth, scored_pairs, unlisted_warning
 from pplfast.files import StrPath
 from pplfast.labels.camfile import SUFFIX, load_cam
 from pplfast.labels.pool import default_jobs, map_unordered
@@ -26,7 +26,8 @@ def evaluate_cams(
     """Score `cams/<id>.npz` against the data set's masks: a pixel gets its best class if that exceeds the threshold.
 
     Exact for the given thresholds; equal to scoring the PNGs of the same threshold without CRF. The lowest of equally
-    good thresholds is taken. Raises UserError for missing masks or CAMs and for sizes that differ, naming the file.
+    good thresholds is taken. Raises UserError for masks or CAMs that are missing or damaged and for sizes that differ,
+    naming the file, and where no pixel counts.
     """
     edges = np.asarray(sorted(thresholds), np.float32)
     if not len(edges):
@@ -41,6 +42,7 @@ def evaluate_cams(
             counts += part
             unlisted |= found
             progress.advance(len(chunk))
+    check_counted(int(counts.sum()), pairs, dataset, unlisted)
     per_threshold = [class_ious(matrix, dataset.classes) for matrix in confusions(counts)]
     mious = [mean_iou(ious) for ious in per_threshold]
     best = int(np.argmax(mious))
@@ -64,7 +66,7 @@ def count_chunk(pairs: list[Pair], classes: ClassList, edges: Float32Array) -> t
     counts = np.zeros((len(classes) + 1, len(classes), len(edges) + 1), np.int64)
     unlisted: set[int] = set()
     for pair in pairs:
-        cam = load_cam(pair.prediction)
+        cam = load_cam(pair.prediction, len(classes))
         truth, values = read_truth(pair, cam.size, table)
         counts += count_image(truth, cam.full(), cam.classes, len(classes), edges)
         unlisted |= values

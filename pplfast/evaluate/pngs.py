@@ -11,7 +11,7 @@ from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, confusion_matrix, index_table, mean_iou
 from pplfast.evaluate.scores import Scores
-from pplfast.evaluate.truth import Pair, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.evaluate.truth import Pair, check_counted, chunks, read_truth, scored_pairs, unlisted_warning
 from pplfast.files import StrPath
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
@@ -22,7 +22,8 @@ def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) 
     """Score `labels/<id>.png` against the masks of the data set, with one confusion over all images.
 
     Pixels with 255 in the mask do not count; 255 in a label counts as a miss. Raises UserError for missing masks or
-    labels, for sizes that differ, and for values that are no class of the data set, naming the file.
+    labels, for sizes that differ, and for values that are no class of the data set, naming the file; and where no
+    pixel counts.
     """
     pairs, warnings = scored_pairs(labels, dataset, SUFFIX, "pplfast label")
     rows = len(dataset.classes) + 1
@@ -34,6 +35,7 @@ def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) 
             confusion += part
             unlisted |= values
             progress.advance(len(chunk))
+    check_counted(int(confusion.sum()), pairs, dataset, unlisted)
     ious = class_ious(confusion, dataset.classes)
     return Scores(
         source=str(labels),

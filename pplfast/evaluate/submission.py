@@ -83,8 +83,8 @@ def _check_values(what: str, mask: UInt8Array) -> None:
 
 
 def _check_png(what: str, data: bytes, image: Path) -> None:
-    with Image.open(io.BytesIO(data)) as png:
-        if png.format != "PNG" or png.mode != "P":
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as png:
+        if png.mode != "P":
             raise UserError(f"{what}: is not a palette PNG")
         mask = np.array(png)
     _check_size(what, mask.shape, image)

@@ -62,6 +62,16 @@ def read_truth(pair: Pair, size: tuple[int, int], table: Int64Array) -> tuple[In
     return truth, {int(value) for value in values if table[value] < 0 and value != IGNORE}
 
 
+def check_counted(pixels: int, pairs: Sequence[Pair], dataset: Dataset, unlisted: set[int]) -> None:
+    """Raises UserError where no pixel of any mask counts: the score of nothing is not 0."""
+    if not pixels:
+        held = ", ".join(map(str, [*sorted(unlisted), IGNORE]))
+        raise UserError(
+            f"{dataset.name}: nothing can be scored: its {len(pairs)} masks (first: {pairs[0].mask}) hold no value of "
+            f"background or a class, only of {held}; give --masks others, or --classes their values"
+        )
+
+
 def unlisted_warning(values: set[int]) -> list[str]:
     if not values:
         return []

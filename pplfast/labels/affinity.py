@@ -43,7 +43,7 @@ def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityCo
     """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not."""
 
     def compute() -> UInt8Array:
-        cam = camfile.load_cam(task.cam)
+        cam = camfile.load_cam(task.cam, len(classes))
         image = read_image(task.image, cam.size) if config.crf != presets.NONE else None
         return confident_labels(cam, image, classes, config)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import write_mask
+from pplfast.data.pillow import ImageError, load, open_image
 from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.labels import camfile, crf, presets
@@ -23,9 +23,11 @@ from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
+from pplfast.reading import open_regular
 from pplfast.recipe import LabelConfig
 
 SUFFIX = ".png"
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # of Pillow's, those that it decodes by itself
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def write_labels(output: Path, compute: Callable[[], UInt8Array]) -> str:
 
 def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> UInt8Array:
     """uint8 (H, W) mask ids."""
-    cam = camfile.load_cam(task.cam)
+    cam = camfile.load_cam(task.cam, len(classes))
     scores = add_background(cam.full(), config.background, config.value)
     if config.crf != presets.NONE:
         image = read_image(task.image, cam.size)
@@ -128,9 +130,12 @@ def read_image(path: Path, size: tuple[int, int]) -> UInt8Array:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3) RGB as stored. UserError for a file that is no image."""
+    """uint8 (H, W, 3) RGB as stored. UserError for a file that is of none of FORMATS, damaged or too large."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, open_image(file, *FORMATS) as image:
+            load(image)
             return np.array(image.convert("RGB"))
-    except OSError as error:
+    except ImageError as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); replace the file") from None

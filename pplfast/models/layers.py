@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pplfast.kernels import scale_act
+from pplfast.kernels import depthwise, scale_act
+from pplfast.kernels.backend import use_triton
 
 Value = TypeVar("Value")
 
@@ -92,11 +93,20 @@ class Conv(nn.Conv2d):
     ) -> Tensor:
         """x (B, C, H, W), residual (B, C', H', W') -> (B, C', H', W') in the autocast dtype, else the weights'."""
         weight, shift = self.operands(bn, product_dtype(x, self.weight))
+        if self._is_depthwise and use_triton(x) and residual is None and not _traced_or_trained(x, weight):
+            rows, columns = self.paddings(*x.shape[2:])
+            return depthwise(x.to(weight.dtype), weight, self.stride[0], (*columns, *rows), shift, act)
         x, padding = self.pad(x)
         y = F.conv2d(x, weight, None, self.stride, padding, self.dilation, self.groups)
         if shift is None and residual is None and act == "none":
             return y
         return scale_act(y, None, shift, act, residual, inplace=True)
+
+    @property
+    def _is_depthwise(self) -> bool:
+        """One square filter a channel, as the kernel takes it."""
+        one = self.groups == self.in_channels == self.out_channels and self.dilation == (1, 1)
+        return one and self.kernel_size[0] == self.kernel_size[1] and self.stride[0] == self.stride[1]
 
     def pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input and the padding that the operation itself can give it: the same at both ends."""
@@ -146,6 +156,10 @@ class Conv(nn.Conv2d):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._folded.forget()
         super()._load_from_state_dict(*args, **kwargs)
+
+
+def _traced_or_trained(x: Tensor, weight: Tensor) -> bool:
+    return torch.compiler.is_compiling() or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
 
 
 def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:

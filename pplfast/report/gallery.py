@@ -1,14 +1,24 @@
 """The gallery: some images with the CAMs and labels of every variant side by side."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
 from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
-from pplfast.labels.camfile import load_cam
-from pplfast.report.images import data_uri, display_palette, heat_over, label_map, labels_over, thumbnail
+from pplfast.labels.camfile import Cam, load_cam
+from pplfast.report.charts import swatch
+from pplfast.report.images import (
+    Photo,
+    check_ordinary,
+    data_uri,
+    display_palette,
+    heat_over,
+    label_map,
+    labels_over,
+    read_photo,
+)
+from pplfast.report.markup import NOTHING, Markup, element, join
 from pplfast.report.view import LABELS, RunView, VariantView
 
 
@@ -18,67 +28,89 @@ def choose(dataset: Dataset, count: int) -> list[int]:
     return [(2 * i + 1) * len(dataset) // (2 * count) for i in range(count)]
 
 
-def gallery(view: RunView, count: int) -> str:
+def gallery(view: RunView, count: int) -> Markup:
     """One block per image; an image that cannot be read is named instead of shown."""
     if view.dataset is None:
-        return f'<p class="note">No pictures: {html.escape(view.dataset_error)}</p>'
+        return _note(f"No pictures: {view.dataset_error}")
     blocks = [_legend(view.dataset)]
     for index in choose(view.dataset, count):
         try:
             blocks.append(_block(view.dataset, index, view.variants))
         except (OSError, UserError) as error:
-            blocks.append(f'<p class="note">{html.escape(view.dataset.ids[index])}: {html.escape(str(error))}</p>')
-    return "\n".join(blocks)
+            blocks.append(_note(f"{view.dataset.ids[index]}: {error}"))
+    return join(blocks, "\n")
 
 
-def _legend(dataset: Dataset) -> str:
+def _note(text: str) -> Markup:
+    return element("p", text, css="note")
+
+
+def _legend(dataset: Dataset) -> Markup:
     palette = display_palette()
-    entries = "".join(
-        f'<span class="key"><i style="background:rgb({",".join(map(str, palette[value]))})"></i>'
-        f"{html.escape(name)}</span>"
+    entries = [
+        _key(name, style=f"background:rgb({','.join(str(int(part)) for part in palette[value])})")
         for name, value in zip(dataset.classes.names, dataset.classes.ids, strict=True)
-    )
-    ignored = '<span class="key"><i class="ignore"></i>not scored</span>' if any(dataset.masks) else ""
-    return f'<p class="legend">{entries}<span class="key"><i class="heat"></i>CAM, 0 to 1</span>{ignored}</p>'
+    ]
+    entries.append(_key("CAM, 0 to 1", css="heat"))
+    if any(dataset.masks):
+        entries.append(_key("not scored", css="ignore"))
+    return element("p", *entries, css="legend")
 
 
-def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> str:
-    name, photo = dataset.ids[index], thumbnail(dataset.images[index])
-    height, width = photo.shape[:2]
-    figures = [_figure(photo, "image")]
+def _key(name: str, css: str = "", **style: str) -> Markup:
+    return element("span", element("i", css=css, **style), name, css="key")
+
+
+def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> Markup:
+    name, photo = dataset.ids[index], read_photo(dataset.images[index])
+    figures = [_figure(photo.pixels, "image")]
     mask = dataset.masks[index]
     if mask is not None:
-        figures.append(_figure(labels_over(photo, label_map(mask, height, width)), "truth"))
+        figures.append(_figure(labels_over(photo.pixels, label_map(mask, photo)), "truth"))
     columns = [_column(name, figures)]
     for variant in variants:
         columns.append(_column(variant.title, _outputs(variant.folder, dataset, name, photo), variant.key))
-    single = " single" if len(variants) == 1 else ""
-    return f'<article class="example{single}">{"".join(columns)}</article>'
+    return element("article", *columns, css="example single" if len(variants) == 1 else "example")
 
 
-def _outputs(folder: Path, dataset: Dataset, name: str, photo: UInt8Array) -> list[str]:
-    """Figures of what one variant made of one image."""
-    height, width = photo.shape[:2]
-    cam = load_cam(folder / "cams" / f"{name}.npz")
-    figures = [
-        _figure(heat_over(photo, values), f"CAM {dataset.classes.names[column]}")
-        for column, values in zip(cam.classes, cam.maps, strict=True)
-    ]
+def _outputs(folder: Path, dataset: Dataset, name: str, photo: Photo) -> list[Markup]:
+    """Figures of what one variant made of one image; a file that cannot be read is named in its place."""
+    figures = []
+    try:
+        cam = _own_cam(folder / "cams" / f"{name}.npz", dataset, photo)
+        figures += [
+            _figure(heat_over(photo.pixels, values), f"CAM {dataset.classes.names[column]}")
+            for column, values in zip(cam.classes, cam.maps, strict=True)
+        ]
+    except (OSError, UserError) as error:
+        figures.append(_note(str(error)))
     for source, caption in LABELS.items():
         path = folder / source / f"{name}.png"
-        if path.is_file():
-            figures.append(_figure(labels_over(photo, label_map(path, height, width)), caption))
+        if path.exists():
+            try:
+                figures.append(_figure(labels_over(photo.pixels, label_map(path, photo)), caption))
+            except UserError as error:
+                figures.append(_note(str(error)))
     return figures
 
 
-def _column(title: str, figures: Sequence[str], variant: str = "") -> str:
-    swatch = f'<span class="swatch b-{variant}"></span>' if variant else ""
-    return f"<section><h3>{swatch}{html.escape(title)}</h3>{''.join(figures)}</section>"
+def _own_cam(path: Path, dataset: Dataset, photo: Photo) -> Cam:
+    """The CAM file of this image and these classes. UserError for one of others."""
+    check_ordinary(path)
+    cam = load_cam(path, len(dataset.classes))
+    if cam.size != (photo.height, photo.width):
+        raise UserError(
+            f"{path}: belongs to an image of {cam.size[1]} x {cam.size[0]}, not of {photo.width} x {photo.height}; "
+            "delete it and run `pplfast cam` again"
+        )
+    return cam
 
 
-def _figure(pixels: UInt8Array, caption: str) -> str:
+def _column(title: str, figures: Sequence[Markup], variant: str = "") -> Markup:
+    return element("section", element("h3", swatch(variant) if variant else NOTHING, title), *figures)
+
+
+def _figure(pixels: UInt8Array, caption: str) -> Markup:
     height, width = pixels.shape[:2]
-    return (
-        f'<figure><img src="{data_uri(pixels)}" width="{width}" height="{height}" alt="{html.escape(caption)}" '
-        f'loading="lazy"><figcaption>{html.escape(caption)}</figcaption></figure>'
-    )
+    picture = element("img", src=data_uri(pixels), width=str(width), height=str(height), alt=caption, loading="lazy")
+    return element("figure", picture, element("figcaption", caption))

@@ -2,17 +2,27 @@
 
 import base64
 import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pplfast.arrays import BoolArray, Float32Array, UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE
+from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import voc_palette
+from pplfast.errors import UserError
 
+MAX_PIXELS = 80_000_000  # of a stored image or label: what is decoded of a small file is bounded
+MAX_DECODED = 128 * 2**20  # bytes
+PROGRESSIVE_BYTES = 6  # a pixel: libjpeg holds all coefficients of such a file, as int16
 THUMBNAIL = 288  # pixels of the long side: sharp at the size shown, also on dense screens
 IGNORE_COLOUR = (224, 224, 208)
 BRIGHTER = 4 / 3  # VOC's first 20 classes go up to 192
@@ -36,19 +46,75 @@ def display_palette() -> UInt8Array:
     return lifted.astype(np.uint8)
 
 
-def thumbnail(path: Path) -> UInt8Array:
-    """The photograph, reduced; uint8 (H, W, 3)."""
-    with Image.open(path) as image:
+@dataclass(frozen=True)
+class Photo:
+    """A photograph, reduced. pixels: uint8 (H, W, 3); width, height: as stored, which is what labels and CAMs have."""
+
+    pixels: UInt8Array
+    width: int
+    height: int
+
+
+def read_photo(path: Path) -> Photo:
+    """UserError for a file that is no whole JPEG, or would need more memory than MAX_DECODED."""
+    check_ordinary(path)
+    try:
+        info = inspect_image(path)
+    except BadImage as problem:
+        raise UserError(f"{path}: {problem}") from None
+    _check_pixels(path, info.width, info.height)
+    with _readable(path), Image.open(path, formats=("JPEG",)) as image:
+        if image.info.get("progressive") and PROGRESSIVE_BYTES * info.width * info.height > MAX_DECODED:
+            raise UserError(f"{path}: too large for a picture, as it is progressive; save it as a baseline JPEG")
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # lets the JPEG decoder skip detail
         photo = image.convert("RGB")  # as stored, like the loader: CAMs and labels belong to these pixels
-    photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return np.asarray(photo)
+        photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return Photo(np.asarray(photo), info.width, info.height)
 
 
-def label_map(path: Path, height: int, width: int) -> UInt8Array:
-    """Class values of a label PNG, reduced without mixing them; uint8 (height, width)."""
-    with Image.open(path) as image:
+def label_map(path: Path, photo: Photo) -> UInt8Array:
+    """Class values of the label PNG of `photo`, reduced without mixing them; uint8 (H, W) of its `pixels`.
+
+    UserError for a file that is no PNG of class ids, or not of the photograph's size: nothing is decoded then.
+    """
+    height, width = photo.pixels.shape[:2]
+    check_ordinary(path)
+    with _readable(path), Image.open(path, formats=("PNG",)) as image:
+        if image.mode not in ("P", "L"):
+            raise UserError(f"{path}: a PNG of mode {image.mode}, not of class ids; make it again")
+        if image.size != (photo.width, photo.height):
+            raise UserError(
+                f"{path}: {image.width} x {image.height}, while its image is {photo.width} x {photo.height}; "
+                "make it again"
+            )
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
+
+
+def check_ordinary(path: Path) -> None:
+    """UserError for a path that is no file, or one that opening might never return from."""
+    if not path.is_file():
+        raise UserError(f"{path}: {'is no ordinary file' if path.exists() else 'no such file'}; restore it")
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{path}: {width} x {height} is too large for a picture; make it smaller")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What Pillow raises for a damaged file, as a UserError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked before decoding
+            yield
+    except UnidentifiedImageError:  # whose own words name a file object
+        raise UserError(
+            f"{path}: not a readable picture (its header is damaged); restore it or make it again"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: not a readable picture ({reason}); restore it or make it again") from None
 
 
 def heat_over(photo: UInt8Array, cam: Float32Array) -> UInt8Array:

@@ -20,6 +20,7 @@ from pplfast.models.backbone import Network
 from pplfast.precision import exact_float32, fastest_convolutions, resolve_precision
 from pplfast.recipe import PRECISIONS, OptimConfig
 from pplfast.train import engine as engines
+from pplfast.train.agreement import agreed_record
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pplfast.train.consistency import check_ranks, frozen_checksums
 from pplfast.train.identity import RECORD, claim_folder
@@ -130,8 +131,9 @@ def run_task(
 def _run_task(
     task: Task[Any], out: Path, resume: bool, options: TrainOptions, ranks: Ranks, watchdog: Watchdog
 ) -> TrainResult:
+    record = agreed_record(task, options, ranks)
     run = together(ranks, lambda: _prepare(task, out, options, ranks, watchdog))
-    state, precision = on_main(ranks, lambda: _claim(run, resume))
+    state, precision = on_main(ranks, lambda: _claim(run, record, resume))
     run.optim, run.meter = dataclasses.replace(task.optim, precision=precision), Meter(ranks, precision)
     engines.check_precision(run.optim, ranks.device)
     if state == "finished":
@@ -159,7 +161,6 @@ def _run_task(
 
 def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks, watchdog: Watchdog) -> _Run:
     """Everything that can be wrong with the settings is found here, before anything is written."""
-    task.check()
     if ranks.main:
         check_loggers(options.loggers)
     engines.check_precision(task.optim, ranks.device)
@@ -187,10 +188,10 @@ def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks,
     return _Run(task, folder, options, ranks, task.optim, model, stages, loader, checkpoints, watch, watchdog)
 
 
-def _claim(run: _Run, resume: bool) -> tuple[str, str]:
+def _claim(run: _Run, record: dict[str, Any], resume: bool) -> tuple[str, str]:
     """What `claim_folder` says, and the precision of the run: "auto" is decided once, when the run begins."""
     precision = resolve_precision(run.optim.precision, run.ranks.device)
-    record = run.task.record() | {"precision": precision, "float32": "ieee"}
+    record = record | {"precision": precision, "float32": "ieee"}
     for name in (RECORD, run.task.result_file, Path(run.task.result_file).with_suffix(".safetensors")):
         is_output(run.folder / name)  # not a folder, which would be found when the training is done
     check_inside(run.folder, [run.folder / name / "x" for name in (PROFILE, "wandb")])

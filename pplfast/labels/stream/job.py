@@ -151,11 +151,14 @@ def label_dataset(
 
 def _label(model: PatchClassifier, dataset: Dataset, config: JobConfig, ranks: "Ranks", held: ExitStack) -> JobResult:
     """held: what rank 0 holds until the job is over."""
+    from pplfast.train.agreement import agree, labelling_settings
     from pplfast.train.ranks import on_main, stop_ranks, together
 
     try:
         exact_float32()
         precision = resolve_precision(config.cam.precision, ranks.device)
+        if ranks.world > 1:
+            agree(ranks, labelling_settings(_settings(model, config, precision, dataset), dataset))
 
         def begin() -> tuple[str, Plan]:
             held.enter_context(hold_folder(config.out, PATIENCE))
@@ -319,7 +322,9 @@ def _settings(model: PatchClassifier, config: JobConfig, precision: str, dataset
 
 def local_ranks() -> int:
     """Ranks on this machine, as the launcher says."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    from pplfast.train.ranks import local_world, world_size
+
+    return local_world(os.environ, world_size(os.environ))
 
 
 def share_threads() -> None:
