@@ -16,7 +16,7 @@ TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 TRITON_PIN := $(shell grep '^triton==' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo check lint types test-quick test test-rest docs test-kill test-kill-label test-one-writer test-multinode clean help
+.PHONY: demo check lint types test-quick test test-rest docs test-fuzz test-kill test-kill-label test-one-writer test-multinode clean help
 
 demo: $(STAMP) ## the whole chain on a data set made on the spot: runs/demo/report.html, runs/demo/summary.json (the default)
 	$(BIN)/pplfast data demo --out runs/demo/data
@@ -49,6 +49,10 @@ test-rest: $(STAMP) ## what check leaves out: whole runs, launchers, killed jobs
 
 docs: $(STAMP) ## the site: build/site/index.html
 	$(BIN)/python -m mkdocs build --strict
+
+# Readers that are wrong on purpose show that it finds what it looks for (tests/test_fuzz.py).
+test-fuzz: $(STAMP) ## minutes: COUNT=10000 damaged files into all that reads any; SEED=WORD gives the same ones again
+	PYTHONPATH=tests $(BIN)/python -m fuzz --count $(or $(COUNT),10000) $(if $(SEED),--seed '$(SEED)')
 
 test-kill: $(STAMP) ## minutes: pplfast run killed in each of its steps
 	$(BIN)/python tests/kill_chain.py

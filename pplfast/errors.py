@@ -5,6 +5,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
+from typing import Final
 
 MOST = 2000  # characters of a message, some of which a file may have written
 
@@ -28,6 +29,27 @@ def one_line(message: str) -> str:
     if not message.isprintable():
         message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
     return message if len(message) <= MOST else f"{message[: MOST // 2]} ... {message[-MOST // 2 :]}"
+
+
+# Words of errors without a class of their own: the CPU's allocator, oneDNN's scratch, C++'s new, the CUDA driver;
+# cuBLAS's and cuDNN's handles and workspaces (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED, and since cuDNN 9
+# CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED and ..._HOST_ALLOCATION_FAILED); mmap and fork; a thread's stack.
+NO_MEMORY: Final = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "_STATUS_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+    "Cannot allocate memory",
+    "can't start new thread",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of Python's or torch's allocators, or of anybody else's; see NO_MEMORY."""
+    of_torch = type(error).__name__ == "OutOfMemoryError"  # its allocator for the GPU; without importing it
+    return of_torch or isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -20,14 +20,14 @@ from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.handover import Handover
 from pplfast.data.inference import InferenceBatch
 from pplfast.data.pipelines import Scaler, resolve_device
-from pplfast.errors import UserError, did_you_mean
+from pplfast.errors import UserError, did_you_mean, out_of_memory
+from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes
 from pplfast.labels.presets import DEFAULT_THRESHOLD, check_background, check_crf
 from pplfast.labels.pseudo import read_pixels
 from pplfast.labels.refine import most_likely
 from pplfast.labels.segment import probabilities, rows_of
 from pplfast.labels.stream.budget import split_budget
-from pplfast.labels.stream.job import DEFAULT_MEMORY
-from pplfast.labels.stream.maps import MapMaker, OutOfMemory, out_of_memory
+from pplfast.labels.stream.maps import MapMaker, OutOfMemory
 from pplfast.labels.stream.refine import label_scores
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.networks import CLASSIFIER, SEGMENTATION, find_network, networks_in
@@ -97,7 +97,7 @@ class CamLabeller(Labeller):
         self.classes, self._label = classes, label
         device = next(model.parameters()).device
         precision = resolve_precision(cam.precision, device)
-        budget, _ = split_budget(int(DEFAULT_MEMORY * 2**30), device)
+        budget, _ = split_budget(budget_bytes(DEFAULT_MEMORY), device)
         self._maker = MapMaker(model, cam, precision, budget, batch=1, threads=THREADS)
 
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pplfast.cli import COMMANDS, build_parser, main
 from pplfast.cli.run import parse_seeds
+from pplfast.errors import UserError
 from pplfast.recipe import preset_names
 from pplfast.version import __version__
 
@@ -62,6 +63,21 @@ def test_recipes_are_listed_and_printed(capsys):
 )
 def test_seeds(text, seeds):
     assert parse_seeds(text, None) == seeds
+
+
+@pytest.mark.parametrize("text", ("0-" + "9" * 5000, "9" * 23, "0-99999999", "9" * 5000 + ",1", "0-1000"))
+def test_seeds_that_are_none_are_one_short_line(text):
+    with pytest.raises(UserError, match="^--seeds .*: (must be|0-.* more than 1000 runs)") as error:
+        parse_seeds(text, None)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("option", ("--cache-mb", "--checkpoint-seconds", "--lost-after", "--stuck-after"))
+@pytest.mark.parametrize("value", ("nan", "inf", "-1", "1e300"))
+def test_numbers_of_a_training_that_are_none_are_one_line(option, value, capsys):
+    assert main(["train", "--data", "d", "--recipe", "demo", "--out", "o", option, value]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"error: {option} {float(value)}: must be " in error
 
 
 def test_a_plain_folder_has_a_recipe_and_a_voc_layout_needs_one(tmp_path, capsys, monkeypatch):
@@ -191,7 +207,7 @@ def test_threads_of_torch_and_of_decoding():
 
     import torch
 
-    from pplfast.cli.machine import DECODING, use_threads
+    from pplfast.cli.machine import DECODING, MEMORY, use_threads
     from pplfast.labels.cam import generate_cams
     from pplfast.labels.segment import segment_images
     from pplfast.labels.walk import walk_cams
@@ -204,6 +220,34 @@ def test_threads_of_torch_and_of_decoding():
         torch.set_num_threads(before)
     for function in (generate_cams, segment_images, walk_cams):
         assert inspect.signature(function).parameters["threads"].default == DECODING
+        assert inspect.signature(function).parameters["memory"].default == MEMORY
+
+
+@pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "run"))
+def test_commands_that_work_through_images_keep_a_memory_budget(command):
+    assert "--memory GIB" in build_parser().every_command()[f"pplfast {command}"].format_help()
+
+
+@pytest.mark.parametrize("value", ("0.1", "nan", "inf", "-1", "1e300"))
+@pytest.mark.parametrize("command", ("cam", "label --cams c", "segment test", "refine walk --cams c", "run"))
+def test_a_memory_budget_that_is_none_is_refused(command, value, capsys):
+    model = [] if command in ("run", "label --cams c") else ["--model", "m"]
+    assert main([*command.split(), *model, "--data", ".", "--out", "o", "--memory", value]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"error: --memory {float(value):g}: must be " in error
+
+
+@pytest.mark.parametrize("error", (
+    MemoryError(), OSError(12, "Cannot allocate memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory\nmore"),
+))  # fmt: skip
+def test_running_out_of_memory_is_one_line(error, capsys, monkeypatch):
+    from pplfast.cli import eval as command
+
+    monkeypatch.setattr(command, "run", lambda args: (_ for _ in ()).throw(error))
+    assert main(["eval", "--data", ".", "--cams", "c"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("pplfast eval: error: out of memory") and text.count("\n") == 1 and "--jobs" in text
 
 
 @pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "train", "run", "bench all"))

@@ -228,7 +228,7 @@ def test_deepspeed_files_do_not_speak_for_the_recipe(tmp_path):
     for table, message in (
         ({"optimizer": {}}, "'optimizer' is the recipe's to say"),
         ([], "JSON object"),
-        ({"zero_optimization": {"stage": 3}}, "'optim.zero' = 3: must be 0, 1 or 2"),
+        ({"zero_optimization": {"stage": 3}}, "'optim.zero' = 3: must be 0 or more, at most 2"),
         ({"torch_autocast": {"enabled": True, "dtype": "half"}}, "torch_autocast.dtype = 'half'"),
         ({"communication_data_type": "fp8"}, "optim.reduction"),
     ):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pplfast.errors import UserError
+from pplfast.errors import UserError, out_of_memory
 from pplfast.files import write_json
+from pplfast.labels import memory
 from pplfast.labels.folder import find_outputs
 from pplfast.labels.stream import budget, job, maps, pipeline, refine, shards, status
 from pplfast.labels.stream.manifest import ManifestWriter, merge, rank_file, read_manifest, read_records
@@ -106,7 +107,7 @@ def test_room_lets_one_too_large_in_alone():
     assert room.take(100) and not room.take(1, lambda: True)
     room.give(100)
     assert room.take(6) and room.take(4) and not room.take(1, lambda: True)
-    assert budget.most_pixels(budget.split_budget(8 << 30, torch.device("cpu"))[1], 2, 2.0) > 4032 * 3024
+    assert memory.most_pixels(budget.split_budget(8 << 30, torch.device("cpu"))[1], 2, 2.0) > 4032 * 3024
 
 
 class Poison:
@@ -229,14 +230,15 @@ def test_status_of_all_ranks_together(tmp_path):
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("std::bad_alloc"), RuntimeError("can't start new thread"), OSError(12, "Cannot allocate memory"),
 ])  # fmt: skip
 def test_every_library_has_its_own_words_for_no_memory(error):
-    assert maps.out_of_memory(error)
+    assert out_of_memory(error)
 
 
 def test_other_errors_are_not_for_lack_of_memory():
     for text in ("CUDNN_STATUS_EXECUTION_FAILED", "CUDA error: an illegal memory access", "size mismatch"):
-        assert not maps.out_of_memory(RuntimeError(text))
+        assert not out_of_memory(RuntimeError(text))
 
 
 def test_a_lattice_that_does_not_fit_costs_its_image_only():

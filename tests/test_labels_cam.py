@@ -46,7 +46,7 @@ class FakeLoader:
 
     broken = ()
 
-    def __init__(self, dataset, scales, flip, mean, std, batch_size, threads, device, indices, on_bad):
+    def __init__(self, dataset, scales, flip, mean, std, batch_size, threads, device, indices, on_bad, fit):
         self.scales, self.flip, self.batch_size, self.indices, self.on_bad = scales, flip, batch_size, indices, on_bad
 
     def __iter__(self):

@@ -1,6 +1,7 @@
 """Schedules, plans, logs and refusals, without training."""
 
 import argparse
+import json
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_ima
 
 from pplfast.cli import main
 from pplfast.cli.train import add_training_arguments, options_from_arguments
+from pplfast.described import described_training
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
@@ -22,7 +24,7 @@ from pplfast.train.engine import check_compile, check_precision, micro_batch
 from pplfast.train.identity import claim_folder, describe
 from pplfast.train.model_file import load_classifier
 from pplfast.train.plan import plan_stages
-from pplfast.train.ranks import Ranks
+from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
 from pplfast.train.step import LossWatch, step_batches, train_step
 
@@ -115,6 +117,62 @@ def test_the_wish_of_one_rank_reaches_the_others_with_a_loss(monkeypatch):
         watch.add(step, *train_step(engine, [batch], lambda losses, _: losses, 1, print, ranks, wish=False), [batch])
         assert watch.wished == (step == 2)
     assert watch.last == 1.5
+
+
+@pytest.mark.parametrize("main", (True, False))
+def test_weights_that_a_last_step_made_absurd_end_the_training(main):
+    """No loss has seen them yet."""
+    model = torch.nn.Linear(2, 3)
+    watch = LossWatch("abcd", Ranks(0 if main else 1, 2, 2, torch.device("cpu")), Mock(last="checkpoints/stage1-end"))
+    watch.settle_weights(model, 6)
+    for value, text in ((6e30, "values as large as 6e+30"), (float("nan"), "NaN")):
+        model.weight.data[1, 1] = value
+        with pytest.raises(EveryRankError if main else OtherRankError) as error:
+            watch.settle_weights(model, 7)
+        if main:
+            assert str(error.value) == (
+                f"step 7: weight holds {text}: the training diverged; last good checkpoint: checkpoints/stage1-end; "
+                "start another --out with a lower optim.lr"
+            )
+
+
+DESCRIPTION = {
+    "format": 1,
+    "variant": "plain",
+    "class_names": ["cat", "dog"],
+    "class_ids": [1, 2],
+    "stages": [],
+    "model": {"backbone": "efficientnet_lite0"},
+    "recipe": {},
+    "dataset": "x",
+    "training": {"steps": 1, "seconds": 1.0, "images_per_s": 2.0, "loss": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    (
+        {"class_ids": [1, 300]}, {"class_ids": [1, 1]}, {"class_ids": [0, 1]}, {"class_ids": [1, True]},
+        {"class_names": []}, {"class_names": "ab"}, {"class_names": ["a", "b\0"]}, {"class_names": [[], {}]},
+        {"stages": [["group3", 0]]}, {"stages": [["group3", 10**9]]}, {"stages": [[1, 2]]}, {"stages": 3},
+        {"model": []}, {"model": {"dropout": 7}}, {"model": {"output_stride": "16"}}, {"recipe": [1]},
+        {"variant": "odd"}, {"variant": []}, {"training": None}, {"dataset": 3}, {"more": 1},
+    ),
+)  # fmt: skip
+def test_a_description_from_elsewhere_is_refused(change, tmp_path):
+    (tmp_path / "classifier.json").write_text(json.dumps(DESCRIPTION | change), encoding="utf-8")
+    with pytest.raises(UserError, match="classifier.json: ") as error:
+        load_classifier(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "text", ("[]", "3", '{"steps": 1}', '{"steps": 1, "seconds": NaN, "images_per_s": 1, "loss": 1}')
+)
+def test_figures_of_a_training_that_are_none_are_refused(text):
+    assert described_training(DESCRIPTION["training"]) == DESCRIPTION["training"]
+    with pytest.raises(ValueError, match="^training"):
+        described_training(json.loads(text))
 
 
 def test_plans_of_the_variants():

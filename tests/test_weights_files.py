@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+import zipfile
 
 import models_reference as reference
 import numpy as np
@@ -13,6 +14,7 @@ from pplfast.errors import UserError
 from pplfast.models import create, load_weights
 from pplfast.models.mxnet import published_name, read_params
 from pplfast.models.resnet import ResNet
+from pplfast.models.values import bad_weight
 from pplfast.models.wideresnet import WideResNet38
 
 MX_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
@@ -253,3 +255,59 @@ def test_nothing_is_printed_while_loading(tmp_path, monkeypatch, capfd):
         warnings.simplefilter("error")
         load_weights(source, tmp_path / "w.params")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("form", ("bare", "safetensors", "params"))
+@pytest.mark.parametrize(
+    "value, text", ((float("nan"), "NaN"), (float("-inf"), "infinity"), (-6e30, "values as large as 6e+30"))
+)
+def test_values_that_are_none_are_refused_by_the_name_of_their_tensor(form, value, text, tmp_path, monkeypatch):
+    backbone = (reference.tiny_wideresnet if form == "params" else reference.tiny_resnet)(monkeypatch)
+    path = tmp_path / {"bare": "w.pth", "safetensors": "w.safetensors", "params": "w.params"}[form]
+    tensors = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    name = [name for name, tensor in tensors.items() if tensor.dim() == 4][1]
+    tensors[name].view(-1)[-1] = value
+    if form == "params":
+        write_params(path, {mxnet_name(name): tensor.numpy() for name, tensor in tensors.items()})
+    else:
+        save_as(path, tensors, form)
+    assert f"{name} holds {text}, which are no weights" in refusal(backbone, path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_another_kind_are_refused(tmp_path, monkeypatch):
+    backbone = reference.tiny_resnet(monkeypatch)
+    good, name = dict(backbone.state_dict()), "layer1.0.conv1.weight"
+    for tensor, kind in (
+        (good[name].to(torch.int8), "of torch.int8"),
+        (good[name].to(torch.complex64), "of torch.complex64"),
+        (good[name].to_sparse(), "in the layout torch.sparse_coo"),
+        (torch.quantize_per_tensor(good[name], 1.0, 0, torch.qint8), "of torch.qint8"),
+        (torch.empty_like(good[name], device="meta"), "without values"),
+    ):
+        torch.save(good | {name: tensor}, tmp_path / "w.pth")
+        message = refusal(backbone, tmp_path / "w.pth")
+        assert f"{name} is {kind}, not of plain torch.float32" in message or "not a readable weight file" in message
+    tiny = tmp_path / "w.pth"
+    torch.save({"x": torch.ones(1).expand(2**40)}, tiny)  # a view: 4 bytes that say they are 4 TiB
+    assert "tensors of the backbone are missing" in refusal(backbone, tiny)
+
+
+def test_an_archive_larger_than_its_file_is_not_unpacked(tmp_path, monkeypatch):
+    backbone = reference.tiny_resnet(monkeypatch)
+    torch.save({"x": torch.zeros(1000)}, tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth") as whole, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
+        for entry in whole.infolist():
+            data = whole.read(entry) if "data/0" not in entry.filename else bytes(10**7)
+            bomb.writestr(entry.filename, data, zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "bomb.pth").stat().st_size < 10**5
+    assert "a compressed archive, not a file of torch.save" in refusal(backbone, tmp_path / "bomb.pth")
+
+
+def test_bad_weights_of_whole_numbers_and_of_eight_bits():
+    assert bad_weight({}) == bad_weight({"n": torch.tensor(7), "none": torch.zeros(0)}) == ""
+    assert bad_weight({"a": torch.ones(2, dtype=torch.float8_e4m3fn), "b": torch.ones(2).bfloat16()}) == ""
+    assert (
+        bad_weight({"a.running_var": torch.tensor([1e9]), "b": torch.tensor([1e9])})
+        == "b holds values as large as 1e+09"
+    )

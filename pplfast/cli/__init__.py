@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
-from pplfast.errors import AGAIN, UserError, explain_os_error
+from pplfast.errors import AGAIN, UserError, explain_os_error, out_of_memory
 from pplfast.version import __version__
 
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
@@ -37,9 +37,6 @@ RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segme
 
 
 NOT_READ = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)  # of which it is not known what was tried
-NO_MEMORY = (
-    "not enough memory; close other programs, or work on less at a time: fewer --jobs, a smaller --memory or batch"
-)
 
 
 def build_parser(chosen: str | None = None) -> CommandParser:
@@ -70,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `pplfast recipes | head`: at the end the interpreter would complain once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _report(args.prog, "what reads the output, or a worker process, has ended", UserError.exit_code)
-    except OSError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if out_of_memory(error):
+            return _report(args.prog, _no_memory(error), UserError.exit_code)
+        if not isinstance(error, OSError):
+            raise
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "this machine"
         return _report(args.prog, str(explain_os_error(error, name, error.errno in NOT_READ)), UserError.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        return _report(args.prog, NO_MEMORY, UserError.exit_code)
     except KeyboardInterrupt:
         hint = "; the same command continues" if args.prog in CONTINUING else ""
         hint = "; the same command with --resume continues" if args.prog in RESUMING else hint
@@ -93,13 +90,13 @@ def _report(prog: str, message: str, exit_code: int) -> int:
     return exit_code
 
 
-def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """torch has exceptions of its own for it, and words instead of an exception."""
-    if isinstance(error, MemoryError):
-        return True
-    from pplfast.labels.stream.maps import out_of_memory
-
-    return out_of_memory(error)
+def _no_memory(error: BaseException) -> str:
+    """What is known of it, and what there is to do about it, in one line."""
+    known = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (
+        f"out of memory{f' ({known[:160]})' if known else ''}; give it more, or take smaller batches and images, a "
+        "lower --memory or fewer --jobs, where the command has them"
+    )
 
 
 def _take_local_rank(arguments: list[str]) -> int | None:

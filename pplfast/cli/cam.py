@@ -5,7 +5,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
+from pplfast.cli.machine import (
+    LARGE_IMAGES,
+    add_memory_argument,
+    add_threads_argument,
+    check_machine_arguments,
+    use_threads,
+)
 from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
 from pplfast.data.options import add_data_arguments
@@ -24,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write <id>.npy, the dict (keys, cam, high_res) that follow-up code reads",
     )
+    add_memory_argument(parser, LARGE_IMAGES)
     add_threads_argument(parser)
 
 
@@ -41,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     config = cam_config(folder, changes)
     say_settings(f"CAMs at {scales_text(config.scales, config.flip)}", bool(changes))
     model = load_classifier(folder).to(default_device())
-    outcome = generate_cams(model, dataset, config, args.out, npy=args.npy, threads=use_threads(args))
+    outcome = generate_cams(
+        model, dataset, config, args.out, npy=args.npy, threads=use_threads(args), memory=args.memory
+    )
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pplfast.cli.cam import add_cam_arguments, cam_changes, cam_config
 from pplfast.cli.machine import (
+    MEMORY,
     add_jobs_argument,
     add_threads_argument,
     check_machine_arguments,
@@ -62,6 +63,15 @@ def configure(parser: CommandParser) -> None:
         "both words, device:labels",
     )
     add_jobs_argument(parser, "of the CRF, shared by a machine's ranks")
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=MEMORY,
+        metavar="GIB",
+        help="of each rank and its workers, for what grows with the images (default: %(default)s, "
+        "enough for 12 megapixels of two classes): batches get smaller, the network works in "
+        "tiles, and images for whose CRF it does not suffice are bad; with --cams of each image",
+    )
     _configure_model(parser.add_argument_group("with --model"))
 
 
@@ -82,15 +92,6 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
         metavar="LOW,HIGH",
         help="two background thresholds instead of --value (usual: 0.05,0.30): what is neither a class "
         "at HIGH nor background at LOW becomes 255 (default: every pixel is decided)",
-    )
-    group.add_argument(
-        "--memory",
-        type=float,
-        default=8.0,
-        metavar="GIB",
-        help="of each rank and its workers, for what grows with the images (default: %(default)s, "
-        "enough for 12 megapixels of two classes): batches get smaller, the network works in "
-        "tiles, and images for whose CRF it does not suffice are bad",
     )
     group.add_argument(
         "--rotated", action="store_true", help="label images that EXIF turns, as stored; without it they are bad"
@@ -134,7 +135,7 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str) -> int:
         value = evaluate_cams(args.cams, dataset, jobs=jobs).threshold
         print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
     config = LabelConfig(background=kind, value=value, crf=preset or LabelConfig().crf)
-    outcome = generate_labels(args.cams, dataset, config, args.out, jobs)
+    outcome = generate_labels(args.cams, dataset, config, args.out, jobs, args.memory)
     print(outcome.summary("labels", args.out))
     return outcome.exit_code
 

@@ -1,10 +1,12 @@
-"""--jobs and --threads, the same for every command that works through a list of images."""
+"""--jobs, --threads and --memory, the same for every command that works through a list of images."""
 
 import argparse
 
 from pplfast.errors import UserError
 from pplfast.labels.pool import default_jobs
 
+MEMORY = 8.0  # GiB, the `memory` of the functions that make CAMs and labels, where none is given
+LARGE_IMAGES = "batches of large ones get smaller, and images for which it does not suffice are bad"
 DECODING = 2  # the `threads` of the functions that make CAMs and labels, where none are given
 
 
@@ -24,12 +26,27 @@ def add_threads_argument(
     )
 
 
+def add_memory_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
+    """what: becomes of the images for which it does not suffice."""
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=MEMORY,
+        metavar="GIB",
+        help=f"for what grows with the images (default: %(default)s): {what}",
+    )
+
+
 def check_machine_arguments(args: argparse.Namespace) -> None:
     """Raises UserError for numbers that mean nothing; those that are not given pass."""
     if (jobs := getattr(args, "jobs", None)) is not None and jobs < 1:
         raise UserError(f"--jobs {jobs}: must be 1 or more")
     if getattr(args, "threads", 0) < 0:
         raise UserError(f"--threads {args.threads}: must be 1 or more")
+    if (memory := getattr(args, "memory", None)) is not None:
+        from pplfast.labels.memory import budget_bytes
+
+        budget_bytes(memory)
 
 
 def jobs_from_arguments(args: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def _say(text: str) -> None:
 
 def model_classes(folder: Path, kind: Kind) -> "ClassList | None":
     """Those that `find_model`'s network was trained for; None for a boundary network whose file does not say."""
-    from pplfast.data.classes import ClassList
+    from pplfast.described import described_classes
     from pplfast.files import read_json
 
     file = folder / f"{kind.name}.json"
@@ -43,7 +43,7 @@ def model_classes(folder: Path, kind: Kind) -> "ClassList | None":
     try:
         if kind is BOUNDARY and "class_names" not in table:
             return None
-        return ClassList(tuple(table["class_names"]), tuple(table["class_ids"]))
+        return described_classes(table)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{file}: does not say the network's classes; train again with `{kind.command}`") from None
 

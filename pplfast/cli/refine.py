@@ -4,7 +4,13 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import add_threads_argument, check_machine_arguments, use_threads
+from pplfast.cli.machine import (
+    LARGE_IMAGES,
+    add_memory_argument,
+    add_threads_argument,
+    check_machine_arguments,
+    use_threads,
+)
 from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model, take_classes
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
@@ -12,6 +18,7 @@ from pplfast.data.options import add_data_arguments
 from pplfast.errors import UserError
 from pplfast.networks import BOUNDARY, CLASSIFIER
 from pplfast.recipe import AffinityConfig, Recipe, WalkConfig
+from pplfast.recipe.ranges import RANGES
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import Dataset
@@ -56,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     walk.add_argument("--beta", type=float, metavar="X", help=f"exponent of the affinities (default: {RECIPE}.beta)")
     walk.add_argument("--steps", type=int, metavar="N", help=f"of the walk (default: {RECIPE}.steps)")
+    add_memory_argument(walk, LARGE_IMAGES)
     add_threads_argument(walk)
 
 
@@ -80,7 +88,9 @@ def _train(args: argparse.Namespace) -> int:
 
 def _walk(args: argparse.Namespace) -> int:
     changes = {name: value for name in ("radius", "beta", "steps") if (value := getattr(args, name)) is not None}
-    _check_walk(dataclasses.replace(WalkConfig(), **changes))
+    for name, value in changes.items():
+        if not (allowed := RANGES[WalkConfig.__name__][name]).holds(value):
+            raise UserError(f"--{name} {value:g}: must be {allowed}")
     check_machine_arguments(args)
     folder = find_model(args.model, BOUNDARY)
     dataset = dataset_of_model(args, folder, BOUNDARY)
@@ -93,14 +103,6 @@ def _walk(args: argparse.Namespace) -> int:
     config = dataclasses.replace(read_settings(folder, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
     model = load_boundaries(folder).to(default_device())
-    outcome = walk_cams(model, args.cams, dataset, config, args.out, threads=use_threads(args))
+    outcome = walk_cams(model, args.cams, dataset, config, args.out, use_threads(args), args.memory)
     print(outcome.summary("CAMs", args.out))
     return outcome.exit_code
-
-
-def _check_walk(config: WalkConfig) -> None:
-    if config.radius < 2 or config.steps < 0 or not config.beta > 0:
-        raise UserError(
-            f"--radius {config.radius} --steps {config.steps} --beta {config.beta:g}: must be 2 or more, 0 "
-            "or more, above 0"
-        )

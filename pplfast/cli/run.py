@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import add_jobs_argument, check_machine_arguments, jobs_from_arguments
+from pplfast.cli.machine import (
+    LARGE_IMAGES,
+    add_jobs_argument,
+    add_memory_argument,
+    check_machine_arguments,
+    jobs_from_arguments,
+)
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.recipes import FOR_FOLDERS, default_recipe
 from pplfast.cli.train import (
@@ -22,9 +28,12 @@ from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.errors import UserError
 from pplfast.labels.presets import check_background, check_crf
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from pplfast.recipe.ranges import RANGES
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
+
+MOST_SEEDS = 1000  # of one range
 
 
 def configure(parser: CommandParser) -> None:
@@ -65,6 +74,7 @@ def configure(parser: CommandParser) -> None:
         "--dry-run", action="store_true", help="check everything but the images, say what would be done, write nothing"
     )
     add_jobs_argument(parser, "of the CRF")
+    add_memory_argument(parser, LARGE_IMAGES)
     add_training_arguments(parser)
 
 
@@ -98,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         options_from_arguments(args),
         command=shlex.join(["pplfast", *sys.argv[1:]]),
         test=_test_data(val, args.test_list),
+        memory=args.memory,
     )
     if args.dry_run:
         from pplfast.run.dry import dry_run
@@ -145,10 +156,15 @@ def parse_seeds(text: str, seed: int | None) -> list[int]:
     if seed is not None:
         raise UserError(f"--seed {seed} and --seeds {text}: give one of them")
     seeds: list[int] = []
+    most = RANGES[Recipe.__name__]["seed"]
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"--seeds {text}: must be whole numbers, like 0,1,2 or 0-2")
+            raise UserError(f"--seeds {text[:60]}: must be whole numbers, like 0,1,2 or 0-2")
+        if max(len(first), len(last)) > 19 or not most.holds(int(last or first)) or not most.holds(int(first)):
+            raise UserError(f"--seeds {text[:60]}: must be {most}")
+        if dash and int(last) - int(first) >= MOST_SEEDS:
+            raise UserError(f"--seeds {text}: {part.strip()} are more than {MOST_SEEDS} runs")
         if dash and int(last) < int(first):
             raise UserError(f"--seeds {text}: {part.strip()} ends before it begins; write {last}-{first}")
         seeds += range(int(first), int(last or first) + 1)

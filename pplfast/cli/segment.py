@@ -5,7 +5,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pplfast.cli.machine import (
+    LARGE_IMAGES,
     add_jobs_argument,
+    add_memory_argument,
     add_threads_argument,
     check_machine_arguments,
     jobs_from_arguments,
@@ -51,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: segmentation.crf of the network's recipe)",
     )
     add_jobs_argument(test, "of the CRF")
+    add_memory_argument(test, LARGE_IMAGES)
     add_threads_argument(test)
 
 
@@ -86,7 +89,7 @@ def _test(args: argparse.Namespace) -> int:
     model, classes = load_segmentation(folder)
     model.to(default_device())
     outcome = segment_images(
-        model, classes, dataset, config, args.out, jobs_from_arguments(args), threads=use_threads(args)
+        model, classes, dataset, config, args.out, jobs_from_arguments(args), use_threads(args), args.memory
     )
     print(outcome.summary("labels", args.out))
     return outcome.exit_code

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError, did_you_mean
-from pplfast.recipe import Recipe, load_recipe, preset_names
+from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult
 
 VARIANTS = ("plain", "ppl", "explicit")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+MOST = 1e9  # of a number whose upper end is of no use
 LOGGERS = ("jsonl", "tensorboard", "wandb", "mlflow")
 
 
@@ -184,11 +185,13 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
     for name in ("threads", "cache_mb"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 0 or more")
+        if not 0 <= getattr(args, name) < MOST:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 0 or more, below {MOST:g}")
     for name in ("checkpoint_seconds", "lost_after", "stuck_after"):
-        if not getattr(args, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds")
+        if not 0 < getattr(args, name) < MOST:
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0 seconds, below {MOST:g}"
+            )
     for name in _logger_names(args):
         if name not in LOGGERS and ":" not in name:
             raise UserError(f"--logger {name}: choose from {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS)}")
@@ -221,4 +224,6 @@ def options_from_arguments(args: argparse.Namespace) -> "TrainOptions":
 def recipe_from_arguments(args: argparse.Namespace) -> Recipe:
     """The recipe of `add_recipe_arguments`, with its changes applied and checked."""
     recipe = load_recipe(args.recipe, args.overrides)
-    return recipe if args.seed is None else dataclasses.replace(recipe, seed=args.seed)
+    if args.seed is None:
+        return recipe
+    return recipe_from_dict(recipe_to_dict(recipe) | {"seed": args.seed}, "--seed")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 
@@ -25,6 +27,13 @@ class InferenceBatch:
     images: list[torch.Tensor]  # per scale float32 (B*F, 3, h, w), channels_last; B plain rows, then B mirrored ones
 
 
+class Fit(NamedTuple):
+    """How images of one shape go through the loader: how many at a time, and how many such batches ahead."""
+
+    batch: int
+    ahead: int
+
+
 @dataclass
 class _Made:
     batch: InferenceBatch | None  # None where no image of the batch could be used
@@ -37,7 +46,8 @@ class InferenceLoader:
     At scale s an image has (round(h*s), round(w*s)) pixels, by antialiased bicubic resizing in 0..255 as in the
     field's published CAM code. mean, std: 3 values in units of 0..255. indices: the images to use (default: all).
     An image that cannot be used is reported as on_bad(index, reason) and left out; without `on_bad` it raises
-    UserError.
+    UserError. fit(height, width): decided by the header, before anything is decoded; raises BadImage for a shape that
+    cannot be used. Without it all shapes go `batch_size` at a time.
     """
 
     def __init__(
@@ -52,8 +62,10 @@ class InferenceLoader:
         device: str | torch.device = "cpu",
         indices: Sequence[int] | None = None,
         on_bad: Callable[[int, str], None] | None = None,
+        fit: Callable[[int, int], Fit] | None = None,
     ):
-        self._dataset, self._batch_size, self._on_bad = dataset, batch_size, on_bad
+        self._dataset, self._on_bad = dataset, on_bad
+        self._fit = fit or (lambda height, width: Fit(batch_size, BATCHES_AHEAD))
         self._indices = [int(index) for index in (range(len(dataset)) if indices is None else indices)]
         device = resolve_device(device)
         self._decoder = Decoder(batch_size, threads, device)
@@ -63,28 +75,35 @@ class InferenceLoader:
         self._scale_thread = ThreadPoolExecutor(1, "scale")
 
     def __iter__(self) -> Iterator[InferenceBatch]:
-        for made in ahead(self._submit, self._batches(), BATCHES_AHEAD):
-            for index, reason in made.bad:
-                self._report(index, reason)
-            if made.batch is not None:
-                yield made.batch
+        for count, batches in groupby(self._batches(), lambda item: item[0]):
+            for made in ahead(self._submit, (indices for _, indices in batches), count):
+                for index, reason in made.bad:
+                    self._report(index, reason)
+                if (batch := made.batch) is not None:
+                    del made  # or it would hold the batch while the next one is made
+                    yield batch
+                    del batch
 
-    def _batches(self) -> Iterator[list[int]]:
+    def _batches(self) -> Iterator[tuple[int, list[int]]]:
+        """How many to make ahead, and a batch; those with few ahead come last."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for index, shape in zip(self._indices, self._readers.map(self._shape, self._indices), strict=True):
-            if isinstance(shape, BadImage):
-                self._report(index, str(shape))
+        fits: dict[tuple[int, int], Fit] = {}
+        for index, found in zip(self._indices, self._readers.map(self._shape, self._indices), strict=True):
+            if isinstance(found, BadImage):
+                self._report(index, str(found))
             else:
+                shape, fits[shape] = found
                 groups.setdefault(shape, []).append(index)
-        for group in groups.values():
-            yield from (group[at : at + self._batch_size] for at in range(0, len(group), self._batch_size))
+        for shape in sorted(groups, key=lambda shape: -fits[shape].ahead):
+            (batch, count), group = fits[shape], groups[shape]
+            yield from ((count, group[at : at + batch]) for at in range(0, len(group), batch))
 
-    def _shape(self, index: int) -> tuple[int, int] | BadImage:
+    def _shape(self, index: int) -> tuple[tuple[int, int], Fit] | BadImage:
         try:
             info = inspect_image(self._dataset.images[index])
+            return (info.height, info.width), self._fit(info.height, info.width)
         except BadImage as error:
             return error
-        return info.height, info.width
 
     def _report(self, index: int, reason: str) -> None:
         if self._on_bad is None:

@@ -15,16 +15,22 @@ from pplfast.files import StrPath
 from pplfast.labels import camfile, crf, presets
 from pplfast.labels.background import add_background
 from pplfast.labels.folder import Outcome
+from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes, check_label_fits
 from pplfast.labels.pseudo import LabelTask, label_cams, read_image, write_labels
 from pplfast.recipe import AffinityConfig
 
 
 def generate_affinity_labels(
-    cams: StrPath, dataset: Dataset, config: AffinityConfig, out: StrPath, jobs: int | None = None
+    cams: StrPath,
+    dataset: Dataset,
+    config: AffinityConfig,
+    out: StrPath,
+    jobs: int | None = None,
+    memory: float = DEFAULT_MEMORY,
 ) -> Outcome:
     """Write `out/<id>.png` for every image of the list that has none yet: mask ids, 0 sure background, 255 unsure.
 
-    As in IRN's `cam_to_ir_label` (arXiv 1904.05044). Images, errors and jobs as in `generate_labels`.
+    As in IRN's `cam_to_ir_label` (arXiv 1904.05044). Images, errors, jobs and memory as in `generate_labels`.
     """
     for value in (config.foreground, config.background):
         presets.check_background("threshold", value)
@@ -35,15 +41,16 @@ def generate_affinity_labels(
         )
     presets.check_crf(config.crf)
     settings = {"foreground": config.foreground, "background": config.background, "crf": config.crf}
-    work = partial(affinity_label_image, classes=dataset.classes, config=config)
+    work = partial(affinity_label_image, classes=dataset.classes, config=config, room=budget_bytes(memory))
     return label_cams(cams, dataset, out, settings, work, jobs, "affinity labels")
 
 
-def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityConfig) -> str:
+def affinity_label_image(task: LabelTask, classes: ClassList, config: AffinityConfig, room: int) -> str:
     """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not."""
 
     def compute() -> UInt8Array:
         cam = camfile.load_cam(task.cam, len(classes))
+        check_label_fits(cam.size, len(cam.classes), room)
         image = read_image(task.image, cam.size) if config.crf != presets.NONE else None
         return confident_labels(cam, image, classes, config)
 

@@ -18,9 +18,11 @@ from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.kernels import cam_fuse
+from pplfast.labels.batches import BatchPlan, plan_batches
 from pplfast.labels.camfile import SUFFIX, stored_size
-from pplfast.labels.camwriter import CamWriter, Row, npy_path
+from pplfast.labels.camwriter import BATCHES_WAITING, CamWriter, Row, npy_path
 from pplfast.labels.folder import Outcome, OutputFolder
+from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes
 from pplfast.labels.progress import Progress
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import exact_float32, resolve_precision
@@ -39,15 +41,18 @@ def generate_cams(
     npy: bool = False,
     threads: int = 2,
     loader: Callable[..., Iterable[InferenceBatch]] = InferenceLoader,
+    memory: float = DEFAULT_MEMORY,
 ) -> Outcome:
     """Write `out/<id>.npz` for every image of the data set that has none yet; with `npy` also `<id>.npy`.
 
-    model: in eval mode, with its stage set, on the device to use. threads: DALI's.
+    model: in eval mode, with its stage set, on the device to use. threads: DALI's. memory: GiB for what grows with the
+    images: batches of large ones get smaller, and one that it does not suffice for is a bad image.
     Source of the maps: arXiv 2209.07828; of their fusion over scales and flips, IRN's code (arXiv 1904.05044).
     Maps are fused and normalised at the image's own size (`high_res` of the npy), then sampled at stride 4.
-    Images that cannot be decoded are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
-    Raises UserError for images without labels, a model that does not fit the data set, a folder of other settings.
+    Images that cannot be used are noted in `out/bad.jsonl` and in the outcome, and the rest goes on. Raises UserError
+    for images without labels, a model that does not fit the data set, a folder of other settings.
     """
+    budget_bytes(memory)
     check_fits(model, dataset)
     device = next(model.parameters()).device
     exact_float32()
@@ -58,6 +63,8 @@ def generate_cams(
     if npy:  # an earlier pass may have been without
         pending = sorted({*pending, *(i for i, name in enumerate(dataset.ids) if not npy_path(folder, name).exists())})
         folder.outcome.skipped = len(dataset) - len(pending)
+    labels = dataset.known_labels
+    plan = plan_cams(model, config, precision, int(labels.sum(axis=1).max()), npy, memory) if pending else None
     with Progress("CAMs", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
         on_bad = folder.on_bad(dataset, progress.advance)
         batches = (
@@ -72,14 +79,15 @@ def generate_cams(
                 device,
                 indices=pending,
                 on_bad=on_bad,
+                fit=plan,
             )
-            if pending
+            if plan
             else ()
         )
-        labels = dataset.known_labels
         for batch in batches:
+            assert plan is not None, "the batches were made by it"
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                full = _fused_maps(model, batch, labels[batch.indices], config.flip, device)
+                full = _fused_maps(model, batch, labels[batch.indices], config.flip, device, plan)
             size = (batch.height, batch.width)
             stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False)
             rows = [
@@ -88,7 +96,27 @@ def generate_cams(
             ]
             writer.add(rows, size, stored, full if npy else None)
             progress.advance(len(batch.indices))
+            del batch, full, stored  # or they would be held while the next batch is made
     return folder.finish(progress.seconds)
+
+
+def plan_cams(
+    model: PatchClassifier, config: CamConfig, precision: str, classes: int, npy: bool, memory: float
+) -> BatchPlan:
+    """classes: the most of one image."""
+    device = next(model.parameters()).device
+    chosen = torch.zeros(1, classes, dtype=torch.int64, device=device)
+    copies = 2 + npy * (1 + BATCHES_WAITING)  # the sum over the scales and what is added to it; what is being written
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return plan_batches(
+            lambda images: model.maps(images, chosen),
+            device,
+            config.scales,
+            config.flip,
+            config.batch,
+            result=4 * classes * (copies + 1 / 4),  # the maps at stride 4, on their way to a file
+            budget=budget_bytes(memory),
+        )
 
 
 def rows_at_once(device: torch.device, pixels: int) -> int:
@@ -97,15 +125,20 @@ def rows_at_once(device: torch.device, pixels: int) -> int:
 
 
 def _fused_maps(
-    model: PatchClassifier, batch: InferenceBatch, labels: UInt8Array, flip: bool, device: torch.device
+    model: PatchClassifier,
+    batch: InferenceBatch,
+    labels: UInt8Array,
+    flip: bool,
+    device: torch.device,
+    plan: BatchPlan,
 ) -> Tensor:
     """float32 (B, n, H, W), of the classes of `own_classes(labels)`."""
     classes = to_device(own_classes(labels), device).repeat(2 if flip else 1, 1)
-    return cam_fuse([_maps(model, images, classes) for images in batch.images], batch.height, batch.width, flip)
+    return cam_fuse([_maps(model, images, classes, plan) for images in batch.images], batch.height, batch.width, flip)
 
 
-def _maps(model: PatchClassifier, images: Tensor, classes: Tensor) -> Tensor:
-    rows = min(len(images), rows_at_once(images.device, images[0, 0].numel()))
+def _maps(model: PatchClassifier, images: Tensor, classes: Tensor, plan: BatchPlan) -> Tensor:
+    rows = min(len(images), rows_at_once(images.device, images[0, 0].numel()), plan.rows(images))
     return torch.cat([model.maps(*part) for part in zip(images.split(rows), classes.split(rows), strict=True)])
 
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import Protocol, TypeVar
 
@@ -36,11 +35,19 @@ class Tasks(Protocol[Given]):
     def __iter__(self) -> Iterator[Given]: ...
 
 
-def map_unordered(function: Callable[[Item], Result], tasks: Tasks[Item], jobs: int) -> Iterator[tuple[Item, Result]]:
+def map_unordered(
+    function: Callable[[Item], Result],
+    tasks: Tasks[Item],
+    jobs: int,
+    room: int = 0,
+    size: Callable[[Item], int] = lambda task: 0,
+) -> Iterator[tuple[Item, Result]]:
     """Yield (task, result) as they finish; an exception in `function` is raised here.
 
     function: importable by name (or a functools.partial of such); tasks and results are pickled.
     jobs: number of processes; with 1, or a single task, everything runs in this process.
+    room: bytes for the tasks that are under way at once, each of `size(task)`; one that is larger than all of it goes
+    alone.
     Leaving the loop early, an exception and Ctrl-C let the running tasks finish and drop the waiting ones. Raises
     UserError when a worker dies (usually for lack of memory).
     """
@@ -53,14 +60,20 @@ def map_unordered(function: Callable[[Item], Result], tasks: Tasks[Item], jobs: 
     executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), start_worker)
     waiting = iter(tasks)
     running: dict[Future[Result], Item] = {}
+    taken = 0
     try:
-        while True:
-            for task in islice(waiting, jobs * QUEUED_PER_WORKER - len(running)):
-                running[executor.submit(function, task)] = task
-            if not running:
-                break
+        upcoming = next(waiting, None)  # which may have to wait for room
+        while upcoming is not None or running:
+            while upcoming is not None and len(running) < jobs * QUEUED_PER_WORKER:
+                if running and taken + size(upcoming) > room:
+                    break
+                taken += size(upcoming)
+                running[executor.submit(function, upcoming)] = upcoming
+                upcoming = next(waiting, None)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
+                done = running.pop(future)
+                taken -= size(done)
+                yield done, future.result()
     except BrokenProcessPool:
         raise UserError(
             f"a worker process died, probably for lack of memory; use fewer than {jobs} jobs and run the "

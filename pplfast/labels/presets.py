@@ -35,6 +35,7 @@ ENGINES = PYDENSECRF, DEVICE = "pydensecrf", "device"
 AUTO = "auto"
 
 BACKGROUNDS = ("threshold", "alpha")
+MOST_ALPHA = 1000
 DEFAULT_THRESHOLD = 0.25  # where neither a recipe nor masks say which
 
 
@@ -50,5 +51,5 @@ def check_background(kind: str, value: float) -> None:
         raise UserError(f"background '{kind}': must be one of {', '.join(BACKGROUNDS)}")
     if kind == "threshold" and not 0 < value < 1:
         raise UserError(f"background threshold {value}: must lie between 0 and 1 (usual: 0.15 to 0.30)")
-    if kind == "alpha" and not value > 0:
-        raise UserError(f"background alpha {value}: must be above 0 (usual: 4, 24, 32)")
+    if kind == "alpha" and not 0 < value <= MOST_ALPHA:
+        raise UserError(f"background alpha {value}: must be above 0, at most {MOST_ALPHA} (usual: 4, 24, 32)")

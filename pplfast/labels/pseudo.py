@@ -21,6 +21,7 @@ from pplfast.files import StrPath
 from pplfast.labels import camfile, crf, presets
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
+from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes, check_label_fits
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
 from pplfast.reading import open_regular
@@ -39,18 +40,25 @@ class LabelTask:
 
 
 def generate_labels(
-    cams: StrPath, dataset: Dataset, config: LabelConfig, out: StrPath, jobs: int | None = None
+    cams: StrPath,
+    dataset: Dataset,
+    config: LabelConfig,
+    out: StrPath,
+    jobs: int | None = None,
+    memory: float = DEFAULT_MEMORY,
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `dataset.classes`, for every image of the list that has none yet.
 
     cams: folder of `generate_cams` or `walk_cams`. config: its background value must be set.
-    jobs: worker processes, None for one per core. An image that fails is noted in `out/bad.jsonl` and in the outcome,
-    and the rest goes on. Raises UserError for values out of range, CAMs that are missing, a folder of other settings.
+    jobs: worker processes, None for one per core. memory: GiB that one image may take; a larger one fails. An image
+    that fails is noted in `out/bad.jsonl` and in the outcome, and the rest goes on. Raises
+    UserError for values out of range, CAMs that are missing, a folder of other settings.
     """
     presets.check_background(config.background, config.value)
     presets.check_crf(config.crf)
     settings = {"background": config.background, "value": config.value, "crf": config.crf}
-    return label_cams(cams, dataset, out, settings, partial(label_image, classes=dataset.classes, config=config), jobs)
+    work = partial(label_image, classes=dataset.classes, config=config, room=budget_bytes(memory))
+    return label_cams(cams, dataset, out, settings, work, jobs)
 
 
 def label_cams(
@@ -86,9 +94,9 @@ def label_cams(
     return folder.finish(progress.seconds)
 
 
-def label_image(task: LabelTask, classes: ClassList, config: LabelConfig) -> str:
+def label_image(task: LabelTask, classes: ClassList, config: LabelConfig, room: int) -> str:
     """One image, from its CAM file to its PNG. Returns why it failed, or "" when it did not."""
-    return write_labels(task.output, lambda: compute_labels(task, classes, config))
+    return write_labels(task.output, lambda: compute_labels(task, classes, config, room))
 
 
 def write_labels(output: Path, compute: Callable[[], UInt8Array]) -> str:
@@ -106,9 +114,10 @@ def write_labels(output: Path, compute: Callable[[], UInt8Array]) -> str:
     return ""
 
 
-def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig) -> UInt8Array:
-    """uint8 (H, W) mask ids."""
+def compute_labels(task: LabelTask, classes: ClassList, config: LabelConfig, room: int) -> UInt8Array:
+    """uint8 (H, W) mask ids. room: bytes; UserError for an image that they do not suffice for."""
     cam = camfile.load_cam(task.cam, len(classes))
+    check_label_fits(cam.size, len(cam.classes), room)
     scores = add_background(cam.full(), config.background, config.value)
     if config.crf != presets.NONE:
         image = read_image(task.image, cam.size)

@@ -7,6 +7,7 @@ import numpy as np
 
 from pplfast.arrays import Float32Array, IntArray, UInt8Array
 from pplfast.labels import crf, presets
+from pplfast.labels.memory import check_label_fits
 from pplfast.labels.pseudo import read_image, write_labels
 
 
@@ -19,11 +20,13 @@ class Prediction:
     probabilities: Float32Array  # (k, H, W)
 
 
-def refine_prediction(prediction: Prediction, preset: str) -> str:
-    """Write the PNG. Returns why it failed, or "" when it did not."""
+def refine_prediction(prediction: Prediction, preset: str, room: int) -> str:
+    """Write the PNG. Returns why it failed, or "" when it did not. room: bytes; a larger image fails."""
 
     def compute() -> UInt8Array:
         scores = prediction.probabilities
+        if preset != presets.NONE:
+            check_label_fits(scores.shape[1:], len(prediction.ids) - 1, room)
         pixels = read_image(prediction.image, scores.shape[1:]) if preset != presets.NONE else None
         labels: UInt8Array = prediction.ids[most_likely(scores, pixels, preset)]
         return labels

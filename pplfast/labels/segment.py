@@ -17,7 +17,9 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.files import StrPath
 from pplfast.labels import presets
+from pplfast.labels.batches import BatchPlan, plan_batches
 from pplfast.labels.folder import Outcome, OutputFolder
+from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes, label_bytes
 from pplfast.labels.pool import default_jobs, map_unordered
 from pplfast.labels.progress import Progress
 from pplfast.labels.pseudo import SUFFIX
@@ -26,6 +28,7 @@ from pplfast.models.segmentation import SegmentationNet
 from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import SegmentationConfig
 
+CRF_SHARE = 0.5  # of the memory budget
 LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in its CRF
 
 
@@ -37,13 +40,16 @@ def segment_images(
     out: StrPath,
     jobs: int | None = None,
     threads: int = 2,
+    memory: float = DEFAULT_MEMORY,
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `classes`, for every image of the list that has none yet.
 
-    model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. Images that
-    fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on. Raises UserError for a CRF preset that
-    does not exist and a folder of other settings.
+    model: in eval mode, on the device to use. jobs: worker processes of the CRF, None for one per core. memory: GiB for
+    what grows with the images, half of them for the network and half for the CRF: fewer large ones are worked on at
+    once, and one that it does not suffice for is a bad image. Images that fail are noted in `out/bad.jsonl` and in the
+    outcome, and the rest goes on. Raises UserError for a CRF preset that does not exist and a folder of other settings.
     """
+    budget = budget_bytes(memory)
     presets.check_crf(config.crf)
     device = next(model.parameters()).device
     exact_float32()
@@ -53,9 +59,11 @@ def segment_images(
     pending = folder.pending(dataset.ids)
     with Progress("segmentation", len(pending)) as progress:
         on_bad = folder.on_bad(dataset, progress.advance)
-        stream = _Stream(model, classes, dataset, config, folder, pending, device, precision == "bf16", threads, on_bad)
-        work = partial(refine_prediction, preset=config.crf)
-        for prediction, reason in map_unordered(work, stream, default_jobs() if jobs is None else jobs):
+        bf16, room = precision == "bf16", int(CRF_SHARE * budget)
+        stream = _Stream(model, classes, dataset, config, folder, pending, device, bf16, threads, on_bad, budget - room)
+        work = partial(refine_prediction, preset=config.crf, room=room)
+        jobs = default_jobs() if jobs is None else jobs
+        for prediction, reason in map_unordered(work, stream, jobs, room, prediction_bytes):
             if reason:
                 folder.failed(prediction.id, reason)
             else:
@@ -78,6 +86,7 @@ class _Stream:
     bf16: bool
     threads: int
     on_bad: Callable[[int, str], None]
+    budget: int  # bytes
 
     def __len__(self) -> int:
         return len(self.pending)
@@ -86,6 +95,7 @@ class _Stream:
         if not self.pending:
             return
         mean, std = self.model.backbone.mean, self.model.backbone.std
+        plan = self._plan()
         loader = InferenceLoader(
             self.dataset,
             self.config.scales,
@@ -97,15 +107,41 @@ class _Stream:
             self.device,
             indices=self.pending,
             on_bad=self.on_bad,
+            fit=plan,
         )
         ids = np.array([BACKGROUND, *self.classes.ids], np.uint8)
         for batch in loader:
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                found = probabilities(self.model, batch, self.config.flip)
+            with torch.inference_mode(), self._cast():
+                found = probabilities(self.model, batch, self.config.flip, plan.rows)
             for index, values in zip(batch.indices, found.cpu().numpy(), strict=True):
                 name = self.dataset.ids[index]
                 rows = rows_of(values)
                 yield Prediction(name, self.dataset.images[index], self.folder.output(name), ids[rows], values[rows])
+            del batch, found, values  # or they would be held while the next batch is made
+
+    def _cast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _plan(self) -> BatchPlan:
+        config, rows = self.config, len(self.classes) + 1
+        copies = (
+            2 * (2 if config.flip else 1) + 2
+        )  # logits and their softmax; the sum over the scales, and what is kept
+        with self._cast():
+            return plan_batches(
+                self.model,
+                self.device,
+                config.scales,
+                config.flip,
+                config.test_batch,
+                result=4 * rows * copies,
+                budget=self.budget,
+            )
+
+
+def prediction_bytes(prediction: Prediction) -> int:
+    """What it holds until its label is on the disk."""
+    return label_bytes(prediction.probabilities[0].size, len(prediction.ids) - 1, 1.0)
 
 
 def rows_of(probabilities: np.ndarray) -> np.ndarray:
@@ -113,11 +149,16 @@ def rows_of(probabilities: np.ndarray) -> np.ndarray:
     return np.flatnonzero(probabilities.max(axis=(1, 2)) >= LEAST)
 
 
-def probabilities(model: SegmentationNet, batch: InferenceBatch, flip: bool) -> Tensor:
-    """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size."""
+def probabilities(
+    model: SegmentationNet, batch: InferenceBatch, flip: bool, at_once: Callable[[Tensor], int] = len
+) -> Tensor:
+    """float32 (B, rows, height, width): the mean over scales and flips of the softmax at the images' size.
+
+    at_once: of the images (rows, 3, h, w) of a scale, how many one call of the network gets.
+    """
     total = batch.images[0].new_zeros(())
     for images in batch.images:
-        logits = model(images).float()
+        logits = torch.cat([model(part) for part in images.split(min(len(images), at_once(images)))]).float()
         if flip:
             plain, mirrored = logits.chunk(2)
             logits = torch.cat((plain, mirrored.flip(3)))

@@ -1,6 +1,7 @@
 """CAM files and a boundary network -> refined CAM files: the random walk of each image's maps within its boundaries."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from pplfast.data.inference import InferenceBatch, InferenceLoader
 from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.kernels import random_walk
+from pplfast.kernels.random_walk import neighbours
 from pplfast.labels import camfile
+from pplfast.labels.batches import BatchPlan, plan_batches
 from pplfast.labels.camfile import Cam, load_cam, stored_size
 from pplfast.labels.camwriter import CamWriter, Row
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
+from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes
 from pplfast.labels.progress import Progress
 from pplfast.models.boundary import BoundaryNet
 from pplfast.precision import exact_float32
 from pplfast.recipe import WalkConfig
 
 BATCH = 8  # images of one shape at a time
+MAPS = 6 * 8  # at stride 4: those of up to 8 classes, and what the walk makes of them
 
 
 def walk_cams(
@@ -34,14 +39,17 @@ def walk_cams(
     config: WalkConfig,
     out: StrPath,
     threads: int = 2,
+    memory: float = DEFAULT_MEMORY,
 ) -> Outcome:
     """Write `out/<id>.npz`, CAM files like those in `cams`, for every image of the list that has none yet.
 
     model: in eval mode, on the device to use. The edge map is the mean of the image's and its mirror's, at stride 4,
     as in IRN; the maps of an image are divided by the largest value of all its classes, so that a constant background
-    threshold serves them. Images that fail are noted in `out/bad.jsonl` and in the outcome, and the rest goes on.
+    threshold serves them. memory: GiB for what grows with the images, as in `generate_cams`. Images that fail are noted
+    in `out/bad.jsonl` and in the outcome, and the rest goes on.
     Raises UserError for CAMs that are missing and a folder of other settings. Source: arXiv 1904.05044, section 4.
     """
+    budget = budget_bytes(memory)
     device = next(model.parameters()).device
     cpu.install(model, device)
     exact_float32()
@@ -51,6 +59,8 @@ def walk_cams(
     for image_id, reason in failed.items():
         folder.failed(image_id, reason)
     pending = [index for index in folder.pending(dataset.ids) if dataset.ids[index] not in failed]
+    walk_pixel = 4 * (len(neighbours(config.radius)) + MAPS) / 16  # float32 affinities and maps, of 4 x 4 pixels each
+    plan = plan_batches(model, device, (1.0,), True, BATCH, walk_pixel, budget) if pending else None
     with Progress("random walk", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
         on_bad = folder.on_bad(dataset, progress.advance)
         batches = (
@@ -65,19 +75,26 @@ def walk_cams(
                 device,
                 indices=pending,
                 on_bad=on_bad,
+                fit=plan,
             )
-            if pending
+            if plan
             else ()
         )
         for batch in batches:
-            _walk_batch(model, batch, cams, dataset, config, folder, writer, device)
+            assert plan is not None, "the batches were made by it"
+            _walk_batch(model, batch, cams, dataset, config, folder, writer, device, plan)
             progress.advance(len(batch.indices))
+            del batch  # or it would be held while the next one is made
     return folder.finish(progress.seconds)
 
 
-def edges(model: BoundaryNet, images: Tensor) -> Tensor:
-    """images (2 * B, 3, H, W), plain rows, then mirrored ones -> edge maps float32 (B, ceil(H/4), ceil(W/4))."""
-    plain, mirrored = model(images).float().chunk(2)
+def edges(model: BoundaryNet, images: Tensor, at_once: Callable[[Tensor], int] = len) -> Tensor:
+    """images (2 * B, 3, H, W), plain rows, then mirrored ones -> edge maps float32 (B, ceil(H/4), ceil(W/4)).
+
+    at_once: of the images, how many one call of the network gets.
+    """
+    found = torch.cat([model(part) for part in images.split(min(len(images), at_once(images)))])
+    plain, mirrored = found.float().chunk(2)
     return torch.sigmoid((plain + mirrored.flip(2)) / 2)
 
 
@@ -90,6 +107,7 @@ def _walk_batch(
     folder: OutputFolder,
     writer: CamWriter,
     device: torch.device,
+    plan: BatchPlan,
 ) -> None:
     names = [dataset.ids[index] for index in batch.indices]
     size = (batch.height, batch.width)
@@ -99,7 +117,7 @@ def _walk_batch(
         if cam is not None:
             row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
     walked = random_walk(
-        to_device(maps, device), edges(model, batch.images[0]), config.steps, config.beta, config.radius
+        to_device(maps, device), edges(model, batch.images[0], plan.rows), config.steps, config.beta, config.radius
     )
     walked = walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
     writer.add(

@@ -1,5 +1,6 @@
 """Weight files into a backbone: every tensor is accounted for, and a mismatch is refused by name."""
 
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from pplfast.errors import UserError
 from pplfast.models.backbone import Backbone
 from pplfast.models.mxnet import is_mxnet_file, published_name, read_params
+from pplfast.models.values import bad_kind, bad_weight
 
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the tensors
 CLASSIFIERS = ("fc.", "_fc.", "linear1000", "fc8.")
@@ -42,12 +44,16 @@ def load_weights(backbone: Backbone, path: str | Path) -> LoadReport:
 
     Formats: PyTorch (.pth, .pt; bare or under "state_dict" or "model", with or without "module."), safetensors, and
     MXNet .params. Raises UserError naming file and tensors if the backbone is not covered in full, if a shape
-    differs, or if the file holds more of the backbone than this one has (ResNet-101 into ResNet-50).
+    differs, if the file holds more of the backbone than this one has (ResNet-101 into ResNet-50), and if values are
+    NaN, infinite or absurd.
     """
     tensors = read_tensors(path)
     report = match(backbone, tensors, str(path))
     _refuse_mismatch(backbone, tensors, report)
     own = backbone.state_dict()
+    loaded = {name: tensors[name] for name in report.loaded}
+    if wrong := bad_kind(loaded, own) or bad_weight(loaded):
+        raise UserError(f"{path}: {wrong}, which are no weights of a trained network; fetch the file again")
     with torch.no_grad():
         for name in report.loaded:
             own[name].copy_(tensors[name])
@@ -95,6 +101,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    _refuse_bomb(path)
     with open(path, "rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -114,6 +121,23 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{' or '.join(repr(wrapper) for wrapper in WRAPPERS)}"
         )
     return _strip(tensors)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch.save packs without compression. A zip file whose contents are larger than itself is not from there, and
+    would be unpacked to any size."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            entries = file.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # torch's reader says what is wrong with it
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise UserError(
+            f"{path}: a compressed archive, not a file of torch.save, which does not compress; unpack it, or fetch the "
+            "weights again"
+        )
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:

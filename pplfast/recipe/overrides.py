@@ -44,7 +44,7 @@ def _step(target: Any, name: str, path: str, shown: str) -> Any:
     if isinstance(target, list | tuple):
         if not target or not isinstance(target[0], dict):
             raise UserError(f"{shown}: '{path}' has no keys; set it as a whole")
-        if not name.isdecimal() or int(name) >= len(target):
+        if not name.isdecimal() or len(name) > 9 or int(name) >= len(target):
             count = len(target)
             which = f"0 to {count - 1}" if count > 2 else " and ".join(map(str, range(count)))
             raise UserError(
@@ -65,5 +65,5 @@ def _parse(value: str) -> Any:
     """A TOML value; anything that is none is taken as text, so that quotes are optional."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also a number of thousands of digits, and lists in lists in lists
         return value

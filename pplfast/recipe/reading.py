@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe.checks import check_recipe
 from pplfast.recipe.overrides import Overrides, apply_overrides
+from pplfast.recipe.ranges import check_value, finite_float, short
 from pplfast.recipe.settings import AugmentConfig, ModelConfig, OptimConfig, Recipe
 
 Part = TypeVar("Part")
+
+LARGEST_FILE = 1_000_000  # bytes
 
 
 def preset_names() -> list[str]:
@@ -35,8 +38,10 @@ def load_recipe(name_or_file: str | os.PathLike[str], overrides: Overrides = ())
     source, text = _read(name)
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{source}: not a recipe: its lists or tables are nested too deeply") from None
+    except ValueError as error:  # tomllib's own, and Python's for a number of thousands of digits
+        raise UserError(f"{source}: not valid TOML: {str(error)[:300]}") from None
     table.setdefault("name", Path(name).stem)
     recipe = recipe_from_dict(table, source)
     if not overrides:
@@ -53,7 +58,11 @@ def _read(name: str) -> tuple[str, str]:
         preset = resources.files("pplfast.recipes").joinpath(f"{name}.toml")
         return f"preset {name}", preset.read_text(encoding="utf-8")
     try:
-        return name, Path(name).read_text(encoding="utf-8")
+        with open(name, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise UserError(f"{name}: is no recipe file: larger than {LARGEST_FILE // 1000} kB; give a TOML file")
+        return name, content.decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{name}: neither a recipe file nor a preset{did_you_mean(name, preset_names())} "
@@ -61,8 +70,9 @@ def _read(name: str) -> tuple[str, str]:
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"{name}: is no recipe file: not text in UTF-8; give a TOML file") from None
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read as a recipe file ({error.strerror}); give a TOML file") from None
+    except (OSError, ValueError) as error:  # of a NUL in the name it is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{name!r}: cannot be read as a recipe file ({reason}); give a TOML file") from None
 
 
 def recipe_from_dict(table: dict[str, Any], source: str) -> Recipe:
@@ -96,10 +106,10 @@ def completed(record: Any, usual: Mapping[str, Any] | None = None) -> Any:
     return {**loss, **(usual or {}), **{key: completed(value, tables.get(key)) for key, value in record.items()}}
 
 
-def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part:
+def part_from_dict(kind: type[Part], table: Any, source: str) -> Part:
     """One table of a recipe, as `recipe_to_dict` gives it; keys that it lacks have the class's own values.
 
-    Raises UserError naming the source and the key. Values are checked where they are used.
+    Raises UserError naming the source, the key and the range of a number that is out of it.
     """
     part: Part = _build(kind, table, source, "")
     return part
@@ -107,17 +117,23 @@ def part_from_dict(kind: type[Part], table: dict[str, Any], source: str) -> Part
 
 def _build(kind: Any, table: dict[str, Any], source: str, path: str, base: Any = None) -> Any:
     """base: the values of keys that are not given; the class's own without it."""
+    if not isinstance(table, dict):
+        name = f"'{path.removesuffix('.')}'" if path else "it"
+        raise UserError(f"{source}: {name} must be a table, not {short(table)}")
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(table) - set(hints))
+    unknown = [key for key in table if key not in hints]
     if unknown:
-        hint = did_you_mean(unknown[0], hints)
-        raise UserError(f"{source}: unknown key '{path}{unknown[0]}'{hint} (known here: {', '.join(hints)})")
+        key = str(unknown[0])[:60]
+        hint = did_you_mean(key, hints)
+        raise UserError(f"{source}: unknown key '{path}{key}'{hint} (known here: {', '.join(hints)})")
     bases = {
         entry.name: getattr(base, entry.name) if base is not None else entry.default_factory()
         for entry in dataclasses.fields(kind)
         if entry.default_factory is not dataclasses.MISSING
     }
     values = {key: _convert(value, hints[key], source, f"{path}{key}", bases.get(key)) for key, value in table.items()}
+    for key, value in values.items():
+        check_value(kind, key, value, f"{source}: '{path}{key}'")
     if base is not None:
         return dataclasses.replace(base, **values)
     for entry in dataclasses.fields(kind):
@@ -128,12 +144,10 @@ def _build(kind: Any, table: dict[str, Any], source: str, path: str, base: Any =
 
 def _convert(value: Any, hint: Any, source: str, path: str, base: Any = None) -> Any:
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise UserError(f"{source}: '{path}' must be a table, not {value!r}")
         return _build(hint, value, source, f"{path}.", base)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{source}: '{path}' must be a list, not {value!r}")
+            raise UserError(f"{source}: '{path}' must be a list, not {short(value)}")
         inner = typing.get_args(hint)
         if inner[-1] is not Ellipsis and len(inner) != len(value):
             raise UserError(f"{source}: '{path}' must have {len(inner)} values, not {len(value)}")
@@ -141,7 +155,7 @@ def _convert(value: Any, hint: Any, source: str, path: str, base: Any = None) ->
     if isinstance(hint, types.UnionType):
         raise TypeError(f"{path}: unions are not supported in recipes")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return finite_float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{source}: '{path}' must be {hint.__name__}, not {value!r}")
+        raise UserError(f"{source}: '{path}' must be {hint.__name__}, not {short(value)}")
     return value

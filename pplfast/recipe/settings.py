@@ -2,9 +2,19 @@
 
 from dataclasses import dataclass, field
 
+from pplfast.recipe.ranges import check_ranges
+
+
+class Settings:
+    """What every table has: numbers out of the ranges of ranges.py cannot be, however it is made."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError naming the setting and its range."""
+        check_ranges(self)
+
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The network: `[model]`, and of the segmentation network `[segmentation.model]`."""
 
     backbone: str = "efficientnet_lite0"  # a name of `pplfast.models.registry.BACKBONES`, or "package.module:Class"
@@ -16,7 +26,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Settings):
     """What training does with an image: resized, mirrored, colours changed, a square cut out. Sizes in pixels."""
 
     crop: int = 448  # pixels
@@ -26,7 +36,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """SGD with momentum and polynomial decay, as the field trains its classifiers (PSA, IRN, DeepLab)."""
 
     lr: float = 0.01
@@ -44,7 +54,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class StageConfig(Settings):
     """One stage of progressive patch learning (arXiv 2209.07828): where the patches are cut, and for how long."""
 
     epochs: float  # fractions are allowed
@@ -54,7 +64,7 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class CamConfig:
+class CamConfig(Settings):
     """Class activation maps: the sum over scales and flips, then normalised."""
 
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
@@ -64,7 +74,7 @@ class CamConfig:
 
 
 @dataclass(frozen=True)
-class LabelConfig:
+class LabelConfig(Settings):
     """Pseudo labels from maps: the background's score, and the dense CRF."""
 
     background: str = "threshold"  # "threshold" | "alpha"
@@ -73,7 +83,7 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
-class WalkConfig:
+class WalkConfig(Settings):
     """The random walk of the CAMs at stride 4 within the predicted boundaries."""
 
     radius: int = 5  # pixels of the grid: a step goes to neighbours nearer than this
@@ -82,7 +92,7 @@ class WalkConfig:
 
 
 @dataclass(frozen=True)
-class AffinityConfig:
+class AffinityConfig(Settings):
     """Refinement by a boundary network and a random walk. Values: IRN's (arXiv 1904.05044), the learning rate for
     real momentum."""
 
@@ -98,7 +108,7 @@ class AffinityConfig:
 
 
 @dataclass(frozen=True)
-class SegmentationConfig:
+class SegmentationConfig(Settings):
     """The segmentation network that is trained on the pseudo labels, and its test."""
 
     epochs: float = 0.0  # 0: none
@@ -114,7 +124,7 @@ class SegmentationConfig:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """All settings of a run. Frozen: change it as it is read, `load_recipe(name, {"optim.lr": 0.02})`."""
 
     name: str = ""

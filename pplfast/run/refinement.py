@@ -138,7 +138,9 @@ class Refinement:
             "affinity_labels",
             settings,
             lambda: chain.outcome(
-                generate_affinity_labels(chain.output(source), chain.train_set, config, out, chain.config.jobs),
+                generate_affinity_labels(
+                    chain.output(source), chain.train_set, config, out, chain.config.jobs, chain.config.memory
+                ),
                 out,
                 chain.train_set,
             ),
@@ -187,7 +189,8 @@ class Refinement:
             from pplfast.train.affinity import load_boundaries
 
             model = load_boundaries(chain.output("boundary")).to(default_device())
-            return chain.outcome(walk_cams(model, chain.output(source), dataset, config, out), out, dataset)
+            made = walk_cams(model, chain.output(source), dataset, config, out, memory=chain.config.memory)
+            return chain.outcome(made, out, dataset)
 
         chain.step(name, settings, action)
 
@@ -235,6 +238,7 @@ class Refinement:
 
             model, classes = load_segmentation(chain.output("segmentation"))
             model.to(default_device())
-            return chain.outcome(segment_images(model, classes, dataset, config, out, chain.config.jobs), out, dataset)
+            made = segment_images(model, classes, dataset, config, out, chain.config.jobs, memory=chain.config.memory)
+            return chain.outcome(made, out, dataset)
 
         chain.step("predictions", settings, action)

@@ -167,7 +167,8 @@ class VariantChain:
             from pplfast.train import load_classifier
 
             model = load_classifier(self.output("train")).to(default_device())
-            return self.outcome(generate_cams(model, dataset, self.config.recipe.cam, out), out, dataset)
+            made = generate_cams(model, dataset, self.config.recipe.cam, out, memory=self.config.memory)
+            return self.outcome(made, out, dataset)
 
         self.step(name, settings, action)
 
@@ -177,9 +178,8 @@ class VariantChain:
         settings = {"cams": self.results[source].stamp, "label": dataclasses.asdict(label)}
 
         def action() -> dict[str, Any]:
-            return self.outcome(
-                generate_labels(self.output(source), dataset, label, out, self.config.jobs), out, dataset
-            )
+            made = generate_labels(self.output(source), dataset, label, out, self.config.jobs, self.config.memory)
+            return self.outcome(made, out, dataset)
 
         self.step(name, settings, action)
 

@@ -20,9 +20,9 @@ from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.networks import BOUNDARY, find_network
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.recipe import AffinityConfig
+from pplfast.recipe import AffinityConfig, ModelConfig, part_from_dict
 from pplfast.train.masks import mask_record, with_masks
-from pplfast.train.network_file import as_described, load_weights_into, read_network, save_network
+from pplfast.train.network_file import as_described, load_weights_into, read_network, read_training, save_network
 from pplfast.train.plan import StagePlan
 from pplfast.train.task import Task
 from pplfast.train.trainer import TrainOptions, TrainResult, run_task
@@ -101,8 +101,7 @@ class AffinityTask(Task[BoundaryNet]):
         )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
-        training: dict[str, Any] = read_network(folder, NAME)["training"]
-        return training
+        return read_training(folder, NAME)
 
 
 def load_boundaries(folder: StrPath) -> BoundaryNet:
@@ -114,8 +113,10 @@ def load_boundaries(folder: StrPath) -> BoundaryNet:
     folder = find_network(folder, BOUNDARY)
     info = read_network(folder, NAME)
     with as_described(folder, NAME):
-        refuse_modules_within(folder, info["backbone"])
-        backbone, _ = create(info["backbone"], weights="none", output_stride=info["output_stride"])
+        named = {"backbone": info["backbone"], "output_stride": info["output_stride"]}
+        config = part_from_dict(ModelConfig, named, f"{folder / NAME}.json: not the description of a boundary network")
+        refuse_modules_within(folder, config.backbone)
+        backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
         network = BoundaryNet(backbone)
     return load_weights_into(network, folder, NAME)
 

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.described import described_training
 from pplfast.errors import UserError
 from pplfast.files import StrPath
+from pplfast.networks import CLASSIFIER
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import Recipe
 from pplfast.train import loss as losses
 from pplfast.train.identity import describe
 from pplfast.train.model_file import DESCRIPTION, ClassifierInfo, library_versions, read_info, save_classifier
+from pplfast.train.network_file import as_described
 from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
 from pplfast.train.task import Task
 from pplfast.train.trainer import TrainOptions, TrainResult, run_task
@@ -92,4 +95,5 @@ class ClassifierTask(Task[PatchClassifier]):
         )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
-        return read_info(folder).training
+        with as_described(folder, CLASSIFIER.name):
+            return described_training(read_info(folder).training)

@@ -5,6 +5,7 @@ from typing import Any
 from pplfast.errors import UserError
 from pplfast.files import read_json
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
+from pplfast.recipe.ranges import short
 
 # Keys that would say again, or against it, what the recipe says.
 OF_RECIPE = {
@@ -36,16 +37,17 @@ def apply_deepspeed_file(recipe: Recipe, path: str, part: str = "") -> tuple[Rec
                 f"{place.replace('optim', f'{part}.optim') if part else place}"
             )
     owner = getattr(recipe, part) if part else recipe
-    zero = dict(table.get("zero_optimization", {}))
-    autocast = table.get("torch_autocast", {})
+    zero, autocast = dict(_table(table, "zero_optimization", path)), _table(table, "torch_autocast", path)
     changes = {
         "zero": zero.pop("stage", owner.optim.zero),
         "reduction": table.get("communication_data_type", owner.optim.reduction),
     }
-    if autocast.get("enabled"):
-        dtype = autocast.get("dtype", "bfloat16")
-        if dtype not in PRECISIONS:
-            raise UserError(f"{path}: torch_autocast.dtype = {dtype!r}: must be one of {', '.join(PRECISIONS)}")
+    enabled, dtype = autocast.get("enabled", False), autocast.get("dtype", "bfloat16")
+    if not isinstance(enabled, bool):
+        raise UserError(f"{path}: torch_autocast.enabled = {short(enabled)}: must be true or false")
+    if enabled:
+        if not isinstance(dtype, str) or dtype not in PRECISIONS:
+            raise UserError(f"{path}: torch_autocast.dtype = {short(dtype)}: must be one of {', '.join(PRECISIONS)}")
         changes["precision"] = PRECISIONS[dtype]
     rest = {
         key: value
@@ -57,3 +59,10 @@ def apply_deepspeed_file(recipe: Recipe, path: str, part: str = "") -> tuple[Rec
     changed = recipe_to_dict(recipe)
     (changed[part] if part else changed)["optim"] |= changes
     return recipe_from_dict(changed, path), rest  # checked again: the values come from the file
+
+
+def _table(table: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: '{key}' = {short(value)}: must be a JSON object, as in launch/zero1_bf16.json")
+    return value

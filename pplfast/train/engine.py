@@ -77,7 +77,15 @@ def start_engine(
         zero.pop("compute_grad_norm", None)  # DeepSpeed cannot do without there
     config |= {**extra, "zero_optimization": zero}
     optimizer = _optimizer(model, optim, ranks.device)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    try:
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, NotImplementedError) as error:
+        if not extra:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--deepspeed: DeepSpeed refuses the file's settings ({type(error).__name__}: {reason})"
+        ) from error
     return engine
 
 

@@ -11,14 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pplfast.described import described_classes
 from pplfast.errors import UserError, explain_library_error
 from pplfast.extend import refuse_modules_within
 from pplfast.files import atomic_path, read_json, write_json
 from pplfast.models import create
+from pplfast.models.values import bad_kind, bad_weight
 from pplfast.networks import CLASSIFIER, find_network
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS
-from pplfast.recipe import ModelConfig
+from pplfast.recipe import ModelConfig, StageConfig, part_from_dict
 from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
 from pplfast.version import __version__
 
@@ -65,6 +67,16 @@ def save_weights(model: nn.Module, path: Path) -> None:
             raise explained from None
 
 
+def load_state(model: nn.Module, path: Path) -> None:
+    """A safetensors file into a network, all of it. Raises RuntimeError where they do not fit each other, and UserError
+    for values that no training can have left."""
+    tensors, own = load_file(path), model.state_dict()
+    shared = {name: tensor for name, tensor in tensors.items() if name in own}
+    if wrong := bad_kind(shared, own) or bad_weight(shared):
+        raise UserError(f"{path}: {wrong}; the file is damaged, or the training diverged: train again")
+    model.load_state_dict(tensors)
+
+
 def save_classifier(model: PatchClassifier, info: ClassifierInfo, folder: Path) -> None:
     """Write classifier.safetensors, then classifier.json: where the second exists, both are whole."""
     save_weights(model, folder / WEIGHTS)
@@ -84,11 +96,23 @@ def read_info(path: str | Path) -> ClassifierInfo:
                 f"{folder / DESCRIPTION}: format {table['format']}, this pplfast reads {FORMAT}; "
                 f"train again, or use the pplfast that wrote it"
             )
-        table["class_names"], table["class_ids"] = tuple(table["class_names"]), tuple(table["class_ids"])
-        table["stages"] = tuple((str(name), int(grid)) for name, grid in table["stages"])
-        return ClassifierInfo(**table)
-    except (KeyError, TypeError, ValueError) as error:
+        classes = described_classes(table)
+        table["class_names"], table["class_ids"] = classes.names, classes.ids
+        table["stages"] = tuple(_stage(stage, f"{folder / DESCRIPTION}: stages") for stage in table["stages"])
+        info = ClassifierInfo(**table)
+        if info.variant not in MODE_OF_VARIANT or not isinstance(info.dataset, str):
+            raise ValueError("variant or dataset is none")
+        if not all(isinstance(part, dict) for part in (info.model, info.recipe, info.training, info.versions)):
+            raise ValueError("model, recipe, training or versions is no table")
+        return info
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / DESCRIPTION}: not a classifier description ({error}); train again") from None
+
+
+def _stage(value: Any, source: str) -> tuple[str, int]:
+    name, grid = value
+    stage = part_from_dict(StageConfig, {"epochs": 1, "position": name, "grid": grid}, source)
+    return stage.position, stage.grid
 
 
 def load_classifier(path: str | Path) -> PatchClassifier:
@@ -100,7 +124,7 @@ def load_classifier(path: str | Path) -> PatchClassifier:
     """
     info, folder = read_info(path), find_network(path, CLASSIFIER)
     try:
-        config = ModelConfig(**info.model)
+        config = part_from_dict(ModelConfig, info.model, f"{folder / DESCRIPTION}: model")
         refuse_modules_within(folder, config.backbone, config.pooling)
         backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
         model = PatchClassifier(
@@ -111,7 +135,7 @@ def load_classifier(path: str | Path) -> PatchClassifier:
             branches=len(info.stages),
             pooling=POOLINGS.find(config.pooling),
         )
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        load_state(model, folder / WEIGHTS)
         model.set_stage([patch_stage(backbone, name, grid) for name, grid in info.stages])
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS}: no such file; train again") from None

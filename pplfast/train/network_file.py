@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
+from pplfast.described import described_training
 from pplfast.errors import UserError
 from pplfast.files import StrPath, read_json, write_json
 from pplfast.networks import KINDS, find_network
 from pplfast.recipe import Part, part_from_dict
-from pplfast.train.model_file import library_versions, save_weights
+from pplfast.train.model_file import library_versions, load_state, save_weights
 
 FORMAT = 1
 
@@ -41,14 +41,20 @@ def as_described(folder: Path, name: str) -> Iterator[None]:
     UserError that names the file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         path = folder / f"{name}.json"
         raise UserError(f"{path}: not the description of a {name} network ({error!r}); train again") from None
 
 
 def read_settings(folder: StrPath, name: str, kind: type[Part]) -> Part:
     """The recipe's table that the network was trained by, what follows its training included."""
-    return part_from_dict(kind, read_network(folder, name)["settings"], f"{folder}/{name}.json")
+    return part_from_dict(kind, read_network(folder, name).get("settings"), f"{folder}/{name}.json: settings")
+
+
+def read_training(folder: StrPath, name: str) -> dict[str, Any]:
+    """The figures of its training: steps, seconds, images_per_s, loss."""
+    with as_described(_folder(folder, name), name):
+        return described_training(read_network(folder, name)["training"])
 
 
 def _folder(folder: StrPath, name: str) -> Path:
@@ -59,7 +65,7 @@ def load_weights_into(model: Model, folder: StrPath, name: str) -> Model:
     """The model with the weights of `<name>.safetensors`, in eval mode."""
     path = _folder(folder, name) / f"{name}.safetensors"
     try:
-        model.load_state_dict(load_file(path))
+        load_state(model, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train again") from None
     except (SafetensorError, RuntimeError) as error:

@@ -11,15 +11,16 @@ from torch import Tensor
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.described import described_classes
 from pplfast.errors import UserError
 from pplfast.extend import refuse_modules_within
 from pplfast.files import StrPath
 from pplfast.models import create
 from pplfast.models.segmentation import HEADS, SegmentationNet
 from pplfast.networks import SEGMENTATION, find_network
-from pplfast.recipe import ModelConfig, SegmentationConfig
+from pplfast.recipe import ModelConfig, SegmentationConfig, part_from_dict
 from pplfast.train.masks import mask_record, with_masks
-from pplfast.train.network_file import as_described, load_weights_into, read_network, save_network
+from pplfast.train.network_file import as_described, load_weights_into, read_network, read_training, save_network
 from pplfast.train.plan import StagePlan
 from pplfast.train.task import Task
 from pplfast.train.trainer import TrainOptions, TrainResult, run_task
@@ -98,8 +99,7 @@ class SegmentationTask(Task[SegmentationNet]):
         )
 
     def read_training(self, folder: Path) -> dict[str, Any]:
-        training: dict[str, Any] = read_network(folder, NAME)["training"]
-        return training
+        return read_training(folder, NAME)
 
 
 def load_segmentation(folder: StrPath) -> tuple[SegmentationNet, ClassList]:
@@ -111,9 +111,10 @@ def load_segmentation(folder: StrPath) -> tuple[SegmentationNet, ClassList]:
     folder = find_network(folder, SEGMENTATION)
     info = read_network(folder, NAME)
     with as_described(folder, NAME):
-        config = ModelConfig(**info["model"])
+        source = f"{folder / NAME}.json: not the description of a segmentation network: model"
+        config = part_from_dict(ModelConfig, info["model"], source)
         refuse_modules_within(folder, config.backbone)
-        classes = ClassList(tuple(info["class_names"]), tuple(info["class_ids"]))
+        classes = described_classes(info)
         backbone, _ = create(config.backbone, weights="none", output_stride=config.output_stride)
         network = SegmentationNet(backbone, len(classes) + 1, info["head"])
     return load_weights_into(network, folder, NAME), classes

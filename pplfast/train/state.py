@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
+from pplfast.models.values import bad_kind, bad_weight
 from pplfast.train.ranks import Ranks, on_main
 
 MODEL, MOMENTUM = "model.", "momentum."  # prefixes of the tensors' names
@@ -62,6 +63,7 @@ def restore_optimizer(engine: Any, state: TrainState, ranks: Ranks) -> None:
     """Momentum and loss scale, into an engine that has taken no step."""
     names = set(on_main(ranks, lambda: [name for name in state.tensors if name.startswith(MOMENTUM)]))
     if names:
+        on_main(ranks, lambda: _check_momentum(engine.module, state))
         _allocate_momentum(engine)
         for name, parameter in _trained(engine.module):
             value = _from_main(state.tensors.get(MOMENTUM + name), parameter, ranks)
@@ -146,6 +148,16 @@ def _check_fit(own: dict[str, Tensor], state: TrainState) -> None:
             raise UserError(
                 f"checkpoint: holds {shape} for {name}, the model needs {tuple(tensor.shape)}; choose another --out"
             )
+    weights = {name: state.tensors[MODEL + name] for name in own}
+    if wrong := bad_kind(weights, own) or bad_weight(weights):
+        raise UserError(f"checkpoint: {wrong}; the training diverged: choose another --out and a lower optim.lr")
+
+
+def _check_momentum(module: nn.Module, state: TrainState) -> None:
+    for name, parameter in _trained(module):
+        saved = state.tensors.get(MOMENTUM + name)
+        if saved is None or saved.shape != parameter.shape or not bool(torch.isfinite(saved).all()):
+            raise UserError(f"checkpoint: holds no momentum for {name} that can be; choose another --out")
 
 
 def _from_main(value: Tensor | None, like: Tensor, ranks: Ranks) -> Tensor:

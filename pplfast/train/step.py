@@ -4,14 +4,15 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.models.values import bad_weight
 from pplfast.train.checkpoint import CheckpointFolder
 from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks, gather
 from pplfast.train.schedules import steps_per_epoch
@@ -118,6 +119,18 @@ class LossWatch:
         """Wait for the last step's loss. Raises as `add` does."""
         self._read()
 
+    def settle_weights(self, model: nn.Module, step: int) -> None:
+        """After a step whose update no loss has seen yet. Raises as `add` does, for weights that are not finite or
+        absurd: the same on all ranks, as the weights are."""
+        if wrong := bad_weight(model.state_dict()):
+            self._end(f"step {step}: {wrong}: the training diverged; last good checkpoint: ", "start another --out")
+
+    def _end(self, what: str, remedy: str) -> NoReturn:
+        if not self._ranks.main:
+            raise OtherRankError("the training diverged")
+        self._checkpoints.wait()
+        raise EveryRankError(f"{what}{self._checkpoints.last or 'none'}; {remedy} with a lower optim.lr")
+
     def _read(self) -> None:
         pending, self._pending = self._pending, None
         if pending is None:
@@ -135,11 +148,8 @@ class LossWatch:
         ids = [[self._ids[i] for i in indices.tolist()] for indices in (pending.indices[bad], pending.indices)]
         shares = gather(self._ranks, ids)
         bad_ids, all_ids = (list(dict.fromkeys(name for share in shares for name in share[k])) for k in (0, 1))
-        if not self._ranks.main:
-            raise OtherRankError("the loss is not finite")
-        self._checkpoints.wait()
         rest = "" if len(bad_ids) == len(all_ids) else f" (of the batch {' '.join(all_ids)})"
-        raise EveryRankError(
-            f"step {pending.step}: the loss is {self.last}; images: {' '.join(bad_ids)}{rest}; last good checkpoint: "
-            f"{self._checkpoints.last or 'none'}; check these images, or start another --out with a lower optim.lr"
+        self._end(
+            f"step {pending.step}: the loss is {self.last}; images: {' '.join(bad_ids)}{rest}; last good checkpoint: ",
+            "check these images, or start another --out",
         )

@@ -299,7 +299,8 @@ def _run_stage(
         if progress.stage_ended or _checkpoint_due(run, progress):
             if progress.stage_ended:
                 check_ranks(run.model, frozen, run.ranks, stage + 1)
-            run.watch.settle()  # a checkpoint is good only if the loss of its last step was
+            run.watch.settle()  # a checkpoint is good only if the loss of its last step was, and what that step made
+            run.watch.settle_weights(run.model, progress.steps)
             run.watch.wished = False
             run.watchdog.mark(f"{at}, waiting for the checkpoint before to be on the disk")
             run.checkpoints.finish()  # before the copy: no more than one state in memory

@@ -1,4 +1,4 @@
-"""Memory: what a pixel costs in each part of the pipeline, and how many may be under way at once.
+"""Memory: how many pixels may be under way at once in each part of the pipeline; what one costs: labels/memory.py.
 
 All of a rank's memory that grows with the images stays within one number of bytes. On a CPU a quarter of it is for the
 network's activations; the rest is for images between decoding and their label on the disk, with the CRF's lattices as
@@ -16,16 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 PROBE = 256  # pixels on a side of the image whose activations are counted
 MARGIN = 1.5  # on the count, for what the operators take for themselves
-# Measured with pydensecrf: 286 bytes a pixel for 3 labels, 368 for 6. The rest: decoded image, scores, marginals and
-# their copies on the way to a worker.
-CRF_PIXEL, CRF_LABEL = 230, 60
 NETWORK_SHARE, GPU_SHARE = 0.25, 0.6
-SCALED_PIXEL = 3 * 4 * 2  # one scale in float32, and the next one being made
-
-
-def label_bytes(pixels: int, classes: int, largest_scale: float) -> int:
-    """What one image holds from its decoding to its label on the disk."""
-    return int(pixels * (CRF_PIXEL + CRF_LABEL * (classes + 1) + SCALED_PIXEL * largest_scale**2))
 
 
 def split_budget(budget: int, device: torch.device) -> tuple[int, int]:
@@ -33,11 +24,6 @@ def split_budget(budget: int, device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         return int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]), budget
     return int(NETWORK_SHARE * budget), budget - int(NETWORK_SHARE * budget)
-
-
-def most_pixels(room: int, classes: int, largest_scale: float) -> int:
-    """The largest image that there is room for."""
-    return room // label_bytes(1, classes, largest_scale)
 
 
 def activation_bytes(run: Callable[[torch.Tensor], object], device: torch.device) -> float:

@@ -15,9 +15,10 @@ from pplfast.errors import UserError, one_line
 from pplfast.labels import presets
 from pplfast.labels.cam import check_fits, classifier_hash
 from pplfast.labels.folder import EXIT_BAD, claim_folder, read_settings
+from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes, most_pixels
 from pplfast.labels.pool import default_jobs
 from pplfast.labels.stream import status as state
-from pplfast.labels.stream.budget import Room, most_pixels, split_budget
+from pplfast.labels.stream.budget import Room, split_budget
 from pplfast.labels.stream.manifest import ManifestWriter, merge, rank_file, read_manifest
 from pplfast.labels.stream.maps import MapMaker
 from pplfast.labels.stream.meter import Meter, bottleneck
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pplfast.train.ranks import Ranks
 
 OUTPUTS = ("png", "npy", "shards")
-DEFAULT_MEMORY = 8.0  # GiB
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def check_config(config: JobConfig) -> None:
     unknown = [name for name in config.outputs if name not in OUTPUTS]
     if unknown or not config.outputs:
         raise UserError(f"--outputs {','.join(config.outputs)}: must be of {', '.join(OUTPUTS)}")
-    if config.memory < 0.25:
-        raise UserError(f"--memory {config.memory:g}: must be 0.25 GiB or more")
+    budget_bytes(config.memory)
     for name, value in (("jobs", config.jobs), ("shard-size", config.shard_size), ("batch", config.cam.batch)):
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: must be 1 or more")
@@ -267,7 +266,7 @@ def _pipeline(
     threads: int,
 ) -> None:
     largest = max(config.cam.scales)
-    network, room = split_budget(int(config.memory * 2**30), next(model.parameters()).device)
+    network, room = split_budget(budget_bytes(config.memory), next(model.parameters()).device)
     refine = RefineConfig(config.out, tuple(dataset.classes.ids), config.label, config.unsure, config.outputs)
     workers = Workers(refine, jobs)  # first: its processes start while the network is made ready
     maps = MapMaker(model, config.cam, precision, network, config.cam.batch, threads)

@@ -12,6 +12,7 @@ from pplfast import cpu
 from pplfast.arrays import UInt8Array
 from pplfast.data.handover import Handover, to_device
 from pplfast.data.pipelines import Resizer, ahead, resolve_device
+from pplfast.errors import out_of_memory
 from pplfast.kernels import cam_fuse
 from pplfast.labels.cam import rows_at_once
 from pplfast.labels.stream.budget import activation_bytes
@@ -20,16 +21,6 @@ from pplfast.recipe import CamConfig
 
 OVERLAP = 128  # pixels that a tile sees beyond its own part, on each side where there are any
 SMALLEST_TILE = 256  # pixels on a side, overlap not counted
-# Words of errors without a class of their own: the CPU's allocator, oneDNN's scratch, the CUDA driver; cuBLAS's and
-# cuDNN's handles and workspaces (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED, and since cuDNN 9
-# CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED and ..._HOST_ALLOCATION_FAILED).
-NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "_STATUS_ALLOC_FAILED",
-    "_ALLOCATION_FAILED",
-)
 
 
 class OutOfMemory(Exception):
@@ -134,8 +125,3 @@ def _take(images: Tensor, first: int, last: int) -> Tensor:
         return straight
     mirrored = mirrored.flip(3)
     return torch.cat((straight, mirrored)) if len(straight) else mirrored
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Of torch's allocator for the GPU, or of anybody else's; see NO_MEMORY."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in NO_MEMORY)

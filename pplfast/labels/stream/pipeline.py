@@ -14,12 +14,13 @@ import torch
 from pplfast.arrays import Int64Array, UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, ImageInfo
-from pplfast.errors import UserError
+from pplfast.errors import UserError, out_of_memory
 from pplfast.labels.cam import own_classes
-from pplfast.labels.stream.budget import Room, label_bytes
+from pplfast.labels.memory import label_bytes
+from pplfast.labels.stream.budget import Room
 from pplfast.labels.stream.feed import DecodedBatch, Feed
 from pplfast.labels.stream.manifest import ManifestWriter, checksum
-from pplfast.labels.stream.maps import MapMaker, OutOfMemory, out_of_memory
+from pplfast.labels.stream.maps import MapMaker, OutOfMemory
 from pplfast.labels.stream.meter import Meter
 from pplfast.labels.stream.plan import source_state
 from pplfast.labels.stream.record import BAD, DONE

@@ -6,6 +6,7 @@ from PIL import Image, ImageFile
 
 from pplfast.data.images import BadImage, ImageInfo, inspect_image
 from pplfast.files import StrPath
+from pplfast.labels.memory import too_large
 
 SMALLEST = 8  # pixels on the short side: below, no scale gives the network anything to look at
 DEPTH = {"I;16": "16-bit", "I;16B": "16-bit", "I": "32-bit", "F": "floating-point"}
@@ -26,11 +27,7 @@ def screen(path: StrPath, rotated: bool, most_pixels: int) -> ImageInfo:
             raise _name(Path(path), error) from None
         raise
     if info.width * info.height > most_pixels:
-        raise BadImage(
-            "too-large",
-            f"{info.width} x {info.height} pixels, and the memory budget allows "
-            f"{most_pixels / 1e6:.1f} megapixels; raise --memory, or make it smaller",
-        )
+        raise too_large(info.width, info.height, most_pixels)
     if min(info.width, info.height) < SMALLEST:
         raise BadImage(
             "too-small",

@@ -1,0 +1,133 @@
+"""What every number of a recipe may be. One table: for files, --set, --seed, saved recipes and Python alike."""
+
+import math
+import reprlib
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pplfast.errors import UserError
+
+LONGEST_TEXT = 4096  # characters
+MOST_ENTRIES = 64  # of a list
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `low` to `high`, both included unless `above` or `below` says otherwise. A NaN is in none."""
+
+    low: float
+    high: float
+    above: bool = False  # low itself is out
+    below: bool = False  # high itself is out
+    note: str = ""  # what a value stands for, for the message
+
+    def holds(self, value: float) -> bool:
+        low = value > self.low if self.above else value >= self.low
+        return low and (value < self.high if self.below else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"above {_number(self.low)}" if self.above else f"{_number(self.low)} or more"
+        high = f"below {_number(self.high)}" if self.below else f"at most {_number(self.high)}"
+        return f"{low}, {high}{f' ({self.note})' if self.note else ''}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+SIZE = Range(0, 8, above=True, note="of the image's own size")
+IMAGES = Range(1, 65536)
+EPOCHS = Range(0, 100_000)
+MOST_SEED = 2**63 - 1  # what the random generators of all libraries take
+
+# Class of settings.py -> key -> range; of a list's every entry. The upper ends are far beyond what is of use: they keep
+# a slip of the finger from asking for more memory or time than there is, and an exponent from leaving float32.
+RANGES: dict[str, dict[str, Range]] = {
+    "ModelConfig": {
+        "output_stride": Range(1, 64),
+        "dropout": Range(0, 1, below=True),
+        "frozen_blocks": Range(-1, 1000, note="-1: the backbone's usual number"),
+    },
+    "AugmentConfig": {
+        "crop": Range(32, 4096, note="pixels"),
+        "resize_long": Range(1, 16384, note="pixels"),
+        "flip": Range(0, 1, note="a probability"),
+        "jitter": Range(0, 1, below=True),
+    },
+    "OptimConfig": {
+        "lr": Range(0, 100, above=True),
+        "head_factor": Range(0, 1000),
+        "momentum": Range(0, 1, below=True),
+        "weight_decay": Range(0, 1),
+        "poly": Range(0, 100),
+        "warmup": Range(0, 10_000_000, note="optimizer steps"),
+        "batch": IMAGES,
+        "accumulation": Range(1, 65536),
+        "zero": Range(0, 2),
+        "clip": Range(0, 1_000_000, note="0: none"),
+    },
+    "StageConfig": {
+        "epochs": Range(0, EPOCHS.high, above=True),
+        "grid": Range(1, 256),
+        "lr": Range(0, 1000, above=True, note="a factor on optim.lr"),
+    },
+    "CamConfig": {"scales": SIZE, "batch": IMAGES},
+    "LabelConfig": {"value": Range(0, 1000)},
+    "WalkConfig": {"radius": Range(2, 64), "beta": Range(0, 1000, above=True), "steps": Range(0, 1_000_000)},
+    "AffinityConfig": {
+        "epochs": EPOCHS,
+        "foreground": Range(0, 1, above=True, below=True),
+        "background": Range(0, 1, above=True, below=True),
+        "radius": Range(2, 64),
+    },
+    "SegmentationConfig": {"epochs": EPOCHS, "scales": SIZE, "test_batch": IMAGES},
+    "Recipe": {"seed": Range(0, MOST_SEED)},
+}
+
+
+class _Short(reprlib.Repr):
+    """Of any value, however deep, long or large: at most some dozens of characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        return f"<a number of {x.bit_length()} bits>" if x.bit_length() > 200 else super().repr_int(x, level)
+
+
+short = _Short().repr
+
+
+def check_value(kind: type, key: str, value: Any, shown: str) -> None:
+    """kind: a class of settings.py. shown: what the message says before the range. Raises UserError."""
+    allowed = RANGES.get(kind.__name__, {}).get(key)
+    for entry in value if isinstance(value, tuple | list) else (value,):
+        if allowed is not None and isinstance(entry, int | float) and not allowed.holds(entry):
+            raise UserError(f"{shown} = {short(value)}: must be {allowed}")
+        if isinstance(entry, str):
+            _check_text(entry, shown)
+    if isinstance(value, tuple | list) and len(value) > MOST_ENTRIES:
+        raise UserError(f"{shown}: has {len(value)} entries; must be at most {MOST_ENTRIES}")
+
+
+def _check_text(text: str, shown: str) -> None:
+    if len(text) > LONGEST_TEXT:
+        raise UserError(f"{shown}: has {len(text)} characters; must be at most {LONGEST_TEXT}")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{shown} = {short(text)}: must be text without a NUL or half a character")
+
+
+def check_ranges(part: Any) -> None:
+    """Every value of one table of settings, as it is made in Python. Raises UserError naming it."""
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        check_value(type(part), entry.name, value, f"{type(part).__name__}.{entry.name}")
+
+
+def finite_float(value: int) -> float:
+    """A whole number as a float; one too large for it as infinity, which is in no range."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -1,0 +1,262 @@
+"""JSON that pplfast writes and reads again: settings, manifests, heartbeats, the records and the log of a training."""
+
+import inspect
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import data_sets
+
+import fuzz.mutate as mutate
+from fuzz.reader import Reader
+from fuzz.trees import json_lines, json_tree
+from pplfast.benchmarks.compare import compare
+from pplfast.benchmarks.results import SCHEMA, check_schema
+from pplfast.data.dataset import DataConfig, Dataset, open_dataset
+from pplfast.data.demo import MARKER, RENDERER, make_demo
+from pplfast.data.demo_config import DemoConfig
+from pplfast.files import read_json, write_json
+from pplfast.labels import folder as label_folder
+from pplfast.labels.stream import job
+from pplfast.labels.stream.manifest import MERGED, checksum, merge, read_manifest
+from pplfast.labels.stream.plan import make_plan, source_state
+from pplfast.labels.stream.shards import OPEN_SUFFIX
+from pplfast.labels.stream.status import Status, Total, read_status, status_file
+from pplfast.recipe import LabelConfig, load_recipe
+from pplfast.train import identity
+from pplfast.train.classifier import ClassifierTask
+from pplfast.train.loggers import JsonLines, RunInfo
+from pplfast.train.trackers import IDS, _keep_run_id, _run_id
+from pplfast.train.trainer import _claim
+
+IDS_OF_IMAGES = ("a.1", "b", "c")
+CLASSES = "cat=8,dog=12"
+SETTINGS = {
+    "scales": [0.5, 1.0],
+    "flip": True,
+    "classes": [8, 12],
+    "classifier": "0123456789abcdef",
+    "cams": {"value": 0.3},
+}
+JSON = mutate.mixed(json_tree, json_tree, json_tree)
+LINES = mutate.mixed(json_lines, json_lines)
+
+
+def small_data(root: Path) -> Dataset:
+    if not root.is_dir():
+        rows = []
+        for seed, name in enumerate(IDS_OF_IMAGES):
+            data_sets.save_image(root / f"{name}.jpg", seed=seed)
+            rows.append(f"{name},{('cat', 'dog', 'cat;dog')[seed]}\n")
+        (root / "labels.csv").write_text("".join(rows))
+    return open_dataset(small_config(root))
+
+
+def small_config(root: Path) -> DataConfig:
+    return DataConfig(str(root), labels=str(root / "labels.csv"), classes=CLASSES)
+
+
+# ---- folders of outputs
+
+
+def _label_folder(folder: Path) -> None:
+    folder.joinpath("out").mkdir()
+    write_json(folder / "out/settings.json", SETTINGS)
+    for name in IDS_OF_IMAGES[1:]:
+        (folder / f"out/{name}.png").write_bytes(b"x")
+    (folder / "out/bad.jsonl").write_text('{"id": "a.1", "error": "damaged"}\n{"id": "b", "error": "é"}\n')
+
+
+def _read_settings(folder: Path) -> None:
+    out = folder / "out"
+    label_folder.read_settings(out)
+    config = SimpleNamespace(engine="auto", out=out, label=LabelConfig())
+    job.resolve_engine(config, SimpleNamespace(type="cpu"))
+    label_folder.claim_folder(out, SETTINGS)
+
+
+def _read_bad(folder: Path) -> None:
+    for reason in label_folder.find_outputs(folder / "out", IDS_OF_IMAGES, ".png", "pplfast cam").values():
+        assert isinstance(reason, str), reason
+
+
+# ---- the labelling job
+
+
+def _job(folder: Path) -> None:
+    dataset, out = small_data(folder / "data"), folder / "out"
+    (out / "shards").mkdir(parents=True)
+    for name in ("b.png", "shards/labels-00000-000000.tar", f"shards/.labels-00000-000001.tar{OPEN_SUFFIX}"):
+        (out / name).write_bytes(b"label" * 400)
+    entry = {"bytes": 2000, "sha256": checksum(b"label" * 400)}
+    shard = {
+        "file": "shards/labels-00000-000000.tar",
+        "offset": 512,
+        "bytes": 1000,
+        "sha256": checksum((b"label" * 400)[512:1512]),
+    }
+    records = [
+        {
+            "id": "a.1",
+            "state": "bad",
+            "kind": "truncated",
+            "reason": "x",
+            "source": source_state(dataset.images[0]),
+            "time": 1.5,
+        },
+        {
+            "id": "b",
+            "state": "done",
+            "files": [{"file": "b.png", **entry}],
+            "time": 2.5,
+            "classes": [8],
+            "height": 30,
+            "width": 40,
+        },
+        {"id": "c", "state": "done", "files": [shard], "time": 3.5, "rank": 0},
+        {
+            "id": "torn",
+            "state": "done",
+            "files": [{**shard, "file": "shards/labels-00000-000001.tar"}],
+            "time": 3.5,
+            "rank": 0,
+        },
+        {"id": "of another list", "state": "done", "files": [{"file": "of another list.png", **entry}], "time": 4.5},
+    ]
+    merge(out, records)
+    (out / "manifest").mkdir()
+    (out / "manifest/rank00000.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records[1:]))
+
+
+def _plan(verify: bool) -> Callable[[Path], None]:
+    def read(folder: Path) -> None:
+        dataset, out = small_data(folder / "data"), folder / "out"
+        label_folder.find_outputs(out, ["b"], ".png", "pplfast label")
+        make_plan(dataset, out, verify)
+        left = (folder / "data/b.jpg", folder / "data/labels.csv")
+        assert all(path.exists() for path in left), "removed a file outside the labels' folder"
+        job._merge_in_order(dataset, out)
+        read_manifest(out)
+
+    return read
+
+
+def _status(folder: Path) -> None:
+    (folder / "manifest").mkdir()
+    status = Status("token", 0, "running", 9, 3, 1, 2.5, {"crf": 0.5}, 1 << 20)
+    write_json(status_file(folder, 0), vars(status))
+
+
+def _read_status(folder: Path) -> None:
+    """As the display of rank 0 does, which survives what it cannot read."""
+    found = read_status(folder, 0, "token")
+    if found is not None:
+        Total.of([found]).stages()
+
+
+# ---- training
+
+
+def _task(root: Path) -> ClassifierTask:
+    return ClassifierTask(
+        load_recipe("demo", {"optim.precision": "fp32"}), "ppl", small_data(root)
+    )  # "auto" is measured
+
+
+def _training(folder: Path) -> None:
+    record = _task(folder / "data").record() | {"precision": "fp32", "float32": "ieee"}
+    (folder / "train").mkdir()
+    write_json(folder / "train" / identity.RECORD, record)
+    write_json(folder / "train" / IDS, {"wandb": "0123", "mlflow": "4567"})
+    lines = [json.dumps({"iteration": step, "loss": 1 / step, "epoch": step / 4, "time": 1.5}) for step in range(1, 9)]
+    (folder / "train/log.jsonl").write_text("\n".join(lines) + '\n{"iteration": 9, "lo')
+
+
+def _read_record(folder: Path) -> None:
+    task = _task(folder / "data")
+    ranks = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+    run = SimpleNamespace(task=task, optim=task.optim, ranks=ranks, folder=folder / "train")
+    known = {"record": task.record(), "resume": True}
+    asked = {name: known[name] for name in inspect.signature(_claim).parameters if name in known}
+    assert _claim(run, **asked)[1] in ("fp32", "bf16", "fp16")
+
+
+def _read_log(folder: Path) -> None:
+    lines = JsonLines(RunInfo(folder / "train", 5, "title", {}))
+    lines.log(6, {"loss": 0.5})
+    lines.close()
+
+
+def _read_trackers(folder: Path) -> None:
+    _run_id(folder / "train", "wandb")
+    _keep_run_id(folder / "train", "mlflow", "89")
+
+
+# ---- others
+
+
+def _demo(folder: Path) -> None:
+    (folder / "demo").mkdir()
+    write_json(folder / "demo" / MARKER, {"renderer": RENDERER, **vars(DemoConfig())})
+
+
+def _read_demo(folder: Path) -> None:
+    assert not make_demo(folder / "demo", DemoConfig()), "made over what is there"
+
+
+def _results(folder: Path) -> None:
+    spread = {"median": 1.5, "q20": 1.4, "q80": 1.6}
+    place = {"bench": "cam", "case": "k=2"}
+    value = {
+        "schema": SCHEMA,
+        "device": "cuda",
+        "commit": "abc",
+        "hardware": {"gpu": "H100", "cores": 2},
+        "checks": [{**place, "what": "difference", "value": 1e-7, "limit": 1e-4, "passed": True}],
+        "rows": [{**place, "contestant": "pplfast", "seconds": spread}],
+        "ratios": [
+            {**place, "numerator": "reference", "denominator": "pplfast", "higher_is_better": True, "ratio": spread}
+        ],
+    }
+    write_json(folder / "a.json", value)
+    shutil.copy(folder / "a.json", folder / "b.json")
+
+
+def _compare(folder: Path) -> None:
+    tables = [check_schema(read_json(folder / name), str(folder / name)) for name in ("a.json", "b.json")]
+    compare(*tables)
+    compare(*tables[::-1])
+
+
+def readers() -> list[Reader]:
+    return [
+        Reader(
+            "settings_json",
+            "out/settings.json",
+            _label_folder,
+            JSON,
+            _read_settings,
+            named=("input/out:",),
+            writes=True,
+        ),
+        Reader("bad_jsonl", "out/bad.jsonl", _label_folder, LINES, _read_bad, named=("input/out:",)),
+        Reader("manifest", f"out/{MERGED}", _job, LINES, _plan(False), writes=True),
+        Reader("manifest_verify", f"out/{MERGED}", _job, LINES, _plan(True), writes=True),
+        Reader("manifest_rank", "out/manifest/rank00000.jsonl", _job, LINES, _plan(True), writes=True, named=(MERGED,)),
+        Reader("status", "manifest/rank00000.status", _status, JSON, _read_status),
+        Reader(
+            "recipe_json",
+            f"train/{identity.RECORD}",
+            _training,
+            JSON,
+            _read_record,
+            named=("/train: holds a run",),
+            writes=True,
+        ),
+        Reader("log_jsonl", "train/log.jsonl", _training, LINES, _read_log, writes=True),
+        Reader("trackers_json", f"train/{IDS}", _training, JSON, _read_trackers, writes=True),
+        Reader("demo_json", f"demo/{MARKER}", _demo, JSON, _read_demo, named=("demo: holds a demo set",)),
+        Reader("bench_json", "b.json", _results, JSON, _compare),
+    ]
