@@ -16,7 +16,7 @@ TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 TRITON_PIN := $(shell grep '^triton==' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo check lint types test-quick test test-rest docs test-fuzz test-kill test-kill-label test-multinode clean help
+.PHONY: demo check lint types test-quick test test-rest docs test-fuzz test-kill test-kill-label test-one-writer test-multinode clean help
 
 demo: $(STAMP) ## the whole chain on a data set made on the spot: runs/demo/report.html, runs/demo/summary.json (the default)
 	$(BIN)/pplfast data demo --out runs/demo/data
@@ -56,6 +56,9 @@ test-fuzz: $(STAMP) ## minutes: COUNT=10000 damaged files into all that reads an
 
 test-kill: $(STAMP) ## minutes: pplfast run killed in each of its steps
 	$(BIN)/python tests/kill_chain.py
+
+test-one-writer: $(STAMP) ## minutes: two trainings, then two runs, on one --out at the same time
+	$(BIN)/python tests/one_writer.py
 
 test-multinode: $(STAMP) ## minutes, as root: training on two hosts that are network namespaces
 	$(BIN)/python -m pytest tests/multinode.py -rs

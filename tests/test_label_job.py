@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,7 @@ from pplfast.benchmarks.label_data import image_id, label_arguments, make_images
 from pplfast.data.masks import read_mask, voc_palette
 from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.stream.status import resident_bytes
+from pplfast.lock import hold_folder
 from pplfast.npy import load_npy_dict
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -246,6 +248,14 @@ def test_a_full_disk_stops_clearly_and_the_job_continues(clean, small_disk, caps
     filler.unlink()
     assert label(clean, out) == 0
     assert pngs(out) == pngs(clean / "out") and files(out) == files(clean / "out")
+
+
+def test_a_second_job_is_refused_by_name(clean, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pplfast.labels.stream.job.PATIENCE", 0.0)
+    with hold_folder(tmp_path / "out"):
+        assert label(clean, tmp_path / "out") == 2
+        assert os.listdir(tmp_path / "out") == [".lock"]
+    assert f"process {os.getpid()} on {socket.gethostname()} writes to it; wait for it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

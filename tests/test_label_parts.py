@@ -13,11 +13,12 @@ from pplfast.errors import UserError, out_of_memory
 from pplfast.files import write_json
 from pplfast.labels import memory
 from pplfast.labels.folder import find_outputs
-from pplfast.labels.stream import budget, job, maps, pipeline, shards, status
-from pplfast.labels.stream.manifest import ManifestWriter, at_work, merge, rank_file, read_manifest, read_records
+from pplfast.labels.stream import budget, job, maps, pipeline, refine, shards, status
+from pplfast.labels.stream.manifest import ManifestWriter, merge, rank_file, read_manifest, read_records
 from pplfast.labels.stream.meter import Meter, bottleneck
 from pplfast.labels.stream.refine import RefineConfig, Task
 from pplfast.labels.stream.workers import Workers
+from pplfast.lock import is_locked
 from pplfast.models.backbone import BlockSpec
 from pplfast.recipe import CamConfig, LabelConfig
 
@@ -161,8 +162,8 @@ def test_a_torn_shard_is_closed_behind_its_last_recorded_sample(tmp_path):
     shards.finish_torn_shards(tmp_path, records)
     path = tmp_path / "shards" / "labels-00002-000000.tar"
     with tarfile.open(path) as tar:
-        assert tar.getnames() == [f"a/b_{n}.{kind}" for n in range(2) for kind in ("jpg", "png", "json")]
-        assert tar.extractfile("a/b_1.jpg").read() == b"jpeg"
+        assert tar.getnames() == [f"a/b%2E{n}.{kind}" for n in range(2) for kind in ("jpg", "png", "json")]
+        assert tar.extractfile("a/b%2E1.jpg").read() == b"jpeg"
     assert path.stat().st_size % 512 == 0 and not open_name.exists()
     assert shards.ShardWriter(tmp_path, 2, 10)._number == 1
     (tmp_path / "shards" / ".labels-00000-000000.tar.open").write_bytes(b"never recorded")
@@ -175,15 +176,22 @@ def test_manifest_survives_a_torn_line_and_refuses_a_second_writer(tmp_path):
     writer.append({"id": "a", "state": "done", "time": 1})
     with pytest.raises(UserError, match="another `pplfast label` is writing"):
         ManifestWriter(tmp_path, 0)
-    assert at_work(rank_file(tmp_path, 0))
+    assert is_locked(rank_file(tmp_path, 0))
     writer.close()
-    assert not at_work(rank_file(tmp_path, 0))
+    assert not is_locked(rank_file(tmp_path, 0))
     with open(rank_file(tmp_path, 1), "w") as file:
-        file.write('{"id":"a","state":"bad","time":2}\n{"id":"b","sta')
+        file.write('{"id":"a","state":"bad","reason":"empty","time":2}\n{"id":"b","sta')
     assert read_manifest(tmp_path)["a"]["state"] == "bad" and len(read_manifest(tmp_path)) == 1
     merge(tmp_path, read_manifest(tmp_path).values())
     assert [r["state"] for r in read_records(tmp_path / "manifest.jsonl")] == ["bad"]
     assert os.listdir(tmp_path) == ["manifest.jsonl"]
+
+
+def test_an_image_that_goes_while_it_is_labelled_costs_itself_alone(tmp_path, monkeypatch):
+    config = RefineConfig(tmp_path, (1,), LabelConfig(), None, ("png", "shards"))
+    monkeypatch.setattr(refine, "_config", config, raising=False)
+    gone = Task("a", 0, tmp_path / "gone.jpg", (0,), None, None, np.zeros((4, 4), np.uint8))
+    assert "No such file" in refine.refine(gone).failure and os.listdir(tmp_path) == []
 
 
 def test_a_bad_image_in_the_manifest_explains_its_missing_label(tmp_path):

@@ -95,7 +95,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(where, calls, tmp_path, monke
 
 def test_a_full_disk_does(tmp_path, monkeypatch):
     log = TrainLog(run_info(tmp_path), 10, ("jsonl",), Console(file=io.StringIO()))
-    log._loggers["jsonl"]._file = open("/dev/full", "w", encoding="utf-8")
+    log._loggers["jsonl"]._file = open("/dev/full", "wb", buffering=0)
     with pytest.raises(UserError, match=r"log.jsonl: the disk is full"):
         log.write(interval(1))
 

@@ -1,5 +1,6 @@
 """The `pplfast` command: picks the subcommand, and turns errors that the user can mend into one line."""
 
+import errno
 import importlib
 import io
 import os
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
-from pplfast.errors import UserError, out_of_memory
+from pplfast.errors import AGAIN, UserError, explain_os_error, out_of_memory
 from pplfast.version import __version__
 
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
@@ -35,6 +36,9 @@ CONTINUING = {f"pplfast {command}" for command in ("run", "cam", "label", "refin
 RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segment train")}
 
 
+NOT_READ = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)  # of which it is not known what was tried
+
+
 def build_parser(chosen: str | None = None) -> CommandParser:
     """The parser of the whole command line, or with the options of one command only, which is faster to make."""
     parser = CommandParser(prog="pplfast", description="Pixel labels from image labels.")
@@ -59,18 +63,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return cast(int, importlib.import_module(f"pplfast.cli.{args.command}").run(args))
     except UserError as error:
-        print(f"{args.prog}: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _report(args.prog, str(error), error.exit_code)
+    except BrokenPipeError:  # `pplfast recipes | head`: at the end the interpreter would complain once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _report(args.prog, "what reads the output, or a worker process, has ended", UserError.exit_code)
     except (MemoryError, RuntimeError, OSError) as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            return _report(args.prog, _no_memory(error), UserError.exit_code)
+        if not isinstance(error, OSError):
             raise
-        print(f"{args.prog}: error: {_no_memory(error)}", file=sys.stderr)
-        return UserError.exit_code
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "this machine"
+        return _report(args.prog, str(explain_os_error(error, name, error.errno in NOT_READ)), UserError.exit_code)
     except KeyboardInterrupt:
         hint = "; the same command continues" if args.prog in CONTINUING else ""
         hint = "; the same command with --resume continues" if args.prog in RESUMING else hint
         print(f"\n{args.prog}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def _report(prog: str, message: str, exit_code: int) -> int:
+    if message.endswith(AGAIN):
+        message += (
+            ": it continues" if prog in CONTINUING else " with --resume: it continues" if prog in RESUMING else ""
+        )
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    return exit_code
 
 
 def _no_memory(error: BaseException) -> str:

@@ -86,7 +86,7 @@ def cam_changes(args: argparse.Namespace) -> dict[str, Any]:
 
 def cam_config(model: Path, changes: dict[str, Any]) -> CamConfig:
     """As in the recipe that the classifier was trained by, but for the changes."""
-    from pplfast.train import read_recorded
+    from pplfast.train.model_file import read_recorded
 
     recorded = read_recorded(model, "cam", CamConfig)
     return dataclasses.replace(recorded, **changes)

@@ -184,7 +184,7 @@ def label_config(
 
     preset: of the CRF, "" for the recipe's. With `unsure` the background's value has no meaning and is 0.
     """
-    from pplfast.train import read_recorded
+    from pplfast.train.model_file import read_recorded
 
     recorded = read_recorded(folder, "label", LabelConfig)
     if unsure is not None:

@@ -15,8 +15,8 @@ from pplfast.data.demo_config import DemoConfig
 from pplfast.data.demo_objects import KINDS
 from pplfast.data.demo_scene import Scene, render_scene
 from pplfast.data.masks import mask_image
-from pplfast.errors import UserError
-from pplfast.files import explain_os_error, read_json, write_json
+from pplfast.errors import UserError, explain_os_error
+from pplfast.files import read_json, write_json
 
 RENDERER = 2  # raise it with every change of the pixels: a set of another renderer is another set
 MARKER = "demo.json"
@@ -42,10 +42,7 @@ def make_demo(out: Path, config: DemoConfig, progress: Callable[[], None] | None
         write_json(temporary / MARKER, marker)
         os.replace(temporary, out)
     except OSError as error:
-        explained = explain_os_error(error, out)
-        if explained is error:
-            explained = UserError(f"{out}: cannot be made ({error.strerror or error}); choose another folder")
-        raise explained from error
+        raise explain_os_error(error, out) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,15 +1,28 @@
 """A folder with one output per image: which are done, with which settings, and which images failed."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pplfast.data.dataset import Dataset
-from pplfast.errors import UserError
-from pplfast.files import StrPath, read_json, write_json
-from pplfast.labels.stream.manifest import BAD, MERGED, read_records
+from pplfast.errors import UserError, one_line
+from pplfast.files import (
+    StrPath,
+    append_line,
+    check_inside,
+    is_output,
+    open_append,
+    parse_json,
+    read_json,
+    read_lines,
+    remove_file,
+    write_json,
+)
+from pplfast.labels.stream.manifest import MERGED, read_records
+from pplfast.labels.stream.record import BAD
 
 SETTINGS_FILE = "settings.json"
 BAD_FILE = "bad.jsonl"
@@ -35,7 +48,7 @@ class Outcome:
         counts = f"{self.written} {what} written to {folder} in {self.seconds:.0f} s, {self.skipped} were there already"
         if not self.bad:
             return counts
-        reasons = [f"  {image_id}: {reason}" for image_id, reason in self.bad]
+        reasons = [one_line(f"  {image_id}: {reason}") for image_id, reason in self.bad]
         return "\n".join([f"{counts}, {len(self.bad)} failed (see {Path(folder) / BAD_FILE}):", *reasons])
 
 
@@ -49,23 +62,26 @@ class OutputFolder:
     def __init__(self, path: StrPath, suffix: str, settings: dict[str, Any]) -> None:
         self.path, self.suffix = Path(path), suffix
         claim_folder(self.path, settings)
-        (self.path / BAD_FILE).unlink(missing_ok=True)  # those images are tried again now
+        remove_file(self.path / BAD_FILE)  # those images are tried again now
         self.outcome = Outcome()
 
     def output(self, image_id: str) -> Path:
         return self.path / f"{image_id}{self.suffix}"
 
     def pending(self, ids: Sequence[str]) -> list[int]:
-        """Positions of the ids without output."""
-        positions = [position for position, image_id in enumerate(ids) if not self.output(image_id).exists()]
+        """Positions of the ids without output. UserError where something else is in an output's place, or where a link
+        leads out of the folder."""
+        check_inside(self.path, map(self.output, ids))
+        positions = [position for position, image_id in enumerate(ids) if not is_output(self.output(image_id))]
         self.outcome.skipped = len(ids) - len(positions)
         return positions
 
     def failed(self, image_id: str, reason: str) -> None:
         """Note an image that has no output; the line is on disk at once."""
         self.outcome.bad.append((image_id, reason))
-        with open(self.path / BAD_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"id": image_id, "error": reason}) + "\n")
+        path = self.path / BAD_FILE
+        with open_append(path) as file:
+            append_line(file, json.dumps({"id": image_id, "error": reason}), path)
 
     def on_bad(self, dataset: Dataset, advance: Callable[[], None]) -> Callable[[int, str], None]:
         """For a loader: notes the image at a position of the data set as failed, and that it is over with it."""
@@ -90,20 +106,20 @@ class OutputFolder:
 
 def claim_folder(path: Path, settings: dict[str, Any]) -> None:
     """Write the settings into the folder. UserError for a file, or a folder that was filled with other settings."""
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{path}: is a file; give a folder for the outputs")
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     record = path / SETTINGS_FILE
-    if record.exists():
+    if os.path.lexists(record):
         _refuse_other_settings(record, read_json(record), settings)
     else:
         write_json(record, settings)
 
 
-def read_settings(folder: StrPath) -> Any:
+def read_settings(folder: StrPath) -> dict[str, Any] | None:
     """The settings that a folder was filled with; None where it has no record of them."""
     record = Path(folder) / SETTINGS_FILE
-    return read_json(record) if record.exists() else None
+    return read_json(record) if os.path.lexists(record) else None
 
 
 def find_outputs(folder: StrPath, ids: Sequence[str], suffix: str, command: str) -> dict[str, str]:
@@ -115,7 +131,7 @@ def find_outputs(folder: StrPath, ids: Sequence[str], suffix: str, command: str)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; make it with `{command}`")
     failed = _failed_ids(folder)
-    missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").exists()]
+    missing = [image_id for image_id in ids if not is_output(folder / f"{image_id}{suffix}")]
     unexplained = [image_id for image_id in missing if image_id not in failed]
     if unexplained:
         raise UserError(
@@ -133,19 +149,23 @@ def find_outputs(folder: StrPath, ids: Sequence[str], suffix: str, command: str)
 def _failed_ids(folder: Path) -> dict[str, str]:
     jobs = {record["id"]: record["reason"] for record in read_records(folder / MERGED) if record["state"] == BAD}
     path = folder / BAD_FILE
-    if not path.exists():
-        return jobs
-    try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        return jobs | {entry["id"]: entry["error"] for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not readable ({error}); delete it and run the command that wrote it again") from None
+    noted = {}
+    for number, line in read_lines(path):
+        try:
+            entry = parse_json(line)
+            if not (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("id", "error"))):
+                raise ValueError("not a note of an image")
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: not readable ({error}); delete it and run the command that wrote it again"
+            ) from None
+        noted[entry["id"]] = entry["error"]
+    return jobs | noted
 
 
-def _refuse_other_settings(record: Path, there: Any, wanted: dict[str, Any]) -> None:
+def _refuse_other_settings(record: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     if there == wanted:
         return
-    there = there if isinstance(there, dict) else {}
     key = next(key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key))
     raise UserError(
         f"{record.parent}: was filled with {key} = {there.get(key)!r}, not {wanted.get(key)!r}; "

@@ -10,15 +10,16 @@ from pplfast.data.check import IMAGE_KINDS, check_dataset, unseen_classes, unusa
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, Problem
 from pplfast.doctor import hardware, versions
-from pplfast.errors import UserError
-from pplfast.files import write_json
+from pplfast.errors import UserError, one_line
+from pplfast.files import check_inside, is_output, remove_file, write_json
+from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
 from pplfast.run.config import RunConfig, absolute, fingerprint
 from pplfast.run.facts import few_steps
 from pplfast.run.refinement import check_refinement, has_segmentation
 from pplfast.run.steps import Steps
-from pplfast.run.variant import VariantChain, step_names
+from pplfast.run.variant import VariantChain, output_files, step_names
 from pplfast.train.plan import check_plan, check_segmentation
 from pplfast.train.trainer import TrainOptions, use_threads
 
@@ -30,14 +31,22 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
 
     Images that cannot be used are named and left out, up to MAX_UNUSABLE of a list; repaired ones come back with the
     next call. say: called with one line per step. Raises UserError for data, settings or outputs that cannot be used;
-    the same call continues after it, or after a kill, where it stopped.
+    the same call continues after it, or after a kill, where it stopped. Raises it at once where another process writes
+    to `config.out`.
     """
+    with hold_folder(config.out):
+        return _run(config, say)
+
+
+def _run(config: RunConfig, say: Callable[[str], None]) -> dict[str, Any]:
     use_threads(config.training or TrainOptions())  # of all steps, whether this call trains or an earlier one did
     train_set, val_set, test_set = open_sets(config)
     steps = step_names(config, train_set, val_set, test_set)
     announce = _Announcer(say, 2 + len(config.variants) * len(steps))
+    check_inside(config.out, output_files(config))
     write_json(config.out / "run.json", _record(config))
-    (config.out / "summary.json").unlink(missing_ok=True)  # it never describes a run that has been changed since
+    is_output(config.out / "report.html")  # not a folder, which would be found when all else is done
+    remove_file(config.out / "summary.json")  # it never describes a run that has been changed since
     lists = {config.train: train_set, config.val: val_set}
     if config.test and test_set is not val_set:
         lists[config.test] = test_set
@@ -91,7 +100,7 @@ class _Announcer:
         self.say(f"[{self.begun:>2}/{self.total}, {elapsed // 60}:{elapsed % 60:02d}] {step}")
 
     def note(self, text: str) -> None:
-        self.say(f"  {text}")
+        self.say(f"  {one_line(text)}")
 
     def of(self, variant: str) -> "_VariantAnnouncer":
         return _VariantAnnouncer(self, variant)

@@ -1,5 +1,6 @@
 """What a run says of labels that no mask scores: counts of unscored.py as a step, and warnings with their remedy."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -52,10 +53,15 @@ def facts_summary(values: dict[str, dict[str, Any]], recipe: Recipe, train_image
             found[source] = values[step] | {
                 "warnings": [
                     f"{LABELS[source]}: {text}. Remedy: {remedy(kind, source, recipe, train_images)} (docs/recipes.md)"
-                    for kind, text in LabelFacts(**values[step]).concerns().items()
+                    for kind, text in _facts(values[step]).concerns().items()
                 ]
             }
     return found
+
+
+def _facts(values: dict[str, Any]) -> LabelFacts:
+    """Of a step's record, which is asked for each by its name: it may lack one."""
+    return LabelFacts(**{entry.name: values[entry.name] for entry in dataclasses.fields(LabelFacts)})
 
 
 def remedy(kind: str, source: str, recipe: Recipe, train_images: int) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from pplfast.files import write_json
+from pplfast.files import check_inside, write_json
+from pplfast.lock import hold_folder
 from pplfast.run.chain import run
 from pplfast.run.config import RunConfig
 
@@ -18,7 +19,13 @@ def run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None
 
     {"seeds": [...], "mean": {variant: {figure: mean}}, "runs": {"seed0": summary, ...}}, mIoU in percent.
     """
+    with hold_folder(config.out):
+        return _run_seeds(config, seeds, say)
+
+
+def _run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
     runs = {}
+    check_inside(config.out, [config.out / f"seed{seed}" / "name" for seed in seeds])
     for seed in seeds:
         say(f"seed {seed}:")
         runs[f"seed{seed}"] = run(

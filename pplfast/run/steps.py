@@ -1,6 +1,7 @@
 """Steps that are done once: a record beside each output says with which settings, and what came of it."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -8,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pplfast.errors import UserError
-from pplfast.files import read_json, write_json
+from pplfast.errors import UserError, explain_os_error
+from pplfast.files import remove_file, write_json
+from pplfast.lock import hold_folder
 from pplfast.recipe.reading import completed
+from pplfast.run.record import read_record
 
 if TYPE_CHECKING:
     from pplfast.train import TrainResult
@@ -54,11 +57,11 @@ class Steps:
         """
         settings = _plain(settings)
         record = self.folder / "steps" / f"{name}.json"
-        previous = read_json(record) if record.exists() else {}
-        same = _plain(completed(previous.get("settings"))) == _plain(completed(settings))
-        if same and previous["done"] and all(path.exists() for path in outputs):
+        previous = read_record(record) if os.path.lexists(record) else None
+        same = previous is not None and _plain(completed(previous.settings)) == _plain(completed(settings))
+        if previous and same and previous.done and all(_is_there(path) for path in outputs):
             self.announce(f"{name}: done before, skipped")
-            return StepResult(previous["values"], previous["seconds"], previous["stamp"], skipped=True)
+            return StepResult(previous.values, previous.seconds, previous.stamp, skipped=True)
         if not same:
             if not previous:
                 _refuse_foreign(outputs)
@@ -75,7 +78,7 @@ class Steps:
     def discard(self, name: str, outputs: Sequence[Path]) -> None:
         """Remove what an earlier run made of a step that this run does not have."""
         record = self.folder / "steps" / f"{name}.json"
-        if record.exists():
+        if os.path.lexists(record):
             _delete([*outputs, record])
 
 
@@ -91,15 +94,29 @@ def training_values(result: "TrainResult") -> dict[str, Any]:
 
 def _refuse_foreign(outputs: Sequence[Path]) -> None:
     for path in outputs:
-        if path.exists():
+        if os.path.lexists(path):
             raise UserError(
                 f"{path}: is in the way and was not made by `pplfast run`; move it, or choose another --out"
             )
 
 
+def _is_there(path: Path) -> bool:
+    """UserError for a folder where the step makes a file, or a file where it makes a folder."""
+    if path.exists() and path.is_dir() == (path.suffix == ".json"):
+        raise UserError(
+            f"{path}: is a {'folder' if path.is_dir() else 'file'}, which the step does not make; delete it"
+        )
+    return path.exists()
+
+
 def _delete(outputs: Sequence[Path]) -> None:
     for path in outputs:
-        if path.is_dir():
+        if path.is_symlink() or not path.is_dir():
+            remove_file(path)
+            continue
+        with hold_folder(path):  # a command of its own may be writing to it
+            pass
+        try:
             shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, path) from error

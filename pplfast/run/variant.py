@@ -56,6 +56,15 @@ def step_names(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set
     return [name for name in names if name not in not_run] + facts
 
 
+def output_files(config: RunConfig) -> list[Path]:
+    """A name in every folder that the steps of this run write to or delete."""
+    folders = [config.out / "steps"]
+    for variant in config.variants:
+        outputs = [config.out / variant / output for output in FILES.values() if not output.endswith(".json")]
+        folders += [config.out / variant, config.out / variant / "steps", *outputs]
+    return [folder / "name" for folder in folders]
+
+
 class VariantChain:
     """Runs the steps of one variant in `config.out/<variant>`; `summary()` is its part of summary.json."""
 

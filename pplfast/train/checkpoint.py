@@ -8,25 +8,29 @@ A checkpoint is written under a temporary name and renamed when everything is on
 and those that end a stage (without momentum: half the size). A thread of rank 0 writes it while training goes on.
 """
 
-import errno
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from pplfast.errors import UserError
-from pplfast.files import TEMPORARY_SUFFIX, explain_os_error, read_json, write_json
-from pplfast.train.ranks import Ranks, on_main
+from pplfast.errors import UserError, explain_library_error, explain_os_error
+from pplfast.files import TEMPORARY_SUFFIX, check_inside, read_bounded, read_json, remove_file, write_json
+from pplfast.train.ranks import Ranks, on_main, together
 from pplfast.train.state import TrainState
 
 STATE, MANIFEST, SUMS = "state.safetensors", "manifest.json", "SHA256SUMS"
+NAME = re.compile(r"stage([0-9]{1,6})-([0-9]{7,12}|end)")
+LOSS_SCALE = re.compile(r"[a-z_]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,17 @@ class CheckpointFolder:
         return found, notes
 
     def read(self, checkpoint: Checkpoint) -> TrainState:
-        """Called by all ranks; the tensors come on rank 0."""
-        tensors = load_file(checkpoint.path / STATE) if self.ranks.main else {}
-        return TrainState(tensors, checkpoint.loss_scale)
+        """Called by all ranks; the tensors come on rank 0. Raises UserError for a kind of number that torch lacks."""
+        path = checkpoint.path / STATE
+
+        def load() -> dict[str, Tensor]:
+            try:
+                return load_file(path) if self.ranks.main else {}
+            except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{path}: not readable ({reason}); delete {path.parent} and run again") from None
+
+        return TrainState(together(self.ranks, load), checkpoint.loss_scale)
 
     def _outcome(self) -> None:
         self.wait()
@@ -111,6 +123,7 @@ class CheckpointFolder:
             self._error = error
 
     def _write_folder(self, final: Path, state: TrainState, progress: Progress) -> None:
+        check_inside(self.folder.parent, [final])
         _remove_partial(self.folder)
         temporary = final.with_name(f".{final.name}{TEMPORARY_SUFFIX}")
         try:
@@ -140,22 +153,25 @@ class CheckpointFolder:
         return ahead + [path for path in rest[self.keep :] if not path.name.endswith("-end")]
 
     def _newest_first(self) -> list[Path]:
-        return sorted((path for path in self.folder.glob("stage*-*") if path.is_dir()), key=_order, reverse=True)
+        """By their names; links are none of ours."""
+        found = (path for path in self.folder.glob("stage*-*") if NAME.fullmatch(path.name))
+        return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=_order, reverse=True)
 
     def _find_latest(self) -> tuple[Checkpoint | None, list[str]]:
         notes: list[str] = []
+        check_inside(self.folder.parent, [self.folder / "x"])
         _remove_partial(self.folder)
         for path in self._newest_first():
             try:
                 return _open(path), notes
-            except (UserError, OSError, KeyError, TypeError, ValueError) as error:
+            except (UserError, OSError) as error:
                 notes.append(f"{path}: passed over, not whole ({error})")
         return None, notes
 
 
 def _open(path: Path) -> Checkpoint:
     """Raises UserError unless every byte is as it was written."""
-    expected = (path / SUMS).read_bytes()
+    expected = read_bounded(path / SUMS, 4096)
     for name in (STATE, MANIFEST):
         if not (path / name).is_file():
             raise UserError(f"{name} is missing")
@@ -163,30 +179,63 @@ def _open(path: Path) -> Checkpoint:
     if expected != b"".join(found):
         damaged = [name for name, line in zip((STATE, MANIFEST), found, strict=True) if line not in expected]
         raise UserError(f"{' and '.join(damaged) or SUMS} changed since it was written")
-    manifest = read_json(path / MANIFEST)
-    return Checkpoint(path, Progress(**manifest["progress"]), manifest["loss_scale"])
+    try:
+        with safe_open(path / STATE, "pt") as state:
+            state.keys()
+    except SafetensorError as error:
+        raise UserError(f"{STATE} is not a safetensors file ({str(error).splitlines()[0]})") from None
+    return _described(path, read_json(path / MANIFEST))
+
+
+def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
+    """Raises UserError for what no checkpoint says."""
+    progress, scale = manifest.get("progress"), manifest.get("loss_scale")
+    if not isinstance(progress, dict) or not isinstance(scale, dict):
+        raise UserError(f"{MANIFEST} lacks the progress or the loss scale")
+    kinds: dict[str, tuple[type, ...]] = {
+        "stage": (int,),
+        "iteration": (int,),
+        "steps": (int,),
+        "stage_ended": (bool,),
+        "seconds": (int, float),
+    }
+    for name, kind in kinds.items():
+        value: Any = progress.get(name)
+        if type(value) not in kind or not 0 <= value < 2**53:
+            raise UserError(f"{MANIFEST}: {name} is not as a checkpoint has it")
+    numbers = all(type(value) in (int, float) and abs(value) < 2**128 for value in scale.values())
+    if progress.keys() != kinds.keys() or not numbers or not all(map(LOSS_SCALE.fullmatch, scale)):
+        raise UserError(f"{MANIFEST} is not that of a checkpoint")
+    return Checkpoint(path, Progress(**progress), scale)
 
 
 def _order(path: Path) -> tuple[int, float]:
+    """For names that NAME matches."""
     stage, _, iteration = path.name.removeprefix("stage").partition("-")
     return int(stage), float("inf") if iteration == "end" else int(iteration)
 
 
 def _guarded(path: Path, action: Callable[[], None]) -> None:
-    """Run `action`; a full disk becomes a UserError. safetensors reports the operating system's errors as its own."""
+    """Run `action`; what the operating system refuses becomes a UserError; safetensors has it as its own."""
     try:
         action()
     except OSError as error:
         raise explain_os_error(error, path) from error
     except SafetensorError as error:
-        if "No space left" not in str(error):
+        explained = explain_library_error(error, path)
+        if explained is None:
             raise
-        raise explain_os_error(OSError(errno.ENOSPC, "no space"), path) from error
+        raise explained from error
 
 
 def _remove_partial(folder: Path) -> None:
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f".stage*{TEMPORARY_SUFFIX}"):
+        if not NAME.fullmatch(path.name[1:].removesuffix(TEMPORARY_SUFFIX)):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            remove_file(path)
 
 
 def _sum_line(path: Path) -> str:

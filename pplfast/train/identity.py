@@ -68,7 +68,8 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:
     record = completed(record)
-    recipe = record.get("recipe", {})
+    recipe = record.get("recipe")
+    recipe = recipe if isinstance(recipe, dict) else {}
     rest = {key: value for key, value in record.items() if key not in ("recipe", "versions", "precision", "float32")}
     return {**rest, **{key: recipe.get(key) for key in USED}}
 

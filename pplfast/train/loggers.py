@@ -1,16 +1,18 @@
 """Where the figures of a training run go: the interface, and the files of the run's own folder."""
 
 import json
+import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
-from pplfast.errors import UserError
+from pplfast.errors import UserError, explain_os_error
 from pplfast.extend import import_object
-from pplfast.files import atomic_path, explain_os_error
+from pplfast.files import append_line, atomic_path, check_inside, open_append, parse_json, read_lines
 
 JSONL, TENSORBOARD = "log.jsonl", "tb"
 DEFAULT = ("jsonl", "tensorboard")
@@ -44,22 +46,15 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class JsonLines:
-    """log.jsonl: one object a line, flushed. Lines after `run.step`, of steps that come again, are dropped."""
+    """log.jsonl: one object a line, written at once. Lines after `run.step`, of steps that come again, are dropped."""
 
     def __init__(self, run: RunInfo) -> None:
         self.path = run.folder / JSONL
         self.last: dict[str, Any] = _keep_until(self.path, run.step)  # of the lines that stayed
-        try:
-            self._file: TextIO = open(self.path, "a", encoding="utf-8")
-        except OSError as error:
-            raise explain_os_error(error, self.path) from error
+        self._file = open_append(self.path)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        try:
-            self._file.write(json.dumps({"time": round(time.time(), 3), **values}, allow_nan=False) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise explain_os_error(error, self.path) from error
+        append_line(self._file, json.dumps({"time": round(time.time(), 3), **values}, allow_nan=False), self.path)
 
     def close(self) -> None:
         try:
@@ -75,9 +70,12 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = run.folder / TENSORBOARD
+        check_inside(run.folder, [self._folder / "x"])
+        self._excepthook, threading.excepthook = threading.excepthook, self._hook
         try:
             self._writer = SummaryWriter(str(self._folder), purge_step=run.step + 1)
         except OSError as error:
+            threading.excepthook = self._excepthook
             raise explain_os_error(error, self._folder) from error
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -92,6 +90,13 @@ class TensorBoard:
             self._writer.close()
         except OSError as error:
             raise explain_os_error(error, self._folder) from error
+        finally:
+            threading.excepthook = self._excepthook
+
+    def _hook(self, args: threading.ExceptHookArgs) -> None:
+        """The thread that writes keeps an error for the next call, which raises it: no traceback beside that."""
+        if not (isinstance(args.exc_value, OSError) and hasattr(args.thread, "exception")):
+            self._excepthook(args)
 
 
 def _wandb(run: RunInfo) -> Logger:
@@ -157,17 +162,20 @@ def _find(name: str) -> _Known:
 def _keep_until(path: Path, step: int) -> dict[str, Any]:
     """Drop the lines after `step`, and a torn last one. Returns the last that stays; {} if none does."""
     last: dict[str, Any] = {}
-    if not path.exists():
-        return last
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+    for _, line in read_lines(path):
         try:
-            entry = json.loads(line)
-            if entry["iteration"] <= step:
+            entry = parse_json(line)
+            if entry["iteration"] <= step and _is_loss(entry.get("loss")):
                 kept.append(line)
                 last = entry
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+    if path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
     return last
+
+
+def _is_loss(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pplfast.described import described_classes
-from pplfast.errors import UserError, naming
+from pplfast.errors import UserError, explain_library_error, naming
 from pplfast.extend import refuse_modules_within
 from pplfast.files import atomic_path, read_json, write_json
 from pplfast.models import create
@@ -61,9 +61,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
         try:
             save_file(tensors, temporary)
         except SafetensorError as error:  # it reports the operating system's errors as its own
-            if "No space left" not in str(error):
+            explained = explain_library_error(error, path)
+            if explained is None:
                 raise
-            raise UserError(f"{path}: the disk is full; make space, then run again with --resume") from None
+            raise explained from None
 
 
 def load_state(model: nn.Module, path: Path) -> None:

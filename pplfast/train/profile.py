@@ -10,7 +10,8 @@ from types import TracebackType
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from pplfast.files import atomic_path, explain_os_error
+from pplfast.errors import explain_os_error
+from pplfast.files import atomic_path
 from pplfast.train.ranks import Ranks, together
 
 FOLDER = "profile"

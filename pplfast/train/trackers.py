@@ -2,6 +2,7 @@
 environment; a resumed run goes on as the same run, whose id is kept in the run's folder."""
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.errors import UserError
-from pplfast.files import read_json, write_json
+from pplfast.files import is_output, read_json, write_json
 from pplfast.train.loggers import RunInfo, numbers
 
 IDS = "trackers.json"  # in the run's folder: tracker -> id of the run there
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 PROJECT = "pplfast"  # where the environment names none
 PARAMETERS, LONGEST = 100, 500  # of a request to MLflow, and characters of one: what all its versions take
 
@@ -97,13 +99,20 @@ class Mlflow:
 
 def _run_id(folder: Path, tracker: str) -> str:
     """ "" for a run that the tracker does not have yet."""
-    ids = read_json(folder / IDS) if (folder / IDS).is_file() else {}
-    return str(ids.get(tracker, ""))
+    name = _run_ids(folder).get(tracker, "")
+    if not isinstance(name, str) or (name and not RUN_ID.fullmatch(name)):
+        raise UserError(
+            f"{folder / IDS}: holds no name of a run for {tracker}; delete it, and a new run is begun there"
+        )
+    return name
 
 
 def _keep_run_id(folder: Path, tracker: str, name: str) -> None:
-    ids = read_json(folder / IDS) if (folder / IDS).is_file() else {}
-    write_json(folder / IDS, ids | {tracker: name})
+    write_json(folder / IDS, _run_ids(folder) | {tracker: name})
+
+
+def _run_ids(folder: Path) -> dict[str, Any]:
+    return read_json(folder / IDS) if is_output(folder / IDS) else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

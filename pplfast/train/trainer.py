@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 
 from pplfast import cpu
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.files import StrPath, read_json
+from pplfast.errors import UserError
+from pplfast.files import StrPath, check_inside, is_output, read_json
+from pplfast.lock import hold_folder
 from pplfast.models.backbone import Network
 from pplfast.precision import exact_float32, fastest_convolutions, resolve_precision
-from pplfast.recipe import OptimConfig
+from pplfast.recipe import PRECISIONS, OptimConfig
 from pplfast.train import engine as engines
 from pplfast.train.agreement import agreed_record
 from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
@@ -110,11 +113,18 @@ def run_task(
     """Train what `task` describes into the folder `out`: its network, logs and checkpoints.
 
     Under a launcher every rank calls it alike. A folder whose run is finished is left as it is.
-    Raises UserError for settings or data that cannot be, an `out` that belongs to another run, an unfinished one
-    without `resume`, a full disk, and a loss that is not finite.
+    Raises UserError for settings or data that cannot be, an `out` that belongs to another run or that another process
+    writes to, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
     ranks = start_ranks(options.local_rank, options.stuck_after)
-    with Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog, fastest_convolutions():
+    with (
+        ExitStack() as held,
+        Watchdog(ranks, options.lost_after, options.stuck_after) as watchdog,
+        fastest_convolutions(),
+    ):
+        # A launcher that starts again may not have ended the rank 0 of before yet, on a host that it has lost.
+        wait = options.lost_after if resume and ranks.world > 1 else 0.0
+        on_main(ranks, lambda: held.enter_context(hold_folder(out, wait)))
         return _run_task(task, Path(out), resume, options, ranks, watchdog)
 
 
@@ -125,6 +135,7 @@ def _run_task(
     run = together(ranks, lambda: _prepare(task, out, options, ranks, watchdog))
     state, precision = on_main(ranks, lambda: _claim(run, record, resume))
     run.optim, run.meter = dataclasses.replace(task.optim, precision=precision), Meter(ranks, precision)
+    engines.check_precision(run.optim, ranks.device)
     if state == "finished":
         return TrainResult(run.folder, already_finished=True, **task.read_training(run.folder))
     checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
@@ -181,8 +192,19 @@ def _claim(run: _Run, record: dict[str, Any], resume: bool) -> tuple[str, str]:
     """What `claim_folder` says, and the precision of the run: "auto" is decided once, when the run begins."""
     precision = resolve_precision(run.optim.precision, run.ranks.device)
     record = record | {"precision": precision, "float32": "ieee"}
+    for name in (RECORD, run.task.result_file, Path(run.task.result_file).with_suffix(".safetensors")):
+        is_output(run.folder / name)  # not a folder, which would be found when the training is done
+    check_inside(run.folder, [run.folder / name / "x" for name in (PROFILE, "wandb")])
     state = claim_folder(run.folder, record, resume, run.task.result_file)
-    return state, read_json(run.folder / RECORD)["precision"]
+    return state, _recorded_precision(run.folder / RECORD)
+
+
+def _recorded_precision(path: Path) -> str:
+    precision = read_json(path).get("precision")
+    known = [name for name in PRECISIONS if name != "auto"]
+    if precision not in known:
+        raise UserError(f"{path}: its precision is {precision!r}, none of {', '.join(known)}; choose another --out")
+    return str(precision)
 
 
 def _open_log(run: _Run, progress: Progress) -> TrainLog:

@@ -3,6 +3,7 @@
     job.py        the settings; label_dataset(), one rank's part from plan to exit
     plan.py       what is left to do, agreed on by all ranks at the start
     manifest.py   the record of every image: append-only while ranks work, one file afterwards
+    record.py     what a record may hold: a folder may be a stranger's
     screen.py     an image's header -> may it be labelled at all?
     feed.py       headers, files, DALI decoding -> batches of one shape
     budget.py     bytes: what a pixel costs, and how many of them may be under way

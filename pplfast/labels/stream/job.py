@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 
 from pplfast.arrays import Int64Array
 from pplfast.data.dataset import Dataset
-from pplfast.errors import UserError
+from pplfast.errors import UserError, one_line
 from pplfast.labels import presets
 from pplfast.labels.cam import check_fits, classifier_hash
 from pplfast.labels.folder import EXIT_BAD, claim_folder, read_settings
@@ -18,16 +19,18 @@ from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes, most_pixels
 from pplfast.labels.pool import default_jobs
 from pplfast.labels.stream import status as state
 from pplfast.labels.stream.budget import Room, split_budget
-from pplfast.labels.stream.manifest import BAD, ManifestWriter, at_work, merge, rank_file, read_manifest
+from pplfast.labels.stream.manifest import ManifestWriter, merge, rank_file, read_manifest
 from pplfast.labels.stream.maps import MapMaker
 from pplfast.labels.stream.meter import Meter, bottleneck
 from pplfast.labels.stream.pipeline import Pipeline, Stages
-from pplfast.labels.stream.plan import Plan, make_plan
+from pplfast.labels.stream.plan import PATIENCE, Plan, make_plan
+from pplfast.labels.stream.record import BAD
 from pplfast.labels.stream.refine import RefineConfig
 from pplfast.labels.stream.screen import screen
 from pplfast.labels.stream.shards import ShardWriter
 from pplfast.labels.stream.stopping import Stopping
 from pplfast.labels.stream.workers import Workers
+from pplfast.lock import hold_folder, is_locked
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig
@@ -104,7 +107,7 @@ class JobResult:
         ]
         if self.bad:
             lines.append(f"{len(self.bad)} bad images (see {out / 'manifest.jsonl'}):")
-            lines += [f"  {image_id}: {reason}" for image_id, reason in self.bad[:20]]
+            lines += [one_line(f"  {image_id}: {reason}") for image_id, reason in self.bad[:20]]
             if len(self.bad) > 20:
                 lines.append(f"  ... and {len(self.bad) - 20} more")
         return "\n".join(lines)
@@ -137,12 +140,19 @@ def label_dataset(
     model: in eval mode, its stage set, on the CPU; moved to this rank's device here. Raises UserError for values and
     data that do not fit, a folder of other settings, a full disk. A signal ends it in order: see the exit code.
     """
-    from pplfast.train.agreement import agree, labelling_settings
-    from pplfast.train.ranks import on_main, start_ranks, stop_ranks, together
+    from pplfast.train.ranks import start_ranks
 
     check_config(config)
     check_fits(model, dataset)
-    ranks = start_ranks(local_rank)
+    with ExitStack() as held:
+        return _label(model, dataset, config, start_ranks(local_rank), held)
+
+
+def _label(model: PatchClassifier, dataset: Dataset, config: JobConfig, ranks: "Ranks", held: ExitStack) -> JobResult:
+    """held: what rank 0 holds until the job is over."""
+    from pplfast.train.agreement import agree, labelling_settings
+    from pplfast.train.ranks import on_main, stop_ranks, together
+
     try:
         exact_float32()
         precision = resolve_precision(config.cam.precision, ranks.device)
@@ -150,6 +160,7 @@ def label_dataset(
             agree(ranks, labelling_settings(_settings(model, config, precision, dataset), dataset))
 
         def begin() -> tuple[str, Plan]:
+            held.enter_context(hold_folder(config.out, PATIENCE))
             engine = resolve_engine(config, ranks.device)
             claim_folder(config.out, _settings(model, replace(config, engine=engine), precision, dataset))
             if config.label.crf != presets.NONE:
@@ -173,7 +184,7 @@ def resolve_engine(config: JobConfig, device: torch.device) -> str:
     if config.engine != presets.AUTO:
         return config.engine
     recorded = read_settings(config.out)
-    if isinstance(recorded, dict) and "crf_engine" in recorded:
+    if recorded is not None and recorded.get("crf_engine") in (presets.DEVICE, presets.PYDENSECRF):
         return str(recorded["crf_engine"])
     return presets.DEVICE if device.type == "cuda" and config.label.crf != presets.NONE else presets.PYDENSECRF
 
@@ -219,7 +230,7 @@ def _work(
         manifest.close()
         if display is not None and failure is None:
             unfinished = state.wait_for_ranks(
-                display.statuses, world, lambda rank: at_work(rank_file(out, rank)), stopping.stopped
+                display.statuses, world, lambda rank: is_locked(rank_file(out, rank)), stopping.stopped
             )
     if display is not None:
         statuses = display.statuses()

@@ -6,26 +6,25 @@ the ranks' files are merged into `manifest.jsonl`, one line per image.
 """
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
-from typing import Any
 
-from pplfast.errors import UserError
-from pplfast.files import atomic_path, explain_os_error
+from pplfast.errors import UserError, explain_os_error
+from pplfast.files import append_line, atomic_path, decode_json, open_append, read_lines, remove_file
+from pplfast.labels.stream.record import Record, check_record
+from pplfast.lock import try_lock
 
 MERGED = "manifest.jsonl"
 FOLDER = "manifest"
 SYNC_SECONDS = 5.0
-DONE, BAD = "done", "bad"
-
-Record = dict[str, Any]  # id, state (done | bad), and what refine.py or the pipeline know of the image
+REMEDY = "delete this line, and its image is labelled again; or choose another --out"
+RANK_FILE = re.compile(r"rank[0-9]{5,9}\.jsonl")
 
 
 class ManifestWriter:
@@ -35,24 +34,19 @@ class ManifestWriter:
         self.path = rank_file(out, rank)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise explain_os_error(error, self.path) from error
-        _lock(self._file, self.path)
+        self._file = open_append(self.path)
+        if not try_lock(self._file, self.path):  # two writers of one manifest are two jobs in one folder
+            self._file.close()
+            raise UserError(f"{self.path}: another `pplfast label` is writing to this folder; wait for it, or stop it")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._sync_often, name="sync", daemon=True)
         self._thread.start()
 
     def append(self, record: Record) -> None:
         """One write of a whole line: with the page cache behind it, it survives a kill of this process at once."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-        try:
-            if self._file.write(line) != len(line):
-                raise UserError(
-                    f"{self.path}: the disk is full; make space, then run the same command again: it continues"
-                )
-        except OSError as error:
-            raise explain_os_error(error, self.path) from error
+        append_line(self._file, json.dumps(record, separators=(",", ":")), self.path)
 
     def _sync_often(self) -> None:
         """Against a loss of power. The labels are not synchronised one by one, which costs milliseconds each; and on a
@@ -72,21 +66,32 @@ def rank_file(out: Path, rank: int) -> Path:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The whole lines of a file. What a kill or a full disk left behind, half a line, is passed over."""
-    with suppress(FileNotFoundError), open(path, "rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("id"), str) and line.endswith(b"\n"):
-                yield record
+    """The whole lines of a file. What a kill, a full disk or a loss of power left behind, half a line, is passed over.
+
+    Raises UserError naming the line for a record that no job writes.
+    """
+    for number, line in read_lines(path):
+        try:
+            value = decode_json(line)
+        except ValueError:
+            continue
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            yield check_record(value)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not a record of `pplfast label` ({error}); {REMEDY}") from None
+
+
+def rank_files(out: Path) -> list[Path]:
+    """What ranks have left in the folder, or are writing."""
+    return sorted(path for path in (out / FOLDER).glob("rank*.jsonl") if RANK_FILE.fullmatch(path.name))
 
 
 def read_manifest(out: Path) -> dict[str, Record]:
     """id -> its last record, over the merged file and all ranks' files."""
     records = {record["id"]: record for record in read_records(out / MERGED)}
-    for path in sorted((out / FOLDER).glob("rank*.jsonl")):
+    for path in rank_files(out):
         for record in read_records(path):
             known = records.get(record["id"])
             if known is None or known.get("time", 0) <= record.get("time", 0):
@@ -102,38 +107,15 @@ def merge(out: Path, records: Iterable[Record]) -> None:
     with atomic_path(out / MERGED) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, separators=(",", ":")) + "\n")
-    folder = out / FOLDER
-    for path in folder.glob("rank*.jsonl"):
-        path.unlink()
+    for path in rank_files(out):
+        remove_file(path)
     with suppress(OSError):
-        folder.rmdir()
+        (out / FOLDER).rmdir()
 
 
 def checksum(data: bytes) -> str:
     """SHA-256, as `sha256sum` prints it."""
     return hashlib.sha256(data).hexdigest()
-
-
-def at_work(path: Path) -> bool:
-    """Whether the process that writes this manifest is alive, here or on another machine."""
-    try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, or a file system without locks
-        return False
-    return False
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    """Two writers of one manifest are two jobs in one folder."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path}: another `pplfast label` is writing to this folder; wait for it, or stop it") from None
-    except OSError:
-        pass  # a file system without locks: the operator has to see to it
 
 
 def _sync_filesystem(descriptor: int) -> None:

@@ -19,10 +19,11 @@ from pplfast.labels.cam import own_classes
 from pplfast.labels.memory import label_bytes
 from pplfast.labels.stream.budget import Room
 from pplfast.labels.stream.feed import DecodedBatch, Feed
-from pplfast.labels.stream.manifest import BAD, DONE, ManifestWriter, checksum
+from pplfast.labels.stream.manifest import ManifestWriter, checksum
 from pplfast.labels.stream.maps import MapMaker, OutOfMemory
 from pplfast.labels.stream.meter import Meter
 from pplfast.labels.stream.plan import source_state
+from pplfast.labels.stream.record import BAD, DONE
 from pplfast.labels.stream.refine import Refined, Task
 from pplfast.labels.stream.shards import ShardWriter
 from pplfast.labels.stream.stopping import Stopping

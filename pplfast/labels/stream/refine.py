@@ -90,6 +90,7 @@ def refine(task: Task) -> Refined:
         ids[: len(task.classes) + 1] = [BACKGROUND, *(_config.class_ids[c] for c in task.classes)]
         labelled = time.perf_counter()
         png = encode_png(ids[labels])
+        jpeg = task.image.read_bytes() if "shards" in _config.outputs else b""
     except Exception as error:  # whatever it is, the other images can still be done
         return Refined(failure=str(error) if isinstance(error, UserError) else repr(error))
     result = Refined(seconds={"crf": labelled - begin})
@@ -103,7 +104,7 @@ def refine(task: Task) -> Refined:
             "height": labels.shape[0],
             "width": labels.shape[1],
         }
-        result.members = sample(task.id, task.image.read_bytes(), png, description)
+        result.members = sample(task.id, jpeg, png, description)
     result.seconds["encode"] = time.perf_counter() - labelled
     return result
 

@@ -9,18 +9,20 @@ import io
 import json
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from pplfast.errors import UserError
-from pplfast.files import explain_os_error
+from pplfast.errors import UserError, explain_os_error
+from pplfast.files import open_new, remove_file
+from pplfast.labels.stream.record import Record
 
 FOLDER = "shards"
 OPEN_SUFFIX = ".open"
+OPEN_NAME = re.compile(r"\.labels-[0-9]{5,9}-[0-9]{6,9}\.tar\.open")
 BLOCK = 512
 END = bytes(2 * BLOCK)  # closes a tar
 
@@ -32,9 +34,10 @@ class Member:
 
 
 def sample(image_id: str, jpeg: bytes, png: bytes, description: dict[str, Any]) -> list[Member]:
-    """The three members of an image. The key is its id without dots: readers cut a name at its first dot."""
-    folder, _, stem = image_id.rpartition("/")
-    key = (f"{folder}/" if folder else "") + stem.replace(".", "_")
+    """The three members of an image. The key is its id, with dots written as %2E, and % as %25: readers cut a name at
+    its first dot, and take two samples of one key for one."""
+    folder, slash, stem = image_id.rpartition("/")
+    key = folder + slash + stem.replace("%", "%25").replace(".", "%2E")
     return [
         Member(f"{key}.jpg", jpeg),
         Member(f"{key}.png", png),
@@ -47,9 +50,9 @@ class ShardWriter:
 
     def __init__(self, out: Path, rank: int, size: int) -> None:
         self._folder, self._rank, self._size = out / FOLDER, rank, size
-        self._file: BufferedWriter | None = None
+        self._file: IO[bytes] | None = None
         self._samples = 0
-        pattern = re.compile(rf"labels-{rank:05d}-(\d+)\.tar")
+        pattern = re.compile(rf"labels-{rank:05d}-([0-9]{{6,9}})\.tar")
         there = [int(match[1]) for path in self._folder.glob("labels-*.tar") if (match := pattern.fullmatch(path.name))]
         self._number = max(there, default=-1) + 1
 
@@ -63,7 +66,7 @@ class ShardWriter:
         try:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = open(_open_name(path), "wb")
+                self._file = open_new(_open_name(path))
             places, chunk, start = [], io.BytesIO(), self._file.tell()
             for member in members:
                 info = tarfile.TarInfo(member.name)
@@ -102,11 +105,11 @@ class ShardWriter:
         self._number, self._samples = self._number + 1, 0
 
 
-def finish_torn_shards(out: Path, records: dict[str, Any]) -> dict[str, Any]:
+def finish_torn_shards(out: Path, records: dict[str, Record]) -> None:
     """Close the shards that a kill left open behind their last recorded sample. No rank may be at work."""
-    torn = sorted((out / FOLDER).glob(f".*{OPEN_SUFFIX}"))
+    torn = sorted(path for path in (out / FOLDER).glob(f".*{OPEN_SUFFIX}") if OPEN_NAME.fullmatch(path.name))
     if not torn:
-        return records
+        return
     ends: dict[str, int] = {}
     for record in records.values():
         for entry in record.get("files", ()):
@@ -116,9 +119,10 @@ def finish_torn_shards(out: Path, records: dict[str, Any]) -> dict[str, Any]:
     for path in torn:
         final = path.with_name(path.name[1:].removesuffix(OPEN_SUFFIX))
         end = ends.get(f"{FOLDER}/{final.name}", 0)
-        size = path.stat().st_size
-        if end == 0 or size < end:  # nothing recorded, or a loss of power took its bytes: its images are redone
-            path.unlink()
+        found = path.lstat()
+        # Nothing recorded, or a loss of power took its bytes: its images are redone. A link is none of ours.
+        if end == 0 or found.st_size < end or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            remove_file(path)
             continue
         try:
             with open(path, "r+b") as file:
@@ -129,7 +133,6 @@ def finish_torn_shards(out: Path, records: dict[str, Any]) -> dict[str, Any]:
             os.replace(path, final)
         except OSError as error:
             raise explain_os_error(error, final) from error
-    return records
 
 
 def _open_name(path: Path) -> Path:

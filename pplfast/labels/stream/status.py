@@ -5,7 +5,9 @@ holds nobody up.
 """
 
 import json
+import math
 import os
+import re
 import sys
 import threading
 import time
@@ -17,13 +19,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pplfast.files import atomic_path
+from pplfast.errors import UserError
+from pplfast.files import atomic_path, read_json, remove_file
 from pplfast.labels.stream.manifest import FOLDER
 from pplfast.labels.stream.meter import STAGES, Meter
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 SECONDS_BETWEEN_BEATS = 1.0
 SECONDS_BETWEEN_LINES = 15.0
+STATUS_FILE = re.compile(r"rank[0-9]{5,9}\.status")
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,27 @@ def status_file(out: Path, rank: int) -> Path:
 
 
 def read_status(out: Path, rank: int, token: str) -> Status | None:
-    """The last heartbeat of a rank in the job `token`; None before its first."""
+    """The last heartbeat of a rank in the job `token`; None before its first, and for what no rank wrote."""
     try:
-        status = Status(**json.loads(status_file(out, rank).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        table = read_json(status_file(out, rank))
+        status = Status(**table)
+    except (UserError, TypeError):
         return None
-    return status if status.token == token else None
+    return status if status.token == token and status.rank == rank and _plausible(status) else None
+
+
+def _plausible(status: Status) -> bool:
+    counts = (status.total, status.done, status.bad, status.memory)
+    if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(status.busy, dict):
+        return False
+    numbers = (status.seconds, *status.busy.values())
+    return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
 
 
 def remove_statuses(out: Path) -> None:
     for path in (out / FOLDER).glob("rank*.status"):
-        path.unlink(missing_ok=True)
+        if STATUS_FILE.fullmatch(path.name):
+            remove_file(path)
 
 
 def resident_bytes() -> int:
