@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.benchmarks.results import check_schema
-from pplfast.report.reading import Table, read_table
+from pplfast.checked import Table, read_table
 
 REMEDY = "write it anew by `pplfast bench --out`"
 MARGIN = 0.05  # a change smaller than this is never called one, however quiet the machine

@@ -128,16 +128,16 @@ def write_json(path: StrPath, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: StrPath) -> dict[str, Any]:
+def read_json(path: StrPath, remedy: str = "delete it and run the step again") -> dict[str, Any]:
     """The object in a JSON file; all that pplfast writes are objects. Raises UserError for what is none, is not valid,
-    or larger or deeper than anything it writes."""
+    or larger or deeper than anything it writes; remedy: what to do about it, in words."""
     data = read_bounded(path, MAX_JSON)
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run the step again") from None
+        raise UserError(f"{path}: not valid JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; delete it and run the step again")
+        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; {remedy}")
     return value
 
 

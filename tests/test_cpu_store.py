@@ -71,23 +71,30 @@ def test_compiled_once_into_a_folder_of_the_user_alone(compiled, tmp_path):
     assert left_behind(tmp_path) == [] and list((tmp_path / "tmp").iterdir()) == []
 
 
+def put(path, content):
+    """In place of the file, not into it: what is mapped into this process stays whole."""
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(0o600)
+
+
 def cut(path):
-    path.write_bytes(path.read_bytes()[:4096])
+    put(path, path.read_bytes()[:4096])
 
 
 def zeros_at_the_end(path):
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    put(path, content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
 
 
 def one_bit(path):
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
-    path.write_bytes(content)
+    put(path, content)
 
 
 def without_checksum(path):
-    path.write_bytes(SHARED_OBJECT)
+    put(path, SHARED_OBJECT)
 
 
 def a_link(path):
@@ -102,7 +109,7 @@ def a_pipe(path):
 
 DAMAGES = {
     "cut": cut,
-    "empty": lambda path: path.write_bytes(b""),
+    "empty": lambda path: put(path, b""),
     "zeros": zeros_at_the_end,
     "one bit": one_bit,
     "no checksum": without_checksum,

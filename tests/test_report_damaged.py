@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from report_runs import Page, make_data, make_run
 
+from pplfast.checked import read_table
 from pplfast.data.dataset import open_dataset
 from pplfast.errors import UserError
 from pplfast.report import losses, write_report
@@ -24,7 +25,6 @@ from pplfast.report.gallery import choose
 from pplfast.report.images import label_map, read_photo
 from pplfast.report.losses import read_losses
 from pplfast.report.page import page
-from pplfast.report.reading import read_table
 from pplfast.report.view import read_run
 
 ENDS = ("run/summary.json", "run/run.json")
@@ -221,7 +221,7 @@ def test_large_files_take_little_memory(tmp_path, monkeypatch):
     os.truncate(tmp_path / "a.json", 2**30)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="over 16 MiB"):
+        with pytest.raises(UserError, match="larger than the 33554432 bytes"):
             read_table(tmp_path / "a.json", "restore it")
         found = read_losses(tmp_path / "a.json")
         assert tracemalloc.get_traced_memory()[1] < 40 * 2**20

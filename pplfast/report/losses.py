@@ -1,13 +1,14 @@
 """The losses of a training log, read line by line: a log may be cut off, damaged, or larger than the memory."""
 
 import math
-import stat
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pplfast.errors import UserError
-from pplfast.report.reading import finite, parse_json
+from pplfast.checked import finite
+from pplfast.errors import explain_os_error
+from pplfast.files import parse_json
+from pplfast.reading import open_regular
 
 MAX_LOG = 64 * 2**20  # bytes that are read: some 250,000 lines
 MAX_LINE = 2**16
@@ -27,14 +28,12 @@ def read_losses(path: Path) -> Losses:
     """UserError for a log that cannot be read at all. The last line may be cut off where a process was killed."""
     losses, damaged, read = Losses(), 0, 0
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path}: is no ordinary file; restore it")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while read < MAX_LOG and (line := file.readline(MAX_LINE)):
                 read += len(line)
                 damaged += not _take(line, losses) and line.endswith(b"\n")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
+        raise explain_os_error(error, path, reading=True) from None
     notes = [f"{damaged} lines of it cannot be read"] if damaged else []
     if read >= MAX_LOG:
         notes.append(f"only its first {MAX_LOG // 2**20} MiB are shown")

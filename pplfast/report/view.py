@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pplfast.checked import Table, read_table
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.errors import UserError
 from pplfast.report.losses import Losses, read_losses
-from pplfast.report.reading import Table, read_table
 
 VARIANTS = {"plain": "Plain classifier", "ppl": "Progressive patch learning", "explicit": "Explicit patch learning"}
 

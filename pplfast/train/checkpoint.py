@@ -103,7 +103,7 @@ class CheckpointFolder:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{path}: not readable ({reason}); delete {path.parent} and run again") from None
 
-        return TrainState(together(self.ranks, load), checkpoint.loss_scale)
+        return TrainState(together(self.ranks, load), checkpoint.loss_scale, source=str(path))
 
     def _outcome(self) -> None:
         self.wait()

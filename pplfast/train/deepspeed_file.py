@@ -27,9 +27,7 @@ def apply_deepspeed_file(recipe: Recipe, path: str, part: str = "") -> tuple[Rec
     part: "affinity" or "segmentation" where one of those networks is to be trained; "" for the classifier.
     Raises UserError for a file that is none, or that has keys of the recipe.
     """
-    table = read_json(path)
-    if not isinstance(table, dict):
-        raise UserError(f"{path}: must be a JSON object, like launch/zero1_bf16.json")
+    table = read_json(path, "give a DeepSpeed configuration, a JSON object like launch/zero1_bf16.json")
     for key, place in OF_RECIPE.items():
         if key in table:
             raise UserError(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from pplfast.errors import UserError
+from pplfast.errors import UserError, explain_os_error
 
 T = TypeVar("T")
 
@@ -262,3 +262,5 @@ def _attempt(action: Callable[[], T]) -> tuple[T | None, str | None]:
         return action(), None
     except UserError as error:
         return None, str(error)
+    except OSError as error:  # the others would wait for this rank
+        return None, str(explain_os_error(error, error.filename or "a file of this run"))

@@ -25,6 +25,7 @@ class TrainState:
     tensors: dict[str, Tensor] = field(default_factory=dict)  # on the CPU; empty on all ranks but 0
     loss_scale: dict[str, float] = field(default_factory=dict)  # torch's GradScaler; empty unless fp16
     ready: "torch.cuda.Event | None" = None  # happens once the tensors have come from the device
+    source: str = "checkpoint"  # the file that it was read from
 
     def wait(self) -> None:
         if self.ready is not None:
@@ -74,10 +75,23 @@ def restore_optimizer(engine: Any, state: TrainState, ranks: Ranks) -> None:
             else:
                 # In the parameter's strides, as the optimizer would make it: fused SGD refuses others.
                 engine.optimizer.state[parameter][BUFFER] = torch.empty_like(parameter).copy_(value)
-    scale = on_main(ranks, lambda: state.loss_scale)
+    scale = on_main(ranks, lambda: checked_loss_scale(state))
     scaler = loss_scaler(engine)
     if scaler and scale:
         scaler.load_state_dict(scale)
+
+
+def checked_loss_scale(state: TrainState) -> dict[str, float]:
+    """For torch's GradScaler, empty without fp16. Raises UserError where it is no loss scale."""
+    scale = state.loss_scale
+    whole = {"growth_interval", "_growth_tracker"}
+    right = not scale or scale.keys() == {"scale", "growth_factor", "backoff_factor", *whole}
+    if not right or not all(
+        isinstance(value, int if key in whole else int | float) and not isinstance(value, bool) and 0 <= value < 2**40
+        for key, value in scale.items()
+    ):
+        raise UserError(f"{state.source}: its loss_scale is none of fp16; delete the folder and run again")
+    return scale
 
 
 def loss_scaler(engine: Any) -> torch.amp.GradScaler | None:
@@ -146,18 +160,18 @@ def _check_fit(own: dict[str, Tensor], state: TrainState) -> None:
         if saved is None or saved.shape != tensor.shape:
             shape = "nothing" if saved is None else tuple(saved.shape)
             raise UserError(
-                f"checkpoint: holds {shape} for {name}, the model needs {tuple(tensor.shape)}; choose another --out"
+                f"{state.source}: holds {shape} for {name}, the model needs {tuple(tensor.shape)}; choose another --out"
             )
     weights = {name: state.tensors[MODEL + name] for name in own}
     if wrong := bad_kind(weights, own) or bad_weight(weights):
-        raise UserError(f"checkpoint: {wrong}; the training diverged: choose another --out and a lower optim.lr")
+        raise UserError(f"{state.source}: {wrong}; the training diverged: choose another --out and a lower optim.lr")
 
 
 def _check_momentum(module: nn.Module, state: TrainState) -> None:
     for name, parameter in _trained(module):
         saved = state.tensors.get(MOMENTUM + name)
         if saved is None or saved.shape != parameter.shape or not bool(torch.isfinite(saved).all()):
-            raise UserError(f"checkpoint: holds no momentum for {name} that can be; choose another --out")
+            raise UserError(f"{state.source}: holds no momentum for {name} that can be; choose another --out")
 
 
 def _from_main(value: Tensor | None, like: Tensor, ranks: Ranks) -> Tensor:

@@ -29,12 +29,8 @@ from pplfast.labels.affinity import generate_affinity_labels
 from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
 from pplfast.labels.pseudo import generate_labels, read_pixels
 from pplfast.labels.stream.screen import screen
+from pplfast.npy import load_npy_dict
 from pplfast.recipe import AffinityConfig, LabelConfig
-
-try:
-    from pplfast.npy import load_npy_dict
-except ImportError:
-    from pplfast.files import load_npy_dict
 
 CLASSES = labels_small.CLASSES
 

@@ -23,7 +23,7 @@ from pplfast.train.checkpoint import MANIFEST, STATE, SUMS, CheckpointFolder, Pr
 from pplfast.train.classifier import ClassifierTask
 from pplfast.train.ranks import Ranks
 from pplfast.train.segmentation import SegmentationTask, load_segmentation
-from pplfast.train.state import TrainState, restore_weights
+from pplfast.train.state import TrainState, checked_loss_scale, restore_weights
 from pplfast.train.trainer import TrainResult
 
 JSON = mutate.mixed(json_tree, json_tree, json_tree)
@@ -107,8 +107,8 @@ def _resume(reseal: bool) -> Callable[[Path], None]:
         network = networks.small()
         restore_weights(network, state, ALONE)
         _finite(network)
-        if state.loss_scale:
-            torch.amp.GradScaler("cpu").load_state_dict(state.loss_scale)
+        if scale := checked_loss_scale(state):
+            torch.amp.GradScaler("cpu").load_state_dict(scale)
         f"{found.progress.steps:d} {found.progress.seconds:.1f}"
 
     return read

@@ -1,15 +1,12 @@
 """Values of a run's JSON files, checked where they are read: a run folder may be damaged, or from a stranger."""
 
-import json
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from pplfast.errors import UserError
+from pplfast.files import read_json
 
-MAX_JSON = 16 * 2**20  # bytes; ImageNet's summary.json with every image that was left out has a third of it
-MAX_DEPTH = 50
 MAX_FIGURE = 1e15
 SHOWN = 40  # characters of a wrong value that a message repeats
 
@@ -81,7 +78,7 @@ class Table:
         return values
 
     def raw(self, key: str) -> Any:
-        """As it stands in the file, at most MAX_DEPTH deep: only to be shown as JSON."""
+        """As it stands in the file: only to be shown as JSON."""
         if key not in self._values:
             raise self.wrong(key, "given")
         return self._values[key]
@@ -96,51 +93,14 @@ class Table:
 def read_table(path: Path, remedy: str) -> Table:
     """A JSON file that holds an object. UserError for any other, naming it; remedy: what to do about it, in words."""
     try:
-        value = parse_json(read_bytes(path, MAX_JSON, remedy))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); {remedy}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; {remedy}")
-    return Table(value, path, remedy)
-
-
-def read_bytes(path: Path, limit: int, remedy: str) -> bytes:
-    """The whole of an ordinary file of at most `limit` bytes; no more is ever held in memory."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise UserError(f"{path}: is no ordinary file; {remedy}")
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {remedy}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    if len(content) > limit:
-        raise UserError(f"{path}: over {limit // 2**20} MiB, more than a run writes there; {remedy}")
-    return content
-
-
-def parse_json(content: bytes) -> Any:
-    """ValueError for what is no JSON in UTF-8, or nested deeper than MAX_DEPTH."""
-    try:
-        value = json.loads(content.decode("utf-8"))
-    except RecursionError:
-        raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
-    level, depth = [value], 0
-    while level := [inner for outer in level for inner in _inside(outer)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
-    return value
+        return Table(read_json(path, remedy), path, remedy)
+    except UserError as error:
+        raise error if remedy in str(error) else UserError(f"{error}; {remedy}") from None
 
 
 def finite(value: object, low: float, high: float) -> TypeGuard[float]:
     """Whether a value of JSON is a number in this range: no text, no NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _short(value: Any) -> str:
