@@ -20,7 +20,7 @@ from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.handover import Handover
 from pplfast.data.inference import InferenceBatch
 from pplfast.data.pipelines import Scaler, resolve_device
-from pplfast.errors import UserError, did_you_mean, out_of_memory
+from pplfast.errors import UserError, did_you_mean, naming, out_of_memory
 from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes
 from pplfast.labels.presets import DEFAULT_THRESHOLD, check_background, check_crf
 from pplfast.labels.pseudo import read_pixels
@@ -178,14 +178,16 @@ def load_labeller(path: str | os.PathLike[str], device: str | torch.device | Non
         segmenter = find_network(path, SEGMENTATION)
         network, classes = segmentation.load_segmentation(segmenter)
         config = network_file.read_settings(segmenter, segmentation.NAME, SegmentationConfig)
-        return SegmentationLabeller(network.to(device), classes, config)
+        with naming(segmenter / f"{segmentation.NAME}.json"):
+            return SegmentationLabeller(network.to(device), classes, config)
     info = model_file.read_info(path)
-    return CamLabeller(
-        model_file.load_classifier(path).to(device),
-        ClassList(info.class_names, info.class_ids),
-        model_file.read_recorded(path, "cam", CamConfig),
-        model_file.read_recorded(path, "label", LabelConfig),
-    )
+    with naming(find_network(path, CLASSIFIER) / model_file.DESCRIPTION):
+        return CamLabeller(
+            model_file.load_classifier(path).to(device),
+            ClassList(info.class_names, info.class_ids),
+            model_file.read_recorded(path, "cam", CamConfig),
+            model_file.read_recorded(path, "label", LabelConfig),
+        )
 
 
 def image_maps(

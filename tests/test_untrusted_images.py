@@ -14,6 +14,7 @@ from labels_small import small_dataset, write_cams
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pplfast.data import pillow
 from pplfast.data.check import check_dataset
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.images import BadImage, decode_fully, inspect_image
@@ -21,6 +22,7 @@ from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
 from pplfast.labels.pseudo import read_pixels
+from pplfast.reading import open_regular
 
 
 @pytest.fixture
@@ -182,3 +184,22 @@ def test_masks_without_a_class_score_nothing(tmp_path, value):
     ):
         with pytest.raises(UserError, match=rf"nothing can be scored: its \d+ masks .*only of .*{value}"):
             score()
+
+
+@pytest.mark.parametrize("options", [{"lossless": False}, {"lossless": True}, {"lossless": False, "exif": b"Exif\0\0"}])
+def test_the_size_of_a_webp_is_known_before_its_decoder_makes_room(tmp_path, monkeypatch, options):
+    Image.new("RGB", (300, 200), (9, 120, 30)).save(tmp_path / "a.webp", **options)
+    with open_regular(tmp_path / "a.webp") as file:
+        assert pillow._webp_size(file) == (300, 200) and file.tell() == 0
+    data = bytearray((tmp_path / "a.webp").read_bytes())
+    kind = bytes(data[12:16])
+    if kind == b"VP8X":
+        data[24:30] = (15_999).to_bytes(3, "little") * 2
+    elif kind == b"VP8L":
+        data[21:25] = (15_999 | 15_999 << 14).to_bytes(4, "little")
+    else:
+        data[26:30] = (16_000).to_bytes(2, "little") * 2
+    (tmp_path / "b.webp").write_bytes(data)
+    monkeypatch.setattr(pillow.Image, "open", lambda *a, **k: pytest.fail("Pillow was asked to open it"))
+    with open_regular(tmp_path / "b.webp") as file, pytest.raises(pillow.ImageError, match="16000 x 16000 pixels"):
+        pillow.open_image(file, "WEBP")

@@ -18,6 +18,9 @@ from pplfast.reading import LARGEST_IMAGE
 FREE_PIXELS = 2**23
 PIXELS_PER_BYTE = 1032
 
+# What is odd in an EXIF block, which convert() and draft() read too, is no matter; in whichever thread.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 _warnings = threading.Lock()  # the list of filters is the process's, and threads read images
 
 
@@ -34,21 +37,44 @@ def open_image(file: BinaryIO, *formats: str) -> Image.Image:
 
     ImageError for other formats, for a damaged header, and for more pixels than can be decoded or the file can hold.
     """
+    size = os.fstat(file.fileno()).st_size
     try:
+        _check_pixels(*_webp_size(file), size)  # whose decoder makes room for them when it opens the file
         with _warnings, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of it is an error below
             image = Image.open(file, formats=formats)
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError("its header is damaged, or it is of another format") from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error).rstrip("."), too_large=True) from None
     except Exception as error:  # Pillow promises no exceptions for damaged files, and raises many
         raise _explained(error) from None
-    pixels, size = image.width * image.height, os.fstat(file.fileno()).st_size
+    _check_pixels(image.width, image.height, size)
+    return image
+
+
+def _check_pixels(width: int, height: int, size: int) -> None:
+    """size: bytes of the file."""
+    pixels = width * height
     if pixels > LARGEST_IMAGE or pixels > FREE_PIXELS + PIXELS_PER_BYTE * size:
         where = "" if pixels > LARGEST_IMAGE else f", which {size} bytes cannot hold"
-        raise ImageError(f"{image.width} x {image.height} pixels{where}", too_large=True)
-    return image
+        raise ImageError(f"{width} x {height} pixels{where}", too_large=True)
+
+
+def _webp_size(file: BinaryIO) -> tuple[int, int]:
+    """(width, height) by the header (RFC 9649, sections 2.5 to 2.7); (0, 0) for another format."""
+    head = file.read(30)
+    file.seek(0)
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return 0, 0
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
 def orientation(image: Image.Image, tag: int) -> int:

@@ -166,8 +166,9 @@ def _failed_ids(folder: Path) -> dict[str, str]:
 def _refuse_other_settings(record: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     if there == wanted:
         return
-    key = next(key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key))
+    absent = object()  # an own value: null is one that a file may hold
+    key = next(key for key in sorted({*there, *wanted}) if there.get(key, absent) != wanted.get(key, absent))
+    was, now = (repr(table[key]) if key in table else "nothing" for table in (there, wanted))
     raise UserError(
-        f"{record.parent}: was filled with {key} = {there.get(key)!r}, not {wanted.get(key)!r}; "
-        "choose another output folder, or delete this one"
+        f"{record.parent}: was filled with {key} = {was}, not {now}; choose another output folder, or delete this one"
     )

@@ -116,7 +116,7 @@ def row(cell: str, contents: Sequence[Child]) -> Markup:
 
 def bar(fraction: float, css: str) -> Markup:
     """A horizontal bar inside a table cell; `fraction` of the cell's width."""
-    width = f"width:{100 * min(max(fraction, 0), 1):.1f}%"
+    width = f"width:{100 * min(max(0.0, fraction), 1):.1f}%"
     return element("span", element("span", css=css, style=width), css="bar")
 
 

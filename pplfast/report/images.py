@@ -107,7 +107,7 @@ def _readable(path: Path) -> Iterator[None]:
     """What Pillow raises for a damaged file, as a UserError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked before decoding
+            warnings.simplefilter("ignore")  # the size is checked before decoding; what EXIF says is no matter
             yield
     except UnidentifiedImageError:  # whose own words name a file object
         raise UserError(

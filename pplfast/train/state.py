@@ -90,7 +90,9 @@ def checked_loss_scale(state: TrainState) -> dict[str, float]:
         isinstance(value, int if key in whole else int | float) and not isinstance(value, bool) and 0 <= value < 2**40
         for key, value in scale.items()
     ):
-        raise UserError(f"{state.source}: its loss_scale is none of fp16; delete the folder and run again")
+        raise UserError(
+            f"{state.source}: manifest.json beside it has a wrong loss_scale; delete the folder and run again"
+        )
     return scale
 
 

@@ -36,7 +36,9 @@ NO_MEMORY = re.compile(
     r"not enough memory|can't allocate memory|Unable to allocate|bad_alloc|out of memory|Cannot allocate memory"
 )
 
-NOISE = re.compile(r"Traceback \(most recent call last\)|Exception ignored|Warning: ")
+NOISE = re.compile(
+    r"^Traceback |\w(Warning|Error|Exception)\b"
+)  # Python's; libjpeg's own "Warning: ..." is no trace of a fault
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -206,8 +208,8 @@ def begin(folder: Path, said: int) -> None:
     """Once in a process that is going to observe. folder: all that readers may change. said: the open file that holds
     what is printed."""
     sys.dont_write_bytecode = True
-    warnings.filterwarnings("always", category=UserWarning)  # not only the first of each place
-    warnings.filterwarnings("always", category=RuntimeWarning)
+    warnings.filterwarnings("always", category=UserWarning, append=True)  # not only the first of each place
+    warnings.filterwarnings("always", category=RuntimeWarning, append=True)
     _watch.said = said
     _watch.folder = os.path.realpath(folder)
     sys.addaudithook(_watch)

@@ -66,12 +66,19 @@ def _writes_outside(path: Path) -> None:
     (path.parents[2] / "planted").touch()
 
 
+class _Raw(UserError):
+    """UserError itself writes such characters out."""
+
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+
+
 def _says_two_lines(path: Path) -> None:
-    raise UserError(f"{path}: one\ntwo")
+    raise _Raw(f"{path}: one\ntwo")
 
 
 def _says_an_escape(path: Path) -> None:
-    raise UserError(f"{path}: \x1b[2J")
+    raise _Raw(f"{path}: \x1b[2J")
 
 
 def _names_nothing(path: Path) -> None:

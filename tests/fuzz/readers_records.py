@@ -11,12 +11,12 @@ import data_sets
 import fuzz.mutate as mutate
 from fuzz.reader import Reader
 from fuzz.trees import json_lines, json_tree
-from pplfast.benchmarks.compare import compare
-from pplfast.benchmarks.results import SCHEMA, check_schema
+from pplfast.benchmarks.compare import compare, read_results
+from pplfast.benchmarks.results import SCHEMA
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.demo import MARKER, RENDERER, make_demo
 from pplfast.data.demo_config import DemoConfig
-from pplfast.files import read_json, write_json
+from pplfast.files import write_json
 from pplfast.labels import folder as label_folder
 from pplfast.labels.stream import job
 from pplfast.labels.stream.manifest import MERGED, checksum, merge, read_manifest
@@ -222,7 +222,7 @@ def _results(folder: Path) -> None:
 
 
 def _compare(folder: Path) -> None:
-    tables = [check_schema(read_json(folder / name), str(folder / name)) for name in ("a.json", "b.json")]
+    tables = [read_results(str(folder / name)) for name in ("a.json", "b.json")]
     compare(*tables)
     compare(*tables[::-1])
 
