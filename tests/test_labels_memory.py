@@ -16,7 +16,7 @@ from pplfast.data import inference
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.inference import BATCHES_AHEAD, Fit, InferenceLoader
 from pplfast.errors import UserError
-from pplfast.labels import memory
+from pplfast.labels import batches, memory
 from pplfast.labels.batches import DECODED, BatchPlan, plan_batches
 from pplfast.labels.cam import generate_cams
 from pplfast.labels.camfile import Cam, save_cam
@@ -141,7 +141,7 @@ def test_labels_of_a_small_cam_file_of_a_large_image_are_not_made(tmp_path):
 
 
 def plan(**changes):
-    values = {"batch": 8, "rows_of_image": 2, "largest": 2.0, "scaled": 180.0, "result": 40.0}
+    values = {"batch": 8, "rows_of_image": 2, "largest": 2.0, "others": 0.0, "scaled": 180.0, "result": 40.0}
     values |= {"activation": 200.0, "host": 8 * GIB, "network": 2 * GIB, "gpu": False}
     return BatchPlan(**{**values, **changes})
 
@@ -158,9 +158,17 @@ def test_batches_get_smaller_with_the_images_and_the_largest_are_refused():
         plan()(1, int(most) + 2)
 
 
-def test_rows_at_once_stay_within_the_networks_share():
-    assert plan().rows(torch.empty(1, 3, 1, 1).expand(16, 3, 1000, 1000)) == 2 * GIB // (200 * 10**6)
-    assert plan().rows(torch.empty(1, 3, 1, 1).expand(16, 3, 10**4, 10**4)) == 1
+def test_rows_at_once_stay_within_the_networks_share(monkeypatch):
+    given = []
+    monkeypatch.setattr(batches, "give_freed_memory_back", lambda: given.append(1))
+    assert plan().make_room(torch.empty(1, 3, 1, 1).expand(16, 3, 1000, 1000)) == 2 * GIB // (200 * 10**6)
+    assert not given
+    assert plan().make_room(torch.empty(1, 3, 1, 1).expand(16, 3, 10**4, 10**4)) == 1
+    assert given  # malloc would keep the blocks of the other scales
+
+
+def test_what_malloc_keeps_of_other_scales_is_counted():
+    assert plan(others=5.0)(1000, 1000).batch < plan()(1000, 1000).batch
 
 
 def test_on_a_gpu_its_memory_bounds_the_batch_and_the_hosts_the_image():

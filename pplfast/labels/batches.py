@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pplfast.cpu.memory import give_freed_memory_back
 from pplfast.data.inference import BATCHES_AHEAD, Fit
 from pplfast.labels.memory import too_large
 from pplfast.labels.stream.budget import activation_bytes, split_budget
@@ -27,6 +28,7 @@ class BatchPlan:
     batch: int
     rows_of_image: int  # 2 with mirrored ones
     largest: float  # scale
+    others: float  # sum of the squares of the other scales
     scaled: float
     result: float
     activation: float
@@ -44,9 +46,16 @@ class BatchPlan:
                 return Fit(count, BATCHES_AHEAD)
         return Fit(1, 0)
 
-    def rows(self, images: Tensor) -> int:
-        """How many rows of images (rows, 3, h, w) one call of the network gets."""
-        return max(1, int(self.network / (self.activation * images.shape[2] * images.shape[3])))
+    def make_room(self, images: Tensor) -> int:
+        """How many rows of images (rows, 3, h, w) one call of the network gets.
+
+        Before a row that alone takes all of the network's share, what was freed goes back to the system: malloc, told
+        to keep blocks for the next image, would hold those of every scale beside each other.
+        """
+        row = self.activation * images.shape[2] * images.shape[3]
+        if row > self.network and not self.gpu:
+            give_freed_memory_back()
+        return max(1, int(self.network / row))
 
     def _holds(self, pixels: int, count: int, ahead: int) -> bool:
         if self.gpu:
@@ -54,6 +63,7 @@ class BatchPlan:
             return on_device <= self.network and pixels * self._held(count, ahead) <= self.host
         row = pixels * self._row
         rows = max(row, min(self.network, count * self.rows_of_image * row))
+        rows += int(pixels * self.activation * self.others)  # kept by malloc
         return pixels * self._held(count, ahead) + rows <= self.host
 
     def _held(self, count: int, ahead: int) -> float:
@@ -84,4 +94,5 @@ def plan_batches(
     scaled = NORMALISED * rows * sum(scale**2 for scale in scales)
     activation = max(1.0, activation_bytes(run, device))
     network = network // 2 if gpu else network  # the other half of what is free there: for what is scaled and made
-    return BatchPlan(batch, rows, max(scales), scaled, result, activation, budget, network, gpu)
+    others = sum(scale**2 for scale in scales) - max(scales) ** 2
+    return BatchPlan(batch, rows, max(scales), others, scaled, result, activation, budget, network, gpu)

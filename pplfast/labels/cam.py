@@ -138,7 +138,7 @@ def _fused_maps(
 
 
 def _maps(model: PatchClassifier, images: Tensor, classes: Tensor, plan: BatchPlan) -> Tensor:
-    rows = min(len(images), rows_at_once(images.device, images[0, 0].numel()), plan.rows(images))
+    rows = min(len(images), rows_at_once(images.device, images[0, 0].numel()), plan.make_room(images))
     return torch.cat([model.maps(*part) for part in zip(images.split(rows), classes.split(rows), strict=True)])
 
 

@@ -112,7 +112,7 @@ class _Stream:
         ids = np.array([BACKGROUND, *self.classes.ids], np.uint8)
         for batch in loader:
             with torch.inference_mode(), self._cast():
-                found = probabilities(self.model, batch, self.config.flip, plan.rows)
+                found = probabilities(self.model, batch, self.config.flip, plan.make_room)
             for index, values in zip(batch.indices, found.cpu().numpy(), strict=True):
                 name = self.dataset.ids[index]
                 rows = rows_of(values)

@@ -117,7 +117,7 @@ def _walk_batch(
         if cam is not None:
             row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
     walked = random_walk(
-        to_device(maps, device), edges(model, batch.images[0], plan.rows), config.steps, config.beta, config.radius
+        to_device(maps, device), edges(model, batch.images[0], plan.make_room), config.steps, config.beta, config.radius
     )
     walked = walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
     writer.add(
