@@ -180,11 +180,13 @@ def test_no_host_answers(monkeypatch, hostfile):
         launch(["train"], LaunchOptions(hostfile), lambda _: None)
 
 
-def test_the_command_line_names_what_is_missing(capsys):
+def test_the_command_line_names_what_is_missing(capsys, tmp_path):
     for words in ([], ["eval"], ["segment", "test"]):
         assert main(["launch", *words]) == 2 and "name the command to run" in capsys.readouterr().err
     train = ["train", "--data", "/none", "--recipe", "demo", "--out", "x"]
     assert main(["launch", "--hostfile", "/none", *train]) == 2 and "/none: not a readable" in capsys.readouterr().err
+    (tmp_path / "h").write_text("\nn1 lots=8\n")  # before options that the command lacks
+    assert main(["launch", "--hostfile", str(tmp_path / "h"), "train"]) == 2 and "line 2" in capsys.readouterr().err
     assert main(["launch", "--restarts", "-1", *train]) == 2 and "--restarts -1" in capsys.readouterr().err
     assert main(["launch", "--ranks", "9999999", *train]) == 2 and "--ranks 9999999: must" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pplfast.cluster.hosts import MOST_SLOTS
+from pplfast.cluster.hosts import MOST_SLOTS, read_hostfile
 from pplfast.cluster.launch import LaunchOptions, launch
 from pplfast.errors import UserError
 
@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
     if args.ranks > MOST_SLOTS:
         raise UserError(f"--ranks {args.ranks}: must be {MOST_SLOTS} or less")
+    if args.hostfile:
+        read_hostfile(args.hostfile)  # what is wrong with it does not wait for the command's own options
     check_command(args.arguments, here=args.hostfile is None)
     options = LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
     return launch(args.arguments, options, lambda text: print(f"pplfast launch: {text}", file=sys.stderr, flush=True))
