@@ -81,7 +81,7 @@ def test_all_results_and_the_log_are_in_one_archive(start, tmp_path):
     assert set(files) == {"cpu_train.json", "cpu_cam.json", "cpu_crf.json", "cpu_walk.json", "cpu_D.log"}
     assert "run D on cpu, commit abc123" in files["cpu_D.log"]
     assert "bench walk: exit code 0" in files["cpu_D.log"] and "run D: exit code 0" in files["cpu_D.log"]
-    assert "ran -m pplfast bench train --out" in printed
+    assert "ran -m pplfast bench train" in printed
 
 
 def test_a_failed_step_does_not_stop_the_next(start, tmp_path):
