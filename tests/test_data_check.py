@@ -136,3 +136,14 @@ def test_real_voc_images_are_fine(voc_mini, capsys):
     classes = "bus=6,car=7,cat=8,person=15,train=19"
     code, out, _ = check(capsys, "--data", voc_mini, "--list", "val", "--classes", classes)
     assert code == 0 and "VOC2012/val: 60 images, 60 with a mask" in out and "0 errors, 0 warnings" in out
+
+
+@pytest.mark.parametrize("scored", (0, 1))
+def test_masks_of_which_none_can_be_scored_are_an_error(tmp_path, scored):
+    root = make_voc(tmp_path, {"a": ("cat",), "b": ("dog",), "c": ("cat",)})
+    dataset = open_dataset(DataConfig(root, list="train"))
+    masks = [path for path in dataset.masks if path is not None]
+    for path in masks[scored:]:
+        write_mask(path, np.full(SIZE[::-1], 255, np.uint8))
+    report = check_dataset(dataset)
+    assert (report.errors > 0) == (scored == 0) and report.errors in (0, len(masks))

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,14 @@ def check_dataset(
         totals = dataset.labels.sum(axis=0, dtype=np.int64)
         counts = {name: int(total) for name, total in zip(dataset.classes.names, totals, strict=True)}
     masks = sum(mask is not None for mask in dataset.masks)
-    return CheckReport(dataset.name, len(dataset), masks, counts, tuple(found))
+    return CheckReport(dataset.name, len(dataset), masks, counts, tuple(_without_any_score(found, masks)))
+
+
+def _without_any_score(found: list[Problem], masks: int) -> list[Problem]:
+    """One mask of 255 alone is odd; where all are so, nothing can be scored, which has to be said before a training."""
+    if not masks or sum(problem.kind == "mask-ignored" for problem in found) < masks:
+        return found
+    return [replace(problem, severity=ERROR) if problem.kind == "mask-ignored" else problem for problem in found]
 
 
 def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
