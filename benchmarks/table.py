@@ -35,7 +35,7 @@ def load(folder: Path) -> list[dict[str, Any]]:
 def table(folder: Path = RESULTS) -> str:
     """Markdown; with the charts in docs/plots of files that have one."""
     measured, lines = load(folder), []
-    for device, title in (("cpu", "On a CPU"), ("cuda", "On a GPU")):
+    for device, title in (("cuda", "On a GPU"), ("cpu", "On a CPU")):
         runs = _newest([run for run in measured if run["device"] == device])
         lines += [f"## {title}", ""]
         for run, benches in runs:
