@@ -9,18 +9,7 @@ Whatever comes of it must be an acceptance or one clean line.
     outcome.py           what became of one input, in the process that reads it
     workers.py           processes, so that a crash, a hang and an allocation are each put down to their input
     planted.py           readers that are wrong on purpose, for the tests of this
-    __main__.py          `make test-fuzz`; printed.py: what it says and keeps
+    __main__.py          `make test-fuzz`; one_thread.py: its environment; printed.py: what it says and keeps
 
 An input follows from the seed, the reader's name and its number (but for times that a valid file holds).
 """
-
-import os
-
-# Read by libraries as they are loaded. One thread: a process that is forked from one with threads may wait for ever.
-os.environ |= {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "DS_ACCELERATOR": "cpu",
-}

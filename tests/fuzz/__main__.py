@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import fuzz.one_thread  # before what loads libraries
 from fuzz import printed
 from fuzz.outcome import GOOD, SECONDS
 from fuzz.reader import Reader, prepare
