@@ -1,6 +1,8 @@
 """Weight files of every form into a backbone, and the message for each that does not fit."""
 
 import struct
+import tarfile
+import tempfile
 import warnings
 import zipfile
 
@@ -15,6 +17,7 @@ from pplfast.models import create, load_weights
 from pplfast.models.mxnet import published_name, read_params
 from pplfast.models.resnet import ResNet
 from pplfast.models.values import bad_weight
+from pplfast.models.weights import read_tensors
 from pplfast.models.wideresnet import WideResNet38
 
 MX_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
@@ -311,3 +314,25 @@ def test_bad_weights_of_whole_numbers_and_of_eight_bits():
         bad_weight({"a.running_var": torch.tensor([1e9]), "b": torch.tensor([1e9])})
         == "b holds values as large as 1e+09"
     )
+
+
+def test_old_checkpoints_are_read_and_their_storages_are_no_larger_than_the_file(tmp_path):
+    tensors = {"a.weight": torch.randn(40, 3, 3, 3), "b": torch.ones(7), "c": torch.ones(7, dtype=torch.int64)}
+    rest = {"epoch": 5, "seed": 12345678901, "optimizer": {"state": {0: {"m": torch.ones(3)}}}}
+    path = tmp_path / "old.pth"
+    torch.save({"state_dict": tensors, **rest}, path, _use_new_zipfile_serialization=False)
+    found = read_tensors(path)
+    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
+    data, size = path.read_bytes(), b"M" + (40 * 3 * 3 * 3).to_bytes(2, "little")  # BININT2
+    path.write_bytes(data.replace(size, b"J" + (2**31 - 1).to_bytes(4, "little"), 1))  # BININT
+    with pytest.raises(UserError, match="smaller than the tensors that it claims to hold"):
+        read_tensors(path)
+
+
+def test_a_tar_archive_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *a, **k: pytest.fail("something is unpacked"))
+    (tmp_path / "storages").write_bytes(b"x")
+    with tarfile.open(tmp_path / "w.pth", "w") as archive:
+        archive.add(tmp_path / "storages", "storages")
+    with pytest.raises(UserError, match="w.pth: a tar archive"):
+        read_tensors(tmp_path / "w.pth")

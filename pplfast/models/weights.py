@@ -1,11 +1,14 @@
 """Weight files into a backbone: every tensor is accounted for, and a mismatch is refused by name."""
 
+import pickletools
+import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -18,6 +21,8 @@ from pplfast.reading import open_regular
 
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the tensors
 CLASSIFIERS = ("fc.", "_fc.", "linear1000", "fc8.")
+LEGACY_PICKLES = 5  # of torch.save before 1.6: magic number, version, system, the object, the names of its storages
+SMALL_FILE = 2**16  # bytes
 BOOKKEEPING = "num_batches_tracked"  # BatchNorm's counter, meaningless with frozen statistics
 
 
@@ -104,6 +109,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     _refuse_bomb(path)
+    _refuse_legacy(path)
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how old the format is; what matters is an error
         try:
@@ -141,6 +147,32 @@ def _refuse_bomb(path: Path) -> None:
             f"{path}: a compressed archive, not a file of torch.save, which does not compress; unpack it, or fetch the "
             "weights again"
         )
+
+
+def _refuse_legacy(path: Path) -> None:
+    """Of the formats before zip: tar archives, which torch unpacks into a folder, and pickles whose storages are larger
+    than the file, for which torch makes room before it reads."""
+    if zipfile.is_zipfile(path):
+        return
+    if tarfile.is_tarfile(path):
+        raise UserError(f"{path}: a tar archive; unpack it, and give the weights inside")
+    most = max(path.stat().st_size, SMALL_FILE)
+    with open_regular(path) as file:
+        try:
+            largest = max((number for _ in range(LEGACY_PICKLES) for number in _storage_numbers(file)), default=0)
+        except Exception:  # no pickle: torch's reader says what is wrong with it
+            return
+    if largest > most:
+        raise UserError(f"{path}: is smaller than the tensors that it claims to hold; fetch the weights again")
+
+
+def _storage_numbers(file: BinaryIO) -> Iterator[int]:
+    """The whole numbers of one pickle that stand near a reference to a storage: one of them is its size."""
+    recent: deque[int] = deque(maxlen=12)  # opcodes; a reference has nine
+    for operation, argument, _ in pickletools.genops(file):
+        recent.append(argument if type(argument) is int else 0)
+        if operation.name == "BINPERSID":
+            yield max(recent)
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:

@@ -179,7 +179,7 @@ def readers() -> list[Reader]:
             mutate.text("=", ",", "8", ".txt", "/"),
             lambda folder: parse_classes(_argument(folder / "classes.txt")),
             more=(b"cat,dog", b"bus=6,car=7"),
-            named=("--classes", "no such file", "not a readable list of classes"),
+            named=("--classes", "no such file", "not a readable list of classes", "/etc/passwd"),
         ),
         Reader(
             "hostfile",
