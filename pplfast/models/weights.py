@@ -135,9 +135,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 def _refuse_bomb(path: Path) -> None:
     """torch.save packs without compression. A zip file whose contents are larger than itself is not from there, and
     would be unpacked to any size."""
+    if not _is_zip(path):
+        return
     try:
-        if not zipfile.is_zipfile(path):
-            return
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
@@ -149,10 +149,18 @@ def _refuse_bomb(path: Path) -> None:
         )
 
 
+def _is_zip(path: Path) -> bool:
+    """Damaged ones too: torch's reader says what is wrong with them."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
 def _refuse_legacy(path: Path) -> None:
     """Of the formats before zip: tar archives, which torch unpacks into a folder, and pickles whose storages are larger
     than the file, for which torch makes room before it reads."""
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return
     if tarfile.is_tarfile(path):
         raise UserError(f"{path}: a tar archive; unpack it, and give the weights inside")
