@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from data_sets import SIZE, make_voc, save_image, save_list
+from untrusted import refused, write
 
 from pplfast import cli
 from pplfast.data.check import check_dataset, format_report
@@ -21,20 +22,6 @@ ALONE = ("a", "b")
 @pytest.fixture
 def voc(tmp_path):
     return make_voc(tmp_path / "set", dict.fromkeys(ALONE, ("cat",)))
-
-
-def refused(**settings):
-    with pytest.raises(UserError) as caught:
-        open_dataset(DataConfig(**{key: str(value) for key, value in settings.items()}))
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 600, message
-    return message
-
-
-def write(path, content):
-    with open(path, "wb") as file:
-        file.write(content)
-    return path
 
 
 # Lists and tables

@@ -13,6 +13,7 @@ from data_sets import SIZE, make_voc
 from labels_small import small_dataset, write_cams
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from untrusted import refused, write
 
 from pplfast.data import pillow
 from pplfast.data.check import check_dataset
@@ -28,20 +29,6 @@ from pplfast.reading import open_regular
 @pytest.fixture
 def voc(tmp_path):
     return make_voc(tmp_path / "set", dict.fromkeys(("a", "b"), ("cat",)))
-
-
-def refused(**settings):
-    with pytest.raises(UserError) as caught:
-        open_dataset(DataConfig(**{key: str(value) for key, value in settings.items()}))
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 600, message
-    return message
-
-
-def write(path, content):
-    with open(path, "wb") as file:
-        file.write(content)
-    return path
 
 
 def jpeg_of(width, height):
