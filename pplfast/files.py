@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pplfast.errors import UserError, explain_os_error
+from pplfast.reading import open_regular
 
 StrPath = str | os.PathLike[str]
 
@@ -184,13 +185,10 @@ def _children(value: Any) -> Iterable[Any]:
 def read_bounded(path: StrPath, limit: int) -> bytes:
     """A file's bytes. UserError where there is none, it cannot be read, it is no file, or larger than `limit`."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-                raise UserError(f"{path}: is {what}, where a file is expected; move it")
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
+        is_output(path)  # says it where there is a folder or a pipe
         raise explain_os_error(error, path, reading=True) from error
     if len(data) > limit:
         raise UserError(f"{path}: larger than the {limit} bytes that such a file may have; it is not one of pplfast's")

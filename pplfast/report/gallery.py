@@ -10,7 +10,6 @@ from pplfast.labels.camfile import Cam, load_cam
 from pplfast.report.charts import swatch
 from pplfast.report.images import (
     Photo,
-    check_ordinary,
     data_uri,
     display_palette,
     heat_over,
@@ -96,7 +95,6 @@ def _outputs(folder: Path, dataset: Dataset, name: str, photo: Photo) -> list[Ma
 
 def _own_cam(path: Path, dataset: Dataset, photo: Photo) -> Cam:
     """The CAM file of this image and these classes. UserError for one of others."""
-    check_ordinary(path)
     cam = load_cam(path, len(dataset.classes))
     if cam.size != (photo.height, photo.width):
         raise UserError(

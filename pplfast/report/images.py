@@ -2,7 +2,6 @@
 
 import base64
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pplfast.arrays import BoolArray, Float32Array, UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import voc_palette
-from pplfast.errors import UserError
+from pplfast.data.pillow import open_image
+from pplfast.errors import UserError, explain_os_error
 from pplfast.reading import open_regular
 
 MAX_PIXELS = 80_000_000  # of a stored image or label: what is decoded of a small file is bounded
@@ -57,13 +57,12 @@ class Photo:
 
 def read_photo(path: Path) -> Photo:
     """UserError for a file that is no whole JPEG, or would need more memory than MAX_DECODED."""
-    check_ordinary(path)
     try:
         info = inspect_image(path)
     except BadImage as problem:
         raise UserError(f"{path}: {problem}") from None
     _check_pixels(path, info.width, info.height)
-    with _readable(path), open_regular(path) as file, Image.open(file, formats=("JPEG",)) as image:
+    with _opened(path, "JPEG") as image:
         if image.info.get("progressive") and PROGRESSIVE_BYTES * info.width * info.height > MAX_DECODED:
             raise UserError(f"{path}: too large for a picture, as it is progressive; save it as a baseline JPEG")
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # lets the JPEG decoder skip detail
@@ -78,8 +77,7 @@ def label_map(path: Path, photo: Photo) -> UInt8Array:
     UserError for a file that is no PNG of class ids, or not of the photograph's size: nothing is decoded then.
     """
     height, width = photo.pixels.shape[:2]
-    check_ordinary(path)
-    with _readable(path), open_regular(path) as file, Image.open(file, formats=("PNG",)) as image:
+    with _opened(path, "PNG") as image:
         if image.mode not in ("P", "L"):
             raise UserError(f"{path}: a PNG of mode {image.mode}, not of class ids; make it again")
         if image.size != (photo.width, photo.height):
@@ -90,31 +88,22 @@ def label_map(path: Path, photo: Photo) -> UInt8Array:
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
 
 
-def check_ordinary(path: Path) -> None:
-    """UserError for a path that is no file, or one that opening might never return from."""
-    if not path.is_file():
-        raise UserError(f"{path}: {'is no ordinary file' if path.exists() else 'no such file'}; restore it")
-
-
 def _check_pixels(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: {width} x {height} is too large for a picture; make it smaller")
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What Pillow raises for a damaged file, as a UserError."""
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+    """The picture, its header read. What goes wrong in here, as Pillow raises it for a damaged file, is a UserError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size is checked before decoding; what EXIF says is no matter
-            yield
-    except UnidentifiedImageError:  # whose own words name a file object
-        raise UserError(
-            f"{path}: not a readable picture (its header is damaged); restore it or make it again"
-        ) from None
+        with open_regular(path) as file, open_image(file, kind) as image:
+            yield image
     except UserError:
         raise
     except Exception as error:  # Pillow promises no exceptions for damaged files, and raises many
+        if isinstance(error, OSError) and error.errno:  # the system's; Pillow's own have no number
+            raise explain_os_error(error, path, reading=True) from None
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable picture ({reason}); restore it or make it again") from None
 
