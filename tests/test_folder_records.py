@@ -8,19 +8,12 @@ import tracemalloc
 import pytest
 from labels_small import small_dataset
 
-from pplfast.data.dataset import DataConfig
 from pplfast.errors import UserError
-from pplfast.files import check_inside
 from pplfast.labels.folder import Outcome, OutputFolder, find_outputs
 from pplfast.labels.stream import shards
 from pplfast.labels.stream.job import JobResult
 from pplfast.labels.stream.manifest import checksum, read_manifest
 from pplfast.labels.stream.plan import make_plan
-from pplfast.recipe import Recipe
-from pplfast.run.config import RunConfig
-from pplfast.run.record import read_record
-from pplfast.run.steps import Steps
-from pplfast.run.variant import output_files
 
 SUM = "0" * 64
 VICTIM = b"precious"
@@ -291,78 +284,6 @@ def test_the_checksum_of_a_sparse_file_is_found_without_holding_it_in_memory(wor
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()
-
-
-@pytest.mark.parametrize("name", ["ppl", "ppl/cams", "ppl/steps", "steps"])
-def test_a_run_does_not_write_or_delete_through_a_link(tmp_path, name):
-    out = tmp_path / "run"
-    (out / name).parent.mkdir(parents=True)
-    (tmp_path / "other").mkdir()
-    (out / name).symlink_to(tmp_path / "other")
-    config = RunConfig(DataConfig("x"), DataConfig("x"), Recipe(name="x"), ("ppl",), out, 1)
-    with pytest.raises(UserError, match=f"run/{name}: a symbolic link leads out of"):
-        check_inside(out, output_files(config))
-
-
-# --- steps ---
-
-FINISHED = {"settings": {}, "done": True, "values": {}, "seconds": 1.0, "stamp": "1764170000.000000"}
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        {},
-        [],
-        7,
-        {"settings": {}},
-        {"settings": {}, "done": 1},
-        {"settings": {}, "done": True},
-        FINISHED | {"values": []},
-        FINISHED | {"seconds": float("nan")},
-        FINISHED | {"seconds": -1},
-        FINISHED | {"seconds": "1"},
-        FINISHED | {"stamp": 5},
-        FINISHED | {"stamp": "<script>"},
-        FINISHED | {"values": {"miou": "high"}},
-        FINISHED | {"values": {"threshold": float("inf")}},
-        FINISHED | {"values": {"missing": 1.5}},
-        FINISHED | {"values": {"left_out": {"a": 1}}},
-        FINISHED | {"values": {"declared": 3}},
-    ],
-)
-def test_a_record_that_no_step_writes_is_refused_by_name(tmp_path, record):
-    (tmp_path / "steps").mkdir()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "steps" / "cams.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"steps/cams.json: "):
-        Steps(tmp_path, lambda text: None).run("cams", {"k": 1}, [tmp_path / "out"], dict)
-    assert (tmp_path / "out").exists()
-
-
-def test_a_value_that_a_record_lacks_is_an_error_that_names_it(tmp_path):
-    (tmp_path / "cams.json").write_text(json.dumps(FINISHED))
-    with pytest.raises(UserError, match=r"cams.json: not the record of a step .it has no value 'miou'"):
-        read_record(tmp_path / "cams.json").values["miou"]
-
-
-def test_a_step_deletes_links_and_not_what_they_lead_to(tmp_path):
-    other, out = tmp_path / "other", tmp_path / "run" / "cams"
-    other.mkdir()
-    (other / "precious").touch()
-    steps = Steps(tmp_path / "run", lambda text: None)
-    steps.run("cams", {"k": 1}, [], dict)
-    out.symlink_to(other)
-    steps.run("cams", {"k": 2}, [out], dict)
-    assert not out.is_symlink() and (other / "precious").exists()
-
-
-def test_a_folder_where_a_step_makes_a_file_is_named(tmp_path):
-    steps, out = Steps(tmp_path, lambda text: None), tmp_path / "eval_cam.json"
-    steps.run("eval_cam", {}, [], dict)
-    out.mkdir()
-    with pytest.raises(UserError, match=r"eval_cam.json: is a folder"):
-        steps.run("eval_cam", {}, [out], dict)
 
 
 def test_a_manifest_keeps_the_last_word_on_an_image(tmp_path):
