@@ -18,11 +18,11 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from pplfast.benchmarks import models  # noqa: E402
+from pplfast.cluster.ranks import start_ranks, stop_ranks  # noqa: E402
 from pplfast.data.loader import Batch  # noqa: E402
 from pplfast.recipe import OptimConfig  # noqa: E402
 from pplfast.train.engine import start_engine  # noqa: E402
 from pplfast.train.loss import image_losses  # noqa: E402
-from pplfast.train.ranks import start_ranks, stop_ranks  # noqa: E402
 from pplfast.train.step import train_step  # noqa: E402
 
 STEPS, WARM_UPS = 4, 3  # of a sample; before the first round

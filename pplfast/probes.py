@@ -105,9 +105,9 @@ def training() -> list[Finding]:
     import torch
     from torch import nn
 
+    from pplfast.cluster.ranks import start_ranks
     from pplfast.recipe import OptimConfig
     from pplfast.train.engine import set_learning_rate, start_engine
-    from pplfast.train.ranks import start_ranks
 
     torch.set_num_threads(1)
     ranks = start_ranks()

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.train import state
-from pplfast.train.ranks import Ranks
 
 
 def restore_and_compare(engine: Any, saved: state.TrainState, ranks: Ranks) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from training_parts import classifier
 from pplfast import cpu
 from pplfast.benchmarks.flops import step_flops
 from pplfast.benchmarks.models import Case
+from pplfast.cluster.ranks import Ranks
 from pplfast.flops import device_peak, peak_flops, training_flops
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
-from pplfast.train.ranks import Ranks
 
 CPU = torch.device("cpu")
 ONE = Ranks(0, 1, 1, CPU)

@@ -94,9 +94,9 @@ def test_half_precision_is_near_and_its_gradients_are_float32(name, mode, precis
 def test_a_training_step_falls_and_never_waits(zero, precision):
     pytest.importorskip("deepspeed")
     pytest.importorskip("nvidia.dali")  # pplfast.train imports the loader
+    from pplfast.cluster.ranks import start_ranks
     from pplfast.recipe import OptimConfig
     from pplfast.train.engine import start_engine
-    from pplfast.train.ranks import start_ranks
     from pplfast.train.step import train_step
 
     ranks = start_ranks()

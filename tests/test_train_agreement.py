@@ -13,16 +13,20 @@ import pytest
 import torch
 from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_images
 
+from pplfast.cluster import agreement
+from pplfast.cluster.agreement import agree, difference
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.errors import UserError
+from pplfast.labels.stream.job import labelling_settings
 from pplfast.models import create
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig, SegmentationConfig
-from pplfast.train import TrainOptions, agreement
+from pplfast.train import TrainOptions
+from pplfast.train import agreement as train_agreement
 from pplfast.train.affinity import AffinityTask
-from pplfast.train.agreement import agree, agreed_record, difference, labelling_settings
+from pplfast.train.agreement import agreed_record
 from pplfast.train.classifier import ClassifierTask
 from pplfast.train.masks import with_masks
-from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.train.segmentation import SegmentationTask
 
 CPU = torch.device("cpu")
@@ -39,7 +43,7 @@ OPTIONS = TrainOptions()
 
 def settings(task, options=OPTIONS) -> dict[str, Any]:
     task.check()
-    own = agreement._training_settings(task, task.record(), options, CPU)
+    own = train_agreement._training_settings(task, task.record(), options, CPU)
     return {group: agreement._flat(values) for group, values in own.items()}
 
 
@@ -97,7 +101,7 @@ def test_variants_options_and_data_that_differ(dataset):
 
 def test_code_that_differs_comes_first(dataset, monkeypatch):
     first = settings(ClassifierTask(make_recipe(optim={"lr": 0.02}), "ppl", dataset))
-    monkeypatch.setattr(agreement, "_code_versions", lambda: {"pplfast": "9.9", "torch": "1"})
+    monkeypatch.setattr(train_agreement, "code_versions", lambda: {"pplfast": "9.9", "torch": "1"})
     found = compared(first, settings(ClassifierTask(make_recipe(optim={"lr": 0.5}), "ppl", dataset)))
     assert found.startswith("pplfast is ") and "'9.9' on host b" in found and found.endswith("versions on all hosts")
 
@@ -160,7 +164,7 @@ def test_a_single_rank_asks_nobody(dataset, monkeypatch):
 
 def test_it_takes_no_time(dataset):
     task = ClassifierTask(make_recipe(), "ppl", dataset)
-    agreement._code_versions.cache_clear()
+    agreement.code_versions.cache_clear()
     begin = time.process_time()
     settings(task)
     assert time.process_time() - begin < 0.05

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.train import checkpoint
 from pplfast.train.checkpoint import MANIFEST, STATE, SUMS, CheckpointFolder, Progress
-from pplfast.train.ranks import Ranks
 from pplfast.train.state import TrainState
 
 ONE_RANK = Ranks(0, 1, 1, torch.device("cpu"))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.train import consistency
 from pplfast.train.consistency import check_ranks, checksums, frozen_checksums
-from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks
 
 CPU = torch.device("cpu")
 

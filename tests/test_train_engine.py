@@ -11,10 +11,10 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pplfast.cluster.ranks import start_ranks
 from pplfast.recipe import OptimConfig
 from pplfast.train import engine as engines
 from pplfast.train.engine import compile_network, start_engine
-from pplfast.train.ranks import start_ranks
 from pplfast.train.state import BUFFER, MOMENTUM, collect_state, restore_optimizer, restore_weights
 
 GPU = torch.device("cuda")

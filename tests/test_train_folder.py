@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from training_parts import run_info
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.train import trackers
 from pplfast.train.checkpoint import MANIFEST, STATE, SUMS, CheckpointFolder, Progress
 from pplfast.train.identity import claim_folder
 from pplfast.train.loggers import JsonLines
-from pplfast.train.ranks import Ranks
 from pplfast.train.state import TrainState
 from pplfast.train.trainer import _recorded_precision
 

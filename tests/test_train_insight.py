@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from train_data import make_recipe, open_images, write_images
 from training_parts import classifier
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.flops import training_flops
 from pplfast.patch.branches import PatchStage
@@ -24,7 +25,6 @@ from pplfast.train.log import Interval
 from pplfast.train.meter import Meter, Rates
 from pplfast.train.plan import StagePlan
 from pplfast.train.profile import StepProfiler
-from pplfast.train.ranks import Ranks
 
 CPU = torch.device("cpu")
 ONE = Ranks(0, 1, 1, CPU)

@@ -13,6 +13,7 @@ from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_ima
 
 from pplfast.cli import main
 from pplfast.cli.train import add_training_arguments, options_from_arguments
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.described import described_training
 from pplfast.errors import UserError
 from pplfast.models import create
@@ -24,7 +25,6 @@ from pplfast.train.engine import check_compile, check_precision, micro_batch
 from pplfast.train.identity import claim_folder, describe
 from pplfast.train.model_file import load_classifier
 from pplfast.train.plan import plan_stages
-from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
 from pplfast.train.step import LossWatch, step_batches, train_step
 

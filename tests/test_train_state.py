@@ -6,10 +6,10 @@ import torch
 from restored_state import restore_and_compare
 from torch import nn
 
+from pplfast.cluster.ranks import start_ranks
 from pplfast.errors import UserError
 from pplfast.recipe import OptimConfig
 from pplfast.train.engine import check_precision, start_engine
-from pplfast.train.ranks import start_ranks
 from pplfast.train.state import (
     MOMENTUM,
     collect_state,

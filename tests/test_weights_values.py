@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.train.model_file import load_state
-from pplfast.train.ranks import Ranks
 from pplfast.train.state import MODEL, MOMENTUM, TrainState, restore_optimizer, restore_weights
 
 ALONE = Ranks(0, 1, 1, torch.device("cpu"))

@@ -10,9 +10,9 @@ os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 import torch
 import torch.distributed as dist
 
+from pplfast.cluster.ranks import LostRankError, start_ranks, stop_ranks
+from pplfast.cluster.watchdog import Watchdog
 from pplfast.errors import UserError
-from pplfast.train.ranks import LostRankError, start_ranks, stop_ranks
-from pplfast.train.watchdog import Watchdog
 
 fate = sys.argv[-1]
 try:

@@ -12,8 +12,8 @@ from pathlib import Path
 from restored_state import restore_and_compare
 from train_data import make_recipe, open_images
 
+from pplfast.cluster.ranks import stop_ranks
 from pplfast.train import TrainOptions, step, train, trainer
-from pplfast.train.ranks import stop_ranks
 
 arguments = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
 dataset, folder = open_images(Path(arguments[0])), Path(arguments[1])

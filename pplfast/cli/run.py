@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     if not chosen:
         print(f"recipe {args.recipe}: the default for a plain folder; `pplfast recipes` lists others", flush=True)
 
+    from pplfast.cluster.ranks import stop_ranks
     from pplfast.run import RunConfig, closing, run, run_seeds, seeds_closing, with_default_lists
-    from pplfast.train.ranks import stop_ranks
 
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
     config = RunConfig(

@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
 
 def report(train: "Callable[[], TrainResult]") -> int:
     """Run it, and say on rank 0 what came of it. The exit code."""
-    from pplfast.train.ranks import OtherRankError, stop_ranks
+    from pplfast.cluster.ranks import OtherRankError, stop_ranks
 
     try:
         result = train()

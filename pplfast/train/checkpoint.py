@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pplfast.cluster.ranks import Ranks, on_main, together
 from pplfast.errors import UserError, explain_library_error, explain_os_error
 from pplfast.files import TEMPORARY_SUFFIX, check_inside, read_bounded, read_json, remove_file, write_json
-from pplfast.train.ranks import Ranks, on_main, together
 from pplfast.train.state import TrainState
 
 STATE, MANIFEST, SUMS = "state.safetensors", "manifest.json", "SHA256SUMS"

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 

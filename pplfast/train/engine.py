@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.models.backbone import Network
 from pplfast.recipe import OptimConfig
-from pplfast.train.ranks import Ranks
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 BUCKET = 8_000_000  # gradients reduced together: 32 MB in float32, enough to fill a fast link

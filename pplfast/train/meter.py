@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.flops import TERA, device_peak, training_flops
-from pplfast.train.ranks import Ranks
 
 GIB = 2**30
 

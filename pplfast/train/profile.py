@@ -10,9 +10,9 @@ from types import TracebackType
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from pplfast.cluster.ranks import Ranks, together
 from pplfast.errors import explain_os_error
 from pplfast.files import atomic_path
-from pplfast.train.ranks import Ranks, together
 
 FOLDER = "profile"
 WARM_UP = 5  # steps before the traced ones: allocations, choice of kernels, the profiler's own start

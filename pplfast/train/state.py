@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pplfast.cluster.ranks import Ranks, on_main
 from pplfast.errors import UserError
 from pplfast.models.values import bad_kind, bad_weight
-from pplfast.train.ranks import Ranks, on_main
 
 MODEL, MOMENTUM = "model.", "momentum."  # prefixes of the tensors' names
 BUFFER = "momentum_buffer"  # torch.optim.SGD's name

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks, gather
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.models.values import bad_weight
 from pplfast.train.checkpoint import CheckpointFolder
-from pplfast.train.ranks import EveryRankError, OtherRankError, Ranks, gather
 from pplfast.train.schedules import steps_per_epoch
 from pplfast.train.state import lower_loss_scale
 

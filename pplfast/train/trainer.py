@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from pplfast import cpu
+from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together
+from pplfast.cluster.watchdog import Watchdog
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import UserError
 from pplfast.files import StrPath, check_inside, is_output, read_json
@@ -30,12 +32,10 @@ from pplfast.train.meter import Meter
 from pplfast.train.plan import StagePlan
 from pplfast.train.profile import FOLDER as PROFILE
 from pplfast.train.profile import StepProfiler
-from pplfast.train.ranks import Ranks, on_main, start_ranks, together
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
 from pplfast.train.state import collect_state, restore_optimizer, restore_weights
 from pplfast.train.step import LossWatch, seed_step, step_batches, train_step
 from pplfast.train.task import Task
-from pplfast.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)

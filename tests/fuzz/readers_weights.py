@@ -11,6 +11,7 @@ from fuzz import binary, networks
 from fuzz.reader import Reader, file_name
 from fuzz.trees import json_tree
 from pplfast.cli.model import as_option, model_classes
+from pplfast.cluster.ranks import Ranks
 from pplfast.data.classes import parse_classes
 from pplfast.errors import UserError
 from pplfast.labeller import load_labeller
@@ -21,7 +22,6 @@ from pplfast.train import load_classifier, network_file
 from pplfast.train.affinity import AffinityTask, load_boundaries
 from pplfast.train.checkpoint import MANIFEST, STATE, SUMS, CheckpointFolder, Progress, _sum_line
 from pplfast.train.classifier import ClassifierTask
-from pplfast.train.ranks import Ranks
 from pplfast.train.segmentation import SegmentationTask, load_segmentation
 from pplfast.train.state import TrainState, checked_loss_scale, restore_weights
 from pplfast.train.trainer import TrainResult

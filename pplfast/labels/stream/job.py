@@ -1,5 +1,6 @@
 """A labelling job: its settings, and one rank's part in it from the plan to the exit code."""
 
+import hashlib
 import os
 import sys
 from contextlib import ExitStack
@@ -36,7 +37,8 @@ from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig, LabelConfig
 
 if TYPE_CHECKING:
-    from pplfast.train.ranks import Ranks
+    from pplfast.cluster.agreement import Settings
+    from pplfast.cluster.ranks import Ranks
 
 OUTPUTS = ("png", "npy", "shards")
 
@@ -140,7 +142,7 @@ def label_dataset(
     model: in eval mode, its stage set, on the CPU; moved to this rank's device here. Raises UserError for values and
     data that do not fit, a folder of other settings, a full disk. A signal ends it in order: see the exit code.
     """
-    from pplfast.train.ranks import start_ranks
+    from pplfast.cluster.ranks import start_ranks
 
     check_config(config)
     check_fits(model, dataset)
@@ -150,8 +152,8 @@ def label_dataset(
 
 def _label(model: PatchClassifier, dataset: Dataset, config: JobConfig, ranks: "Ranks", held: ExitStack) -> JobResult:
     """held: what rank 0 holds until the job is over."""
-    from pplfast.train.agreement import agree, labelling_settings
-    from pplfast.train.ranks import on_main, stop_ranks, together
+    from pplfast.cluster.agreement import agree
+    from pplfast.cluster.ranks import on_main, stop_ranks, together
 
     try:
         exact_float32()
@@ -319,9 +321,19 @@ def _settings(model: PatchClassifier, config: JobConfig, precision: str, dataset
     }
 
 
+def labelling_settings(settings: dict[str, Any], dataset: Dataset) -> "Settings":
+    """What the ranks must agree on, as rank 0 shares out the images by their places in the list. settings: what decides
+    the labels."""
+    from pplfast.cluster.agreement import CODE, DATA, OPTIONS, code_versions
+
+    digest = hashlib.sha256("\n".join(dataset.ids).encode() + dataset.known_labels.tobytes())
+    data = {"the number of images": len(dataset), "the digest of ids and labels": digest.hexdigest()[:16]}
+    return {CODE: code_versions(), DATA: data, OPTIONS: settings}
+
+
 def local_ranks() -> int:
     """Ranks on this machine, as the launcher says."""
-    from pplfast.train.ranks import local_world, world_size
+    from pplfast.cluster.ranks import local_world, world_size
 
     return local_world(os.environ, world_size(os.environ))
 

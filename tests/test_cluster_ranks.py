@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from pplfast.cluster import ranks
+from pplfast.cluster.ranks import LostRankError, check_port, local_world, place_of_rank
 from pplfast.errors import UserError
-from pplfast.train import ranks
-from pplfast.train.ranks import LostRankError, check_port, local_world, place_of_rank
 
 GOOD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -57,7 +57,7 @@ def test_a_port_in_use_is_said_at_once(address):
 
 def start(rank: int, world: int, port: int) -> subprocess.Popen:
     code = (
-        "import sys\nfrom pplfast.errors import UserError\nfrom pplfast.train.ranks import start_ranks\n"
+        "import sys\nfrom pplfast.errors import UserError\nfrom pplfast.cluster.ranks import start_ranks\n"
         "try:\n    start_ranks(timeout=30)\n"
         "except UserError as error:\n    print(error, file=sys.stderr)\n    sys.exit(error.exit_code)\n"
     )

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from pplfast.cluster.ranks import EXIT_LOST, EveryRankError, OtherRankError, Ranks, connect_store, joined
 from pplfast.errors import UserError
-from pplfast.train.ranks import EXIT_LOST, EveryRankError, OtherRankError, Ranks, connect_store, joined
 
 BOARD = "board"  # the key that rank 0 writes and the others read
 LAUNCHER_GRACE = 15.0  # seconds that a rank waits for the verdict once its launcher ends it (it kills after 30)
