@@ -107,10 +107,10 @@ def test_code_that_differs_comes_first(dataset, monkeypatch):
 
 
 def test_a_changed_file_of_the_program_shows(tmp_path, monkeypatch):
-    (tmp_path / "train").mkdir()
-    for name in ("a.py", "train/agreement.py"):
+    (tmp_path / "cluster").mkdir()
+    for name in ("a.py", "cluster/agreement.py"):
         (tmp_path / name).write_text("1\n")
-    monkeypatch.setattr(agreement, "__file__", str(tmp_path / "train" / "agreement.py"))
+    monkeypatch.setattr(agreement, "__file__", str(tmp_path / "cluster" / "agreement.py"))
     before = agreement._digest()
     (tmp_path / "a.py").write_text("2\n")
     assert agreement._digest() != before
@@ -154,7 +154,7 @@ def test_all_ranks_raise_and_one_speaks(monkeypatch, rank, error):
 
 
 def test_a_single_rank_asks_nobody(dataset, monkeypatch):
-    monkeypatch.setattr(agreement, "_training_settings", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(train_agreement, "_training_settings", lambda *_: pytest.fail("asked"))
     record = agreed_record(ClassifierTask(make_recipe(), "ppl", dataset), TrainOptions(), Ranks(0, 1, 1, CPU))
     assert record["dataset"]["images"] == 10
     with pytest.raises(UserError, match="no images"):
