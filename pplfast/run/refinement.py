@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams
-from pplfast.labels.affinity import generate_affinity_labels
 from pplfast.labels.camfile import STRIDE
 from pplfast.labels.presets import check_background, check_crf
 from pplfast.precision import default_device
@@ -134,16 +133,17 @@ class Refinement:
             "background": config.background,
             "crf": config.crf,
         }
+
+        def action() -> dict[str, Any]:
+            from pplfast.labels.label import generate_affinity_labels
+
+            made = generate_affinity_labels(chain.output(source), chain.train_set, config, out, chain.options)
+            return chain.outcome(made, out, chain.train_set)
+
         chain.step(
             "affinity_labels",
             settings,
-            lambda: chain.outcome(
-                generate_affinity_labels(
-                    chain.output(source), chain.train_set, config, out, chain.config.jobs, chain.config.memory
-                ),
-                out,
-                chain.train_set,
-            ),
+            action,
         )
 
     def _boundary(self) -> None:
@@ -189,7 +189,7 @@ class Refinement:
             from pplfast.train.affinity import load_boundaries
 
             model = load_boundaries(chain.output("boundary")).to(default_device())
-            made = walk_cams(model, chain.output(source), dataset, config, out, memory=chain.config.memory)
+            made = walk_cams(model, chain.output(source), dataset, config, out, chain.options)
             return chain.outcome(made, out, dataset)
 
         chain.step(name, settings, action)
@@ -238,7 +238,7 @@ class Refinement:
 
             model, classes = load_segmentation(chain.output("segmentation"))
             model.to(default_device())
-            made = segment_images(model, classes, dataset, config, out, chain.config.jobs, memory=chain.config.memory)
+            made = segment_images(model, classes, dataset, config, out, chain.options)
             return chain.outcome(made, out, dataset)
 
         chain.step("predictions", settings, action)
