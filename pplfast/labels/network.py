@@ -79,19 +79,10 @@ class ScaledNetwork:
         self.tiled_at = 0
         for scaled in ahead(lambda scale: self._scaler.submit(self._resizer, pixels, scale), self._scales, 1):
             with torch.inference_mode(), self.cast():
-                result = self._images(scaled, more)
+                result = self._rows(scaled, more)
             del scaled  # or it would be held while the next one is made
             yield result
             del result
-
-    def _images(self, images: Tensor, more: tuple[Tensor, ...]) -> Tensor:
-        """On a CPU one image at a time: the last bits of a row depend on how many are beside it, and an image's result
-        must not depend on the images that it happens to meet. It costs a hundredth of the time; on a GPU it would cost
-        most of it."""
-        if self.device.type != "cpu":
-            return self._rows(images, more)
-        each = [self._rows(images[i : i + 1], tuple(one[i : i + 1] for one in more)) for i in range(len(images))]
-        return torch.stack(each, 1).flatten(0, 1)
 
     def _rows(self, images: Tensor, more: tuple[Tensor, ...]) -> Tensor:
         """Of the images, then of the mirrored ones."""
