@@ -82,10 +82,14 @@ class PatchClassifier(Network):
                 raise ValueError(f"grid {stage.grid} is below 1")
         self.stages = tuple(stages)
 
-    def features(self, images: Tensor) -> Features:
-        """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
+    def check_stages(self) -> None:
+        """Raises RuntimeError where the mode needs stages and `set_stage` has not named them."""
         if self.mode == "explicit" and not self.stages:
             raise RuntimeError("set_stage() must name the explicit classifier's stages first")
+
+    def features(self, images: Tensor) -> Features:
+        """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
+        self.check_stages()
         patched, global_map = run_branches(self.backbone, images, self.stages, detach=self.mode == "explicit")
         if self.mode == "progressive" and not self.stages:
             patched = [(global_map, 1)]
