@@ -159,7 +159,7 @@ FOREIGN = {
     b"RIFF\x24\0\0\0WAVEfmt ": "a WAV; download it again",
     b"RIFF\x24\0\0\0WEBPVP8 ": "a WebP; convert",
     b"RIFF\x24\0\0\0AVI LIST": "an AVI video",
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "a Git LFS pointer; fetch the image with `git lfs pull`",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "a Git LFS pointer; fetch the image with `git lfs",
     b"/annex/objects/SHA256E-s1--00.jpg\n": "a git-annex pointer; fetch",
     b'{"error": "not found"}': "JSON; download it again",
     b'\xef\xbb\xbf [\n{"a": 1}]': "JSON; download it again",
@@ -202,12 +202,9 @@ def test_a_jpeg_of_12_bits_is_whole(tmp_path):
 
 def test_a_lossless_jpeg_is_whole_but_not_for_the_loaders(tmp_path):
     """Grey, every pixel 128: one bit a pixel."""
-    head = [
-        (0xC3, struct.pack(">BHHB", 8, 8, 16, 1) + b"\1\x11\0"),
-        (0xC4, b"\0\1" + bytes(16)),
-        (0xDA, b"\1\1\0\1\0\0"),
-    ]
-    segments = b"".join(struct.pack(">BBH", 0xFF, code, len(data) + 2) + data for code, data in head)
+    frame = struct.pack(">BHHB", 8, 8, 16, 1) + b"\1\x11\0"
+    head = {0xC3: frame, 0xC4: b"\0\1" + bytes(16), 0xDA: b"\1\1\0\1\0\0"}
+    segments = b"".join(struct.pack(">BBH", 0xFF, code, len(data) + 2) + data for code, data in head.items())
     path = tmp_path / "a.jpg"
     path.write_bytes(b"\xff\xd8" + segments + bytes(16) + b"\xff\xd9")
     decode_fully(path)
@@ -258,12 +255,15 @@ def test_an_error_of_the_system_while_reading_is_the_disks_not_damage(tmp_path, 
 
     path = save_image(tmp_path / "a.jpg")
     monkeypatch.setattr(reading, "_Regular", Failing)
+    found = None
     try:
         LOOKS[look](path)
     except BadImage as error:
-        assert error.kind == "unreadable" and ("lost it" in str(error) or "reports an error" in str(error))
+        found = error
+    if len(calls) <= after:
+        assert found is None
     else:
-        assert len(calls) <= after
+        assert found.kind == "unreadable" and ("lost it" in str(found) or "reports an error" in str(found))
 
 
 def test_what_vanishes_or_shrinks_between_two_reads_is_the_images(tmp_path, monkeypatch):
@@ -273,12 +273,11 @@ def test_what_vanishes_or_shrinks_between_two_reads_is_the_images(tmp_path, monk
     with pytest.raises(BadImage, match="no such file; restore it") as caught:
         read_encoded(path, inspect=True)
     assert caught.value.kind == "missing"
-    save_image(path)
-    segment, size = struct.unpack, path.stat().st_size
+    good, segment = save_image(path).read_bytes(), struct.unpack
+    path.write_bytes(good[:2] + b"\xff\xed" + (60_000).to_bytes(2, "big") + bytes(59_998) + good[2:])
     monkeypatch.setattr("pplfast.data.images.struct.unpack", lambda *a: (os.truncate(path, 24), segment(*a))[1])
     with pytest.raises(BadImage, match="truncated before its image data"):
         inspect_image(path)
-    assert path.stat().st_size < size
 
 
 @pytest.mark.parametrize("look", LOOKS)
