@@ -15,6 +15,8 @@ OTHER_SUFFIXES = (
     ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx",
     ".dng", ".nef", ".cr2", ".cr3", ".arw", ".pgm", ".ppm", ".exr", ".dcm", ".psd",
 )  # fmt: skip
+_SUFFIXES = {*JPEG_SUFFIXES, *OTHER_SUFFIXES}
+_USUAL = (".jpg", ".jpeg", ".JPG", ".JPEG")  # those that an id is looked for with
 LONGEST_NAME = 255  # bytes, of every file system in use
 LONGEST_PATH = 2048  # bytes below the data set's folder; Linux takes 4096 in all
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how its absolute paths begin
@@ -32,21 +34,22 @@ def check_name(text: str, where: str) -> None:
 
 def image_id(text: str) -> str:
     """The id of an image named with or without its suffix; an id keeps dots that are not a known suffix."""
-    path = PurePosixPath(_as_on_disk(text))
-    return str(path.with_suffix("")) if _has_suffix(path) else str(path)
+    path = str(PurePosixPath(_as_on_disk(text)))
+    return os.path.splitext(path)[0] if _has_suffix(path) else path
 
 
 def image_file(folder: Path, text: str) -> Path:
     """The file of an image named with or without its suffix; it may not be there."""
     text = _as_on_disk(text)
-    if _has_suffix(PurePosixPath(text)):
+    if _has_suffix(text):
         return folder / text
-    names = [folder / f"{text}{suffix}" for suffix in (*JPEG_SUFFIXES, *map(str.upper, JPEG_SUFFIXES))]
-    return next((name for name in names if os.path.isfile(name)), names[0])
+    path = os.path.join(folder, text)
+    suffix = next((suffix for suffix in _USUAL if os.path.isfile(path + suffix)), _USUAL[0])
+    return Path(path + suffix)
 
 
-def _has_suffix(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in (*JPEG_SUFFIXES, *OTHER_SUFFIXES)
+def _has_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 def _as_on_disk(text: str) -> str:
@@ -57,16 +60,18 @@ def _as_on_disk(text: str) -> str:
 def in_root(text: str, root: Path, where: str) -> tuple[Path, bool]:
     """The file of a path with a leading slash, and whether that is its absolute path: other lists than published ones,
     whose paths begin at the root, hold absolute paths of files in it. UserError for a file elsewhere."""
-    absolute, home = Path(_as_on_disk(text)), os.path.realpath(root)
-    path = root / str(absolute).lstrip("/")
-    for start in (os.path.abspath(root), home):
-        if absolute.is_relative_to(start):
-            return root / absolute.relative_to(start), True
+    absolute = _as_on_disk(text)
+    path = root / absolute.lstrip("/")
     if os.path.lexists(path):
         return path, False
-    real = Path(os.path.realpath(absolute.parent), absolute.name)
-    if real.is_relative_to(home):
-        return root / real.relative_to(home), True
+    if absolute.startswith(start := f"{os.path.abspath(root)}/"):
+        return root / absolute.removeprefix(start), True
+    folder, name = os.path.split(absolute)
+    if not os.path.isdir(folder):
+        return path, False
+    real = os.path.join(os.path.realpath(folder), name)
+    if real.startswith(start := f"{os.path.realpath(root)}/"):
+        return root / real.removeprefix(start), True
     if os.path.isfile(absolute):
         raise UserError(f"{where}: {quoted(text)} lies outside the data folder {root}; give --data a folder with it")
     return path, False
@@ -113,4 +118,4 @@ def _names(folder: str, changed: int) -> dict[str, str]:
 def _key(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     folded = unicodedata.normalize("NFC", image_id(name).casefold())
-    return f"{folded}/" if _has_suffix(PurePosixPath(name)) else folded  # an image is not like a folder
+    return f"{folded}/" if _has_suffix(name) else folded  # an image is not like a folder
