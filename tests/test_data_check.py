@@ -53,8 +53,12 @@ def test_every_fault_is_named_and_none_stops_the_check(spoiled):
     assert len(report.problems) == len(found)  # each once
     assert {problem.kind for problem in report.problems} == set(KINDS) - {
         "too-large",
-        "large",
-    }  # see test_untrusted_images
+        "large",  # see test_untrusted_images
+        "unreadable",
+        "rare-jpeg",  # see test_data_images
+        "other-format",
+        "left-out",  # see test_data_folder
+    }
     assert (report.errors, report.warnings) == (len(ERRORS), len(WARNINGS)) and len(seen) == len(dataset)
     assert report.counts["cat"] == len(dataset) - 3 and sum(report.counts.values()) == report.counts["cat"]
     text = format_report(report)
@@ -107,7 +111,7 @@ def test_images_in_other_formats_are_not_called_missing(tmp_path, capsys):
     assert code == 2 and "holds no JPEG, but 2 images in other formats, as a.png; convert them" in error
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\nc.jpg,cat\n")
     code, out, _ = check(capsys, "--data", tmp_path / "photos", "--labels", tmp_path / "labels.csv")
-    assert code == 2 and "a.jpg: no such file; convert a.png to JPEG" in out
+    assert code == 2 and "a.jpg: no such file; a.png is there: convert it to JPEG" in out
     assert "c.jpg: no such file; restore it, or take it off the list" in out
 
 

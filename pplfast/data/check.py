@@ -20,8 +20,10 @@ from pplfast.errors import UserError, one_line
 # What breaks a run is an error; what a run accepts but a person may not expect is a warning.
 KINDS = {
     "missing": "image file missing",
+    "unreadable": "image file that cannot be read",
     "empty": "image file empty",
     "not-jpeg": "not a JPEG",
+    "rare-jpeg": "JPEG of a kind that is not decoded",
     "truncated": "JPEG damaged or truncated",
     "cmyk": "JPEG in other colours than RGB or grey",
     "too-large": "image too large to decode",
@@ -35,12 +37,15 @@ KINDS = {
     "mask-ids": "mask holds values outside the class list",
     "mask-ignored": "mask of 255 alone, nothing of which is scored",
     "large": "image that takes much memory",
+    "other-format": "file of another format, not used",
+    "left-out": "link or folder left out",
 }
 
 
 LARGE = 50_000_000  # pixels; photographs have up to half of it
 
-IMAGE_KINDS = ("missing", "empty", "not-jpeg", "truncated", "cmyk", "too-large")  # those that BadImage names
+# Those that BadImage names.
+IMAGE_KINDS = ("missing", "unreadable", "empty", "not-jpeg", "rare-jpeg", "truncated", "cmyk", "too-large")
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def check_dataset(
         earlier = known.get(dataset.ids[index], [])
         return [*_image_problems(dataset, index), *earlier, *([] if earlier else _label_problems(dataset, index))]
 
-    found: list[Problem] = []
+    found = list(dataset.left_out)
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
         for some in pool.map(examine, range(len(dataset))):
