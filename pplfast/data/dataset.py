@@ -83,7 +83,7 @@ def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> D
     root = Path(config.root)
     check_root(root)
     classes = _classes(config, root)
-    entries, name = read_list(root, config.list, config.labels)
+    entries, name = read_list(root, config.list, config.labels, classes.names)
     labels = read_labels(config, root, entries, classes, problems)
     return Dataset(
         name=name,

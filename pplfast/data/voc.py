@@ -1,7 +1,7 @@
 """Which images belong to a data set: VOC lists, list files, or a plain folder with a CSV."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -28,11 +28,12 @@ def check_root(root: Path) -> None:
         raise UserError(f"{root}: no such folder; give --data a VOC root or a folder of images")
 
 
-def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]:
+def read_list(root: Path, name: str, labels: str, classes: Collection[str] = ()) -> tuple[list[ListEntry], str]:
     """The images of a data set in the order of its list, and the data set's name for reports.
 
     `name` is a list by name or by path. A plain folder may go without: the rows of its CSV then are the list, and
-    without a CSV every JPEG in it; the data set then has the folder's name. UserError for a list that is missing,
+    without a CSV every JPEG in it; the data set then has the folder's name. `classes`: their names, which tell the
+    header of a CSV from a row. UserError for a list that is missing,
     empty, or names an image twice.
     """
     images = root / "JPEGImages"
@@ -46,7 +47,7 @@ def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
         source, title = Path(labels), ""
-        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source)]
+        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source, root, classes)]
     else:
         source, title = root, ""
         entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
