@@ -85,8 +85,8 @@ def check_dataset(
 ) -> CheckReport:
     """Decode every image and mask; never stops at a bad one.
 
-    Returns counts and the problems found, each with id, file, kind, severity and message.
-    `problems` are those that are known already, of `open_dataset` and `class_problems`. `progress` is called once per image. Decoding leaves the
+    Returns counts and the problems found, each with id, file, kind, severity and message. `problems` are those that
+    are known already, of `open_dataset` and `class_problems`. `progress` is called once per image. Decoding leaves the
     interpreter lock, so threads (default: one per core) help.
     """
     known: dict[str, list[Problem]] = {}
@@ -244,7 +244,7 @@ def format_report(report: CheckReport) -> str:
         same = [problem for problem in report.problems if problem.kind == kind]
         lines.append(f"{same[0].severity}: {KINDS[kind]}: {kinds[kind]}")
         for problem in same:
-            parts = (problem.id, problem.path and str(problem.path), problem.message)
+            parts = (problem.id, str(problem.path or ""), problem.message)
             lines.append(one_line(f"  {': '.join(filter(None, parts))}"))
     lines.append(f"{report.errors} errors, {report.warnings} warnings")
     return "\n".join(lines)
