@@ -182,3 +182,16 @@ def test_masks_of_which_none_can_be_scored_are_an_error(tmp_path, scored):
         write_mask(path, np.full(SIZE[::-1], 255, np.uint8))
     report = check_dataset(dataset)
     assert (report.errors > 0) == (scored == 0) and report.errors in (0, len(masks))
+
+
+@pytest.mark.slow
+def test_a_run_says_what_is_wrong_with_the_whole_set_and_begins_with_no_mask_of_0_and_255(tmp_path, capsys):
+    root = make_voc(tmp_path / "set", {"a": ("cat",), "b": ("dog", "Cat"), "c": ()})
+    save_list(root, "val", "a", "b", "c")
+    for name in "ab":
+        write_mask(root / "SegmentationClass" / f"{name}.png", np.eye(*SIZE[::-1], dtype=np.uint8) * 255)
+    command = ["run", "--data", str(root), "--classes", "cat,dog", "--recipe", "demo", "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 2
+    out, error = capsys.readouterr()
+    assert "a.png: holds 0 and 255 alone: 255 is 'ignore'" in error and "(2 such errors in set/train; " in error
+    assert f"  warning: {root / 'Annotations'}: objects named 'Cat' in 1 image do not count" in out

@@ -7,6 +7,7 @@ from untrusted import refused
 
 from pplfast.data.check import check_dataset, class_problems
 from pplfast.data.dataset import DataConfig, open_dataset
+from pplfast.errors import UserError
 
 CLASSES = "bolt,nut"
 
@@ -121,6 +122,15 @@ def test_a_list_of_background_alone_is_a_list(folder, tmp_path):
     dataset = open_dataset(DataConfig(str(root), "train", classes=CLASSES))
     assert not dataset.labels.any()
     assert [(p.kind, p.severity) for p in class_problems(dataset)] == [("unseen-class", "warning")]
+
+
+def test_background_alone_cannot_be_learned_from(folder):
+    from pplfast.recipe import load_recipe
+    from pplfast.train.classifier import ClassifierTask
+
+    dataset = read(folder, "0000.jpg,\n0001.jpg,\n")
+    with pytest.raises(UserError, match="none of its images has any of the classes; add images of them"):
+        ClassifierTask(load_recipe("demo"), "plain", dataset).check()
 
 
 # cls_labels.npy

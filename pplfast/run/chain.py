@@ -143,6 +143,9 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
             problems: list[Problem] = []
             open_dataset(data, problems)
             report = check_dataset(dataset, problems)
+            for problem in report.problems:
+                if not problem.id and problem.severity == WARNING:
+                    announce.note(f"warning: {problem.path}: {problem.message}")
             bad = {
                 problem.id: f"{problem.path}: {problem.message}"
                 for problem in report.problems
@@ -159,9 +162,6 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
                     f"{fatal[0].path}: {fatal[0].message} ({report.errors} such errors in {dataset.name}; "
                     "`pplfast data check` lists them)"
                 )
-            for problem in report.problems:
-                if not problem.id and problem.severity == WARNING:
-                    announce.note(f"warning: {problem.path}: {problem.message}")
             warnings += report.warnings
             left_out |= bad
         if warnings:
