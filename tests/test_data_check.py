@@ -21,7 +21,7 @@ def spoiled(tmp_path):
     """Two good images, and one image per kind of fault with the kind for its id; `damaged` shows when decoded."""
     spoiled = dict.fromkeys(("good", *ERRORS, *WARNINGS, *NOTES), ("cat",))
     root = make_voc(tmp_path / "set", {**spoiled, "last": ("dog",)})
-    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "classes.txt").write_text("cat=1\ndog=2\n")
     images, annotations, masks = root / "JPEGImages", root / "Annotations", root / "SegmentationClass"
     whole = (images / "good.jpg").read_bytes()
     (images / "missing.jpg").unlink()
@@ -39,7 +39,7 @@ def spoiled(tmp_path):
     turned[0x0112] = 6
     save_image(images / "orientation.jpg", exif=turned)
     save_xml(annotations / "no-class.xml", "zebra")
-    write_mask(masks / "mask-ids.png", np.full(SIZE[::-1], 21, np.uint8))
+    write_mask(masks / "mask-ids.png", np.eye(*SIZE[::-1], dtype=np.uint8) * 20 + 1)
     write_mask(masks / "mask-ignored.png", np.full(SIZE[::-1], 255, np.uint8))
     write_mask(masks / "mask-no-class.png", np.eye(*SIZE[::-1], dtype=np.uint8) * 255)
     return root
@@ -156,21 +156,21 @@ def test_real_voc_images_are_fine(voc_mini, capsys):
     assert code == 0 and "VOC2012/val: 60 images, 60 with a mask" in out and "0 errors, 0 warnings" in out
 
 
+@pytest.mark.parametrize("value, why", [(255, "0, 255 alone: 255 is 'ignore'"), (1, "0, 1 alone: 1 is no class")])
 @pytest.mark.parametrize("labels", ("auto", "none"))
 @pytest.mark.parametrize("scored", (0, 1, 2))
-def test_masks_of_0_and_255_alone_are_a_warning_and_an_error_where_no_class_is_scored(tmp_path, scored, labels):
+def test_masks_without_a_class_are_a_warning_and_an_error_where_none_shows_any(tmp_path, scored, labels, value, why):
     root = make_voc(tmp_path, {"a": ("cat",), "b": ("dog", "cat"), "c": ()})
-    config = DataConfig(root, list="train", classes="cat=8,dog=12", labels=labels)
-    black_and_white = np.eye(*SIZE[::-1], dtype=np.uint8) * 255
-    for index, (name, value) in enumerate({"a": 8, "b": 12}.items()):
-        mask = black_and_white // 255 * np.uint8(value) if index < scored else black_and_white
+    config = DataConfig(root, list="train", classes="cat,dog", labels=labels)
+    for name, own in {"a": 8, "b": 12}.items():
+        mask = np.eye(*SIZE[::-1], dtype=np.uint8) * np.uint8(own if name in "ab"[:scored] else value)
         write_mask(root / "SegmentationClass" / f"{name}.png", mask)
     report = check_dataset(open_dataset(config))
-    found = {problem.id: problem for problem in report.problems if problem.kind == "mask-no-class"}
-    assert set(found) == set("ab"[scored:])
+    found = {problem.id: problem for problem in report.problems if problem.kind.startswith("mask")}
+    assert set(found) == set("ab"[scored:]) and {problem.kind for problem in found.values()} <= {"mask-no-class"}
     assert {problem.severity for problem in found.values()} <= {"warning" if scored or labels == "none" else "error"}
-    if scored == 1 and labels == "auto":
-        assert "255 is 'ignore'" in found["b"].message and "save cat as 8, dog as 12" in found["b"].message
+    if scored < 2:
+        assert why in found["b"].message and "save cat as 8, dog as 12" in found["b"].message
 
 
 @pytest.mark.parametrize("scored", (0, 1))
@@ -193,5 +193,5 @@ def test_a_run_says_what_is_wrong_with_the_whole_set_and_begins_with_no_mask_of_
     command = ["run", "--data", str(root), "--classes", "cat,dog", "--recipe", "demo", "--out", str(tmp_path / "out")]
     assert cli.main(command) == 2
     out, error = capsys.readouterr()
-    assert "a.png: holds 0 and 255 alone: 255 is 'ignore'" in error and "(2 such errors in set/train; " in error
+    assert "a.png: holds 0, 255 alone: 255 is 'ignore'" in error and "(2 such errors in set/train; " in error
     assert f"  warning: {root / 'Annotations'}: objects named 'Cat' in 1 image do not count" in out

@@ -37,7 +37,7 @@ KINDS = {
     "no-class": "labels name none of the classes",
     "mask-ids": "mask holds values outside the class list",
     "mask-ignored": "mask of 255 alone, nothing of which is scored",
-    "mask-no-class": "mask of 0 and 255 alone, none of whose classes is scored",
+    "mask-no-class": "mask without the value of any class",
     "large": "image that takes much memory",
 }
 
@@ -177,11 +177,12 @@ def _mask_problems(dataset: Dataset, index: int, path: Path, info: ImageInfo | N
     own = range(len(classes)) if dataset.labels is None else np.flatnonzero(dataset.labels[index])
     if values == {IGNORE}:
         yield Problem(id, path, "mask-ignored", WARNING, "holds 255 alone, so that no pixel of it is scored")
-    if values == {BACKGROUND, IGNORE} and len(own):
+    elif values - {BACKGROUND} and values.isdisjoint(classes.ids) and len(own):
         save = ", ".join(f"{classes.names[column]} as {classes.ids[column]}" for column in own[:MOST_NAMES])
-        message = f"holds 0 and 255 alone: 255 is 'ignore', so no class of it is scored; save {save}"
+        why = f"{', '.join(map(str, others))} is no class of the list" if others else "255 is 'ignore'"
+        message = f"holds {', '.join(map(str, sorted(values)))} alone: {why}, so nothing of it is scored; save {save}"
         yield Problem(id, path, "mask-no-class", WARNING, message)
-    if others:
+    elif others:
         yield Problem(
             id, path, "mask-ids", WARNING, f"holds values {', '.join(map(str, others))}, which no class of the list has"
         )
