@@ -187,7 +187,7 @@ def notes(root, classes=CLASSES, **options):
 
 def test_names_of_no_class_are_counted(tmp_path):
     root = make_voc(tmp_path / "set", {"a": ("bolt", "gear"), "b": ("nut", "gear"), "c": ("nut", "cog", "cog")})
-    assert notes(root) == {("note", "objects of no class: gear (2 images), cog (1 image)")}
+    assert notes(root) == {("note", "objects of no class: 'gear' (2 images), 'cog' (1 image)")}
 
 
 @pytest.mark.parametrize("name, known", [
@@ -197,7 +197,7 @@ def test_names_of_no_class_are_counted(tmp_path):
 def test_names_that_differ_by_spelling_are_a_warning(tmp_path, name, known):
     root = make_voc(tmp_path / "set", {"a": ("bolt",), "b": (known,), "c": (name, "bolt"), "d": (name,), "e": ("cog",)})
     found = notes(root, f"bolt,{known}")
-    assert ("note", "objects of no class: cog (1 image)") in found
+    assert ("note", "objects of no class: 'cog' (1 image)") in found
     (warning,) = [message for severity, message in found if severity == "warning"]
     assert repr(name) in warning and repr(known) in warning and "2 images" in warning
 

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pplfast.errors import UserError
@@ -46,13 +46,12 @@ def read_csv(path: Path, root: Path, classes: Collection[str]) -> list[Row]:
             )
     if lines and _is_header(lines[0][1], root, classes):
         lines = lines[1:]
-    rows: dict[str, Row] = {}
+    # By the path as written: a.jpg and a.jpeg are two files, whose labels are not each other's.
+    rows: dict[PurePosixPath, tuple[int, str, list[str]]] = {}
     for number, (image, labels) in lines:
-        names = tuple(label.strip() for label in labels.split(";") if label.strip())
-        # By the path as written: a.jpg and a.jpeg are two files, whose labels are not each other's.
-        row = rows.setdefault(str(PurePosixPath(image)), Row(number, image, ()))
-        rows[str(PurePosixPath(image))] = replace(row, labels=row.labels + names)
-    return list(rows.values())
+        _, _, names = rows.setdefault(PurePosixPath(image), (number, image, []))
+        names += [label.strip() for label in labels.split(";") if label.strip()]
+    return [Row(number, image, tuple(names)) for number, image, names in rows.values()]
 
 
 def _is_header(cells: Sequence[str], root: Path, classes: Collection[str]) -> bool:

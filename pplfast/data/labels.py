@@ -139,7 +139,7 @@ class _XmlLabels:
     def problems(self) -> list[Problem]:
         """Names of no class: fine for a part of VOC's 20, but not where a name is a class in another spelling."""
         spellings = {_spelling(name): name for name in self.columns}
-        alike = [name for name in self.others if _spelling(name) in spellings]
+        alike = {name: spellings[_spelling(name)] for name in self.others if _spelling(name) in spellings}
         found = [
             Problem(
                 "",
@@ -147,11 +147,11 @@ class _XmlLabels:
                 "other-spelling",
                 WARNING,
                 f"objects named {quoted(name)} in {_images(self.others[name])} do not count: the class is "
-                f"{quoted(spellings[_spelling(name)])}; write both the same way",
+                f"{quoted(known)}; write both the same way",
             )
-            for name in alike
+            for name, known in alike.items()
         ]
-        names = [f"{shortened(name)} ({_images(n)})" for name, n in self.others.most_common() if name not in alike]
+        names = [f"{quoted(name)} ({_images(n)})" for name, n in self.others.most_common() if name not in alike]
         if names:
             more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
             text = f"objects of no class: {', '.join(names[:MOST_NAMES])}{more}"

@@ -31,8 +31,12 @@ class Scores:
         for entry in self.classes:
             figure = "absent, not counted" if entry.iou is None else f"{entry.iou:5.1f}"
             lines.append(f"  {entry.name:<{width}}  {figure}")
-        counted = sum(entry.iou is not None for entry in self.classes[1:])
-        mean = f"{self.miou:5.1f}  (over {counted + 1} classes, background included)" if counted else "of no class"
+        counted = [entry.iou is not None for entry in self.classes]
+        mean = (
+            f"{self.miou:5.1f}  (over {sum(counted)} classes, background included)"
+            if any(counted[1:])
+            else "of no class"
+        )
         lines.append(f"  {'mIoU':<{width}}  {mean}")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
