@@ -46,7 +46,9 @@ def test_a_first_line_that_names_no_file_and_no_class_is_a_header(folder, header
 
 @pytest.mark.parametrize("row", ["0000,botl", "0000.jpg,botl", "gone.jpg,botl", "gone_7,botl", "gone.png,label"])
 def test_a_first_row_that_names_an_image_is_no_header(folder, row):
-    assert "line 1: unknown class" in refuse(folder, f"{row}\n0001.jpg,nut\n")
+    message = refuse(folder, f"{row}\n0001.jpg,nut\n")
+    assert "line 1: unknown class" in message and "write image,label if it is a header" in message
+    assert "header" not in refuse(folder, f"0001.jpg,nut\n{row}\n")
 
 
 def test_a_first_row_of_a_missing_image_is_no_header(folder):
@@ -181,13 +183,14 @@ def test_npy_with_a_column_for_the_background_is_told(tmp_path):
 
 def notes(root, classes=CLASSES, **options):
     problems = []
-    report = check_dataset(open_dataset(DataConfig(str(root), "train", classes=classes, **options), problems), problems)
-    return {(p.severity, p.message) for p in report.problems if not p.id}
+    dataset = open_dataset(DataConfig(str(root), "train", classes=classes, **options), problems)
+    report = check_dataset(dataset, problems)
+    return {(p.severity, p.message) for p in report.problems if not p.id}, report.warnings
 
 
 def test_names_of_no_class_are_counted(tmp_path):
     root = make_voc(tmp_path / "set", {"a": ("bolt", "gear"), "b": ("nut", "gear"), "c": ("nut", "cog", "cog")})
-    assert notes(root) == {("note", "objects of no class: 'gear' (2 images), 'cog' (1 image)")}
+    assert notes(root)[0] == {("note", "objects of no class: 'gear' (2 images), 'cog' (1 image)")}
 
 
 @pytest.mark.parametrize("name, known", [
@@ -196,13 +199,13 @@ def test_names_of_no_class_are_counted(tmp_path):
 ])  # fmt: skip
 def test_names_that_differ_by_spelling_are_a_warning(tmp_path, name, known):
     root = make_voc(tmp_path / "set", {"a": ("bolt",), "b": (known,), "c": (name, "bolt"), "d": (name,), "e": ("cog",)})
-    found = notes(root, f"bolt,{known}")
+    found, warnings = notes(root, f"bolt,{known}")
     assert ("note", "objects of no class: 'cog' (1 image)") in found
     (warning,) = [message for severity, message in found if severity == "warning"]
-    assert repr(name) in warning and repr(known) in warning and "2 images" in warning
+    assert warnings == 1 and repr(name) in warning and repr(known) in warning and "2 images" in warning
 
 
 def test_difficult_objects_that_are_skipped_are_not_counted(tmp_path):
     root = make_voc(tmp_path / "set", {"a": ("bolt",), "b": ("nut",)})
     save_xml(root / "Annotations" / "a.xml", "bolt", "Nut", difficult=("Nut",))
-    assert not notes(root, difficult=False) and len(notes(root)) == 1
+    assert notes(root, difficult=False) == (set(), 0) and notes(root)[1] == 1

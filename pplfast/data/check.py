@@ -30,10 +30,6 @@ KINDS = {
     "mask-size": "mask and image differ in size",
     "grey": "grey image, used as RGB",
     "orientation": "EXIF orientation, not applied",
-    "unseen-class": "classes without an image",
-    "everywhere": "classes that every image has",
-    "other-spelling": "class names in another spelling",
-    "other-names": "names of no class",
     "no-class": "labels name none of the classes",
     "mask-ids": "mask holds values outside the class list",
     "mask-ignored": "mask of 255 alone, nothing of which is scored",
@@ -42,7 +38,7 @@ KINDS = {
 }
 
 
-MOST_NAMES = 5  # of classes, that a message says the values of
+MOST_CLASSES = 5  # of classes, that a message says the values of
 LARGE = 50_000_000  # pixels; photographs have up to half of it
 
 IMAGE_KINDS = ("missing", "empty", "not-jpeg", "truncated", "cmyk", "too-large")  # those that BadImage names
@@ -62,7 +58,8 @@ class CheckReport:
 
     @property
     def warnings(self) -> int:
-        return sum(problem.severity == WARNING for problem in self.problems)
+        """Of files alone: what is odd about the choice of images and classes is said in words, not counted."""
+        return sum(problem.severity == WARNING and problem.path is not None for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         problems = [asdict(problem) | {"path": problem.path and str(problem.path)} for problem in self.problems]
@@ -178,7 +175,7 @@ def _mask_problems(dataset: Dataset, index: int, path: Path, info: ImageInfo | N
     if values == {IGNORE}:
         yield Problem(id, path, "mask-ignored", WARNING, "holds 255 alone, so that no pixel of it is scored")
     elif values - {BACKGROUND} and values.isdisjoint(classes.ids) and len(own):
-        save = ", ".join(f"{classes.names[column]} as {classes.ids[column]}" for column in own[:MOST_NAMES])
+        save = ", ".join(f"{classes.names[column]} as {classes.ids[column]}" for column in own[:MOST_CLASSES])
         why = f"{', '.join(map(str, others))} is no class of the list" if others else "255 is 'ignore'"
         message = f"holds {', '.join(map(str, sorted(values)))} alone: {why}, so nothing of it is scored; save {save}"
         yield Problem(id, path, "mask-no-class", WARNING, message)
@@ -233,19 +230,22 @@ def unusable(path: Path) -> str:
 
 
 def format_report(report: CheckReport) -> str:
-    """The report as text: images per class, then every problem, grouped by kind."""
+    """The report as text: images per class, problems of the whole data set, then those of images, grouped by kind."""
     lines = [f"{report.name}: {report.images} images, {report.masks} with a mask"]
     if report.counts is None:
         lines.append("no image labels")
     else:
         width = max(map(len, report.counts))
         lines += [f"  {name:<{width}}  {count:>7} images" for name, count in report.counts.items()]
-    kinds = Counter(problem.kind for problem in report.problems)
+    of_images = [problem for problem in report.problems if problem.id]
+    for problem in report.problems:
+        if not problem.id:
+            where = f"{problem.path}: " if problem.path else ""
+            lines.append(one_line(f"{problem.severity}: {where}{problem.message}"))
+    kinds = Counter(problem.kind for problem in of_images)
     for kind in [kind for kind in KINDS if kind in kinds]:
-        same = [problem for problem in report.problems if problem.kind == kind]
+        same = [problem for problem in of_images if problem.kind == kind]
         lines.append(f"{same[0].severity}: {KINDS[kind]}: {kinds[kind]}")
-        for problem in same:
-            parts = (problem.id, str(problem.path or ""), problem.message)
-            lines.append(one_line(f"  {': '.join(filter(None, parts))}"))
+        lines += [one_line(f"  {problem.id}: {problem.path}: {problem.message}") for problem in same]
     lines.append(f"{report.errors} errors, {report.warnings} warnings")
     return "\n".join(lines)

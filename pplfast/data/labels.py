@@ -134,7 +134,7 @@ class _XmlLabels:
                 row[self.columns[name]] = 1
             else:
                 others.add(name)
-        self.others.update(others)
+        self.others.update(sorted(others))
 
     def problems(self) -> list[Problem]:
         """Names of no class: fine for a part of VOC's 20, but not where a name is a class in another spelling."""
@@ -259,6 +259,7 @@ class _CsvLabels:
                     "several labels are separated by ';'"
                     if _are_several(unknown, columns)
                     else f"known: {', '.join(classes.names)}; correct it, or give --classes the names of this file"
+                    + ("" if lines else ", or write image,label if it is a header")
                 )
                 raise UserError(f"{path}, line {item.line}: unknown class {quoted(unknown)}; {remedy}")
             key = image_id(item.image)
