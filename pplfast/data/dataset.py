@@ -86,7 +86,7 @@ def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> D
     root = Path(config.root)
     check_root(root)
     classes = _classes(config, root)
-    listed = read_list(root, config.list, config.labels)
+    listed = read_list(root, config.list, config.labels, classes.names)
     entries = listed.entries
     labels = read_labels(config, root, entries, classes, problems)
     masks = _masks(config, root, entries)
@@ -131,6 +131,7 @@ def _without_masks(listed: ImageList, masks: Sequence[Path | None]) -> tuple[Pro
         problem
         for problem in listed.left_out
         if image_id(problem.id) not in ids
+        and problem.path is not None
         and not (problem.path.suffix.lower() == ".png" and os.path.realpath(problem.path.parent) in folders)
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +32,13 @@ class ImageList:
     left_out: list[Problem]  # what else a plain folder holds
 
 
-def read_list(root: Path, name: str, labels: str) -> ImageList:
+def read_list(root: Path, name: str, labels: str, classes: Collection[str] = ()) -> ImageList:
     """The images of a data set in the order of its list.
 
     `name` is a list by name or by path. A plain folder may go without: the rows of its CSV then are the list, and
-    without a CSV every JPEG in it, also in linked folders; the data set then has the folder's name. UserError for a
-    list that is missing, empty, or names an image twice.
+    without a CSV every JPEG in it, also in linked folders; the data set then has the folder's name. `classes`: their
+    names, which tell the header of a CSV from a row. UserError for a list that is missing, empty, or names an image
+    twice.
     """
     images = root / IMAGES
     is_voc = images.is_dir()
@@ -50,7 +52,7 @@ def read_list(root: Path, name: str, labels: str) -> ImageList:
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
         source, title = Path(labels), ""
-        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source)]
+        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source, root, classes)]
     else:
         source, title = root, ""
         entries, left_out = _from_folder(root)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pplfast.data.check import IMAGE_KINDS, check_dataset, unseen_classes, unusable
+from pplfast.data.check import IMAGE_KINDS, check_dataset, class_problems, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.problems import ERROR, Problem
+from pplfast.data.problems import ERROR, WARNING, Problem
 from pplfast.doctor import hardware, versions
 from pplfast.errors import UserError, one_line
 from pplfast.files import check_inside, is_output, remove_file, write_json
@@ -54,8 +54,8 @@ def _run(config: RunConfig, say: Callable[[str], None]) -> dict[str, Any]:
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
     if few := few_steps(config.recipe, len(train_set)):
         announce.note(few)
-    if unseen := unseen_classes(train_set):
-        announce.note(unseen)
+    for problem in class_problems(train_set):
+        announce.note(f"warning: {problem.message}")
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
     parts = {
@@ -143,6 +143,9 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
             problems: list[Problem] = []
             open_dataset(data, problems)
             report = check_dataset(dataset, problems)
+            for problem in report.problems:
+                if not problem.id and problem.severity == WARNING:
+                    announce.note(f"warning: {problem.path}: {problem.message}")
             bad = {
                 problem.id: f"{problem.path}: {problem.message}"
                 for problem in report.problems

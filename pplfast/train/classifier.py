@@ -58,6 +58,8 @@ class ClassifierTask(Task[PatchClassifier]):
         dataset = self.dataset
         if len(dataset) == 0 or dataset.labels is None:
             raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
+        if not dataset.labels.any():
+            raise UserError(f"{dataset.name}: none of its images has any of the classes; add images of them")
         self.loss = losses.LOSSES.find(self.recipe.loss)
         losses.check_loss(self.recipe.loss, self.loss, len(dataset.classes))
 
