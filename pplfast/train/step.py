@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks, gather
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.models.dropout import drawn_by
 from pplfast.models.values import bad_weight
 from pplfast.train.checkpoint import CheckpointFolder
 from pplfast.train.schedules import steps_per_epoch
@@ -34,7 +35,8 @@ def step_batches(loader: TrainLoader, accumulation: int, step: int) -> Iterator[
 
 
 def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
-    """Random numbers (dropout) as a function of the step: a resumed run draws the same without a saved state."""
+    """torch's generator, from which networks of one's own may draw, as a function of the step: a resumed run draws the
+    same without a saved state. What comes with pplfast draws by `drawn_by`, without regard to the rank."""
     state = np.random.SeedSequence([seed % 2**32, stage, iteration, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))
 
@@ -47,11 +49,13 @@ def train_step(
     mark: Callable[[str], None],
     ranks: Ranks,
     wish: bool = False,
+    draw: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward and update. Returns float32 (2,) on the device, the same on all ranks: the mean loss over all
     images of all ranks, and how many ranks have a `wish`; and this rank's losses, one per row of the batches.
 
     image_losses: the network's outputs and the batch -> weighted losses (B,). mark: told what is about to be done.
+    draw: the seed and the step, for dropout.
 
     DeepSpeed averages gradients over ranks and accumulation steps. With unequal shares (the last step of an epoch)
     that is not the mean over the images: each loss is scaled so that it is.
@@ -61,7 +65,8 @@ def train_step(
     for k, batch in enumerate(batches):
         engine.set_gradient_accumulation_boundary(k == len(batches) - 1)
         mark("forward")
-        batch_losses = image_losses(engine(batch.images), batch)
+        with drawn_by(*draw, batch.indices.numpy(), ranks.device):
+            batch_losses = image_losses(engine(batch.images), batch)
         mark("backward")
         engine.backward(batch_losses.sum() * (ranks.world * accumulation / images))
         engine.step()

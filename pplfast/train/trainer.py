@@ -281,6 +281,7 @@ def _run_stage(
             _marker(run, at),
             run.ranks,
             run.checkpoints.wanted(options.checkpoint_seconds),
+            (task.seed, progress.steps),
         )
         run.watchdog.mark(f"{at}, after it")
 
