@@ -6,7 +6,7 @@ import torch
 from models_reference import TINY
 from torch import Tensor
 
-from pplfast.models.dropout import branches, dropout, drawn_by
+from pplfast.models.dropout import branches, drawn_by, dropout
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 

@@ -21,7 +21,7 @@ from pplfast.patch.branches import PatchStage
 from pplfast.precision import exact_float32
 from pplfast.recipe import OptimConfig
 from pplfast.train import trainer
-from pplfast.train.engine import check_compile, check_precision, micro_batch
+from pplfast.train.engine import Share, check_compile, check_precision, share_batch
 from pplfast.train.identity import claim_folder, describe
 from pplfast.train.model_file import load_classifier
 from pplfast.train.plan import plan_stages
@@ -199,20 +199,24 @@ def test_plans_of_the_variants():
         plan_stages(make_recipe(stages=[{"position": "head", "grid": 2, "epochs": 1}]), "ppl", backbone)
 
 
-def test_batches_that_cannot_be_divided():
-    ranks = Ranks(0, 3, 3, torch.device("cpu"))
-    assert micro_batch(OptimConfig(batch=12, accumulation=2), ranks) == 2
-    assert micro_batch(OptimConfig(batch=16, accumulation=2), ranks) == 3  # of 3, 3 and 2 images
-    with pytest.raises(UserError, match="optim.batch = 16.*multiple of optim.accumulation 3"):
-        micro_batch(OptimConfig(batch=16, accumulation=3), ranks)
-    with pytest.raises(UserError, match="less than an image for each of 3 ranks"):
-        micro_batch(OptimConfig(batch=16, accumulation=8), ranks)
+def test_batches_are_shared_among_ranks():
+    assert share_batch(OptimConfig(batch=12, accumulation=2), 3) == Share(2, 6, 2)
+    assert share_batch(OptimConfig(batch=16, accumulation=2), 3) == Share(2, 8, 3)  # of 3, 3 and 2 images
+    with pytest.raises(UserError, match="in 8 parts: is less than an image for each of 3 ranks"):
+        share_batch(OptimConfig(batch=16, accumulation=8), 3)
     with pytest.raises(UserError, match="fp16.*needs a GPU"):
         check_precision(OptimConfig(precision="fp16"), torch.device("cpu"))
-    with pytest.raises(UserError, match="optim.accumulation = 2 parts; choose default"):
-        check_compile("reduce-overhead", OptimConfig(accumulation=2))
-    check_compile("default", OptimConfig(accumulation=2))
-    check_compile("reduce-overhead", OptimConfig())
+    with pytest.raises(UserError, match="gradients of 2 parts of a batch; choose default"):
+        check_compile("reduce-overhead", Share(2, 8, 8))
+    check_compile("default", Share(2, 8, 8))
+    check_compile("reduce-overhead", Share(1, 16, 16))
+
+
+def test_a_micro_batch_is_the_same_on_any_number_of_ranks_that_it_can_be_on():
+    shares = [share_batch(OptimConfig(batch=16, micro_batch=4), world) for world in (1, 2, 4, 3, 8, 16)]
+    assert [(share.parts, share.micro_batch) for share in shares] == [(4, 4), (2, 4), (1, 4), (2, 3), (1, 2), (1, 1)]
+    assert share_batch(OptimConfig(batch=7, micro_batch=3), 1) == Share(7, 1, 1)
+    assert share_batch(OptimConfig(batch=8, micro_batch=100), 1) == Share(1, 8, 8)
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
@@ -264,7 +268,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
         (["--set", f"model.weights={weights}"], str(weights)),
         (["--set", "model.weights=/nowhere.pth"], "/nowhere.pth"),
         (["--set", "model.backbone=vgg"], "vgg"),
-        (["--set", "optim.batch=3", "--set", "optim.accumulation=2"], "optim.batch = 3"),
+        (["--set", "optim.batch=3", "--set", "optim.accumulation=2"], "'optim.batch' = 3: must be a multiple"),
         (["--set", "optim.precision=fp16"], "fp16") if not torch.cuda.is_available() else (["--labels", "x"], "x"),
         (["--labels", "none"], "no image labels"),
         (["--recipe", "no_such"], "no_such"),

@@ -43,6 +43,18 @@ def _check_augment(augment: AugmentConfig, key: str, need: Need) -> None:
 
 def _check_optim(optim: OptimConfig, key: str, need: Need) -> None:
     need(optim.precision in PRECISIONS, f"{key}.precision", optim.precision, ", ".join(PRECISIONS))
+    need(
+        optim.batch % optim.accumulation == 0,
+        f"{key}.batch",
+        optim.batch,
+        f"a multiple of {key}.accumulation = {optim.accumulation}",
+    )
+    need(
+        not optim.micro_batch or optim.accumulation == 1,
+        f"{key}.micro_batch",
+        optim.micro_batch,
+        f"left out with {key}.accumulation = {optim.accumulation}: one follows from the other",
+    )
     need(optim.reduction in ("fp32", "bf16"), f"{key}.reduction", optim.reduction, "fp32 or bf16")
 
 

@@ -63,6 +63,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "warmup": Range(0, 10_000_000, note="optimizer steps"),
         "batch": IMAGES,
         "accumulation": Range(1, 65536),
+        "micro_batch": Range(0, 65536, note="0: not set"),
         "zero": Range(0, 2),
         "clip": Range(0, 1_000_000, note="0: none"),
     },

@@ -46,7 +46,8 @@ class OptimConfig(Settings):
     poly: float = 0.9  # lr * (1 - iteration / iterations)^poly, per stage
     warmup: int = 0  # iterations of linear warm-up at the start of the first stage
     batch: int = 16  # images per optimizer step, over all ranks and accumulation steps
-    accumulation: int = 1
+    accumulation: int = 1  # parts that a batch is computed in, one after the other, each shared among the ranks
+    micro_batch: int = 0  # in place of accumulation: images that a rank computes at once, at most; 0: not set
     precision: str = "auto"  # "auto": bf16 where it is fast, else fp32; or "fp32", "bf16", "fp16" (GPU only)
     zero: int = 0  # DeepSpeed ZeRO stage, 0 to 2
     reduction: str = "fp32"  # "fp32" | "bf16": the gradients on their way between ranks

@@ -83,6 +83,7 @@ class _Run:
     options: TrainOptions
     ranks: Ranks
     optim: OptimConfig  # the task's, its precision decided
+    share: engines.Share  # of its batch
     model: Network
     stages: tuple[StagePlan, ...]
     loader: TrainLoader
@@ -99,7 +100,7 @@ class _Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.loader.batches_per_epoch, self.task.optim.accumulation)
+        return steps_per_epoch(self.loader.batches_per_epoch, self.share.parts)
 
     @property
     def iterations(self) -> list[int]:
@@ -164,8 +165,8 @@ def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks,
     if ranks.main:
         check_loggers(options.loggers)
     engines.check_precision(task.optim, ranks.device)
-    engines.check_compile(options.compile, task.optim)
-    micro_batch = engines.micro_batch(task.optim, ranks)
+    share = engines.share_batch(task.optim, ranks.world)
+    engines.check_compile(options.compile, share)
     threads = use_threads(options, ranks.local_world)
     exact_float32()
     torch.manual_seed(task.seed)
@@ -174,18 +175,18 @@ def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks,
         cpu.install(model, ranks.device)
     loader = task.load(
         model,
-        batch_size=micro_batch,
+        batch_size=share.micro_batch,
         rank=ranks.rank,
         world_size=ranks.world,
         seed=task.seed,
         cache_mb=options.cache_mb,
         threads=threads,
         device=ranks.device,
-        group=task.optim.batch // task.optim.accumulation,
+        group=share.group,
     )
     checkpoints = CheckpointFolder(folder / "checkpoints", ranks, options.keep)
     watch = LossWatch(task.dataset.ids, ranks, checkpoints)
-    return _Run(task, folder, options, ranks, task.optim, model, stages, loader, checkpoints, watch, watchdog)
+    return _Run(task, folder, options, ranks, task.optim, share, model, stages, loader, checkpoints, watch, watchdog)
 
 
 def _claim(run: _Run, record: dict[str, Any], resume: bool) -> tuple[str, str]:
@@ -213,7 +214,7 @@ def _open_log(run: _Run, progress: Progress) -> TrainLog:
 
 
 def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress, profiler: StepProfiler) -> Progress:
-    batches = step_batches(run.loader, run.task.optim.accumulation, progress.steps)
+    batches = step_batches(run.loader, run.share.parts, progress.steps)
     state = run.checkpoints.read(checkpoint) if checkpoint else None
     if state:
         restore_weights(run.model, state, run.ranks)
@@ -277,7 +278,7 @@ def _run_stage(
             engine,
             step_inputs,
             task.losses,
-            task.optim.accumulation,
+            run.share.parts,
             _marker(run, at),
             run.ranks,
             run.checkpoints.wanted(options.checkpoint_seconds),
