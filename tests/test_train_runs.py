@@ -297,6 +297,36 @@ def test_training_goes_on_while_a_checkpoint_is_written(dataset, tmp_path, monke
     assert not all(torch.equal(saved["model." + name], tensor) for name, tensor in weights[3].items())
 
 
+def stopped_after(step_count: int, patch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C once the checkpoint after so many steps is on the disk."""
+
+    def save(folder, state, progress, plain=CheckpointFolder.save):
+        plain(folder, state, progress)
+        if progress.steps == step_count:
+            folder.finish()
+            raise KeyboardInterrupt
+
+    patch.setattr(CheckpointFolder, "save", save)
+
+
+@pytest.mark.parametrize("stop", (2, 6))
+def test_a_resumed_run_has_the_figures_of_an_uninterrupted_one(dataset, tmp_path, stop, monkeypatch):
+    """Stopped within an interval of the log, or with nothing left to do but to save; the log is lost as well."""
+    options = dataclasses.replace(EVERY_STEP, log_every=4)
+    whole = train(make_recipe(**SIX_STEPS), dataset, tmp_path / "whole", options=options)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopped_after(stop, patch)
+        train(make_recipe(**SIX_STEPS), dataset, out, options=options)
+    (out / "log.jsonl").unlink()
+    done = train(make_recipe(**SIX_STEPS), dataset, out, resume=True, options=options)
+    assert done.loss == whole.loss and done.images_per_s > 0
+    written = json.loads((out / "classifier.json").read_text(), parse_constant=pytest.fail)
+    assert written["training"]["loss"] == whole.loss
+    losses = [line["loss"] for line in read_log(tmp_path / "whole")]
+    assert [line["loss"] for line in read_log(out)] == ([] if stop == 6 else losses)
+
+
 @pytest.mark.parametrize("fatal, last", ((2, "stage1-0000002"), (3, "stage1-0000004")))
 def test_a_full_disk_ends_the_run(dataset, tmp_path, monkeypatch, fatal, last):
     """Found at the next checkpoint, or, where it was the last one, at the end."""

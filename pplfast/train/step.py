@@ -99,7 +99,7 @@ class LossWatch:
     def __init__(self, ids: Sequence[str], ranks: Ranks, checkpoints: CheckpointFolder) -> None:
         self._ids, self._ranks, self._checkpoints = ids, ranks, checkpoints
         self._pending: _Pending | None = None
-        self._values: list[float] = []
+        self.sum, self.count = 0.0, 0  # of the losses that were read since the last `interval_mean`
         self.last = float("nan")  # the last loss that was read
         self.wished = False  # by any rank in the steps that were read, until set back
 
@@ -117,8 +117,9 @@ class LossWatch:
     def interval_mean(self) -> float:
         """The mean loss of the steps since the last call, this one included. Raises as `add` does."""
         self._read()
-        values, self._values = self._values, []
-        return sum(values) / len(values)
+        mean = self.sum / self.count
+        self.sum, self.count = 0.0, 0
+        return mean
 
     def settle(self) -> None:
         """Wait for the last step's loss. Raises as `add` does."""
@@ -146,7 +147,7 @@ class LossWatch:
         self.wished |= wishes > 0
         if not math.isfinite(self.last):
             self._stop(pending)
-        self._values.append(self.last)
+        self.sum, self.count = self.sum + self.last, self.count + 1
 
     def _stop(self, pending: _Pending) -> None:
         bad = ~torch.isfinite(pending.losses.cpu())

@@ -71,7 +71,7 @@ class TrainResult:
     folder: Path
     steps: int
     seconds: float  # over all sessions
-    images_per_s: float  # of the session that finished; 0 where it had nothing left to train
+    images_per_s: float  # of the session that finished, or of the one before where it had nothing left to train
     loss: float  # mean of the last interval
     already_finished: bool
 
@@ -92,7 +92,6 @@ class _Run:
     watchdog: Watchdog
     meter: Meter = field(init=False)  # once the precision is decided
     log: TrainLog | None = None  # of rank 0
-    loss: float = float("nan")  # mean of the last interval
 
     def say(self, text: str) -> None:
         if self.log:
@@ -141,9 +140,9 @@ def _run_task(
         return TrainResult(run.folder, already_finished=True, **task.read_training(run.folder))
     checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
     progress = checkpoint.progress if checkpoint else Progress()
+    run.watch.sum, run.watch.count = progress.open_loss, progress.open_steps
     run.log = together(ranks, lambda: _open_log(run, progress) if ranks.main else None)
     if run.log:
-        run.loss = run.log.last_loss
         for line in (*opening_lines(task, run.optim, ranks, run.stages, run.iterations, options.compile), *notes):
             run.say(line)
         if checkpoint:
@@ -297,7 +296,7 @@ def _run_stage(
         run.meter.add(sum(batch.total for batch in step_inputs))
         profiler.step()
         if progress.stage_ended or progress.iteration % options.log_every == 0:
-            _log(run, progress, rates[progress.iteration - 1])
+            progress = _log(run, progress, rates[progress.iteration - 1])
         if progress.stage_ended or _checkpoint_due(run, progress):
             if progress.stage_ended:
                 check_ranks(run.model, frozen, run.ranks, stage + 1)
@@ -307,6 +306,7 @@ def _run_stage(
             run.watchdog.mark(f"{at}, waiting for the checkpoint before to be on the disk")
             run.checkpoints.finish()  # before the copy: no more than one state in memory
             run.watchdog.mark(f"{at}, copying its checkpoint")
+            progress = dataclasses.replace(progress, open_loss=run.watch.sum, open_steps=run.watch.count)
             run.checkpoints.save(collect_state(engine, run.ranks, momentum=not progress.stage_ended), progress)
     return progress
 
@@ -321,21 +321,21 @@ def _checkpoint_due(run: _Run, progress: Progress) -> bool:
     return run.watch.wished or bool(every and progress.iteration % every == 0)
 
 
-def _log(run: _Run, progress: Progress, rate: float) -> None:
+def _log(run: _Run, progress: Progress, rate: float) -> Progress:
     """Close an interval of steps."""
-    run.loss = run.watch.interval_mean()
-    rates = run.meter.interval()
+    loss, rates = run.watch.interval_mean(), run.meter.interval()
     if run.log:
         epoch, plan = progress.steps / run.steps_per_epoch, run.stages[progress.stage]
-        run.log.write(Interval(progress.stage, len(run.stages), plan, progress.steps, epoch, run.loss, rate, rates))
+        run.log.write(Interval(progress.stage, len(run.stages), plan, progress.steps, epoch, loss, rate, rates))
+    return dataclasses.replace(progress, loss=loss, images_per_s=run.meter.images_per_s)
 
 
 def _save_result(run: _Run, progress: Progress) -> TrainResult:
     training: dict[str, Any] = {
         "steps": progress.steps,
         "seconds": round(progress.seconds, 3),
-        "images_per_s": round(run.meter.images_per_s, 2),
-        "loss": run.loss,
+        "images_per_s": round(progress.images_per_s, 2),
+        "loss": progress.loss,
     }
     on_main(run.ranks, lambda: run.task.save(run.model, run.stages[-1], training, run.folder))
     return TrainResult(run.folder, already_finished=False, **training)
