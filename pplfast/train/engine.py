@@ -22,14 +22,6 @@ BUCKET = 8_000_000  # gradients reduced together: 32 MB in float32, enough to fi
 def check_precision(optim: OptimConfig, device: torch.device) -> None:
     if optim.precision == "fp16" and device.type != "cuda":
         raise UserError("optim.precision = 'fp16': needs a GPU; choose bf16 or fp32")
-    if optim.precision == "fp16" and optim.zero and optim.clip:
-        # DeepSpeed 0.19.8 takes the norm of the scaled gradients there.
-        raise UserError(
-            f"optim.clip = {optim.clip} with fp16: DeepSpeed clips wrongly at optim.zero = {optim.zero}; "
-            f"set optim.zero = 0, or choose bf16"
-        )
-    if optim.reduction == "bf16" and optim.precision == "fp16":
-        raise UserError("optim.reduction = 'bf16' with optim.precision = 'fp16': reduce in fp32, or train in bf16")
 
 
 @dataclass(frozen=True)
