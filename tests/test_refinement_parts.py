@@ -26,7 +26,7 @@ from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import submission
-from pplfast.labels.affinity import confident_labels
+from pplfast.labels.label import confident_labels
 from pplfast.labels.camfile import Cam
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet

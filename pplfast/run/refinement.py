@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from pplfast.data.dataset import Dataset
 from pplfast.evaluate import evaluate_cams
-from pplfast.labels.affinity import generate_affinity_labels
 from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe
 from pplfast.run.config import fingerprint
@@ -110,16 +109,17 @@ class Refinement:
             "background": config.background,
             "crf": config.crf,
         }
+
+        def action() -> dict[str, Any]:
+            from pplfast.labels.label import generate_affinity_labels
+
+            made = generate_affinity_labels(chain.output(source), chain.train_set, config, out, chain.options)
+            return chain.outcome(made, out, chain.train_set)
+
         chain.step(
             "affinity_labels",
             settings,
-            lambda: chain.outcome(
-                generate_affinity_labels(
-                    chain.output(source), chain.train_set, config, out, chain.config.jobs, chain.config.memory
-                ),
-                out,
-                chain.train_set,
-            ),
+            action,
         )
 
     def _boundary(self) -> None:
@@ -165,7 +165,7 @@ class Refinement:
             from pplfast.train.affinity import load_boundaries
 
             model = load_boundaries(chain.output("boundary")).to(default_device())
-            made = walk_cams(model, chain.output(source), dataset, config, out, memory=chain.config.memory)
+            made = walk_cams(model, chain.output(source), dataset, config, out, chain.options)
             return chain.outcome(made, out, dataset)
 
         chain.step(name, settings, action)
@@ -214,7 +214,7 @@ class Refinement:
 
             model, classes = load_segmentation(chain.output("segmentation"))
             model.to(default_device())
-            made = segment_images(model, classes, dataset, config, out, chain.config.jobs, memory=chain.config.memory)
+            made = segment_images(model, classes, dataset, config, out, chain.options)
             return chain.outcome(made, out, dataset)
 
         chain.step("predictions", settings, action)
