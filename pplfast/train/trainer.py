@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,10 +13,10 @@ from typing import Any
 import torch
 
 from pplfast import cpu
-from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together
+from pplfast.cluster.ranks import EXIT_LOST, EveryRankError, Ranks, gather, on_main, start_ranks, together
 from pplfast.cluster.watchdog import Watchdog
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.errors import UserError
+from pplfast.errors import Terminated, UserError
 from pplfast.files import StrPath, check_inside, is_output, read_json
 from pplfast.lock import hold_folder
 from pplfast.models.backbone import Network
@@ -280,7 +281,7 @@ def _run_stage(
             run.share.parts,
             _marker(run, at),
             run.ranks,
-            run.checkpoints.wanted(options.checkpoint_seconds),
+            run.checkpoints.wanted(options.checkpoint_seconds) or run.watchdog.stop > 0,
             (task.seed, progress.steps),
         )
         run.watchdog.mark(f"{at}, after it")
@@ -308,7 +309,26 @@ def _run_stage(
             run.watchdog.mark(f"{at}, copying its checkpoint")
             progress = dataclasses.replace(progress, open_loss=run.watch.sum, open_steps=run.watch.count)
             run.checkpoints.save(collect_state(engine, run.ranks, momentum=not progress.stage_ended), progress)
+            _end_if_told(run)
     return progress
+
+
+def _end_if_told(run: _Run) -> None:
+    """After a checkpoint, called by all ranks: raises KeyboardInterrupt, or Terminated, on all where signals have told
+    them to end. Where they have told some only, something has happened to these: starting again may help."""
+    told = gather(run.ranks, run.watchdog.stop)
+    if not any(told):
+        return
+    run.checkpoints.finish()
+    run.watchdog.leave_together()
+    if all(told):
+        raise Terminated if signal.SIGTERM in told else KeyboardInterrupt
+    ended = ", ".join(str(rank) for rank, number in enumerate(told) if number)
+    if not run.ranks.main:
+        raise SystemExit(EXIT_LOST)
+    error = EveryRankError(f"rank {ended} was told by a signal to end; this run ends on all hosts; start it again")
+    error.exit_code = EXIT_LOST
+    raise error
 
 
 def _marker(run: _Run, at: str) -> Callable[[str], None]:
@@ -318,7 +338,8 @@ def _marker(run: _Run, at: str) -> Callable[[str], None]:
 def _checkpoint_due(run: _Run, progress: Progress) -> bool:
     """The same on all ranks: steps are counted by each, time by rank 0 alone, which tells the others with a loss."""
     every = run.options.checkpoint_every
-    return run.watch.wished or bool(every and progress.iteration % every == 0)
+    told = run.ranks.world == 1 and run.watchdog.stop > 0  # several agree by the wish
+    return told or run.watch.wished or bool(every and progress.iteration % every == 0)
 
 
 def _log(run: _Run, progress: Progress, rate: float) -> Progress:
