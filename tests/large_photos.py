@@ -19,12 +19,12 @@ MEMORY = 8  # GiB
 POLL = 0.2  # seconds
 
 
-def make_photos(root: Path) -> None:
-    """A plain folder `root/photos` and `root/labels.csv`; the last photos are enlarged ones."""
+def make_photos(root: Path) -> list[str]:
+    """A plain folder `root/photos` and `root/labels.csv`; the last photos are enlarged ones. Returns the classes."""
     pplfast = [sys.executable, "-m", "pplfast"]
     demo = [*pplfast, "data", "demo", "--out", str(root / "demo"), "--train", str(PHOTOS), "--val", "1", "--size", "500"]
     subprocess.run(demo, check=True, stdout=subprocess.DEVNULL)
-    names = (root / "demo" / "classes.txt").read_text().split()
+    names = [line.split("=")[0] for line in (root / "demo" / "classes.txt").read_text().split()]
     (root / "photos").mkdir()
     rows = ["image,labels"]
     for number, path in enumerate(sorted((root / "demo" / "JPEGImages").glob("train_*.jpg"))):
@@ -37,6 +37,7 @@ def make_photos(root: Path) -> None:
         found = _objects(root / "demo" / "Annotations" / f"{path.stem}.xml", names)
         rows.append(f"{path.name},{';'.join(found)}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return names
 
 
 def _objects(path: Path, names: list[str]) -> list[str]:
@@ -67,9 +68,9 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pplfast-photos-") as folder:
         root = Path(folder)
-        make_photos(root)
+        names = make_photos(root)
         command = [sys.executable, "-m", "pplfast", "run", "--data", str(root / "photos"), "--out", str(root / "run")]
-        command += ["--labels", str(root / "labels.csv"), "--classes", str(root / "demo" / "classes.txt")]
+        command += ["--labels", str(root / "labels.csv"), "--classes", ",".join(names)]
         command += ["--recipe", "own-images", "--memory", str(args.memory)]
         begin, most, at = time.monotonic(), 0, 0.0
         process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pplfast.kernels import cam_head
 from pplfast.models.backbone import Backbone, Network
+from pplfast.models.dropout import dropout
 from pplfast.patch.branches import PatchStage, run_branches
 from pplfast.patch.pooling import Pooling, pool
 
@@ -111,7 +112,7 @@ class PatchClassifier(Network):
         # Under autocast a linear layer would round the pooled means and the logits to bf16.
         with torch.autocast(images.device.type, enabled=False):
             weight = self.classifier.weight.flatten(1)
-            pooled_SC = F.dropout(torch.cat(pooled, dim=1).to(weight.dtype), self.dropout, self.training)
+            pooled_SC = dropout(torch.cat(pooled, dim=1).to(weight.dtype), self.dropout, 0, self.training)
             return F.linear(pooled_SC, weight)
 
     @torch.no_grad()

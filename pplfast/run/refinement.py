@@ -1,14 +1,10 @@
 """What a variant's chain goes on with where the recipe asks for it: boundaries, random walk, segmentation network."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pplfast.data.dataset import Dataset
-from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams
-from pplfast.labels.camfile import STRIDE
-from pplfast.labels.presets import check_background, check_crf
 from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe
 from pplfast.run.config import fingerprint
@@ -45,26 +41,6 @@ def has_affinity(recipe: Recipe) -> bool:
 
 def has_segmentation(recipe: Recipe) -> bool:
     return recipe.segmentation.epochs > 0
-
-
-def check_refinement(recipe: Recipe) -> None:
-    """UserError for what a step would otherwise stumble over after hours of training."""
-    affinity, segmentation = recipe.affinity, recipe.segmentation
-    if has_affinity(recipe):
-        check_crf(affinity.crf)
-        check_crf(affinity.label.crf)
-        if affinity.label.background != "threshold" or affinity.label.value:  # threshold 0: the best of the sweep
-            check_background(affinity.label.background, affinity.label.value)
-        if affinity.augment.crop % STRIDE:
-            raise UserError(f"affinity.augment.crop = {affinity.augment.crop}: must be a multiple of {STRIDE}")
-    if has_segmentation(recipe):
-        check_crf(segmentation.crf)
-        weights = segmentation.model.weights
-        if weights not in ("auto", "none") and not Path(weights).is_file():
-            raise UserError(
-                f"segmentation.model.weights = '{weights}': no such file; give ImageNet weights of "
-                f"{segmentation.model.backbone}, 'auto' or 'none'"
-            )
 
 
 def refinement_steps(recipe: Recipe, one_list: bool) -> list[str]:
