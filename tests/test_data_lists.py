@@ -104,6 +104,8 @@ def test_absolute_paths_elsewhere_are_named(photos, tmp_path):
     assert "write paths relative to --data" in missing(photos, "/home/somebody/x.jpg")
     for path in (r"C:\Users\x.jpg", "D:/x.jpg", r"\\server\share\x.jpg"):
         assert "leaves the data folder; write it relative to that" in refusal(photos, path)
+    assert listed(photos, f"{photos}//etc/hosts").images == (photos / "etc" / "hosts",)
+    assert "can be no file's name" in refusal(photos, f"{photos}//")
     table = write(tmp_path / "l.csv", f"{photos}/a.jpg,cat\n".encode())
     message = refused(root=photos, labels=table, classes="cat")
     assert "l.csv, line 1: " in message and "an absolute path; write it relative to the data folder" in message
