@@ -106,7 +106,7 @@ def _plan(
 
 def _digest(dataset: Dataset) -> dict[str, Any]:
     """Rank 0 shares out the images by their places in the list."""
-    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    digest = hashlib.sha256(dataset.encoded_ids)
     if dataset.labels is not None:
         digest.update(dataset.labels.tobytes())
     return {"the number of images": len(dataset), "the digest of ids and labels": digest.hexdigest()[:16]}
