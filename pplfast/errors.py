@@ -109,10 +109,15 @@ _OTHERS = f"the operating system says: {{reason}}; check the path and the disk, 
 
 def explain_os_error(error: OSError, path: str | os.PathLike[str], reading: bool = False) -> UserError:
     """The UserError for what the operating system refused at `path`, writing it or reading it."""
+    return UserError(f"{os.fspath(path)}: {os_error_words(error, reading)}")
+
+
+def os_error_words(error: OSError, reading: bool = False) -> str:
+    """The same without the path."""
     code = error.errno or 0
     reason = error.strerror or str(error) or type(error).__name__
     sentence = (_NOT_READ if reading else _NOT_WRITTEN).get(code) or _REMEDIES.get(code, _OTHERS)
-    return UserError(f"{os.fspath(path)}: {sentence.format(reason=reason)}")
+    return sentence.format(reason=reason)
 
 
 def explain_library_error(error: Exception, path: str | os.PathLike[str]) -> UserError | None:

@@ -173,7 +173,7 @@ def parse_json(data: bytes) -> Any:
 def decode_json(data: bytes) -> Any:
     """The same without a bound that a recursive function could rely on: for values whose every part is then checked."""
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deep") from None
 

@@ -51,7 +51,8 @@ def check_command(words: Sequence[str], here: bool) -> None:
     from pplfast.cli import build_parser
     from pplfast.cli.model import find_model
     from pplfast.cli.train import check_training_arguments, recipe_from_arguments
-    from pplfast.data.voc import check_root, read_list
+    from pplfast.data.folder import check_root
+    from pplfast.data.voc import read_list
     from pplfast.networks import CLASSIFIER
 
     args = build_parser(words[0]).parse_args(words)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pplfast.data.names import image_file
 from pplfast.errors import UserError
 from pplfast.reading import open_regular, quoted
 
@@ -62,5 +63,4 @@ def _is_header(cells: Sequence[str], root: Path, classes: Collection[str]) -> bo
         return True
     if not labels or ";" in labels or labels in classes or "." in image or any(map(str.isdigit, image)):
         return False
-    suffixes = (".jpg", ".jpeg", ".JPG", ".JPEG")
-    return not any(os.path.isfile(folder / (image + end)) for folder in (root, root / "JPEGImages") for end in suffixes)
+    return not any(os.path.isfile(image_file(folder, image)) for folder in (root, root / "JPEGImages"))

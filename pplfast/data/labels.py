@@ -14,8 +14,9 @@ import numpy as np
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC_NAMES, ClassList
 from pplfast.data.csv_labels import read_csv
+from pplfast.data.names import image_id
 from pplfast.data.problems import ERROR, NOTE, WARNING, Problem
-from pplfast.data.voc import ListEntry, image_id
+from pplfast.data.voc import ListEntry
 from pplfast.errors import UserError
 from pplfast.npy import load_npy_dict
 from pplfast.reading import open_regular, quoted, shortened

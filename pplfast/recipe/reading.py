@@ -62,7 +62,7 @@ def _read(name: str) -> tuple[str, str]:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise UserError(f"{name}: is no recipe file: larger than {LARGEST_FILE // 1000} kB; give a TOML file")
-        return name, content.decode("utf-8")
+        return name, content.decode("utf-8-sig")  # Notepad writes a byte order mark
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{name}: neither a recipe file nor a preset{did_you_mean(name, preset_names())} "
