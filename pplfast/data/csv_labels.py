@@ -59,7 +59,7 @@ def read_csv(path: Path, folder: Path, classes: Collection[str]) -> list[Row]:
 
 def _same(folder: Path, first: str, second: str) -> bool:
     """Whether two cells name one file."""
-    return folder / first == folder / second or image_file(folder, first) == image_file(folder, second)
+    return first == second or image_file(folder, first) == image_file(folder, second)
 
 
 def _is_header(cells: Sequence[str], folder: Path, classes: Collection[str]) -> bool:
