@@ -24,6 +24,10 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class Terminated(KeyboardInterrupt):
+    """Ended by SIGTERM: all that cleans up after Ctrl-C does so here too."""
+
+
 def one_line(message: str) -> str:
     """For a terminal: what does not print (a file's NUL, line break or terminal sequence) is written as its escape, and
     the middle of a message beyond MOST characters is left out."""

@@ -126,7 +126,8 @@ def write_text(path: StrPath, text: str) -> None:
 
 
 def write_json(path: StrPath, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Raises ValueError for a NaN or an infinity, which JSON does not have."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: StrPath, remedy: str = "delete it and run the step again") -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
     "options, message",
     [
         (["--recipe", "nothing"], "nothing: neither a recipe file"),
-        (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
+        (["--recipe", "demo", "--variants", "plain,both"], "'variants' = ('plain', 'both'): must be one of plain, ppl"),
         (["--recipe", "demo", "--variants", ","], "--variants is empty"),
         (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers, like 0,1,2 or 0-2"),
         (["--recipe", "demo", "--seeds", "2-0"], "2-0 ends before it begins; write 0-2"),

@@ -12,8 +12,8 @@ from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
 from pplfast.evaluate.confusion import class_ious, confusion_matrix, mean_iou
 from pplfast.labels.camfile import load_cam
-from pplfast.labels.folder import OutputFolder
-from pplfast.labels.pseudo import generate_labels
+from pplfast.jobs.folder import OutputFolder
+from pplfast.labels.label import generate_labels
 from pplfast.recipe import LabelConfig
 
 VALUES = (0, 6, 8, 15)

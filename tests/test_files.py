@@ -119,8 +119,15 @@ def test_json_is_not_read_beyond_its_bound_nor_from_what_is_no_file(tmp_path):
         read_json(tmp_path / "file" / "a.json")
 
 
+@pytest.mark.parametrize("value", (float("nan"), float("inf")))
+def test_what_json_does_not_have_is_not_written(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": [value]})
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_written_is_read_again(tmp_path):
-    value = {"a": [1, 2.5, None, "\ud800", {"b": True}], "nan": float("inf")}
+    value = {"a": [1, 2.5, None, "\ud800", {"b": True}]}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == json.loads(json.dumps(value))
 

@@ -22,7 +22,7 @@ from pplfast.data.images import BadImage, decode_fully, inspect_image
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
-from pplfast.labels.pseudo import read_pixels
+from pplfast.labels.label import read_pixels
 from pplfast.reading import open_regular
 
 

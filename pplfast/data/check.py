@@ -100,7 +100,7 @@ def check_dataset(
         earlier = known.get(dataset.ids[index], [])
         return [*_image_problems(dataset, index), *earlier, *([] if earlier else _label_problems(dataset, index))]
 
-    found = [*known.get("", []), *dataset.left_out]
+    found = [*dataset.left_out, *known.get("", [])]
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
         for some in pool.map(examine, range(len(dataset))):

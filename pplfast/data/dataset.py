@@ -131,6 +131,7 @@ def _without_masks(listed: ImageList, masks: Sequence[Path | None]) -> tuple[Pro
         problem
         for problem in listed.left_out
         if image_id(problem.id) not in ids
+        and problem.path is not None
         and not (problem.path.suffix.lower() == ".png" and os.path.realpath(problem.path.parent) in folders)
     )
 

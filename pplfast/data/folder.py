@@ -65,7 +65,7 @@ def find_images(root: Path) -> tuple[list[Path], list[Problem]]:
         elif os.path.islink(path) and not os.path.exists(path):
             reason = f"a link that leads nowhere ({os.path.realpath(path)}); mend it, or remove it"
             left_out.append(_left_out(root, path, "left-out", reason))
-    return sorted(images), sorted(left_out, key=lambda problem: problem.path)
+    return sorted(images), sorted(left_out, key=lambda problem: str(problem.path))
 
 
 def _walk(root: Path, left_out: list[Problem]) -> Iterator[Path]:

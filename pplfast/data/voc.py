@@ -36,9 +36,9 @@ def read_list(root: Path, name: str, labels: str, classes: Collection[str] = ())
     """The images of a data set in the order of its list.
 
     `name` is a list by name or by path. A plain folder may go without: the rows of its CSV then are the list, and
-    without a CSV every JPEG in it, also in linked folders; the data set then has the folder's name. `classes`:
-    their names, which tell the header of a CSV from a row. UserError for a list that is missing, empty, or names an
-    image twice.
+    without a CSV every JPEG in it, also in linked folders; the data set then has the folder's name. `classes`: their
+    names, which tell the header of a CSV from a row. UserError for a list that is missing, empty, or names an image
+    twice.
     """
     images = root / IMAGES
     is_voc = images.is_dir()

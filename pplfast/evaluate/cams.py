@@ -13,9 +13,9 @@ from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 from pplfast.evaluate.scores import CamScores
 from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
+from pplfast.jobs.pool import default_jobs, map_unordered
+from pplfast.jobs.progress import Progress
 from pplfast.labels.camfile import SUFFIX, load_cam
-from pplfast.labels.pool import default_jobs, map_unordered
-from pplfast.labels.progress import Progress
 
 THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .. 0.60
 

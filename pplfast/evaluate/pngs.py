@@ -7,15 +7,14 @@ import numpy as np
 from pplfast.arrays import Int64Array
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
-from pplfast.data.masks import read_mask
+from pplfast.data.masks import SUFFIX, read_mask
 from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, confusion_matrix, index_table, mean_iou
 from pplfast.evaluate.scores import Scores
 from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
-from pplfast.labels.pool import default_jobs, map_unordered
-from pplfast.labels.progress import Progress
-from pplfast.labels.pseudo import SUFFIX
+from pplfast.jobs.pool import default_jobs, map_unordered
+from pplfast.jobs.progress import Progress
 
 
 def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) -> Scores:

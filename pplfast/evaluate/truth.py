@@ -12,7 +12,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
 from pplfast.files import StrPath
-from pplfast.labels.folder import find_outputs
+from pplfast.jobs.folder import find_outputs
 
 IMAGES_PER_TASK = 16  # one result per task is sent back, so that the counts are not pickled once per image
 

@@ -16,12 +16,11 @@ import numpy as np
 
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
-from pplfast.data.masks import read_mask
+from pplfast.data.masks import SUFFIX, read_mask
 from pplfast.errors import UserError
-from pplfast.labels.folder import find_outputs
-from pplfast.labels.pool import default_jobs, map_unordered
-from pplfast.labels.progress import Progress
-from pplfast.labels.pseudo import SUFFIX
+from pplfast.jobs.folder import find_outputs
+from pplfast.jobs.pool import default_jobs, map_unordered
+from pplfast.jobs.progress import Progress
 
 IMAGES_PER_TASK = 16  # one result per task is sent back
 ALMOST_ALL = 90.0  # percent of an image; its label hardly draws a border

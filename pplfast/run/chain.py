@@ -17,10 +17,10 @@ from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
 from pplfast.run.config import RunConfig, absolute, fingerprint
 from pplfast.run.facts import few_steps
-from pplfast.run.refinement import check_refinement, has_segmentation
+from pplfast.run.refinement import has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, output_files, step_names
-from pplfast.train.plan import check_plan, check_segmentation
+from pplfast.train.check import check_recipe
 from pplfast.train.trainer import TrainOptions, use_threads
 
 MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
@@ -119,10 +119,8 @@ class _VariantAnnouncer:
 
 def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
     """What would otherwise be found only after training."""
-    check_refinement(config.recipe)
-    check_plan(config.recipe, config.variants)
-    if has_segmentation(config.recipe):
-        check_segmentation(config.recipe.segmentation)
+    compiled = config.training.compile if config.training else ""
+    check_recipe(config.recipe, config.variants, len(train_set.classes), compiled=compiled)
     for dataset in (train_set, val_set):
         if dataset.labels is None:
             raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")

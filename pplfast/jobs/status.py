@@ -1,0 +1,216 @@
+"""Heartbeats: every rank says in a small file how far it is; rank 0 shows them together, and tells Prometheus.
+
+The files lie in the job's folder, so that this needs nothing but the shared file system: a rank that is killed
+holds nobody up.
+"""
+
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pplfast.errors import UserError
+from pplfast.files import atomic_path, read_json, remove_file
+from pplfast.jobs.manifest import FOLDER
+from pplfast.jobs.meter import STAGES, Meter
+from pplfast.jobs.progress import Progress
+
+RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
+SECONDS_BETWEEN_BEATS = 1.0
+STATUS_FILE = re.compile(r"rank[0-9]{5,9}\.status")
+
+
+@dataclass(frozen=True)
+class Status:
+    """One rank at one moment. busy: share of the time that each stage worked. memory: resident bytes of the rank's
+    own process."""
+
+    token: str
+    rank: int
+    state: str
+    total: int
+    done: int
+    bad: int
+    seconds: float
+    busy: dict[str, float] = field(default_factory=dict)
+    memory: int = 0
+
+
+def status_file(out: Path, rank: int) -> Path:
+    return out / FOLDER / f"rank{rank:05d}.status"
+
+
+def read_status(out: Path, rank: int, token: str) -> Status | None:
+    """The last heartbeat of a rank in the job `token`; None before its first, and for what no rank wrote."""
+    try:
+        table = read_json(status_file(out, rank))
+        status = Status(**table)
+    except (UserError, TypeError):
+        return None
+    return status if status.token == token and status.rank == rank and _plausible(status) else None
+
+
+def _plausible(status: Status) -> bool:
+    counts = (status.total, status.done, status.bad, status.memory)
+    if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(status.busy, dict):
+        return False
+    numbers = (status.seconds, *status.busy.values())
+    return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+
+
+def remove_statuses(out: Path) -> None:
+    for path in (out / FOLDER).glob("rank*.status"):
+        if STATUS_FILE.fullmatch(path.name):
+            remove_file(path)
+
+
+def resident_bytes() -> int:
+    with suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+class Heartbeat:
+    """Writes the status of this rank every second, in a thread of its own, until `end`."""
+
+    def __init__(self, out: Path, token: str, rank: int, total: int, meter: Meter) -> None:
+        self._out, self._token, self._rank, self._total, self._meter = out, token, rank, total, meter
+        self._ended = threading.Event()
+        self.write(RUNNING)
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def end(self, state: str) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.write(state)
+
+    def write(self, state: str) -> None:
+        meter = self._meter
+        status = Status(
+            self._token,
+            self._rank,
+            state,
+            self._total,
+            meter.done,
+            meter.bad,
+            meter.seconds,
+            meter.utilisation(),
+            resident_bytes(),
+        )
+        with atomic_path(status_file(self._out, self._rank), sync=False) as temporary:
+            temporary.write_text(json.dumps(asdict(status)), encoding="utf-8")
+
+    def _beat(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_BEATS):
+            with suppress(Exception):  # a full disk is found, and reported, by the stage that writes
+                self.write(RUNNING)
+
+
+@dataclass(frozen=True)
+class Total:
+    """All ranks together."""
+
+    done: int
+    bad: int
+    rate: float  # images/s
+    busy: dict[str, float]  # mean over the ranks
+
+    @classmethod
+    def of(cls, statuses: Sequence[Status]) -> "Total":
+        seconds = max((status.seconds for status in statuses), default=0.0)
+        done, bad = sum(s.done for s in statuses), sum(s.bad for s in statuses)
+        busy = {stage: sum(s.busy.get(stage, 0.0) for s in statuses) / max(len(statuses), 1) for stage in STAGES}
+        return cls(done, bad, (done + bad) / max(seconds, 1e-9), busy)
+
+    def stages(self) -> str:
+        return " ".join(f"{stage} {share:.0%}" for stage, share in self.busy.items())
+
+
+class Display:
+    """Rank 0's view of all ranks, shown every second; `prometheus`: also in a text file."""
+
+    def __init__(
+        self, title: str, out: Path, token: str, world: int, total: int, earlier: int, prometheus: Path | None
+    ) -> None:
+        self._out, self._token, self._world, self._prometheus = out, token, world, prometheus
+        self._progress = Progress(title, total, earlier)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="display", daemon=True)
+        self._thread.start()
+
+    def statuses(self) -> list[Status]:
+        found = (read_status(self._out, rank, self._token) for rank in range(self._world))
+        return [status for status in found if status is not None]
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._update(last=self._progress.total > 0)
+        with self._progress:
+            pass
+
+    def _show(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_BEATS):
+            with suppress(Exception):  # the display must not end a job
+                self._update(last=False)
+
+    def _update(self, last: bool) -> None:
+        statuses, progress = self.statuses(), self._progress
+        total = Total.of(statuses)
+        progress.show(total.done + total.bad, f", {total.bad} bad, {total.stages()}", last)
+        if self._prometheus is not None:
+            write_prometheus(self._prometheus, statuses, progress.total + progress.earlier, progress.earlier)
+
+
+def write_prometheus(path: Path, statuses: Sequence[Status], total: int, earlier: int) -> None:
+    """The node exporter's text format (its textfile collector reads it)."""
+    sums = Total.of(statuses)
+    finished = earlier + sums.done + sums.bad
+    left = max(0, total - finished)
+    lines = [
+        "# HELP pplfast_label_images Images of the list by state.",
+        "# TYPE pplfast_label_images gauge",
+        f'pplfast_label_images{{state="finished"}} {finished}',
+        f'pplfast_label_images{{state="bad"}} {sums.bad}',
+        f'pplfast_label_images{{state="pending"}} {left}',
+        "# HELP pplfast_label_images_per_second Since this job started.",
+        "# TYPE pplfast_label_images_per_second gauge",
+        f"pplfast_label_images_per_second {sums.rate:.6g}",
+        "# HELP pplfast_label_seconds_left At this rate.",
+        "# TYPE pplfast_label_seconds_left gauge",
+        f"pplfast_label_seconds_left {left / sums.rate if sums.rate else float('inf'):.6g}".replace("inf", "+Inf"),
+        "# HELP pplfast_label_stage_busy Share of the time that a stage of a rank worked.",
+        "# TYPE pplfast_label_stage_busy gauge",
+        *(
+            f'pplfast_label_stage_busy{{rank="{s.rank}",stage="{stage}"}} {share:.4f}'
+            for s in statuses
+            for stage, share in s.busy.items()
+        ),
+        "# HELP pplfast_label_resident_bytes Of a rank's own process.",
+        "# TYPE pplfast_label_resident_bytes gauge",
+        *(f'pplfast_label_resident_bytes{{rank="{s.rank}"}} {s.memory}' for s in statuses),
+    ]
+    with atomic_path(path, sync=False) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def wait_for_ranks(
+    statuses: Callable[[], Sequence[Status]], world: int, alive: Callable[[int], bool], stopped: Callable[[], bool]
+) -> list[int]:
+    """Until every rank has ended; the ranks that did not finish: stopped, failed or killed."""
+    while True:
+        states = {status.rank: status.state for status in statuses()}
+        running = [rank for rank in range(world) if states.get(rank, RUNNING) == RUNNING]
+        gone = [rank for rank in running if not alive(rank)]
+        if len(gone) == len(running) or stopped():
+            # once more: a rank writes its last status before it lets go of its manifest
+            states = {status.rank: status.state for status in statuses()}
+            return [rank for rank in range(world) if states.get(rank) != DONE]
+        time.sleep(0.1)
