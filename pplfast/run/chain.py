@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pplfast.data.check import IMAGE_KINDS, check_dataset, class_problems, unusable
+from pplfast.data.check import IMAGE_KINDS, check_dataset, class_remarks, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, WARNING, Problem
 from pplfast.doctor import hardware, versions
@@ -54,8 +54,8 @@ def _run(config: RunConfig, say: Callable[[str], None]) -> dict[str, Any]:
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
     if few := few_steps(config.recipe, len(train_set)):
         announce.note(few)
-    for problem in class_problems(train_set):
-        announce.note(f"warning: {problem.message}")
+    for remark in class_remarks(train_set):
+        announce.note(f"warning: {remark}")
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
     parts = {
