@@ -71,7 +71,7 @@ def _measure(
         root = Path(folder)
 
         def job(precision: str) -> Path:
-            from pplfast.labels.stream.job import JobConfig, label_dataset
+            from pplfast.jobs.run import JobConfig, label_dataset
 
             out = Path(tempfile.mkdtemp(dir=folder))
             settings = CamConfig(cams.scales, cams.flip, cams.batch, precision)

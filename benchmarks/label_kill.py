@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from pplfast.benchmarks.label_data import DIFFERENT, image_id, label_arguments, make_images
 from pplfast.files import write_json
-from pplfast.labels.stream.manifest import FOLDER, rank_file, read_manifest, read_records
+from pplfast.jobs.manifest import FOLDER, rank_file, read_manifest, read_records
 
 WORLD = 2
 QUIET_END = 0.4  # share of the images at the end without kills, to see the memory over a long stretch

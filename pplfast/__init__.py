@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from pplfast.errors import UserError
     from pplfast.evaluate import CamScores, Scores, evaluate_cams, evaluate_labels
     from pplfast.evaluate.submission import write_submission
+    from pplfast.jobs.options import JobOptions, Outcome
     from pplfast.labeller import Labeller, image_labels, image_maps, load_labeller
-    from pplfast.labels.affinity import generate_affinity_labels
     from pplfast.labels.cam import generate_cams
     from pplfast.labels.camfile import Cam, load_cam
-    from pplfast.labels.folder import Outcome
-    from pplfast.labels.pseudo import generate_labels
+    from pplfast.labels.label import generate_affinity_labels, generate_labels, label_dataset
     from pplfast.labels.segment import segment_images
-    from pplfast.labels.stream.job import JobConfig, JobResult, label_dataset
     from pplfast.labels.walk import walk_cams
     from pplfast.models.backbone import Backbone, BlockSpec, Tail
     from pplfast.models.boundary import BoundaryNet
@@ -69,13 +67,12 @@ _PUBLIC = {
     "ClassifierInfo": ("pplfast.train", "ClassifierInfo"),
     "DataConfig": ("pplfast.data.dataset", "DataConfig"),
     "Dataset": ("pplfast.data.dataset", "Dataset"),
-    "JobConfig": ("pplfast.labels.stream.job", "JobConfig"),
-    "JobResult": ("pplfast.labels.stream.job", "JobResult"),
+    "JobOptions": ("pplfast.jobs.options", "JobOptions"),
     "LabelConfig": ("pplfast.recipe", "LabelConfig"),
     "Labeller": ("pplfast.labeller", "Labeller"),
     "ModelConfig": ("pplfast.recipe", "ModelConfig"),
     "OptimConfig": ("pplfast.recipe", "OptimConfig"),
-    "Outcome": ("pplfast.labels.folder", "Outcome"),
+    "Outcome": ("pplfast.jobs.options", "Outcome"),
     "PatchClassifier": ("pplfast.patch.classifier", "PatchClassifier"),
     "Recipe": ("pplfast.recipe", "Recipe"),
     "RunConfig": ("pplfast.run", "RunConfig"),
@@ -91,12 +88,12 @@ _PUBLIC = {
     "check_dataset": ("pplfast.data.check", "check_dataset"),
     "evaluate_cams": ("pplfast.evaluate", "evaluate_cams"),
     "evaluate_labels": ("pplfast.evaluate", "evaluate_labels"),
-    "generate_affinity_labels": ("pplfast.labels.affinity", "generate_affinity_labels"),
+    "generate_affinity_labels": ("pplfast.labels.label", "generate_affinity_labels"),
     "generate_cams": ("pplfast.labels.cam", "generate_cams"),
-    "generate_labels": ("pplfast.labels.pseudo", "generate_labels"),
+    "generate_labels": ("pplfast.labels.label", "generate_labels"),
     "image_labels": ("pplfast.labeller", "image_labels"),
     "image_maps": ("pplfast.labeller", "image_maps"),
-    "label_dataset": ("pplfast.labels.stream.job", "label_dataset"),
+    "label_dataset": ("pplfast.labels.label", "label_dataset"),
     "load_boundaries": ("pplfast.train.affinity", "load_boundaries"),
     "load_cam": ("pplfast.labels.camfile", "load_cam"),
     "load_classifier": ("pplfast.train", "load_classifier"),
@@ -135,8 +132,7 @@ __all__ = [
     "ClassifierInfo",
     "DataConfig",
     "Dataset",
-    "JobConfig",
-    "JobResult",
+    "JobOptions",
     "LabelConfig",
     "Labeller",
     "ModelConfig",

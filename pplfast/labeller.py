@@ -6,7 +6,8 @@ The same code as `pplfast cam`, `pplfast label --model` and `pplfast segment tes
 import dataclasses
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,28 +16,25 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pplfast import cpu
 from pplfast.data.classes import BACKGROUND, ClassList
-from pplfast.data.handover import Handover
-from pplfast.data.inference import InferenceBatch
-from pplfast.data.pipelines import Scaler, resolve_device
+from pplfast.data.pillow import read_pixels
 from pplfast.errors import UserError, did_you_mean, naming, out_of_memory
-from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes
+from pplfast.jobs.memory import budget_bytes, split_budget
+from pplfast.labels.cam import MapMaker
+from pplfast.labels.network import Run, network_choices
 from pplfast.labels.presets import DEFAULT_THRESHOLD, check_background, check_crf
-from pplfast.labels.pseudo import read_pixels
-from pplfast.labels.refine import most_likely
-from pplfast.labels.segment import probabilities, rows_of
-from pplfast.labels.stream.budget import split_budget
-from pplfast.labels.stream.maps import MapMaker, OutOfMemory
-from pplfast.labels.stream.refine import label_scores
+from pplfast.labels.rules import label_scores, most_likely
+from pplfast.labels.segment import Segmenter, rows_of
+from pplfast.models.backbone import Network
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.networks import CLASSIFIER, SEGMENTATION, find_network, networks_in
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.precision import default_device, exact_float32, resolve_precision
+from pplfast.precision import default_device, exact_float32
 from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig
 from pplfast.train import model_file, network_file, segmentation
 
 THREADS = 2  # DALI's
+MEMORY = 8.0  # GiB: the same everywhere, as tiles change a result
 AnyImage = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
@@ -95,10 +93,7 @@ class CamLabeller(Labeller):
         check_crf(label.crf)
         exact_float32()
         self.classes, self._label = classes, label
-        device = next(model.parameters()).device
-        precision = resolve_precision(cam.precision, device)
-        budget, _ = split_budget(budget_bytes(DEFAULT_MEMORY), device)
-        self._maker = MapMaker(model, cam, precision, budget, batch=1, threads=THREADS)
+        self._maker = MapMaker(model, cam, *_choices(model, model.maps, cam.precision), batch=1, threads=THREADS)
 
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
         return self._maps(_pixels(image), self._positions(classes))
@@ -116,10 +111,8 @@ class CamLabeller(Labeller):
     def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
         if not positions:
             return np.zeros((0, *pixels.shape[:2]), np.float32)
-        try:
+        with _fits(pixels):
             maps = self._maker([pixels], torch.tensor([positions]))
-        except OutOfMemory:
-            raise _too_large(pixels) from None
         assert maps is not None  # nobody stops it
         return cast(NDArray[np.float32], maps[0].cpu().numpy())
 
@@ -134,12 +127,9 @@ class SegmentationLabeller(Labeller):
     def __init__(self, model: SegmentationNet, classes: ClassList, config: SegmentationConfig) -> None:
         check_crf(config.crf)
         exact_float32()
-        self.classes, self._model, self._config = classes, model, config
-        self._device = resolve_device(next(model.parameters()).device)
-        cpu.install(model, self._device)
-        self._bf16 = resolve_precision(config.optim.precision, self._device) == "bf16"
-        mean, std = model.backbone.mean, model.backbone.std
-        self._scaler = Scaler(config.scales, config.flip, mean, std, 1, THREADS, Handover(self._device))
+        self.classes, self._config = classes, config
+        choices = _choices(model, model, config.optim.precision)
+        self._segmenter = Segmenter(model, config, *choices, batch=1, threads=THREADS)
 
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
         return self._maps(_pixels(image), self._positions(classes))
@@ -151,16 +141,10 @@ class SegmentationLabeller(Labeller):
         return _painted(most_likely(maps[rows], pixels, self._config.crf), _mask_values(self.classes, positions)[rows])
 
     def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
-        height, width = pixels.shape[:2]
-        batch = InferenceBatch([0], height, width, self._scaler([pixels]))
-        try:
-            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-                found = probabilities(self._model, batch, self._config.flip)[0]
-        except (RuntimeError, MemoryError) as error:
-            if out_of_memory(error):
-                raise _too_large(pixels) from None
-            raise
-        return cast(NDArray[np.float32], found[[0, *(1 + position for position in positions)]].cpu().numpy())
+        with _fits(pixels):
+            found = self._segmenter([pixels])
+        assert found is not None  # nobody stops it
+        return cast(NDArray[np.float32], found[0, [0, *(1 + position for position in positions)]].cpu().numpy())
 
 
 def load_labeller(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Labeller:
@@ -230,10 +214,24 @@ def _pixels(image: AnyImage) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image)
 
 
-def _too_large(pixels: NDArray[np.uint8]) -> UserError:
-    return UserError(
-        f"the image of {pixels.shape[1]} x {pixels.shape[0]} pixels does not fit the memory; make it smaller"
-    )
+def _choices(model: Network, run: Run, precision: str) -> tuple[str, int]:
+    """The precision, and the pixels of one call."""
+    device = next(model.parameters()).device
+    network, _ = split_budget(budget_bytes(MEMORY), device)
+    choices = network_choices(model, run, precision, device, network)
+    return choices["precision"].value if precision == "auto" else precision, choices["call_pixels"].value
+
+
+@contextmanager
+def _fits(pixels: NDArray[np.uint8]) -> Iterator[None]:
+    """UserError where the memory does not suffice inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise UserError(f"the image of {size} pixels does not fit the memory; make it smaller") from None
 
 
 def _mask_values(classes: ClassList, positions: list[int]) -> NDArray[np.uint8]:

@@ -78,16 +78,17 @@ def loader() -> list[Finding]:
     import numpy as np
     from PIL import Image
 
-    from pplfast.data.classes import ClassList
-    from pplfast.data.dataset import Dataset
-    from pplfast.data.inference import InferenceLoader
+    from pplfast.data.encoded import read_encoded
+    from pplfast.data.handover import Handover
+    from pplfast.data.pipelines import Decoder, Resizer, resolve_device
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.jpg"
         Image.fromarray(np.full((32, 48, 3), 200, np.uint8)).save(path)
-        dataset = Dataset("probe", ("probe",), (path,), ClassList(("thing",), (1,)), None, (None,))
-        batches = list(InferenceLoader(dataset, (1.0,), False, (0.0,) * 3, (1.0,) * 3, 1, 1, _device()))
-    pixels = batches[0].images[0]
+        device = resolve_device(_device())
+        (decoded,) = Decoder(1, 1, device)([read_encoded(path, inspect=True)])
+        assert decoded is not None, "it has just been written"
+        pixels = Resizer((0.0,) * 3, (1.0,) * 3, 1, 1, Handover(device))([decoded], 1.0)
     if tuple(pixels.shape) != (1, 3, 32, 48) or abs(pixels.float().mean().item() - 200) > 3:
         raise RuntimeError(f"a grey JPEG of 200 came back as {tuple(pixels.shape)}, mean {pixels.float().mean():.0f}")
     mixed = _device() == "cuda"

@@ -133,7 +133,7 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
     "options, message",
     [
         (["--recipe", "nothing"], "nothing: neither a recipe file"),
-        (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
+        (["--recipe", "demo", "--variants", "plain,both"], "'variants' = ('plain', 'both'): must be one of plain, ppl"),
         (["--recipe", "demo", "--variants", ","], "--variants is empty"),
         (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers, like 0,1,2 or 0-2"),
         (["--recipe", "demo", "--seeds", "2-0"], "2-0 ends before it begins; write 0-2"),
@@ -270,6 +270,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert "trained on photos: 10 images" in text and "no true masks: nothing is scored" in text
     assert "labels_walk" in text and "optimizer steps of the classifier: 4 + 4" in text  # 2 epochs each, batch 8
     assert "segmentation network: 12" in text and "GiB are free" in text
+    assert "warning: each of the 10 images has cell: " in text and "warning: 1 of 2 classes have no image" in text
     assert "warning: 10 images make 8 optimizer steps of the classifier" in text and "few-images" in text
     change = ["--set", "stages.0.epochs=1.5", "--variants", "plain,ppl", "--set", "segmentation.epochs=0"]
     assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", *change]) == 0

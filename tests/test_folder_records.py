@@ -9,11 +9,11 @@ import pytest
 from labels_small import small_dataset
 
 from pplfast.errors import UserError
-from pplfast.labels.folder import Outcome, OutputFolder, find_outputs
+from pplfast.jobs.folder import Outcome, OutputFolder, find_outputs
 from pplfast.labels.stream import shards
-from pplfast.labels.stream.job import JobResult
-from pplfast.labels.stream.manifest import checksum, read_manifest
-from pplfast.labels.stream.plan import make_plan
+from pplfast.jobs.run import JobResult
+from pplfast.jobs.manifest import checksum, read_manifest
+from pplfast.jobs.plan import make_plan
 
 SUM = "0" * 64
 VICTIM = b"precious"
@@ -251,7 +251,7 @@ def test_notes_of_failed_images_do_not_follow_a_link_and_a_full_disk_is_one_line
         folder.failed("a", "broken")
     assert not (tmp_path / "victim").exists()
     (tmp_path / "out" / "bad.jsonl").unlink()
-    monkeypatch.setattr("pplfast.labels.folder.open_append", lambda path: open("/dev/full", "ab", buffering=0))
+    monkeypatch.setattr("pplfast.jobs.folder.open_append", lambda path: open("/dev/full", "ab", buffering=0))
     with pytest.raises(UserError, match=r"bad.jsonl: the disk is full; make space"):
         folder.failed("a", "broken")
 

@@ -24,8 +24,8 @@ from pplfast.data.masks import read_mask
 from pplfast.labels.cam import generate_cams
 from pplfast.labels.camfile import load_cam
 from pplfast.labels.device_crf import DeviceLabeller
-from pplfast.labels.stream.maps import MapMaker
-from pplfast.labels.stream.pipeline import labels_that_fit
+from pplfast.labels.cam import MapMaker
+from pplfast.jobs.pipeline import labels_that_fit
 from pplfast.models.backbone import BlockSpec
 from pplfast.recipe import AugmentConfig, CamConfig, LabelConfig
 

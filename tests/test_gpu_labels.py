@@ -68,7 +68,7 @@ def test_mean_field_equals_plain(name):
     ("deeplab", "threshold", 0.0, (0.1, 0.6))])  # fmt: skip
 def test_labeller_equals_pydensecrf(preset, background, value, unsure):
     pytest.importorskip("pydensecrf")
-    from pplfast.labels.stream.refine import label_scores
+    from pplfast.labels.rules import label_scores
 
     rng, config = np.random.default_rng(7), LabelConfig(background, value, preset)
     pixels, maps = zip(*(smooth(rng, 120, 152, 3) for _ in range(2)), strict=True)
@@ -84,7 +84,7 @@ def test_labeller_equals_pydensecrf(preset, background, value, unsure):
 @pytest.fixture
 def maker():
     pytest.importorskip("nvidia.dali")
-    from pplfast.labels.stream.maps import MapMaker
+    from pplfast.labels.cam import MapMaker
 
     def make(budget: int) -> MapMaker:
         model = classifier("efficientnet_lite0", "progressive").to(DEVICE)

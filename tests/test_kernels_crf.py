@@ -14,7 +14,7 @@ from pplfast.kernels.permutohedral import build_lattice, filter_plain, filter_va
 from pplfast.labels.crf import dense_crf as pydensecrf
 from pplfast.labels.device_crf import DeviceLabeller, crf_terms, unary
 from pplfast.labels.presets import PRESETS
-from pplfast.labels.stream.refine import label_scores
+from pplfast.labels.rules import label_scores
 from pplfast.recipe import LabelConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,7 @@ from pplfast.benchmarks import label_kill
 from pplfast.benchmarks.label_data import image_id, label_arguments, make_images
 from pplfast.data.masks import read_mask, voc_palette
 from pplfast.labels.device_crf import DeviceLabeller
-from pplfast.labels.stream.status import resident_bytes
+from pplfast.jobs.status import resident_bytes
 from pplfast.lock import hold_folder
 from pplfast.npy import load_npy_dict
 
@@ -251,7 +251,7 @@ def test_a_full_disk_stops_clearly_and_the_job_continues(clean, small_disk, caps
 
 
 def test_a_second_job_is_refused_by_name(clean, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pplfast.labels.stream.job.PATIENCE", 0.0)
+    monkeypatch.setattr("pplfast.jobs.run.PATIENCE", 0.0)
     with hold_folder(tmp_path / "out"):
         assert label(clean, tmp_path / "out") == 2
         assert os.listdir(tmp_path / "out") == [".lock"]

@@ -12,12 +12,12 @@ from torch import nn
 from pplfast.errors import UserError, out_of_memory
 from pplfast.files import write_json
 from pplfast.labels import memory
-from pplfast.labels.folder import find_outputs
+from pplfast.jobs.folder import find_outputs
 from pplfast.labels.stream import budget, job, maps, pipeline, refine, shards, status
-from pplfast.labels.stream.manifest import ManifestWriter, merge, rank_file, read_manifest, read_records
-from pplfast.labels.stream.meter import Meter, bottleneck
-from pplfast.labels.stream.refine import RefineConfig, Task
-from pplfast.labels.stream.workers import Workers
+from pplfast.jobs.manifest import ManifestWriter, merge, rank_file, read_manifest, read_records
+from pplfast.jobs.meter import Meter, bottleneck
+from pplfast.labels.rules import RefineConfig, Task
+from pplfast.jobs.workers import Workers
 from pplfast.lock import is_locked
 from pplfast.models.backbone import BlockSpec
 from pplfast.recipe import CamConfig, LabelConfig

@@ -11,7 +11,7 @@ from pplfast.errors import UserError
 from pplfast.labels import camwriter
 from pplfast.labels.camfile import load_cam, save_cam
 from pplfast.labels.camwriter import BATCHES_WAITING, CamWriter, Row
-from pplfast.labels.folder import OutputFolder
+from pplfast.jobs.folder import OutputFolder
 
 SIZE = (9, 13)
 

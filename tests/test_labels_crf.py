@@ -13,7 +13,7 @@ from pydensecrf.utils import unary_from_labels
 from pplfast.errors import UserError
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.crf import dense_crf, dense_crf_each
-from pplfast.labels.pool import map_unordered
+from pplfast.jobs.pool import map_unordered
 from pplfast.labels.presets import PRESETS, check_background, check_crf
 
 RNG = np.random.default_rng(3)
@@ -110,7 +110,7 @@ def test_a_dying_worker_is_an_error_for_the_user():
 
 @pytest.mark.slow
 def test_workers_start_without_torch():
-    code = "import sys, pplfast.labels.pseudo, pplfast.evaluate; sys.exit('torch' in sys.modules)"
+    code = "import sys, pplfast.labels.label, pplfast.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pplfast.errors import UserError
 from pplfast.labels import progress
 from pplfast.labels.camfile import Cam, load_cam, resize_bilinear, save_cam, save_npy, stored_size
-from pplfast.labels.folder import OutputFolder, find_outputs, read_settings
+from pplfast.jobs.folder import OutputFolder, find_outputs, read_settings
 from pplfast.npy import load_npy_dict
 
 

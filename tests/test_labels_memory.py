@@ -20,11 +20,11 @@ from pplfast.labels import batches, memory
 from pplfast.labels.batches import DECODED, BatchPlan, plan_batches
 from pplfast.labels.cam import generate_cams
 from pplfast.labels.camfile import Cam, save_cam
-from pplfast.labels.pool import map_unordered
-from pplfast.labels.pseudo import generate_labels
-from pplfast.labels.refine import Prediction, refine_prediction
+from pplfast.jobs.pool import map_unordered
+from pplfast.labels.label import generate_labels
+from pplfast.labels.rules import Prediction, refine_prediction
 from pplfast.labels.segment import segment_images
-from pplfast.labels.stream.screen import screen
+from pplfast.jobs.screen import screen
 from pplfast.labels.walk import walk_cams
 from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig, WalkConfig
 

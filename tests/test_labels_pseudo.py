@@ -18,7 +18,7 @@ from pplfast.data.masks import voc_palette
 from pplfast.errors import UserError
 from pplfast.labels.camfile import load_cam
 from pplfast.labels.crf import dense_crf
-from pplfast.labels.pseudo import generate_labels
+from pplfast.labels.label import generate_labels
 from pplfast.recipe import LabelConfig
 
 THRESHOLD = LabelConfig(background="threshold", value=0.4, crf="none")

@@ -13,7 +13,7 @@ from train_data import make_recipe, open_images, write_images
 from pplfast import lock
 from pplfast.data.dataset import DataConfig
 from pplfast.errors import UserError
-from pplfast.labels.folder import OutputFolder
+from pplfast.jobs.folder import OutputFolder
 from pplfast.lock import hold_folder, is_locked
 from pplfast.run import RunConfig, run, run_seeds
 from pplfast.run.steps import Steps

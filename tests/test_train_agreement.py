@@ -17,7 +17,7 @@ from pplfast.cluster import agreement
 from pplfast.cluster.agreement import agree, difference
 from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.errors import UserError
-from pplfast.labels.stream.job import labelling_settings
+from pplfast.jobs.run import labelling_settings
 from pplfast.models import create
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig, SegmentationConfig

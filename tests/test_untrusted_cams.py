@@ -12,9 +12,9 @@ from labels_small import small_dataset, write_cams
 
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams
-from pplfast.labels.affinity import generate_affinity_labels
+from pplfast.labels.label import generate_affinity_labels
 from pplfast.labels.camfile import load_cam
-from pplfast.labels.pseudo import generate_labels
+from pplfast.labels.label import generate_labels
 from pplfast.recipe import AffinityConfig, LabelConfig
 
 HALF = np.full((2, 8, 10), 0.5, np.float16)

@@ -22,7 +22,7 @@ from pplfast.data.images import BadImage, decode_fully, inspect_image
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
-from pplfast.labels.pseudo import read_pixels
+from pplfast.labels.label import read_pixels
 from pplfast.reading import open_regular
 
 
@@ -141,7 +141,7 @@ def test_pipes_devices_and_folders_are_no_files(voc):
         os.mkfifo(path)
     problems = []
     report = check_dataset(open_dataset(DataConfig(str(voc), "train"), problems), problems)
-    assert [(p.id, p.kind) for p in report.problems] == [("a", "missing"), ("a", "bad-labels")]
+    assert [(p.id, p.kind) for p in report.problems] == [("a", "unreadable"), ("a", "bad-labels")]
     assert all("not a regular file" in problem.message for problem in report.problems)
     with pytest.raises(UserError, match=r"a\.png: cannot be read \(not a regular file\)"):
         read_mask(voc / "SegmentationClass" / "a.png")

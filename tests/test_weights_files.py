@@ -1,10 +1,14 @@
 """Weight files of every form into a backbone, and the message for each that does not fit."""
 
+import argparse
+import datetime
+import gzip
 import struct
 import tarfile
 import tempfile
 import warnings
 import zipfile
+from pathlib import Path
 
 import models_reference as reference
 import numpy as np
@@ -17,7 +21,7 @@ from pplfast.models import create, load_weights
 from pplfast.models.mxnet import published_name, read_params
 from pplfast.models.resnet import ResNet
 from pplfast.models.values import bad_weight
-from pplfast.models.weights import read_tensors
+from pplfast.models.weight_files import read_tables
 from pplfast.models.wideresnet import WideResNet38
 
 MX_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
@@ -140,6 +144,70 @@ def test_files_of_published_wideresnet38_classifiers(tmp_path, monkeypatch):
     assert equal(source, target)
 
 
+PREFIXES = (
+    "module.", "_orig_mod.", "module._orig_mod.", "module.module.", "backbone.", "encoder.", "model.",
+    "module.encoder_q.", "0.", "my.own.wrapper.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("form", ("bare", "safetensors"))
+def test_a_prefix_before_the_names_is_taken_off(prefix, form, tmp_path, monkeypatch):
+    source, target = reference.tiny_resnet(monkeypatch), ResNet("resnet50")
+    path = tmp_path / ("r.safetensors" if form == "safetensors" else "r.pth")
+    tensors = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    tensors |= {f"{prefix}fc.bias": torch.ones(10), "decode_head.layer1.weight": torch.ones(2)}
+    save_as(path, tensors, form)
+    report = load_weights(target, path)
+    assert equal(source, target)
+    assert report.ignored == ("fc.bias",) and report.unexpected == ("decode_head.layer1.weight",)
+
+
+WRAPPERS = (
+    "state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema", "ema", "teacher",
+    "a name of one's own",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_the_dictionary_that_holds_the_network_is_found(wrapper, tmp_path, monkeypatch):
+    source, target = reference.tiny_resnet(monkeypatch), ResNet("resnet50")
+    optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}}
+    content = {wrapper: dict(source.state_dict()), "optimizer": optimizer, "epoch": 3, "best": torch.tensor(0.5)}
+    torch.save(content, tmp_path / "r.pth")
+    report = load_weights(target, tmp_path / "r.pth")
+    assert equal(source, target) and not report.unexpected
+    torch.save({"outer": content}, tmp_path / "r.pth")
+    load_weights(target, tmp_path / "r.pth")
+
+
+def test_of_two_networks_the_one_with_a_neutral_name_is_taken(tmp_path, monkeypatch):
+    source, other = reference.tiny_resnet(monkeypatch), reference.tiny_resnet(monkeypatch)
+    path, target = tmp_path / "r.pth", ResNet("resnet50")
+    of_source, of_other = dict(source.state_dict()), dict(other.state_dict())
+    for average in ("state_dict_ema", "model_ema", "ema"):
+        torch.save({average: of_other, "state_dict": {f"module.{name}": x for name, x in of_source.items()}}, path)
+        load_weights(target, path)
+        assert equal(source, target)
+    torch.save({f"{part}.{name}": x for part in ("encoder_q", "encoder_k") for name, x in of_source.items()}, path)
+    assert "holds 2 networks (encoder_q, encoder_k); save one of them in a file of its own" in refusal(target, path)
+    torch.save({"student": {f"module.backbone.{name}": x for name, x in of_source.items()}, "teacher": of_other}, path)
+    assert "holds 2 networks (student.module.backbone, teacher); save one" in refusal(target, path)
+
+
+def test_dictionaries_that_hold_themselves_end(tmp_path, monkeypatch):
+    source, target = reference.tiny_resnet(monkeypatch), ResNet("resnet50")
+    content = {"model": dict(source.state_dict())}
+    content["again"] = content
+    level = {"x": torch.ones(1)}
+    for _ in range(30):
+        level = {str(i): level for i in range(10)}
+    content["many"] = level
+    torch.save(content, tmp_path / "r.pth")
+    load_weights(target, tmp_path / "r.pth")
+    assert equal(source, target)
+
+
 def refusal(backbone, path):
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     with pytest.raises(UserError) as raised:
@@ -167,8 +235,10 @@ def test_a_mismatch_names_file_and_tensors(tmp_path, monkeypatch):
     torch.save(dict(reference.tiny_resnet(monkeypatch, "resnet101").state_dict()), path)
     assert "255 tensors have no place in the backbone (layer3.6.conv1.weight, " in refusal(source, path)
 
-    torch.save({"conv1a.weight": torch.ones(1)}, path)
-    assert "tensors of the backbone are missing (conv1.weight, " in refusal(source, path)
+    torch.save({"net.conv1a.weight": torch.ones(1)}, path)
+    message = refusal(source, path)
+    assert "tensors of the backbone are missing (conv1.weight, " in message
+    assert "...; the file has net.conv1a.weight)" in message
 
 
 def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
@@ -196,7 +266,7 @@ def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
         written("text.safetensors", b"hello"),
         written("empty.safetensors", b""),
     ):
-        assert "not a readable safetensors file (" in refusal(backbone, path)
+        assert "not a readable weight file (" in refusal(backbone, path)
     torch.save([1, 2, 3], tmp_path / "list.pth")
     assert "holds no tensors by name" in refusal(backbone, tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "numbers.pth")
@@ -206,7 +276,74 @@ def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch):
     backbone = reference.tiny_resnet(monkeypatch)
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    assert "not a readable weight file (Weights only load failed" in refusal(backbone, tmp_path / "module.pth")
+    assert "holds torch.nn.modules.linear.Linear, which is not loaded" in refusal(backbone, tmp_path / "module.pth")
+
+
+class Values:
+    """Stands for what training scripts keep beside their weights."""
+
+
+@pytest.mark.parametrize("old", (False, True))
+@pytest.mark.parametrize(
+    "value, name",
+    (
+        (argparse.Namespace(lr=1.0), "argparse.Namespace"),
+        (datetime.datetime(2020, 1, 1), "datetime.datetime"),
+        (Path("x"), "pathlib"),
+        (np.float64(0.5), "numpy"),
+        (Values(), "test_weights_files.Values"),
+    ),
+)
+def test_objects_of_classes_are_named_and_not_made(value, name, old, tmp_path, monkeypatch):
+    backbone, path = reference.tiny_resnet(monkeypatch), tmp_path / "w.pth"
+    content = {"model": dict(backbone.state_dict()), "args": value}
+    torch.save(content, path, _use_new_zipfile_serialization=not old)
+    message = refusal(backbone, path)
+    assert f"holds {name}" in message and "save the state_dict() of its network alone" in message
+    assert "PyTorch 2.6" not in message and "\x1b" not in message and "weights_only" not in message
+
+
+@pytest.mark.parametrize("name", ("w.pth", "w.safetensors", "w.params"))
+@pytest.mark.parametrize(
+    "data, what",
+    (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html><body>Quota exceeded</body></html>", "a web page"),
+        (b"\xef\xbb\xbf\r\n <html>", "a web page"),
+        (b'{"message": "Not Found"}', 'a text that begins with \'{"message": "Not Found"}\''),
+        ("Zugriff verweigert: läuft ab\n".encode(), "a text that begins with 'Zugriff verweigert: läuft ab'"),
+        (b"", "an empty file"),
+        (gzip.compress(b"x" * 99), "a gzip archive"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file"),
+    ),
+)
+def test_a_file_of_another_kind_is_named(data, what, name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(data)
+    message = refusal(reference.tiny_resnet(monkeypatch), tmp_path / name)
+    assert f"not a readable weight file ({what}" in message and "PyTorch 2.6" not in message
+
+
+def test_archives_and_half_files_are_named(tmp_path, monkeypatch):
+    backbone, path = reference.tiny_resnet(monkeypatch), tmp_path / "w.pth"
+    np.savez(tmp_path / "w.npz", a=np.ones(3))
+    path.write_bytes((tmp_path / "w.npz").read_bytes())
+    assert "a zip archive that is no checkpoint); unpack it" in refusal(backbone, path)
+    torch.save(dict(backbone.state_dict()), path)
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "cut off or damaged: the end of its archive is missing); fetch it again" in refusal(backbone, path)
+    save_file(dict(backbone.state_dict()), tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    for length in (7, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "w.safetensors").write_bytes(whole[:length])
+        assert "cut off: it is shorter than its header says" in refusal(backbone, tmp_path / "w.safetensors")
+
+
+def test_safetensors_are_known_by_their_content(tmp_path, monkeypatch):
+    """A header's length may be the bytes of any text: 60 is a "<"."""
+    for length in (60, 32, 100):
+        header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+        (tmp_path / "w.pth").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+        assert read_tables(tmp_path / "w.pth")[""]["a"].shape == (1,)
 
 
 def test_damaged_mxnet_files(tmp_path, monkeypatch):
@@ -321,12 +458,12 @@ def test_old_checkpoints_are_read_and_their_storages_are_no_larger_than_the_file
     rest = {"epoch": 5, "seed": 12345678901, "optimizer": {"state": {0: {"m": torch.ones(3)}}}}
     path = tmp_path / "old.pth"
     torch.save({"state_dict": tensors, **rest}, path, _use_new_zipfile_serialization=False)
-    found = read_tensors(path)
+    found = read_tables(path)["state_dict"]
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
     data, size = path.read_bytes(), b"M" + (40 * 3 * 3 * 3).to_bytes(2, "little")  # BININT2
     path.write_bytes(data.replace(size, b"J" + (2**31 - 1).to_bytes(4, "little"), 1))  # BININT
     with pytest.raises(UserError, match="smaller than the tensors that it claims to hold"):
-        read_tensors(path)
+        read_tables(path)
 
 
 def test_a_tar_archive_is_not_unpacked(tmp_path, monkeypatch):
@@ -335,4 +472,4 @@ def test_a_tar_archive_is_not_unpacked(tmp_path, monkeypatch):
     with tarfile.open(tmp_path / "w.pth", "w") as archive:
         archive.add(tmp_path / "storages", "storages")
     with pytest.raises(UserError, match="w.pth: a tar archive"):
-        read_tensors(tmp_path / "w.pth")
+        read_tables(tmp_path / "w.pth")

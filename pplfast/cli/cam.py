@@ -7,10 +7,12 @@ from typing import Any
 
 from pplfast.cli.machine import (
     LARGE_IMAGES,
+    add_job_arguments,
     add_memory_argument,
     add_threads_argument,
     check_machine_arguments,
-    use_threads,
+    job_options,
+    say_outcome,
 )
 from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
@@ -32,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_memory_argument(parser, LARGE_IMAGES)
     add_threads_argument(parser)
+    add_job_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,17 +45,12 @@ def run(args: argparse.Namespace) -> int:
 
     # after the arguments and the data set, so that their errors come at once
     from pplfast.labels.cam import generate_cams
-    from pplfast.precision import default_device
     from pplfast.train import load_classifier
 
     config = cam_config(folder, changes)
     say_settings(f"CAMs at {scales_text(config.scales, config.flip)}", bool(changes))
-    model = load_classifier(folder).to(default_device())
-    outcome = generate_cams(
-        model, dataset, config, args.out, npy=args.npy, threads=use_threads(args), memory=args.memory
-    )
-    print(outcome.summary("CAMs", args.out))
-    return outcome.exit_code
+    outcome = generate_cams(load_classifier(folder), dataset, config, args.out, args.npy, job_options(args))
+    return say_outcome(outcome, "CAMs", args.out)
 
 
 def add_cam_arguments(parser: argparse._ActionsContainer) -> None:

@@ -3,16 +3,18 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pplfast.cli.cam import add_cam_arguments, cam_changes, cam_config
 from pplfast.cli.machine import (
-    MEMORY,
+    LARGE_IMAGES,
+    add_job_arguments,
     add_jobs_argument,
+    add_memory_argument,
     add_threads_argument,
     check_machine_arguments,
+    job_options,
     jobs_from_arguments,
-    use_threads,
+    say_outcome,
 )
 from pplfast.cli.model import dataset_of_model, find_model
 from pplfast.cli.parser import CommandParser
@@ -22,9 +24,6 @@ from pplfast.errors import UserError
 from pplfast.labels import presets
 from pplfast.networks import CLASSIFIER
 from pplfast.recipe import LabelConfig
-
-if TYPE_CHECKING:
-    from pplfast.labels.stream.job import JobConfig
 
 ALPHA_NEEDS_VALUE = "--background alpha needs --value; usual: 4, 24, 32"
 
@@ -64,14 +63,14 @@ def configure(parser: CommandParser) -> None:
     )
     add_jobs_argument(parser, "of the CRF, shared by a machine's ranks")
     parser.add_argument(
-        "--memory",
-        type=float,
-        default=MEMORY,
-        metavar="GIB",
-        help="of each rank and its workers, for what grows with the images (default: %(default)s, "
-        "enough for 12 megapixels of two classes): batches get smaller, the network works in "
-        "tiles, and images for whose CRF it does not suffice are bad; with --cams of each image",
+        "--unsure",
+        metavar="LOW,HIGH",
+        help="two background thresholds instead of --value (usual: 0.05,0.30): what is neither a class "
+        "at HIGH nor background at LOW becomes 255 (default: every pixel is decided)",
     )
+    add_memory_argument(parser, f"{LARGE_IMAGES}; 8 are enough for 12 megapixels of two classes with a CRF")
+    add_threads_argument(parser, "the cores of a rank, a quarter of them for decoding")
+    add_job_arguments(parser)
     _configure_model(parser.add_argument_group("with --model"))
 
 
@@ -88,93 +87,60 @@ def _configure_model(group: argparse._ArgumentGroup) -> None:
         "--shard-size", type=int, default=1000, metavar="N", help="images per tar (default: %(default)s)"
     )
     group.add_argument(
-        "--unsure",
-        metavar="LOW,HIGH",
-        help="two background thresholds instead of --value (usual: 0.05,0.30): what is neither a class "
-        "at HIGH nor background at LOW becomes 255 (default: every pixel is decided)",
-    )
-    group.add_argument(
         "--rotated", action="store_true", help="label images that EXIF turns, as stored; without it they are bad"
     )
-    group.add_argument("--fail-on-bad", action="store_true", help="end at the first bad image, with exit code 2")
-    group.add_argument(
-        "--verify", action="store_true", help="compare the checksums of the labels that are there, not only their sizes"
-    )
-    group.add_argument(
-        "--prometheus",
-        metavar="FILE",
-        help="keep progress in this text file, for a node exporter (default: none is written)",
-    )
-    add_threads_argument(group, "the cores of a rank, a quarter of them for decoding")
 
 
 def run(args: argparse.Namespace) -> int:
     engine, preset = parse_crf(args.crf)
     check_machine_arguments(args)
-    if args.cams:
-        return _from_cams(args, engine, preset)
-    return _from_images(args, engine or presets.AUTO, preset)
-
-
-def _from_cams(args: argparse.Namespace, engine: str, preset: str) -> int:
-    from pplfast.evaluate import evaluate_cams
-    from pplfast.labels.pseudo import generate_labels
-
-    if engine == presets.DEVICE:
-        raise UserError("--crf device: needs --model; from CAM files the CRF is pydensecrf's")
-    jobs = jobs_from_arguments(args)
-    dataset = dataset_from_arguments(args)
-    kind, value = args.background or LabelConfig().background, args.value
-    if value is None:
-        if kind == "alpha":
-            raise UserError(ALPHA_NEEDS_VALUE)
-        if not any(dataset.masks):
-            raise UserError(
-                f"{dataset.name}: has no masks to find the best threshold on; give --value (usual: 0.15 to 0.30)"
-            )
-        value = evaluate_cams(args.cams, dataset, jobs=jobs).threshold
-        print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
-    config = LabelConfig(background=kind, value=value, crf=preset or LabelConfig().crf)
-    outcome = generate_labels(args.cams, dataset, config, args.out, jobs, args.memory)
-    print(outcome.summary("labels", args.out))
-    return outcome.exit_code
-
-
-def _from_images(args: argparse.Namespace, engine: str, preset: str) -> int:
-    changes = cam_changes(args)
     unsure = parse_unsure(args.unsure)
     if unsure is not None and args.value is not None:
         raise UserError("--value and --unsure exclude each other: the two thresholds of --unsure replace the one")
+    make = _from_cams if args.cams else _from_images
+    return make(args, engine or presets.AUTO, preset, unsure)
+
+
+def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple[float, float] | None) -> int:
+    from pplfast.evaluate import evaluate_cams
+
+    dataset = dataset_from_arguments(args)
+    kind, value = args.background or LabelConfig().background, args.value
+    if kind == "alpha" and value is None:
+        raise UserError(ALPHA_NEEDS_VALUE)
+    config = LabelConfig(background=kind, value=value or 0.0, crf=preset or LabelConfig().crf)
+    if value is None and unsure is None:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError("--value: give it where several ranks work; one alone finds it on a list with masks")
+        value = presets.DEFAULT_THRESHOLD
+        if any(dataset.masks):
+            value = evaluate_cams(args.cams, dataset, jobs=jobs_from_arguments(args)).threshold
+            print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
+        config = LabelConfig(background=kind, value=value, crf=config.crf)
+    from pplfast.labels.label import label_cams
+
+    outcome = label_cams(args.cams, dataset, config, args.out, unsure, engine, job_options(args))
+    return say_outcome(outcome, "labels", args.out)
+
+
+def _from_images(args: argparse.Namespace, engine: str, preset: str, unsure: tuple[float, float] | None) -> int:
+    changes = cam_changes(args)
     folder = find_model(args.model, CLASSIFIER)
     dataset = dataset_of_model(args, folder, CLASSIFIER)
 
-    from pplfast.labels.stream.job import JobConfig, check_config, label_dataset, share_threads
+    from pplfast.labels.label import check_rule, label_dataset
     from pplfast.train import load_classifier
 
-    config = JobConfig(
-        out=Path(args.out),
-        cam=cam_config(folder, changes),
-        label=label_config(args, folder, preset, unsure),
-        engine=engine,
-        outputs=tuple(dict.fromkeys(args.outputs.split(","))),
-        unsure=unsure,
-        memory=args.memory,
-        jobs=args.jobs,
-        threads=args.threads or None,
-        shard_size=args.shard_size,
-        rotated=args.rotated,
-        verify=args.verify,
-        strict=args.fail_on_bad,
-        prometheus=Path(args.prometheus) if args.prometheus else None,
-    )
-    check_config(config)
-    _say(config, bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure)))
-    share_threads()
-    use_threads(args)
-    result = label_dataset(load_classifier(folder), dataset, config, args.local_rank)
-    if os.environ.get("RANK", "0") == "0" and not result.unfinished:
-        print(result.summary(config.out))
-    return result.exit_code
+    cam, label = cam_config(folder, changes), label_config(args, folder, preset, unsure)
+    check_rule(label, unsure)
+    changed = bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure))
+    background = f"{unsure[0]:g} and {unsure[1]:g}" if unsure else f"{label.background} {label.value:g}"
+    scales = scales_text(cam.scales, cam.flip)
+    say_settings(f"CAMs at {scales}, background {background}, CRF {label.crf}", changed)
+    outputs = tuple(dict.fromkeys(args.outputs.split(",")))
+    model, options = load_classifier(folder), job_options(args)
+    outcome = label_dataset(model, dataset, cam, label, args.out, unsure, outputs, engine, args.shard_size, options)
+    return say_outcome(outcome, "labels", args.out)
 
 
 def label_config(
@@ -205,15 +171,6 @@ def _value(args: argparse.Namespace, kind: str, recorded: LabelConfig) -> float:
     if not value and kind == "alpha":
         raise UserError(ALPHA_NEEDS_VALUE)
     return value or presets.DEFAULT_THRESHOLD
-
-
-def _say(config: "JobConfig", changed: bool) -> None:
-    label, unsure = config.label, config.unsure
-    background_text = f"{unsure[0]:g} and {unsure[1]:g}" if unsure else f"{label.background} {label.value:g}"
-    say_settings(
-        f"CAMs at {scales_text(config.cam.scales, config.cam.flip)}, background {background_text}, CRF {label.crf}",
-        changed,
-    )
 
 
 def parse_crf(text: str | None) -> tuple[str, str]:

@@ -62,7 +62,8 @@ def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
     from pplfast.cli import build_parser
     from pplfast.cli.model import find_model
     from pplfast.cli.train import check_training_arguments, recipe_from_arguments
-    from pplfast.data.voc import check_root, read_list
+    from pplfast.data.folder import check_root
+    from pplfast.data.voc import read_list
 
     args = build_parser(words[0]).parse_args(words)
     if hasattr(args, "recipe"):

@@ -1,12 +1,14 @@
 """--jobs, --threads and --memory, the same for every command that works through a list of images."""
 
 import argparse
+import os
+from pathlib import Path
 
 from pplfast.errors import UserError
-from pplfast.labels.pool import default_jobs
+from pplfast.jobs import JobOptions, Outcome
+from pplfast.jobs.pool import default_jobs
 
-MEMORY = 8.0  # GiB, the `memory` of the functions that make CAMs and labels, where none is given
-LARGE_IMAGES = "batches of large ones get smaller, and images for which it does not suffice are bad"
+LARGE_IMAGES = "large ones go in smaller batches and in tiles, and images for which it does not suffice are bad"
 DECODING = 2  # the `threads` of the functions that make CAMs and labels, where none are given
 
 
@@ -31,9 +33,8 @@ def add_memory_argument(parser: argparse.ArgumentParser | argparse._ArgumentGrou
     parser.add_argument(
         "--memory",
         type=float,
-        default=MEMORY,
         metavar="GIB",
-        help=f"for what grows with the images (default: %(default)s): {what}",
+        help=f"of each rank, for what grows with the images (default: half of what is free): {what}",
     )
 
 
@@ -44,9 +45,50 @@ def check_machine_arguments(args: argparse.Namespace) -> None:
     if getattr(args, "threads", 0) < 0:
         raise UserError(f"--threads {args.threads}: must be 1 or more")
     if (memory := getattr(args, "memory", None)) is not None:
-        from pplfast.labels.memory import budget_bytes
+        from pplfast.jobs.memory import budget_bytes
 
         budget_bytes(memory)
+
+
+def add_job_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """What every command has that works through a list of images, alone or on many ranks."""
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the checksums of the images and outputs that are there, not only sizes and times",
+    )
+    parser.add_argument("--fail-on-bad", action="store_true", help="end at the first bad image, with exit code 2")
+    parser.add_argument(
+        "--prometheus",
+        metavar="FILE",
+        help="keep progress in this text file, for a node exporter (default: none is written)",
+    )
+
+
+def job_options(args: argparse.Namespace) -> JobOptions:
+    """Of those arguments; gives torch its threads, of --threads or this rank's share of the cores. Imports torch: check
+    the other arguments first."""
+    from pplfast.jobs.run import share_threads
+
+    share_threads()
+    use_threads(args)
+    return JobOptions(
+        memory=getattr(args, "memory", None),
+        jobs=getattr(args, "jobs", None),
+        threads=args.threads or None,
+        rotated=getattr(args, "rotated", True),
+        verify=args.verify,
+        strict=args.fail_on_bad,
+        prometheus=Path(args.prometheus) if args.prometheus else None,
+        local_rank=args.local_rank,
+    )
+
+
+def say_outcome(outcome: Outcome, what: str, out: str) -> int:
+    """Print what came of a job, on its first rank; the exit code."""
+    if os.environ.get("RANK", "0") == "0" and not outcome.unfinished:
+        print(outcome.summary(what, out))
+    return outcome.exit_code
 
 
 def jobs_from_arguments(args: argparse.Namespace) -> int:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from pplfast.cli.machine import (
     LARGE_IMAGES,
+    add_job_arguments,
     add_memory_argument,
     add_threads_argument,
     check_machine_arguments,
-    use_threads,
+    job_options,
+    say_outcome,
 )
 from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model, take_classes
 from pplfast.cli.recorded import say_settings
@@ -65,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     walk.add_argument("--steps", type=int, metavar="N", help=f"of the walk (default: {RECIPE}.steps)")
     add_memory_argument(walk, LARGE_IMAGES)
     add_threads_argument(walk)
+    add_job_arguments(walk)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,13 +99,10 @@ def _walk(args: argparse.Namespace) -> int:
     dataset = dataset_of_model(args, folder, BOUNDARY)
 
     from pplfast.labels.walk import walk_cams
-    from pplfast.precision import default_device
     from pplfast.train.affinity import NAME, load_boundaries
     from pplfast.train.network_file import read_settings
 
     config = dataclasses.replace(read_settings(folder, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
-    model = load_boundaries(folder).to(default_device())
-    outcome = walk_cams(model, args.cams, dataset, config, args.out, use_threads(args), args.memory)
-    print(outcome.summary("CAMs", args.out))
-    return outcome.exit_code
+    outcome = walk_cams(load_boundaries(folder), args.cams, dataset, config, args.out, job_options(args))
+    return say_outcome(outcome, "CAMs", args.out)

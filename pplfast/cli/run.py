@@ -26,7 +26,6 @@ from pplfast.cli.train import (
 )
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.errors import UserError
-from pplfast.labels.presets import check_background, check_crf
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from pplfast.recipe.ranges import RANGES
 
@@ -138,9 +137,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         if not variants:
             raise UserError("--variants is empty; choose from plain,ppl,explicit")
         recipe = recipe_from_dict(recipe_to_dict(recipe) | {"variants": variants}, "--variants")
-    check_crf(recipe.label.crf)
-    if recipe.label.background != "threshold" or recipe.label.value:  # threshold 0: the best of the sweep
-        check_background(recipe.label.background, recipe.label.value)
     return recipe
 
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from pplfast.cli.machine import (
     LARGE_IMAGES,
+    add_job_arguments,
     add_jobs_argument,
     add_memory_argument,
     add_threads_argument,
     check_machine_arguments,
-    jobs_from_arguments,
-    use_threads,
+    job_options,
+    say_outcome,
 )
 from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
@@ -55,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_jobs_argument(test, "of the CRF")
     add_memory_argument(test, LARGE_IMAGES)
     add_threads_argument(test)
+    add_job_arguments(test)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,16 +82,11 @@ def _test(args: argparse.Namespace) -> int:
     dataset = dataset_of_model(args, folder, SEGMENTATION)
 
     from pplfast.labels.segment import segment_images
-    from pplfast.precision import default_device
     from pplfast.train.network_file import read_settings
     from pplfast.train.segmentation import NAME, load_segmentation
 
     config = dataclasses.replace(read_settings(folder, NAME, SegmentationConfig), **changes)
     say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
     model, classes = load_segmentation(folder)
-    model.to(default_device())
-    outcome = segment_images(
-        model, classes, dataset, config, args.out, jobs_from_arguments(args), use_threads(args), args.memory
-    )
-    print(outcome.summary("labels", args.out))
-    return outcome.exit_code
+    outcome = segment_images(model, classes, dataset, config, args.out, job_options(args))
+    return say_outcome(outcome, "labels", args.out)

@@ -11,6 +11,8 @@ from pplfast.errors import UserError
 from pplfast.files import StrPath, atomic_path
 from pplfast.reading import open_regular
 
+SUFFIX = ".png"
+
 
 @cache
 def voc_palette() -> bytes:

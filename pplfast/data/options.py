@@ -1,8 +1,12 @@
 """The command-line options that describe a data set, the same for every command. No numpy before they are used."""
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from pplfast.errors import one_line
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig, Dataset
@@ -80,7 +84,13 @@ def config_from_arguments(args: argparse.Namespace) -> "DataConfig":
 
 
 def dataset_from_arguments(args: argparse.Namespace) -> "Dataset":
-    """The data set of `add_data_arguments`; UserError where it cannot be opened."""
+    """The data set of `add_data_arguments`; UserError where it cannot be opened. Says what of a folder is left out."""
     from pplfast.data.dataset import open_dataset
 
-    return open_dataset(config_from_arguments(args))
+    dataset = open_dataset(config_from_arguments(args))
+    if dataset.left_out and os.environ.get("RANK", "0") == "0":
+        some = ", ".join(problem.id for problem in dataset.left_out[:3])
+        more = ", ..." if len(dataset.left_out) > 3 else ""
+        text = f"note: {args.data}: {len(dataset.left_out)} files or folders in it are not used ({some}{more}); "
+        print(one_line(f"{text}`pplfast data check` says why"), file=sys.stderr)
+    return dataset

@@ -7,11 +7,17 @@ for the pixels that a header claims before it looks for them.
 import os
 import threading
 import warnings
+from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pplfast.reading import LARGEST_IMAGE
+from pplfast.arrays import UInt8Array
+from pplfast.errors import UserError
+from pplfast.reading import LARGEST_IMAGE, open_regular
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # of Pillow's, those that it decodes by itself
 
 # A file of a few bytes may have this many pixels. Beyond, each needs its share of the file: deflate makes at most
 # 1032 bytes of one, and 512 pixels in one byte are the best that a JPEG without a single detail does.
@@ -99,4 +105,20 @@ def load(image: Image.Image) -> None:
 
 
 def _explained(error: Exception) -> ImageError:
+    """OSErrors of the system's own are raised as they are: the disk's fault is not the file's. Pillow's have no
+    number."""
+    if isinstance(error, OSError) and error.errno:
+        raise error
     return ImageError(str(error) or type(error).__name__)
+
+
+def read_pixels(path: Path) -> UInt8Array:
+    """uint8 (H, W, 3) RGB as stored. UserError for a file that is of none of FORMATS, damaged or too large."""
+    try:
+        with open_regular(path) as file, open_image(file, *FORMATS) as image:
+            load(image)
+            return np.array(image.convert("RGB"))
+    except ImageError as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); replace the file") from None

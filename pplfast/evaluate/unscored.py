@@ -16,12 +16,11 @@ import numpy as np
 
 from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
-from pplfast.data.masks import read_mask
+from pplfast.data.masks import SUFFIX, read_mask
 from pplfast.errors import UserError
-from pplfast.labels.folder import find_outputs
-from pplfast.labels.pool import default_jobs, map_unordered
-from pplfast.labels.progress import Progress
-from pplfast.labels.pseudo import SUFFIX
+from pplfast.jobs.folder import find_outputs
+from pplfast.jobs.pool import default_jobs, map_unordered
+from pplfast.jobs.progress import Progress
 
 IMAGES_PER_TASK = 16  # one result per task is sent back
 ALMOST_ALL = 90.0  # percent of an image; its label hardly draws a border
@@ -54,7 +53,8 @@ class LabelFacts:
         words = {
             "almost_all": f"{self.almost_all} of {self.images} images are foreground on over {ALMOST_ALL:g} % of their "
             f"area (usual: at most {MAX_ALMOST_ALL:g} % of the images)",
-            "empty": f"{self.empty} of {self.declared} image labels have no pixel (usual: at most {MAX_EMPTY:g} %)",
+            "empty": f"{self.empty} of {self.declared} image labels have no pixel (usual: at most {MAX_EMPTY:g} %)"
+            + ("" if self.foreground else "; 0 is background and 255 no label, so a class needs a value of its own"),
             "absent": f"{self.absent or 0:.1f} % of the foreground is of classes that its image does not have "
             f"(usual: at most {MAX_ABSENT:g} %)",
         }

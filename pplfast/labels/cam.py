@@ -1,8 +1,9 @@
 """A classifier and images -> class activation maps of each image's classes: scales and flips, summed, normalised."""
 
 import hashlib
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,27 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pplfast import cpu
-from pplfast.arrays import UInt8Array
+from pplfast.arrays import Int64Array, IntArray, UInt8Array
 from pplfast.data.dataset import Dataset
-from pplfast.data.handover import to_device
-from pplfast.data.inference import InferenceBatch, InferenceLoader
+from pplfast.data.handover import HostCopy, to_device
+from pplfast.data.images import BadImage
 from pplfast.errors import UserError
 from pplfast.files import StrPath
+from pplfast.jobs.job import Batch, Choice, Finish, Finished, Job
+from pplfast.jobs.memory import DECODED, SCALED
+from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
+from pplfast.jobs.run import run_job
 from pplfast.kernels import cam_fuse
-from pplfast.labels.batches import BatchPlan, plan_batches
-from pplfast.labels.camfile import SUFFIX, stored_size
-from pplfast.labels.camwriter import BATCHES_WAITING, CamWriter, Row, npy_path
-from pplfast.labels.folder import Outcome, OutputFolder
-from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes
-from pplfast.labels.progress import Progress
+from pplfast.labels.camfile import SUFFIX, Cam, encode_cam, encode_npy, stored_size
+from pplfast.labels.network import ScaledNetwork, in_tiles, network_choices, total_stride
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.precision import exact_float32, resolve_precision
 from pplfast.recipe import CamConfig
 
-# Of one call of the network on a CPU: small maps gain from company (8 rows of 188 x 250: 40 % less time a row than
-# one), those of one row of 750 x 1000 do not, and take memory.
-CPU_PIXELS = 800_000
+NOT_FINITE = "the maps hold values that are not finite; check the classifier"
 
 
 def generate_cams(
@@ -39,107 +36,143 @@ def generate_cams(
     config: CamConfig,
     out: StrPath,
     npy: bool = False,
-    threads: int = 2,
-    loader: Callable[..., Iterable[InferenceBatch]] = InferenceLoader,
-    memory: float = DEFAULT_MEMORY,
+    options: JobOptions = DEFAULTS,
 ) -> Outcome:
-    """Write `out/<id>.npz` for every image of the data set that has none yet; with `npy` also `<id>.npy`.
+    """Write `out/<id>.npz` for every image of the data set that has none yet, alone or as one rank of a launcher; with
+    `npy` also `<id>.npy`.
 
-    model: in eval mode, with its stage set, on the device to use. threads: DALI's. memory: GiB for what grows with the
-    images: batches of large ones get smaller, and one that it does not suffice for is a bad image.
-    Source of the maps: arXiv 2209.07828; of their fusion over scales and flips, IRN's code (arXiv 1904.05044).
+    model: in eval mode, its stage set; moved to this rank's device. An image without any class gets a file without
+    maps. Source of the maps: arXiv 2209.07828; of their fusion over scales and flips, IRN's code (arXiv 1904.05044).
     Maps are fused and normalised at the image's own size (`high_res` of the npy), then sampled at stride 4.
-    Images that cannot be used are noted in `out/bad.jsonl` and in the outcome, and the rest goes on. Raises UserError
-    for images without labels, a model that does not fit the data set, a folder of other settings.
+    Images that cannot be used are noted in `out/manifest.jsonl` and in the outcome, and the rest goes on. Raises
+    UserError for a model that does not fit the data set, and as `run_job` does.
     """
-    budget_bytes(memory)
-    check_fits(model, dataset)
-    device = next(model.parameters()).device
-    exact_float32()
-    precision = resolve_precision(config.precision, device)
-    cpu.install(model, device)
-    folder = OutputFolder(out, SUFFIX, _settings(model, config, precision))
-    pending = folder.pending(dataset.ids)
-    if npy:  # an earlier pass may have been without
-        pending = sorted({*pending, *(i for i, name in enumerate(dataset.ids) if not npy_path(folder, name).exists())})
-        folder.outcome.skipped = len(dataset) - len(pending)
-    labels = dataset.known_labels
-    plan = plan_cams(model, config, precision, int(labels.sum(axis=1).max()), npy, memory) if pending else None
-    with Progress("CAMs", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
-        on_bad = folder.on_bad(dataset, progress.advance)
-        batches = (
-            loader(
-                dataset,
-                config.scales,
-                config.flip,
-                model.backbone.mean,
-                model.backbone.std,
-                config.batch,
-                threads,
-                device,
-                indices=pending,
-                on_bad=on_bad,
-                fit=plan,
+    return run_job(CamJob(model, dataset, config, npy), Path(out), options)
+
+
+class MapMaker:
+    """Decoded images -> CAMs at full size, normalised, of the classes asked for."""
+
+    def __init__(
+        self, model: PatchClassifier, config: CamConfig, precision: str, call_pixels: int, batch: int, threads: int
+    ) -> None:
+        def tiled(row: Tensor, classes: Tensor, pixels: int) -> Tensor:
+            stride = total_stride(model.backbone)
+            return in_tiles(lambda part: model.maps(part, classes), row, pixels, stride, stride)
+
+        self.network = ScaledNetwork(
+            model, model.maps, tiled, config.scales, config.flip, precision, call_pixels, batch, threads
+        )
+
+    def __call__(
+        self, pixels: Sequence[UInt8Array], classes: Tensor, stopped: Callable[[], bool] = lambda: False
+    ) -> Tensor | None:
+        """pixels: B times uint8 (H, W, 3); classes int64 (B, n) -> float32 (B, n, H, W) on the device.
+
+        None when `stopped` says so between two scales. Raises the device's out-of-memory error.
+        """
+        height, width = pixels[0].shape[:2]
+        network, maps = self.network, []
+        if not classes.shape[1]:
+            return torch.zeros(len(pixels), 0, height, width, device=network.device)
+        for scale in network(pixels, to_device(classes, network.device)):
+            if stopped():
+                return None
+            maps.append(scale)
+        with torch.inference_mode(), network.cast():
+            return cam_fuse(maps, height, width, network.flip)
+
+
+class ClassifierJob(Job):
+    """What jobs that begin with a classifier's CAMs have in common. wanted: what decides what is made of the maps."""
+
+    def __init__(self, model: PatchClassifier, dataset: Dataset, config: CamConfig, wanted: dict[str, Any]) -> None:
+        count = model.classifier.weight.shape[0]
+        if count != len(dataset.classes):
+            raise UserError(
+                f"{dataset.name}: {len(dataset.classes)} classes, but the classifier was trained for {count}; "
+                "give --classes the same list as in training"
             )
-            if plan
-            else ()
-        )
-        for batch in batches:
-            assert plan is not None, "the batches were made by it"
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                full = _fused_maps(model, batch, labels[batch.indices], config.flip, device, plan)
-            size = (batch.height, batch.width)
-            stored = F.interpolate(full, stored_size(*size), mode="bilinear", align_corners=False)
-            rows = [
-                Row(row, dataset.ids[index], np.flatnonzero(labels[index]).astype(np.int16))
-                for row, index in enumerate(batch.indices)
-            ]
-            writer.add(rows, size, stored, full if npy else None)
-            progress.advance(len(batch.indices))
-            del batch, full, stored  # or they would be held while the next batch is made
-    return folder.finish(progress.seconds)
+        if config.precision != "auto":
+            wanted = {**wanted, "precision": config.precision}
+        maps = {"classifier": classifier_hash(model), "scales": list(config.scales), "flip": config.flip}
+        super().__init__(dataset, {**class_settings(dataset), **maps, **wanted})
+        self.model, self.config, self.batch = model, config, config.batch
+        self.labels = labels_of(dataset)
+        self.most_classes = int(self.labels.sum(axis=1).max(initial=0))
 
-
-def plan_cams(
-    model: PatchClassifier, config: CamConfig, precision: str, classes: int, npy: bool, memory: float
-) -> BatchPlan:
-    """classes: the most of one image."""
-    device = next(model.parameters()).device
-    chosen = torch.zeros(1, classes, dtype=torch.int64, device=device)
-    copies = 2 + npy * (1 + BATCHES_WAITING)  # the sum over the scales and what is added to it; what is being written
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return plan_batches(
-            lambda images: model.maps(images, chosen),
-            device,
-            config.scales,
-            config.flip,
-            config.batch,
-            result=4 * classes * (copies + 1 / 4),  # the maps at stride 4, on their way to a file
-            budget=budget_bytes(memory),
+    def choices(self, device: torch.device, network_bytes: int) -> dict[str, Choice]:
+        chosen = torch.zeros(1, max(1, self.most_classes), dtype=torch.int64, device=device)
+        return network_choices(
+            self.model, lambda images: self.model.maps(images, chosen), self.config.precision, device, network_bytes
         )
 
+    def depends(self, index: int) -> dict[str, Any]:
+        return {"classes": [self.dataset.classes.ids[c] for c in self.classes(index)]}
 
-def rows_at_once(device: torch.device, pixels: int) -> int:
-    """How many images of that many pixels one call of the network gets; on a GPU all."""
-    return max(1, CPU_PIXELS // pixels) if device.type == "cpu" else sys.maxsize
+    def classes(self, index: int) -> Int64Array:
+        """Positions in the class list of an image's classes."""
+        return np.flatnonzero(self.labels[index])
 
-
-def _fused_maps(
-    model: PatchClassifier,
-    batch: InferenceBatch,
-    labels: UInt8Array,
-    flip: bool,
-    device: torch.device,
-    plan: BatchPlan,
-) -> Tensor:
-    """float32 (B, n, H, W), of the classes of `own_classes(labels)`."""
-    classes = to_device(own_classes(labels), device).repeat(2 if flip else 1, 1)
-    return cam_fuse([_maps(model, images, classes, plan) for images in batch.images], batch.height, batch.width, flip)
+    def prepare(self, settings: dict[str, Any], device: torch.device, network_bytes: int, threads: int) -> None:
+        model, precision, pixels = self.model.to(device), settings["precision"], settings["call_pixels"]
+        self.maps = MapMaker(model, self.config, precision, pixels, self.batch, threads)
 
 
-def _maps(model: PatchClassifier, images: Tensor, classes: Tensor, plan: BatchPlan) -> Tensor:
-    rows = min(len(images), rows_at_once(images.device, images[0, 0].numel()), plan.make_room(images))
-    return torch.cat([model.maps(*part) for part in zip(images.split(rows), classes.split(rows), strict=True)])
+class CamJob(ClassifierJob):
+    title, command = "CAMs", "pplfast cam"
+
+    def __init__(self, model: PatchClassifier, dataset: Dataset, config: CamConfig, npy: bool) -> None:
+        super().__init__(model, dataset, config, {})
+        self.suffixes = (SUFFIX, ".npy") if npy else (SUFFIX,)
+        self._npy = npy
+
+    def finish(self, settings: dict[str, Any]) -> Finish:
+        return FinishCam()
+
+    def pixel_bytes(self) -> float:
+        copies = 3 + self._npy + 1 / 4  # the sum over the scales, what is added to it, and what is being written
+        return DECODED + SCALED * max(self.config.scales) ** 2 + 4 * self.most_classes * copies
+
+    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
+        full = self.maps(batch.pixels, own_classes(self.labels[batch.indices]), stopped)
+        if full is None:
+            return None
+        stored = full
+        if full.shape[1]:
+            stored = F.interpolate(full, stored_size(*batch.size), mode="bilinear", align_corners=False)
+        maps, high_res = HostCopy(stored), HostCopy(full) if self._npy else None
+        tiled = self.maps.network.tiled_at
+        return [
+            CamOfRow(row, self.classes(index), batch.size, maps, high_res, tiled)
+            for row, index in enumerate(batch.indices)
+        ]
+
+
+@dataclass(frozen=True)
+class CamOfRow:
+    """One image of a batch, whose own classes' maps come first. maps: float32 (B, n, ceil(H/4), ceil(W/4)).
+    high_res: float32 (B, n, H, W), where `<id>.npy` is written too."""
+
+    row: int
+    classes: IntArray
+    size: tuple[int, int]
+    maps: HostCopy
+    high_res: HostCopy | None = None
+    tiled: int = 0
+
+
+class FinishCam(Finish):
+    def __call__(self, payload: CamOfRow) -> Finished:
+        count = len(payload.classes)
+        own = payload.maps.numpy()[payload.row, :count]
+        if not np.isfinite(own).all():
+            raise UserError(NOT_FINITE)
+        cam = Cam(payload.classes.astype(np.int16), own.astype(np.float16), payload.size)
+        files = {SUFFIX: encode_cam(cam)}
+        if payload.high_res is not None:
+            files[".npy"] = encode_npy(cam, payload.high_res.numpy()[payload.row, :count])
+        return Finished(files, facts={"tiled": payload.tiled} if payload.tiled else {})
 
 
 def own_classes(labels: UInt8Array) -> Tensor:
@@ -147,38 +180,22 @@ def own_classes(labels: UInt8Array) -> Tensor:
 
     Rows with fewer are filled up with classes that the image does not have; their maps are dropped afterwards.
     """
-    most = int(labels.sum(axis=1).max())
+    most = int(labels.sum(axis=1).max(initial=0))
     return torch.from_numpy(np.argsort(labels == 0, axis=1, kind="stable")[:, :most])
 
 
-def check_fits(model: PatchClassifier, dataset: Dataset) -> None:
-    """Raises UserError for images without labels, and for a classifier of other classes."""
+def labels_of(dataset: Dataset) -> UInt8Array:
+    """uint8 (N, C). Raises UserError where there are none."""
     if dataset.labels is None:
         raise UserError(
             f"{dataset.name}: has no image labels, and CAMs are made of an image's own classes; give --labels"
         )
-    empty = [name for name, row in zip(dataset.ids, dataset.labels, strict=True) if not row.any()]
-    if empty:
-        raise UserError(
-            f"{dataset.name}: {len(empty)} images have no label (first: {empty[0]}); add their labels to "
-            "the file of --labels, or take them off the list"
-        )
-    count = model.classifier.weight.shape[0]
-    if count != len(dataset.classes):
-        raise UserError(
-            f"{dataset.name}: {len(dataset.classes)} classes, but the classifier was trained for {count}; "
-            "give --classes the same list as in training"
-        )
+    return dataset.labels
 
 
-def _settings(model: PatchClassifier, config: CamConfig, precision: str) -> dict[str, Any]:
-    """What decides the maps."""
-    return {
-        "classifier": classifier_hash(model),
-        "scales": list(config.scales),
-        "flip": config.flip,
-        "precision": precision,
-    }
+def class_settings(dataset: Dataset) -> dict[str, Any]:
+    """Of a folder whose files speak of classes by their places in a list, or by their values in masks."""
+    return {"class_names": list(dataset.classes.names), "class_ids": list(dataset.classes.ids)}
 
 
 def classifier_hash(model: PatchClassifier) -> str:

@@ -3,12 +3,13 @@
 Only numpy is imported here: the workers of the label and evaluation pools start without torch.
 """
 
+import io
 import math
 import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import IO, BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -52,14 +53,21 @@ def stored_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // STRIDE), -(-width // STRIDE)
 
 
+def encode_cam(cam: Cam) -> bytes:
+    """The content of its file."""
+    file = io.BytesIO()
+    np.savez(
+        file,
+        classes=cam.classes.astype(np.int16),
+        cam=cam.maps.astype(np.float16),
+        size=np.asarray(cam.size, np.int32),
+    )
+    return file.getvalue()
+
+
 def save_cam(path: StrPath, cam: Cam) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file,
-            classes=cam.classes.astype(np.int16),
-            cam=cam.maps.astype(np.float16),
-            size=np.asarray(cam.size, np.int32),
-        )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encode_cam(cam))
 
 
 def load_cam(path: StrPath, classes: int | None = None) -> Cam:
@@ -151,15 +159,12 @@ def _open(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     return archive.open(member)
 
 
-def save_npy(path: StrPath, cam: Cam, high_res: Float32Array) -> None:
+def encode_npy(cam: Cam, high_res: Float32Array) -> bytes:
     """The dict that follow-up code reads: keys (0-based classes), cam (stride 4), high_res (k, H, W); float32."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        write_npy_dict(file, cam.classes, cam.maps, high_res)
-
-
-def write_npy_dict(file: BinaryIO, classes: IntArray, maps: FloatArray, high_res: Float32Array) -> None:
-    value = {"keys": classes.astype(np.int64), "cam": maps.astype(np.float32), "high_res": high_res.astype(np.float32)}
-    np.save(file, np.array(value, dtype=object), allow_pickle=True)
+    maps = {"cam": cam.maps.astype(np.float32), "high_res": high_res.astype(np.float32)}
+    file = io.BytesIO()
+    np.save(file, np.array({"keys": cam.classes.astype(np.int64), **maps}, dtype=object), allow_pickle=True)
+    return file.getvalue()
 
 
 def resize_bilinear(maps: Float32Array, height: int, width: int) -> Float32Array:

@@ -17,17 +17,19 @@ UNSURE = 255
 
 
 class DeviceLabeller:
-    """CAMs of a batch -> labels. unsure: (low, high) thresholds, see stream/refine.py."""
+    """CAMs of a batch -> labels. unsure: (low, high) thresholds, see `rules.label_scores`."""
 
     def __init__(self, config: LabelConfig, unsure: tuple[float, float] | None, device: torch.device) -> None:
-        self._config, self._unsure, self._device = config, unsure, device
+        self._config, self._unsure, self.device = config, unsure, device
         self._preset = PRESETS[config.crf]
 
     def __call__(self, pixels: Sequence[UInt8Array], maps: Tensor, labels: UInt8Array) -> list[UInt8Array]:
         """pixels: B times uint8 (H, W, 3); maps float32 (B, n, H, W), each image's own classes first; labels uint8
         (B, classes). Returns B times uint8 (H, W): 0 background, 1 + position of the class, 255 unsure."""
-        images = to_device(torch.from_numpy(np.stack(pixels)), self._device)
-        counts = to_device(torch.from_numpy(labels.astype(np.int64).sum(axis=1)), self._device)
+        if not maps.shape[1]:
+            return [np.zeros(image.shape[:2], np.uint8) for image in pixels]
+        images = to_device(torch.from_numpy(np.stack(pixels)), self.device)
+        counts = to_device(torch.from_numpy(labels.astype(np.int64).sum(axis=1)), self.device)
         with torch.inference_mode():
             if self._unsure is None:
                 result = self._argmax(images, maps, counts, self._config.background, self._config.value)

@@ -9,26 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pplfast import cpu
 from pplfast.data.dataset import Dataset
-from pplfast.data.handover import to_device
-from pplfast.data.inference import InferenceBatch, InferenceLoader
+from pplfast.data.handover import HostCopy, to_device
+from pplfast.data.images import BadImage
 from pplfast.errors import UserError
 from pplfast.files import StrPath
+from pplfast.jobs.job import Batch, Choice, Finish, Job
+from pplfast.jobs.memory import DECODED, SCALED
+from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
+from pplfast.jobs.run import run_job
 from pplfast.kernels import random_walk
 from pplfast.kernels.random_walk import neighbours
-from pplfast.labels import camfile
-from pplfast.labels.batches import BatchPlan, plan_batches
-from pplfast.labels.camfile import Cam, load_cam, stored_size
-from pplfast.labels.camwriter import CamWriter, Row
-from pplfast.labels.folder import Outcome, OutputFolder, find_outputs, read_settings
-from pplfast.labels.memory import DEFAULT_MEMORY, budget_bytes
-from pplfast.labels.progress import Progress
-from pplfast.models.boundary import BoundaryNet
-from pplfast.precision import exact_float32
+from pplfast.labels.cam import CamOfRow, FinishCam, class_settings
+from pplfast.labels.camfile import SUFFIX, Cam, stored_size
+from pplfast.labels.camfolder import CamFolder, load_cam_of
+from pplfast.labels.network import ScaledNetwork, in_tiles, network_choices, total_stride
+from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.recipe import WalkConfig
 
-BATCH = 8  # images of one shape at a time
+BATCH = 8  # images of one size at a time
 MAPS = 6 * 8  # at stride 4: those of up to 8 classes, and what the walk makes of them
 
 
@@ -38,126 +37,87 @@ def walk_cams(
     dataset: Dataset,
     config: WalkConfig,
     out: StrPath,
-    threads: int = 2,
-    memory: float = DEFAULT_MEMORY,
+    options: JobOptions = DEFAULTS,
 ) -> Outcome:
-    """Write `out/<id>.npz`, CAM files like those in `cams`, for every image of the list that has none yet.
+    """Write `out/<id>.npz`, CAM files like those in `cams`, for every image of the list that has none yet, alone or as
+    one rank of a launcher.
 
-    model: in eval mode, on the device to use. The edge map is the mean of the image's and its mirror's, at stride 4,
-    as in IRN; the maps of an image are divided by the largest value of all its classes, so that a constant background
-    threshold serves them. memory: GiB for what grows with the images, as in `generate_cams`. Images that fail are noted
-    in `out/bad.jsonl` and in the outcome, and the rest goes on.
-    Raises UserError for CAMs that are missing and a folder of other settings. Source: arXiv 1904.05044, section 4.
+    model: in eval mode; moved to this rank's device. The edge map is the mean of the image's and its mirror's, at
+    stride 4, as in IRN; the maps of an image are divided by the largest value of all its classes, so that a constant
+    background threshold serves them. Images that fail are noted in `out/manifest.jsonl` and in the outcome, and the
+    rest goes on. Raises UserError for CAMs that are missing or of other classes, and as `run_job` does.
+    Source: arXiv 1904.05044, section 4.
     """
-    budget = budget_bytes(memory)
-    device = next(model.parameters()).device
-    cpu.install(model, device)
-    exact_float32()
-    cams = Path(cams)
-    failed = find_outputs(cams, dataset.ids, camfile.SUFFIX, "pplfast cam")
-    folder = OutputFolder(out, camfile.SUFFIX, _settings(model, cams, config))
-    for image_id, reason in failed.items():
-        folder.failed(image_id, reason)
-    pending = [index for index in folder.pending(dataset.ids) if dataset.ids[index] not in failed]
-    walk_pixel = 4 * (len(neighbours(config.radius)) + MAPS) / 16  # float32 affinities and maps, of 4 x 4 pixels each
-    plan = plan_batches(model, device, (1.0,), True, BATCH, walk_pixel, budget) if pending else None
-    with Progress("random walk", len(pending)) as progress, torch.inference_mode(), CamWriter(folder) as writer:
-        on_bad = folder.on_bad(dataset, progress.advance)
-        batches = (
-            InferenceLoader(
-                dataset,
-                (1.0,),
-                True,
-                model.backbone.mean,
-                model.backbone.std,
-                BATCH,
-                threads,
-                device,
-                indices=pending,
-                on_bad=on_bad,
-                fit=plan,
-            )
-            if plan
-            else ()
+    return run_job(WalkJob(model, CamFolder(cams, dataset), dataset, config), Path(out), options)
+
+
+class WalkJob(Job):
+    title, command, suffixes, batch = "random walk", "pplfast refine walk", (SUFFIX,), BATCH
+
+    def __init__(self, model: BoundaryNet, cams: CamFolder, dataset: Dataset, config: WalkConfig) -> None:
+        walk = {"radius": config.radius, "beta": config.beta, "steps": config.steps, "precision": "fp32"}
+        super().__init__(
+            dataset, {**class_settings(dataset), "boundary": boundary_hash(model), **walk, "cams": cams.settings}
         )
-        for batch in batches:
-            assert plan is not None, "the batches were made by it"
-            _walk_batch(model, batch, cams, dataset, config, folder, writer, device, plan)
-            progress.advance(len(batch.indices))
-            del batch  # or it would be held while the next one is made
-    return folder.finish(progress.seconds)
+        self._model, self._cams, self._config = model, cams, config
+
+    def finish(self, settings: dict[str, Any]) -> Finish:
+        return FinishCam()
+
+    def choices(self, device: torch.device, network_bytes: int) -> dict[str, Choice]:
+        return network_choices(self._model, self._model, "fp32", device, network_bytes)
+
+    def depends(self, index: int) -> dict[str, Any]:
+        return self._cams.state(index)
+
+    def prepare(self, settings: dict[str, Any], device: torch.device, network_bytes: int, threads: int) -> None:
+        model = self._model.to(device)
+
+        def tiled(row: Tensor, pixels: int) -> Tensor:
+            return in_tiles(lambda part: model(part)[:, None], row, pixels, total_stride(model.backbone), STRIDE)[:, 0]
+
+        self._network = ScaledNetwork(
+            model, model, tiled, (1.0,), True, "fp32", settings["call_pixels"], self.batch, threads
+        )
+
+    def pixel_bytes(self) -> float:
+        return DECODED + SCALED + 4 * (len(neighbours(self._config.radius)) + MAPS) / STRIDE**2
+
+    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
+        config, device = self._config, self._network.device
+        loaded = [self._load(index, batch.size) for index in batch.indices]
+        most = max((len(cam.classes) for cam in loaded if isinstance(cam, Cam)), default=0)
+        maps = torch.zeros(len(loaded), max(1, most), *stored_size(*batch.size))
+        for row, cam in zip(maps, loaded, strict=True):
+            if isinstance(cam, Cam):
+                row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
+        with torch.inference_mode():
+            (found,) = self._network(batch.pixels)
+            walked = random_walk(to_device(maps, device), edges(found), config.steps, config.beta, config.radius)
+            result = HostCopy(walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30))
+        tiled = self._network.tiled_at
+        return [
+            cam if isinstance(cam, BadImage) else CamOfRow(row, cam.classes, batch.size, result, tiled=tiled)
+            for row, cam in enumerate(loaded)
+        ]
+
+    def _load(self, index: int, size: tuple[int, int]) -> Cam | BadImage:
+        try:
+            return load_cam_of(self._cams.file(index), size, len(self.dataset.classes))
+        except UserError as error:
+            return BadImage("cam", str(error))
 
 
-def edges(model: BoundaryNet, images: Tensor, at_once: Callable[[Tensor], int] = len) -> Tensor:
-    """images (2 * B, 3, H, W), plain rows, then mirrored ones -> edge maps float32 (B, ceil(H/4), ceil(W/4)).
-
-    at_once: of the images, how many one call of the network gets.
-    """
-    found = torch.cat([model(part) for part in images.split(min(len(images), at_once(images)))])
+def edges(found: Tensor) -> Tensor:
+    """(2 * B, h, w) logits of images, then of the mirrored ones -> edge maps float32 (B, h, w)."""
     plain, mirrored = found.float().chunk(2)
     return torch.sigmoid((plain + mirrored.flip(2)) / 2)
 
 
-def _walk_batch(
-    model: BoundaryNet,
-    batch: InferenceBatch,
-    cams: Path,
-    dataset: Dataset,
-    config: WalkConfig,
-    folder: OutputFolder,
-    writer: CamWriter,
-    device: torch.device,
-    plan: BatchPlan,
-) -> None:
-    names = [dataset.ids[index] for index in batch.indices]
-    size = (batch.height, batch.width)
-    loaded = [_load(cams / f"{name}{camfile.SUFFIX}", name, size, folder) for name in names]
-    maps = torch.zeros(len(loaded), max(len(cam.classes) if cam else 1 for cam in loaded), *stored_size(*size))
-    for row, cam in zip(maps, loaded, strict=True):
-        if cam is not None:
-            row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
-    walked = random_walk(
-        to_device(maps, device), edges(model, batch.images[0], plan.make_room), config.steps, config.beta, config.radius
-    )
-    walked = walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
-    writer.add(
-        [
-            Row(row, name, cam.classes)
-            for row, (name, cam) in enumerate(zip(names, loaded, strict=True))
-            if cam is not None
-        ],
-        size,
-        walked,
-    )
-
-
-def _load(path: Path, name: str, size: tuple[int, int], folder: OutputFolder) -> Cam | None:
-    """The CAM of an image of that size; None, and the reason noted in the folder, where there is no such CAM."""
-    try:
-        cam = load_cam(path)
-    except UserError as error:
-        folder.failed(name, str(error))
-        return None
-    if cam.size != size:
-        folder.failed(
-            name,
-            f"{path}: is for {cam.size[1]} x {cam.size[0]} pixels, the image has {size[1]} x "
-            f"{size[0]}; make the CAM again",
-        )
-        return None
-    return cam
-
-
-def _settings(model: BoundaryNet, cams: Path, config: WalkConfig) -> dict[str, Any]:
-    """What decides the maps. The network is named by its heads: training never leaves them unchanged."""
+def boundary_hash(model: BoundaryNet) -> str:
+    """Names the network by its heads: training never leaves them unchanged."""
     digest = hashlib.sha256()
     for head in (*model.heads, model.edge):
         for tensor in head.state_dict().values():
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return {
-        "boundary": digest.hexdigest()[:16],
-        "radius": config.radius,
-        "beta": config.beta,
-        "steps": config.steps,
-        "cams": read_settings(cams),
-    }
+    return digest.hexdigest()[:16]

@@ -1,5 +1,6 @@
 """Segmentation networks: a backbone and one of three heads, logits of every class at the head's stride."""
 
+import math
 from typing import cast
 
 import torch
@@ -53,6 +54,12 @@ class SegmentationNet(Network):
             return self.head(self.backbone.tail(self.backbone.run(images, 0, last)))
         low = self.backbone.run(images, 0, self.low + 1)
         return self.head(self.backbone.tail(self.backbone.run(low, self.low + 1, last)), low)
+
+
+def head_stride(model: SegmentationNet) -> int:
+    """Pixels between two logits."""
+    last = len(model.backbone.specs) if model.low is None else model.low + 1
+    return math.prod(spec.stride for spec in model.backbone.specs[:last])
 
 
 class LightHead(nn.Module):

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pplfast.data.check import IMAGE_KINDS, check_dataset, unseen_classes, unusable
+from pplfast.data.check import IMAGE_KINDS, check_dataset, class_problems, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.problems import ERROR, Problem
+from pplfast.data.problems import ERROR, WARNING, Problem
 from pplfast.doctor import hardware, versions
 from pplfast.errors import UserError, one_line
 from pplfast.files import check_inside, is_output, remove_file, write_json
@@ -17,10 +17,10 @@ from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
 from pplfast.run.config import RunConfig, absolute, fingerprint
 from pplfast.run.facts import few_steps
-from pplfast.run.refinement import check_refinement, has_segmentation
+from pplfast.run.refinement import has_segmentation
 from pplfast.run.steps import Steps
 from pplfast.run.variant import VariantChain, output_files, step_names
-from pplfast.train.plan import check_plan, check_segmentation
+from pplfast.train.check import check_recipe
 from pplfast.train.trainer import TrainOptions, use_threads
 
 MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
@@ -54,8 +54,8 @@ def _run(config: RunConfig, say: Callable[[str], None]) -> dict[str, Any]:
     train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
     if few := few_steps(config.recipe, len(train_set)):
         announce.note(few)
-    if unseen := unseen_classes(train_set):
-        announce.note(unseen)
+    for problem in class_problems(train_set):
+        announce.note(f"warning: {problem.message}")
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
     parts = {
@@ -119,10 +119,8 @@ class _VariantAnnouncer:
 
 def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
     """What would otherwise be found only after training."""
-    check_refinement(config.recipe)
-    check_plan(config.recipe, config.variants)
-    if has_segmentation(config.recipe):
-        check_segmentation(config.recipe.segmentation)
+    compiled = config.training.compile if config.training else ""
+    check_recipe(config.recipe, config.variants, len(train_set.classes), compiled=compiled)
     for dataset in (train_set, val_set):
         if dataset.labels is None:
             raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")
@@ -143,6 +141,9 @@ def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _
             problems: list[Problem] = []
             open_dataset(data, problems)
             report = check_dataset(dataset, problems)
+            for problem in report.problems:
+                if not problem.id and problem.severity == WARNING:
+                    announce.note(f"warning: {problem.path}: {problem.message}")
             bad = {
                 problem.id: f"{problem.path}: {problem.message}"
                 for problem in report.problems

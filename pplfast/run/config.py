@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.data.dataset import DataConfig, Dataset
-from pplfast.labels.memory import DEFAULT_MEMORY
 from pplfast.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class RunConfig:
     training: "TrainOptions | None" = None  # None: the defaults
     command: str = ""  # for the record
     test: DataConfig | None = None
-    memory: float = DEFAULT_MEMORY  # GiB, of the steps that work through images, for what grows with them
+    memory: float | None = None  # GiB, of the steps that work through images, for what grows with them
 
 
 def with_default_lists(config: DataConfig, train: str | None, val: str | None) -> tuple[DataConfig, DataConfig]:

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pplfast.data.check import unseen_classes
+from pplfast.data.check import class_problems
 from pplfast.data.dataset import Dataset
 from pplfast.run.chain import open_sets
 from pplfast.run.config import RunConfig
@@ -41,8 +41,7 @@ def dry_run(config: RunConfig, seeds: Sequence[int] | None = None) -> list[str]:
             lines.append(f"optimizer steps of the {name} network: {steps}, for each variant")
     if few := few_steps(recipe, len(train_set)):
         lines.append(few)
-    if unseen := unseen_classes(train_set):
-        lines.append(unseen)
+    lines += [f"warning: {problem.message}" for problem in class_problems(train_set)]
     into = str(config.out) if seeds is None else f"{config.out}/seed<N> for each seed"
     lines.append(f"into {into}, where {_free(config.out) / 2**30:.0f} GiB are free; nothing has been written")
     return lines

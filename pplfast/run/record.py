@@ -75,8 +75,8 @@ def _optional_count(value: Any) -> bool:
 
 
 def _figure(value: Any) -> bool:
-    """A loss that was never logged is NaN."""
-    return value is None or type(value) is float or _number(value)
+    """A loss of one's own may be below 0."""
+    return value is None or (type(value) in (int, float) and abs(value) < 2**53)
 
 
 def _text(value: Any) -> bool:

@@ -1,15 +1,10 @@
 """What a variant's chain goes on with where the recipe asks for it: boundaries, random walk, segmentation network."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pplfast.data.dataset import Dataset
-from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams
-from pplfast.labels.affinity import generate_affinity_labels
-from pplfast.labels.camfile import STRIDE
-from pplfast.labels.presets import check_background, check_crf
 from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe
 from pplfast.run.config import fingerprint
@@ -46,26 +41,6 @@ def has_affinity(recipe: Recipe) -> bool:
 
 def has_segmentation(recipe: Recipe) -> bool:
     return recipe.segmentation.epochs > 0
-
-
-def check_refinement(recipe: Recipe) -> None:
-    """UserError for what a step would otherwise stumble over after hours of training."""
-    affinity, segmentation = recipe.affinity, recipe.segmentation
-    if has_affinity(recipe):
-        check_crf(affinity.crf)
-        check_crf(affinity.label.crf)
-        if affinity.label.background != "threshold" or affinity.label.value:  # threshold 0: the best of the sweep
-            check_background(affinity.label.background, affinity.label.value)
-        if affinity.augment.crop % STRIDE:
-            raise UserError(f"affinity.augment.crop = {affinity.augment.crop}: must be a multiple of {STRIDE}")
-    if has_segmentation(recipe):
-        check_crf(segmentation.crf)
-        weights = segmentation.model.weights
-        if weights not in ("auto", "none") and not Path(weights).is_file():
-            raise UserError(
-                f"segmentation.model.weights = '{weights}': no such file; give ImageNet weights of "
-                f"{segmentation.model.backbone}, 'auto' or 'none'"
-            )
 
 
 def refinement_steps(recipe: Recipe, one_list: bool) -> list[str]:
@@ -134,16 +109,17 @@ class Refinement:
             "background": config.background,
             "crf": config.crf,
         }
+
+        def action() -> dict[str, Any]:
+            from pplfast.labels.label import generate_affinity_labels
+
+            made = generate_affinity_labels(chain.output(source), chain.train_set, config, out, chain.options)
+            return chain.outcome(made, out, chain.train_set)
+
         chain.step(
             "affinity_labels",
             settings,
-            lambda: chain.outcome(
-                generate_affinity_labels(
-                    chain.output(source), chain.train_set, config, out, chain.config.jobs, chain.config.memory
-                ),
-                out,
-                chain.train_set,
-            ),
+            action,
         )
 
     def _boundary(self) -> None:
@@ -189,7 +165,7 @@ class Refinement:
             from pplfast.train.affinity import load_boundaries
 
             model = load_boundaries(chain.output("boundary")).to(default_device())
-            made = walk_cams(model, chain.output(source), dataset, config, out, memory=chain.config.memory)
+            made = walk_cams(model, chain.output(source), dataset, config, out, chain.options)
             return chain.outcome(made, out, dataset)
 
         chain.step(name, settings, action)
@@ -238,7 +214,7 @@ class Refinement:
 
             model, classes = load_segmentation(chain.output("segmentation"))
             model.to(default_device())
-            made = segment_images(model, classes, dataset, config, out, chain.config.jobs, memory=chain.config.memory)
+            made = segment_images(model, classes, dataset, config, out, chain.options)
             return chain.outcome(made, out, dataset)
 
         chain.step("predictions", settings, action)

@@ -10,9 +10,8 @@ from typing import Any
 from pplfast.data.dataset import Dataset
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels
 from pplfast.files import write_json
-from pplfast.labels.folder import Outcome
+from pplfast.jobs import JobOptions, Outcome
 from pplfast.labels.presets import DEFAULT_THRESHOLD, NONE
-from pplfast.labels.pseudo import generate_labels
 from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, recipe_to_dict
 from pplfast.run import refinement
@@ -83,6 +82,7 @@ class VariantChain:
         self.steps = Steps(self.folder, announce)
         self.announce = announce
         self.scored = any(val_set.masks)
+        self.options = JobOptions(memory=config.memory, jobs=config.jobs)
         self.results: dict[str, StepResult] = {}
 
     def run(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class VariantChain:
             from pplfast.train import load_classifier
 
             model = load_classifier(self.output("train")).to(default_device())
-            made = generate_cams(model, dataset, self.config.recipe.cam, out, memory=self.config.memory)
+            made = generate_cams(model, dataset, self.config.recipe.cam, out, options=self.options)
             return self.outcome(made, out, dataset)
 
         self.step(name, settings, action)
@@ -178,7 +178,9 @@ class VariantChain:
         settings = {"cams": self.results[source].stamp, "label": dataclasses.asdict(label)}
 
         def action() -> dict[str, Any]:
-            made = generate_labels(self.output(source), dataset, label, out, self.config.jobs, self.config.memory)
+            from pplfast.labels.label import generate_labels
+
+            made = generate_labels(self.output(source), dataset, label, out, self.options)
             return self.outcome(made, out, dataset)
 
         self.step(name, settings, action)
@@ -228,7 +230,7 @@ class VariantChain:
     def outcome(self, outcome: Outcome, folder: Path, dataset: Dataset) -> dict[str, Any]:
         if outcome.bad:
             self.announce.note(
-                f"warning: {len(outcome.bad)} images failed, see {folder}/bad.jsonl "
+                f"warning: {len(outcome.bad)} images failed, see {folder}/manifest.jsonl "
                 f"(first: {outcome.bad[0][0]}: {outcome.bad[0][1]})"
             )
         rate = round(outcome.written / outcome.seconds, 3) if outcome.written and outcome.seconds else None

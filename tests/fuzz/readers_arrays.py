@@ -25,10 +25,10 @@ from pplfast.evaluate import cams as evaluate_cams
 from pplfast.evaluate import pngs as evaluate_pngs
 from pplfast.evaluate import submission, unscored
 from pplfast.evaluate.truth import Pair
-from pplfast.labels.affinity import generate_affinity_labels
+from pplfast.labels.label import generate_affinity_labels
 from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
-from pplfast.labels.pseudo import generate_labels, read_pixels
-from pplfast.labels.stream.screen import screen
+from pplfast.labels.label import generate_labels, read_pixels
+from pplfast.jobs.screen import screen
 from pplfast.npy import load_npy_dict
 from pplfast.recipe import AffinityConfig, LabelConfig
 
@@ -66,7 +66,7 @@ def _label_cam(folder: Path) -> None:
 
 
 def _score_cam(folder: Path) -> object:
-    pair = Pair("im2", folder / "cams/im2.npz", folder / "masks/im2.png")
+    pair = Pair("im2", folder / "cams/im2.npz", folder / "masks/im2.png", True)
     return evaluate_cams.count_chunk([pair], classes=CLASSES, edges=np.array([0.1, 0.3], np.float32))
 
 
@@ -141,7 +141,7 @@ def _check_one(folder: Path) -> None:
 
 def _score_label(folder: Path) -> None:
     path = folder / "masks/im.png"
-    evaluate_pngs.count_chunk([Pair("im", path, folder / "truth.png")], CLASSES)
+    evaluate_pngs.count_chunk([Pair("im", path, folder / "truth.png", True)], CLASSES)
 
 
 def _label_facts(folder: Path) -> object:

@@ -1,4 +1,4 @@
-"""May this image be labelled? Decided by its header, before anything is decoded."""
+"""May this image be used? Decided by its header, before anything is decoded."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from PIL import Image, ImageFile
 
 from pplfast.data.images import BadImage, ImageInfo, inspect_image
 from pplfast.files import StrPath
-from pplfast.labels.memory import too_large
+from pplfast.jobs.memory import too_large
 
 SMALLEST = 8  # pixels on the short side: below, no scale gives the network anything to look at
 DEPTH = {"I;16": "16-bit", "I;16B": "16-bit", "I": "32-bit", "F": "floating-point"}
@@ -14,10 +14,10 @@ UPRIGHT = 1
 
 
 def screen(path: StrPath, rotated: bool, most_pixels: int) -> ImageInfo:
-    """The header of an image that can be labelled; BadImage with `kind` and a reason for all others.
+    """The header of an image that can be used; BadImage with `kind` and a reason for all others.
 
-    rotated: accept images that EXIF turns. They are labelled as stored; whether that is what a reader of the label
-    sees depends on the reader, so the default of the job is to refuse them.
+    rotated: accept images that EXIF turns. They are used as stored; whether that is what a reader of a label sees
+    depends on the reader.
     most_pixels: what the memory budget allows.
     """
     try:

@@ -8,17 +8,17 @@ processes: it needs `if __name__ == "__main__":`, and its own imports cost each 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from pplfast.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Given = TypeVar("Given", covariant=True)
 
 QUEUED_PER_WORKER = 4  # tasks waiting, so that no worker idles and memory does not grow with the list
 
@@ -28,26 +28,13 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Tasks(Protocol[Given]):
-    """What is asked for one task after the other, and knows how many there are."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Given]: ...
-
-
 def map_unordered(
-    function: Callable[[Item], Result],
-    tasks: Tasks[Item],
-    jobs: int,
-    room: int = 0,
-    size: Callable[[Item], int] = lambda task: 0,
+    function: Callable[[Item], Result], tasks: Sequence[Item], jobs: int
 ) -> Iterator[tuple[Item, Result]]:
     """Yield (task, result) as they finish; an exception in `function` is raised here.
 
     function: importable by name (or a functools.partial of such); tasks and results are pickled.
     jobs: number of processes; with 1, or a single task, everything runs in this process.
-    room: bytes for the tasks that are under way at once, each of `size(task)`; one that is larger than all of it goes
-    alone.
     Leaving the loop early, an exception and Ctrl-C let the running tasks finish and drop the waiting ones. Raises
     UserError when a worker dies (usually for lack of memory).
     """
@@ -60,20 +47,14 @@ def map_unordered(
     executor = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), start_worker)
     waiting = iter(tasks)
     running: dict[Future[Result], Item] = {}
-    taken = 0
     try:
-        upcoming = next(waiting, None)  # which may have to wait for room
-        while upcoming is not None or running:
-            while upcoming is not None and len(running) < jobs * QUEUED_PER_WORKER:
-                if running and taken + size(upcoming) > room:
-                    break
-                taken += size(upcoming)
-                running[executor.submit(function, upcoming)] = upcoming
-                upcoming = next(waiting, None)
+        while True:
+            for task in islice(waiting, jobs * QUEUED_PER_WORKER - len(running)):
+                running[executor.submit(function, task)] = task
+            if not running:
+                return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                done = running.pop(future)
-                taken -= size(done)
-                yield done, future.result()
+                yield running.pop(future), future.result()
     except BrokenProcessPool:
         raise UserError(
             f"a worker process died, probably for lack of memory; use fewer than {jobs} jobs and run the "

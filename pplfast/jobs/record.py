@@ -14,7 +14,7 @@ SHARD = re.compile(r"shards/labels-[0-9]{5,9}-[0-9]{6,9}\.tar")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LARGEST = 2**53  # of a number that is counted with: what JSON's other readers hold exactly
 
-Record = dict[str, Any]  # id, state (done | bad), and what refine.py or the pipeline know of the image
+Record = dict[str, Any]  # id, state (done | bad), and what the job and the pipeline know of the image
 
 
 def check_record(record: Any) -> Record:
@@ -48,7 +48,7 @@ def is_id(name: str) -> bool:
 def _is_own(entry: Record, image_id: str) -> bool:
     if "offset" in entry:
         return SHARD.fullmatch(entry["file"]) is not None
-    return entry["file"] in (f"{image_id}.png", f"{image_id}.npy")
+    return entry["file"] in (f"{image_id}.png", f"{image_id}.npy", f"{image_id}.npz")
 
 
 def _check(table: Record, fields: dict[str, Callable[[Any], bool]], needed: tuple[str, ...]) -> None:
@@ -91,6 +91,9 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "kind": _text,
     "reason": _text,
     "source": lambda value: value is None or _source(value),
+    "image_sha256": lambda value: isinstance(value, str) and SHA256.fullmatch(value) is not None,
+    "inputs": lambda value: isinstance(value, dict),  # only ever compared
+    "tiled": _count,
 }
 FILE_FIELDS: dict[str, Callable[[Any], bool]] = {
     "file": _text,

@@ -1,8 +1,8 @@
-"""The record of a labelling job: one JSON object per line and image, readable by duckdb and pandas as it is.
+"""The record of a job: one JSON object per line and image, readable by duckdb and pandas as it is.
 
-While a job runs, each rank appends to `manifest/rank00000.jsonl`, which it holds locked. A line is written only after
-its label has its final name, and a kill can tear no more than a rank's last line. At the start and at the end of a job
-the ranks' files are merged into `manifest.jsonl`, one line per image.
+While a job runs, each rank appends to `manifest/rank00000.jsonl`, which it holds locked. A line is written only
+after its files have their final names, and a kill can tear no more than a rank's last line. At the start and at the end
+of a job the ranks' files are merged into `manifest.jsonl`, one line per image.
 """
 
 import ctypes
@@ -17,21 +17,21 @@ from pathlib import Path
 
 from pplfast.errors import UserError, explain_os_error
 from pplfast.files import append_line, atomic_path, decode_json, open_append, read_lines, remove_file
-from pplfast.labels.stream.record import Record, check_record
+from pplfast.jobs.record import Record, check_record
 from pplfast.lock import try_lock
 
 MERGED = "manifest.jsonl"
 FOLDER = "manifest"
 SYNC_SECONDS = 5.0
-REMEDY = "delete this line, and its image is labelled again; or choose another --out"
+REMEDY = "delete this line, and its image is done again; or choose another --out"
 RANK_FILE = re.compile(r"rank[0-9]{5,9}\.jsonl")
 
 
 class ManifestWriter:
-    """Appends the records of one rank; every few seconds a thread puts them, and the labels, on the disk."""
+    """Appends the records of one rank; every few seconds a thread puts them, and the outputs, on the disk."""
 
     def __init__(self, out: Path, rank: int) -> None:
-        self.path = rank_file(out, rank)
+        self.out, self.path = out, rank_file(out, rank)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -39,7 +39,7 @@ class ManifestWriter:
         self._file = open_append(self.path)
         if not try_lock(self._file, self.path):  # two writers of one manifest are two jobs in one folder
             self._file.close()
-            raise UserError(f"{self.path}: another `pplfast label` is writing to this folder; wait for it, or stop it")
+            raise UserError(f"{self.path}: another job is writing to this folder; wait for it, or stop it")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._sync_often, name="sync", daemon=True)
         self._thread.start()
@@ -49,7 +49,7 @@ class ManifestWriter:
         append_line(self._file, json.dumps(record, separators=(",", ":")), self.path)
 
     def _sync_often(self) -> None:
-        """Against a loss of power. The labels are not synchronised one by one, which costs milliseconds each; and on a
+        """Against a loss of power. The outputs are not synchronised one by one, which costs milliseconds each; and on a
         busy file system this call takes seconds, for which nobody should wait."""
         while not self._closed.wait(SYNC_SECONDS):
             _sync_filesystem(self._file.fileno())
@@ -80,7 +80,7 @@ def read_records(path: Path) -> Iterator[Record]:
         try:
             yield check_record(value)
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: not a record of `pplfast label` ({error}); {REMEDY}") from None
+            raise UserError(f"{path}, line {number}: not a record of a job ({error}); {REMEDY}") from None
 
 
 def rank_files(out: Path) -> list[Path]:

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,17 +15,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from pplfast.errors import UserError
 from pplfast.files import atomic_path, read_json, remove_file
-from pplfast.labels.stream.manifest import FOLDER
-from pplfast.labels.stream.meter import STAGES, Meter
+from pplfast.jobs.manifest import FOLDER
+from pplfast.jobs.meter import STAGES, Meter
+from pplfast.jobs.progress import Progress
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 SECONDS_BETWEEN_BEATS = 1.0
-SECONDS_BETWEEN_LINES = 15.0
 STATUS_FILE = re.compile(r"rank[0-9]{5,9}\.status")
 
 
@@ -138,26 +134,14 @@ class Total:
 
 
 class Display:
-    """Rank 0's view of all ranks: a bar in a terminal, plain lines elsewhere; `prometheus`: also a text file."""
+    """Rank 0's view of all ranks, shown every second; `prometheus`: also in a text file."""
 
-    def __init__(self, out: Path, token: str, world: int, total: int, earlier: int, prometheus: Path | None) -> None:
-        self._out, self._token, self._world, self._total = out, token, world, total
-        self._earlier, self._prometheus = earlier, prometheus
+    def __init__(
+        self, title: str, out: Path, token: str, world: int, total: int, earlier: int, prometheus: Path | None
+    ) -> None:
+        self._out, self._token, self._world, self._prometheus = out, token, world, prometheus
+        self._progress = Progress(title, total, earlier)
         self._ended = threading.Event()
-        self._bar = None
-        console = Console(stderr=True)
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("labels"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("labels", total=total + earlier, completed=earlier, text="")
-        self._last = time.monotonic()
         self._thread = threading.Thread(target=self._show, name="display", daemon=True)
         self._thread.start()
 
@@ -168,9 +152,9 @@ class Display:
     def end(self) -> None:
         self._ended.set()
         self._thread.join()
-        self._update(last=True)
-        if self._bar is not None:
-            self._bar.stop()
+        self._update(last=self._progress.total > 0)
+        with self._progress:
+            pass
 
     def _show(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_BEATS):
@@ -178,22 +162,11 @@ class Display:
                 self._update(last=False)
 
     def _update(self, last: bool) -> None:
-        statuses = self.statuses()
+        statuses, progress = self.statuses(), self._progress
         total = Total.of(statuses)
-        finished = total.done + total.bad
-        text = f"{total.rate:.1f} images/s, {total.bad} bad, {total.stages()}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._earlier + finished, text=text)
-        elif last or time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            left = f", {(self._total - finished) / total.rate:.0f} s left" if 0 < finished < self._total else ""
-            print(
-                f"labels: {self._earlier + finished}/{self._earlier + self._total}, {text}{left}",
-                file=sys.stderr,
-                flush=True,
-            )
+        progress.show(total.done + total.bad, f", {total.bad} bad, {total.stages()}", last)
         if self._prometheus is not None:
-            write_prometheus(self._prometheus, statuses, self._total + self._earlier, self._earlier)
+            write_prometheus(self._prometheus, statuses, progress.total + progress.earlier, progress.earlier)
 
 
 def write_prometheus(path: Path, statuses: Sequence[Status], total: int, earlier: int) -> None:

@@ -6,19 +6,18 @@ closes the tar and gives it its name.
 """
 
 import io
-import json
 import os
 import re
 import stat
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from pplfast.errors import UserError, explain_os_error
+from pplfast.errors import explain_os_error
 from pplfast.files import open_new, remove_file
-from pplfast.labels.stream.record import Record
+from pplfast.jobs.record import Record
 
 FOLDER = "shards"
 OPEN_SUFFIX = ".open"
@@ -33,16 +32,12 @@ class Member:
     data: bytes
 
 
-def sample(image_id: str, jpeg: bytes, png: bytes, description: dict[str, Any]) -> list[Member]:
-    """The three members of an image. The key is its id, with dots written as %2E, and % as %25: readers cut a name at
-    its first dot, and take two samples of one key for one."""
+def members_of(image_id: str, contents: Mapping[str, bytes]) -> list[Member]:
+    """contents: by suffix. The key is the image's id, with dots written as %2E, and % as %25: readers cut a name at its
+    first dot, and take two samples of one key for one."""
     folder, slash, stem = image_id.rpartition("/")
     key = folder + slash + stem.replace("%", "%25").replace(".", "%2E")
-    return [
-        Member(f"{key}.jpg", jpeg),
-        Member(f"{key}.png", png),
-        Member(f"{key}.json", json.dumps({"id": image_id, **description}).encode()),
-    ]
+    return [Member(f"{key}{suffix}", data) for suffix, data in contents.items()]
 
 
 class ShardWriter:
@@ -60,9 +55,9 @@ class ShardWriter:
     def _path(self) -> Path:
         return self._folder / f"labels-{self._rank:05d}-{self._number:06d}.tar"
 
-    def add(self, members: Sequence[Member]) -> list[tuple[str, int]]:
-        """Append a sample; per member (file relative to the job's folder, offset of its bytes)."""
-        path = self._path
+    def add(self, image_id: str, contents: Mapping[str, bytes]) -> tuple[list[Member], list[tuple[str, int]]]:
+        """Append a sample; its members, and of each (file relative to the job's folder, offset of its bytes)."""
+        path, members = self._path, members_of(image_id, contents)
         try:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +66,7 @@ class ShardWriter:
             for member in members:
                 info = tarfile.TarInfo(member.name)
                 info.size = len(member.data)
-                chunk.write(info.tobuf(tarfile.USTAR_FORMAT))
+                chunk.write(info.tobuf(tarfile.PAX_FORMAT))
                 places.append((f"{FOLDER}/{path.name}", start + chunk.tell()))
                 chunk.write(member.data)
                 chunk.write(bytes(-len(member.data) % BLOCK))
@@ -79,10 +74,8 @@ class ShardWriter:
             self._file.flush()
         except OSError as error:
             raise explain_os_error(error, path) from error
-        except ValueError as error:  # a name too long for a tar header
-            raise UserError(f"{members[0].name}: cannot be stored in a shard ({error}); use a shorter id") from None
         self._samples += 1
-        return places
+        return members, places
 
     def full(self) -> bool:
         return self._samples >= self._size

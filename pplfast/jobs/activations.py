@@ -1,11 +1,5 @@
-"""Memory: how many pixels may be under way at once in each part of the pipeline; what one costs: labels/memory.py.
+"""What a network's activations take: counted once, on a small image."""
 
-All of a rank's memory that grows with the images stays within one number of bytes. On a CPU a quarter of it is for the
-network's activations; the rest is for images between decoding and their label on the disk, with the CRF's lattices as
-the largest part. A GPU's memory is apart: there the network takes a share of what is free.
-"""
-
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,16 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-PROBE = 256  # pixels on a side of the image whose activations are counted
+PROBE = 256  # pixels on a side of that image
 MARGIN = 1.5  # on the count, for what the operators take for themselves
-NETWORK_SHARE, GPU_SHARE = 0.25, 0.6
-
-
-def split_budget(budget: int, device: torch.device) -> tuple[int, int]:
-    """Bytes for the network and for the images under way."""
-    if device.type == "cuda":
-        return int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]), budget
-    return int(NETWORK_SHARE * budget), budget - int(NETWORK_SHARE * budget)
 
 
 def activation_bytes(run: Callable[[torch.Tensor], object], device: torch.device) -> float:
@@ -70,26 +56,3 @@ class _PeakBytes(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
-
-
-class Room:
-    """Bytes that may be taken at once. A single taker larger than all of it is let in when nobody else is there."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.taken = size, 0
-        self._changed = threading.Condition()
-
-    def take(self, size: int, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until there is room; False when `stop` says that it is no longer wanted."""
-        with self._changed:
-            while self.taken and self.taken + size > self.size:
-                if stop():
-                    return False
-                self._changed.wait(0.2)
-            self.taken += size
-            return True
-
-    def give(self, size: int) -> None:
-        with self._changed:
-            self.taken -= size
-            self._changed.notify_all()

@@ -1,0 +1,237 @@
+"""One rank's stages, joined by bounded queues: decode (thread) -> compute (this thread) -> finish, write files
+(workers) -> shards and manifest (thread)."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pplfast.cpu.memory import give_freed_memory_back
+from pplfast.data.images import BadImage
+from pplfast.errors import UserError, out_of_memory
+from pplfast.files import remove_file
+from pplfast.jobs.feed import Feed, Size
+from pplfast.jobs.job import Batch, Job
+from pplfast.jobs.manifest import ManifestWriter, checksum
+from pplfast.jobs.memory import Room
+from pplfast.jobs.meter import Meter
+from pplfast.jobs.options import JobOptions
+from pplfast.jobs.plan import TRIED_AGAIN, inputs, source_state
+from pplfast.jobs.record import BAD, DONE, Record
+from pplfast.jobs.screen import screen
+from pplfast.jobs.shards import ShardWriter
+from pplfast.jobs.stopping import Stopping
+from pplfast.jobs.workers import Result, Task, Workers
+
+POLL = 0.2
+LONGEST_NAME = 255  # bytes, of a file on the usual file systems
+LARGE = 2**28  # bytes: an image that takes as much leaves holes that malloc does not fill with the next one
+NO_ROOM = "it does not fit into the memory of the device even alone; use a larger device, or make it smaller"
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where the images of a rank go."""
+
+    workers: Workers
+    manifest: ManifestWriter
+    shards: ShardWriter | None
+
+
+class Pipeline:
+    """Does a prepared job on the images at `indices` of its data set. room: for the images under way."""
+
+    def __init__(
+        self, job: Job, ends: Ends, options: JobOptions, room: Room, meter: Meter, stopping: Stopping, rank: int
+    ) -> None:
+        self._job, self._ends, self._options, self._room = job, ends, options, room
+        self._meter, self._stopping, self._rank = meter, stopping, rank
+        self._pixel = job.pixel_bytes()
+        self._lock = threading.Lock()  # of the manifest, to which the feed's thread notes bad images
+        self._known: dict[int, Record] = {}  # what is known of the images under way
+        self._out = 0  # images with the workers
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+
+    def run(self, indices: Sequence[int], threads: int, device: torch.device) -> None:
+        """Returns when all is done, or what was in flight after a stop. Raises what a stage raised."""
+        # On a CPU the last bits of an image's result depend on what is beside it in a call, so it goes alone: ranks and
+        # restarts must not show. It costs a hundredth of the time; on a GPU, whose last bits vary anyway, most of it.
+        self._batch = 1 if device.type == "cpu" else self._job.batch
+        feed = Feed(self._job, indices, self._batch, self, self._meter, threads, device)
+        writer = threading.Thread(target=self._write_results, name="write", daemon=True)
+        writer.start()
+        try:
+            for batch in feed:
+                if self.stopped() or not self._compute(batch):
+                    break
+                del batch  # or it would be held while the next one is made
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            while self._out and self._failure is None:
+                time.sleep(0.02)
+            self._ended.set()
+            writer.join()
+            self._ends.workers.close(cancel=self._failure is not None)
+        if self._failure is not None:
+            raise self._failure
+        if self._ends.shards is not None:
+            self._ends.shards.close_shard()
+
+    # --- asked and told by the feed ---
+
+    def screen(self, index: int) -> Size:
+        name, path = self._job.dataset.ids[index], self._job.dataset.images[index]
+        longest = max(map(len, self._job.suffixes)) + len(os.fsencode(name.rpartition("/")[2]))
+        if longest > LONGEST_NAME and not self._job.shards:
+            raise BadImage("name", f"its output's name would have {longest} bytes, and file systems have room for 255")
+        self._known[index] = {"source": source_state(path), "inputs": inputs(self._job, index)}
+        self._job.depends(index)
+        info = screen(path, self._options.rotated, int(self._room.size / self._pixel))
+        return info.height, info.width
+
+    def batch_of(self, size: Size) -> int:
+        """A quarter of the room at most, so that the stages overlap."""
+        return max(1, min(self._batch, self._room.size // 4 // self._bytes(size)))
+
+    def admit(self, size: Size, count: int) -> bool:
+        return self._room.take(count * self._bytes(size), self.stopped)
+
+    def read(self, index: int, sha256: str) -> None:
+        self._known[index]["image_sha256"] = sha256
+
+    def bad(self, index: int, error: BadImage, admitted: Size | None = None) -> None:
+        name, path = self._job.dataset.ids[index], self._job.dataset.images[index]
+        if admitted is not None:
+            self._release(admitted)
+        for suffix in self._job.suffixes:  # of an earlier state of the image
+            if not self._job.shards and error.kind != "name":
+                remove_file(f"{self._ends.manifest.out}/{name}{suffix}")
+        with self._lock:
+            record = {"id": name, "state": BAD, "kind": error.kind, "reason": f"{path}: {error}"}
+            self._append(index, record)
+            self._meter.count(bad=1)
+        if self._options.strict:
+            raise UserError(f"{path}: {error} (--fail-on-bad)")
+
+    def stopped(self) -> bool:
+        return self._stopping.stopped()
+
+    # --- memory ---
+
+    def _bytes(self, size: Size) -> int:
+        return int(size[0] * size[1] * self._pixel) + 1
+
+    def _release(self, size: Size) -> None:
+        self._room.give(self._bytes(size))
+
+    # --- stages ---
+
+    def _compute(self, batch: Batch) -> bool:
+        """Hands the images to the workers. False when stopped."""
+        if self._bytes(batch.size) > LARGE:
+            give_freed_memory_back()
+        with self._meter.busy("network"):
+            payloads = self._payloads(batch)
+        if payloads is None:
+            return False
+        for index, payload in zip(batch.indices, payloads, strict=True):
+            if isinstance(payload, BadImage):
+                self.bad(index, payload, batch.size)
+                continue
+            task = Task(self._job.dataset.ids[index], index, batch.size, payload)
+            with self._lock:
+                self._out += 1
+            if not self._ends.workers.submit(task, self.stopped):
+                with self._lock:
+                    self._out -= 1
+                return False
+        return True
+
+    def _payloads(self, batch: Batch) -> list[Any | BadImage] | None:
+        """A batch that does not fit into memory goes image by image."""
+        try:
+            return self._job.compute(batch, self.stopped)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Out of the handler: the error's traceback holds the tensors of the attempt.
+        give_freed_memory_back()
+        if len(batch.indices) == 1:
+            return [BadImage("memory", NO_ROOM)]
+        payloads: list[Any | BadImage] = []
+        for row in range(len(batch.indices)):
+            alone = self._payloads(batch.one(row))
+            if alone is None:
+                return None
+            payloads += alone
+        return payloads
+
+    def _write_results(self) -> None:
+        while not self._ended.is_set():
+            try:
+                task, result = self._ends.workers.finished.get(timeout=POLL)
+            except queue.Empty:
+                continue
+            try:
+                self._finish(task, result)
+            except BaseException as error:
+                self._fail(error)
+                return
+            finally:
+                with self._lock:
+                    self._out -= 1
+
+    def _finish(self, task: Task, result: Result | BaseException) -> None:
+        if isinstance(result, BaseException):
+            raise result
+        if result.failure:
+            self.bad(task.index, BadImage("failed", result.failure), task.size)
+            return
+        self._release(task.size)
+        for stage, seconds in result.seconds.items():
+            self._meter.add(stage, seconds)
+        with self._meter.busy("write"), self._lock:
+            files, shards = list(result.files), self._ends.shards
+            if shards is not None:
+                members, places = shards.add(task.id, result.sample)
+                files += [
+                    {
+                        "file": file,
+                        "offset": offset,
+                        "member": member.name,
+                        "bytes": len(member.data),
+                        "sha256": checksum(member.data),
+                    }
+                    for member, (file, offset) in zip(members, places, strict=True)
+                ]
+            record = {
+                "id": task.id,
+                "state": DONE,
+                **result.facts,
+                "height": task.size[0],
+                "width": task.size[1],
+                "files": files,
+                "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+            }
+            self._append(task.index, record)
+            if shards is not None and shards.full():
+                shards.close_shard()
+            self._meter.count(done=1)
+
+    def _append(self, index: int, record: Record) -> None:
+        known = self._known.pop(index, {})
+        if record.get("kind") in TRIED_AGAIN:
+            known = {}
+        self._ends.manifest.append({**record, **known, "rank": self._rank, "time": round(time.time(), 3)})
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._stopping.stop()

@@ -1,0 +1,155 @@
+"""Who finishes images: threads, or processes, able to go on when one of them dies."""
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pplfast.errors import UserError
+from pplfast.files import atomic_path
+from pplfast.jobs.job import Finish
+from pplfast.jobs.manifest import checksum
+from pplfast.jobs.pool import QUEUED_PER_WORKER, start_worker
+
+MOST_DEATHS = 2  # of workers with one image in hand, before that image is given up
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image on its way to its files. size: (H, W)."""
+
+    id: str
+    index: int
+    size: tuple[int, int]
+    payload: Any
+
+
+@dataclass
+class Result:
+    """files, facts, seconds: for the record. sample: for the shard, which the rank's own process writes."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    sample: dict[str, bytes] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failure: str = ""  # what is wrong with this image alone
+
+
+def finish(out: Path, how: Finish, task: Task) -> Result:
+    """Raises UserError where an output cannot be written: that stops the job. All else is the image's failure."""
+    try:
+        finished = how(task.payload)
+    except Exception as error:  # whatever it is, the other images can still be done
+        return Result(failure=str(error) if isinstance(error, UserError) else repr(error))
+    files = [_write(out, f"{task.id}{suffix}", data) for suffix, data in finished.files.items()]
+    return Result(files, finished.sample, finished.facts, finished.seconds)
+
+
+def _write(out: Path, name: str, data: bytes) -> dict[str, Any]:
+    with atomic_path(out / name, sync=False) as temporary:
+        temporary.write_bytes(data)
+    return {"file": name, "bytes": len(data), "sha256": checksum(data)}
+
+
+_given: tuple[Path, Finish]
+
+
+def _start(out: Path, how: Finish) -> None:
+    """First call in each worker process."""
+    global _given
+    start_worker()
+    os.nice(5)  # the network and the decoding, which feed all workers, go first where cores are short
+    _given = out, how
+
+
+def _finish_given(task: Task) -> Result:
+    return finish(*_given, task)
+
+
+class Workers:
+    """Finishes tasks; results come out of `finished` in any order, as (task, Result or exception).
+
+    A process that dies takes the pool with it, and all images in work look guilty. The pool is started again with half
+    the processes, since the usual cause is a lack of memory, and the suspects are repeated one at a time.
+    """
+
+    def __init__(self, out: Path, how: Finish, jobs: int, processes: bool) -> None:
+        self._out, self._how, self.jobs, self._processes = out, how, jobs, processes
+        self._slots = threading.Semaphore(jobs * QUEUED_PER_WORKER)
+        self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
+        self._completed = False  # whether any worker has ever finished an image
+        self.finished: queue.SimpleQueue[tuple[Task, Result | BaseException]] = queue.SimpleQueue()
+        self._pool = self._start()
+
+    def _start(self) -> ProcessPoolExecutor | ThreadPoolExecutor:
+        if not self._processes:
+            return ThreadPoolExecutor(self.jobs, "finish")
+        return ProcessPoolExecutor(self.jobs, get_context("spawn"), _start, (self._out, self._how))
+
+    def submit(self, task: Task, stopped: Callable[[], bool]) -> bool:
+        """Waits for a place in the queue; false when `stopped` says so first."""
+        while not self._slots.acquire(timeout=0.2):
+            if stopped():
+                return False
+        pool, future = self._send(task)
+        future.add_done_callback(lambda done: self._done(pool, task, done))
+        return True
+
+    def _send(self, task: Task) -> tuple[Any, Future[Result]]:
+        while True:
+            pool = self._pool
+            try:
+                if isinstance(pool, ThreadPoolExecutor):
+                    return pool, pool.submit(finish, self._out, self._how, task)
+                return pool, pool.submit(_finish_given, task)
+            except BrokenProcessPool:
+                self._replace(pool)
+
+    def _done(self, pool: Any, task: Task, future: Future[Result]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, BrokenProcessPool):
+            # Not in this thread: it belongs to the broken pool and must be free to end.
+            threading.Thread(target=self._again, args=(pool, task), daemon=True).start()
+        elif not future.cancelled():
+            self._completed = self._completed or error is None
+            self._finish(task, error if error is not None else future.result())
+
+    def _finish(self, task: Task, result: Result | BaseException) -> None:
+        self._slots.release()
+        self.finished.put((task, result))
+
+    def _again(self, pool: Any, task: Task) -> None:
+        with self._one_at_a_time:
+            for _ in range(MOST_DEATHS):
+                self._replace(pool)
+                pool, future = self._send(task)
+                try:
+                    result: Result | BaseException = future.result()
+                except BrokenProcessPool:
+                    continue
+                except BaseException as error:
+                    result = error
+                self._completed = True
+                self._finish(task, result)
+                return
+        why = "probably for lack of memory; use fewer --jobs"
+        if self._completed:
+            self._finish(task, Result(failure=f"its worker process died {MOST_DEATHS + 1} times, {why}"))
+        else:
+            text = f"the worker processes die before they finish an image, {why}, and see what they print above"
+            self._finish(task, UserError(text))
+
+    def _replace(self, broken: Any) -> None:
+        with self._lock:
+            if self._pool is broken:
+                self.jobs = max(1, self.jobs // 2)
+                self._pool = self._start()
+
+    def close(self, cancel: bool) -> None:
+        self._pool.shutdown(wait=not cancel, cancel_futures=cancel)
