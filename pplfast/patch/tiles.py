@@ -74,8 +74,8 @@ class _Head:
 
     def __call__(self, x: Tensor, branch: int) -> Tensor:
         classes = None if self._classes is None else self._classes.expand(len(x), -1)
-        tail, weight = self._tail, self._weights[branch]
-        maps = cam_head([], x, weight, *x.shape[2:], tail.scale, tail.shift, tail.act, classes=classes)
+        tail, weight, (height, width) = self._tail, self._weights[branch], x.shape[2:]
+        maps = cam_head([], x, weight, height, width, tail.scale, tail.shift, tail.act, classes=classes)
         positive, negative = maps.chunk(2, 1)
         return positive - negative
 
@@ -110,7 +110,8 @@ def _add_patches(
 ) -> None:
     """Cut x by the grid of the whole image, and add the patches' maps: several patches at a time, or one in tiles."""
     stride, last = remaining_stride(backbone, stage.position), len(backbone.specs)
-    cut = PatchGrid(*x.shape[2:], stage.grid, stride)
+    height, width = x.shape[2:]
+    cut = PatchGrid(height, width, stage.grid, stride)
     h, w, final_h, final_w = cut.patch_height, cut.patch_width, cut.final_patch_height, cut.final_patch_width
     rows, columns = (valid_extents(extent, cut.grid, size) for extent, size in ((h, cut.height), (w, cut.width)))
     at_once = max(1, _room(backbone, stage.position, most_pixels) // (h * w))
