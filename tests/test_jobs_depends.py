@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ VERIFY = dataclasses.replace(OPTIONS, verify=True)
 class Chain:
     """All jobs of a data set, each in its folder below `root`. labels: of another list, as a user corrects them."""
 
-    def __init__(self, root):
-        self.root, self.data = root, images(root / "images", IDS)
+    def __init__(self, root, data=None):
+        self.root, self.data = root, data or images(root / "images", IDS)
 
     def cam(self, options=OPTIONS):
         return generate_cams(SmallClassifier(), self.data, CAM, self.root / "cam", options=options)
@@ -73,11 +74,20 @@ JOBS = ("cam", "label_model", "label_cams", "confident", "walk", "segment")
 OF_LABELS = JOBS[:-1]  # a segmentation network looks at no labels
 
 
-@pytest.fixture
-def chain(tmp_path):
-    made = Chain(tmp_path)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    made = Chain(tmp_path_factory.mktemp("done"))
     assert made.all() == dict.fromkeys(JOBS, sorted(IDS))
     return made
+
+
+@pytest.fixture
+def chain(done, tmp_path):
+    """A copy of it, with the times of the files."""
+    root = tmp_path / "chain"
+    shutil.copytree(done.root, root)
+    moved = tuple(root / path.relative_to(done.root) for path in done.data.images)
+    return Chain(root, dataclasses.replace(done.data, images=moved))
 
 
 def test_the_same_again_does_nothing(chain):
