@@ -22,7 +22,7 @@ from pplfast.jobs.manifest import ManifestWriter, checksum
 from pplfast.jobs.memory import Room
 from pplfast.jobs.meter import Meter
 from pplfast.jobs.options import JobOptions
-from pplfast.jobs.plan import TRIED_AGAIN, inputs, source_state
+from pplfast.jobs.plan import inputs, source_state
 from pplfast.jobs.record import BAD, DONE, Record
 from pplfast.jobs.screen import screen
 from pplfast.jobs.shards import ShardWriter
@@ -225,8 +225,8 @@ class Pipeline:
 
     def _append(self, index: int, record: Record) -> None:
         known = self._known.pop(index, {})
-        if record.get("kind") in TRIED_AGAIN:
-            known = {}
+        if record.get("kind") == "missing" and known.get("source"):
+            del known["source"]  # it is there, and an error of the file system may pass: the record does not hold
         self._ends.manifest.append({**record, **known, "rank": self._rank, "time": round(time.time(), 3)})
 
     def _fail(self, error: BaseException) -> None:
