@@ -65,7 +65,7 @@ def test_an_image_that_could_not_be_read_for_a_while_is_tried_again(data, tmp_pa
 def test_each_kind_of_bad_image_is_named_and_an_earlier_output_of_it_goes(data, tmp_path, kind):
     out, options = tmp_path / "out", JobOptions(memory=0.25, jobs=1, threads=1, rotated=False)
     assert run_job(Mean(data), out, options).written == 6
-    make, words = BAD[kind]
+    make, _ = BAD[kind]
     data.images[1].unlink()
     if make is not None:
         data.images[1].write_bytes(make())

@@ -119,6 +119,8 @@ class _Labelling:
         unknown = [name for name in outputs if name not in OUTPUTS]
         if unknown or not outputs:
             raise UserError(f"--outputs {','.join(outputs)}: must be of {', '.join(OUTPUTS)}")
+        if engine not in (*presets.ENGINES, presets.AUTO):
+            raise UserError(f"CRF engine '{engine}': must be one of {', '.join((*presets.ENGINES, presets.AUTO))}")
         self.label, self.unsure, self.outputs, self.engine = label, unsure, tuple(outputs), engine
         self._class_ids = tuple(dataset.classes.ids)
         self.with_crf = label.crf != presets.NONE
