@@ -74,6 +74,7 @@ class MapMaker:
         height, width = pixels[0].shape[:2]
         network, maps = self.network, []
         if not classes.shape[1]:
+            network.tiled_at = 0
             return torch.zeros(len(pixels), 0, height, width, device=network.device)
         for scale in network(pixels, to_device(classes, network.device)):
             if stopped():
@@ -138,9 +139,11 @@ class CamJob(ClassifierJob):
         full = self.maps(batch.pixels, own_classes(self.labels[batch.indices]), stopped)
         if full is None:
             return None
-        stored = full
+        size = stored_size(*batch.size)
         if full.shape[1]:
-            stored = F.interpolate(full, stored_size(*batch.size), mode="bilinear", align_corners=False)
+            stored = F.interpolate(full, size, mode="bilinear", align_corners=False)
+        else:
+            stored = full.new_zeros(len(full), 0, *size)
         maps, high_res = HostCopy(stored), HostCopy(full) if self._npy else None
         tiled = self.maps.network.tiled_at
         return [
