@@ -107,13 +107,10 @@ def test_a_small_file_of_a_large_image_is_named_and_not_read(work, dataset, tmp_
 
 
 def test_an_image_is_tried_again_with_more_memory(tmp_path):
-    dataset = small_dataset(tmp_path)
-    room = split_budget(budget_bytes(0.25), CPU)[1]
-    side = int((room / (DECODED + 4 * 11)) ** 0.5) + 50
-    claim(dataset.images[2], side, side)
-    out = tmp_path / "out"
-    assert "memory budget" in cam_labels_job(dataset, out, SMALL).bad[0][1]
-    again = cam_labels_job(dataset, out, dataclasses.replace(SMALL, memory=1.0))
+    dataset, out = small_dataset(tmp_path), tmp_path / "out"
+    claim(dataset.images[2], 3000, 3000)
+    assert "memory budget" in cams_job(dataset, out, SMALL).bad[0][1]
+    again = cams_job(dataset, out, dataclasses.replace(SMALL, memory=4.0))
     assert [name for name, _ in again.bad] == ["im2"] and "memory budget" not in again.bad[0][1]
 
 

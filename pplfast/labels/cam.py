@@ -139,11 +139,10 @@ class CamJob(ClassifierJob):
         full = self.maps(batch.pixels, own_classes(self.labels[batch.indices]), stopped)
         if full is None:
             return None
-        size = stored_size(*batch.size)
         if full.shape[1]:
-            stored = F.interpolate(full, size, mode="bilinear", align_corners=False)
-        else:
-            stored = full.new_zeros(len(full), 0, *size)
+            stored = F.interpolate(full, stored_size(*batch.size), mode="bilinear", align_corners=False)
+        else:  # nothing to interpolate, which torch refuses
+            stored = full.new_zeros(len(full), 0, *stored_size(*batch.size))
         maps, high_res = HostCopy(stored), HostCopy(full) if self._npy else None
         tiled = self.maps.network.tiled_at
         return [
