@@ -7,9 +7,9 @@ from pathlib import Path
 from pplfast.data.check import class_problems
 from pplfast.data.dataset import Dataset
 from pplfast.run.chain import open_sets
-from pplfast.run.config import RunConfig
+from pplfast.run.config import RunConfig, parts_of
 from pplfast.run.facts import few_steps, training_steps
-from pplfast.run.variant import step_names
+from pplfast.steps import TEST, TRAIN, VAL, steps_of
 
 
 def dry_run(config: RunConfig, seeds: Sequence[int] | None = None) -> list[str]:
@@ -18,9 +18,9 @@ def dry_run(config: RunConfig, seeds: Sequence[int] | None = None) -> list[str]:
 
     Images are not opened, so the steps are counted as if none had to be left out.
     """
-    train_set, val_set, test_set = open_sets(config)
-    names = step_names(config, train_set, val_set, test_set)
-    recipe = config.recipe
+    recipe, sets = config.recipe, open_sets(config)
+    train_set, val_set, test_set = sets[TRAIN], sets[VAL], sets[TEST]
+    names = [step.name for step in steps_of(parts_of(recipe, sets))]
     seed = f"seed {recipe.seed}" if seeds is None else f"seeds {', '.join(map(str, seeds))}, one after the other"
     lines = [
         f"recipe {recipe.name}, {seed}, classes {', '.join(train_set.classes.names)}",
