@@ -9,10 +9,20 @@ from pplfast.cluster.hosts import MOST_SLOTS, read_hostfile
 from pplfast.cluster.launch import LaunchOptions, launch
 from pplfast.errors import UserError
 
-COMMANDS = ("train", "label", "refine train", "segment train")  # those that share their work among ranks
+COMMANDS = ("run", "train", "label", "refine train", "segment train")  # those that share their work among ranks
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    add_launch_arguments(parser)
+    parser.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help=f"one of {', '.join(COMMANDS)}, and its options",
+    )
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hostfile",
         metavar="FILE",
@@ -36,12 +46,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master-addr", metavar="ADDRESS", help="of the first host (default: the first that `hostname -I` gives there)"
     )
-    parser.add_argument(
-        "arguments",
-        nargs=argparse.REMAINDER,
-        metavar="COMMAND ...",
-        help=f"one of {', '.join(COMMANDS)}, and its options",
-    )
+
+
+def launch_options(args: argparse.Namespace) -> LaunchOptions:
+    """Those of `add_launch_arguments`. Raises UserError for numbers and host files that mean nothing."""
+    for name in ("ranks", "restarts"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
+    if args.ranks > MOST_SLOTS:
+        raise UserError(f"--ranks {args.ranks}: must be {MOST_SLOTS} or less")
+    if args.hostfile:
+        read_hostfile(args.hostfile)  # what is wrong with it does not wait for the command's own options
+    return LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
 
 
 def check_command(words: Sequence[str], here: bool) -> None:
@@ -50,12 +66,16 @@ def check_command(words: Sequence[str], here: bool) -> None:
     wrong, and raises UserError for the rest."""
     from pplfast.cli import build_parser
     from pplfast.cli.model import find_model
+    from pplfast.cli.run import check_run
     from pplfast.cli.train import check_training_arguments, recipe_from_arguments
     from pplfast.data.folder import check_root
     from pplfast.data.voc import read_list
     from pplfast.networks import CLASSIFIER
 
     args = build_parser(words[0]).parse_args(words)
+    if words[0] == "run":
+        check_run(args)
+        return
     if hasattr(args, "recipe"):
         check_training_arguments(args)
         recipe_from_arguments(args)
@@ -71,13 +91,6 @@ def check_command(words: Sequence[str], here: bool) -> None:
 def run(args: argparse.Namespace) -> int:
     if not any(" ".join(args.arguments[:words]) in COMMANDS for words in (1, 2)):
         raise UserError(f"name the command to run on all ranks, after the options of launch: {', '.join(COMMANDS)}")
-    for name in ("ranks", "restarts"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
-    if args.ranks > MOST_SLOTS:
-        raise UserError(f"--ranks {args.ranks}: must be {MOST_SLOTS} or less")
-    if args.hostfile:
-        read_hostfile(args.hostfile)  # what is wrong with it does not wait for the command's own options
+    options = launch_options(args)
     check_command(args.arguments, here=args.hostfile is None)
-    options = LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
     return launch(args.arguments, options, lambda text: print(f"pplfast launch: {text}", file=sys.stderr, flush=True))
