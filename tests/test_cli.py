@@ -187,12 +187,6 @@ def test_the_launchers_local_rank_before_the_command_is_accepted(capsys):
     assert "pplfast report: error:" in capsys.readouterr().err
 
 
-def test_run_refuses_to_be_started_on_several_ranks(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["run", *DATA, "--recipe", "demo", "--out", str(tmp_path / "out")]) == 2
-    assert "use `pplfast train`" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
     done = subprocess.run(
