@@ -1,16 +1,18 @@
 """How each kind of step of a variant is done: its settings, and the action that does it on all ranks."""
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pplfast.cluster.ranks import Ranks, while_others_wait
+from pplfast.cluster.ranks import LostRankError, Ranks, on_main, together, while_others_wait
 from pplfast.data.dataset import Dataset
+from pplfast.errors import Terminated, UserError
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels
 from pplfast.files import remove_file, write_json
-from pplfast.labels.folder import Outcome
+from pplfast.jobs import JobOptions, Outcome
 from pplfast.labels.presets import DEFAULT_THRESHOLD, NONE
 from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe, recipe_to_dict
@@ -107,7 +109,7 @@ class Work:
             from pplfast.train import load_classifier
 
             model = load_classifier(self._source(step, "train")).to(default_device())
-            return generate_cams(model, self._dataset(step), config, self._out(step), memory=self.config.memory)
+            return generate_cams(model, self._dataset(step), config, self._out(step), options=self._job_options)
 
         return {"cam": dataclasses.asdict(config)}, self._job(step, job)
 
@@ -125,10 +127,10 @@ class Work:
 
     def _labels(self, step: Step, label: LabelConfig) -> tuple[dict[str, Any], Action]:
         def job() -> Outcome:
-            from pplfast.labels.pseudo import generate_labels
+            from pplfast.labels.label import generate_labels
 
-            cams, config = self._source(step, "cams"), self.config
-            return generate_labels(cams, self._dataset(step), label, self._out(step), config.jobs, config.memory)
+            cams = self._source(step, "cams")
+            return generate_labels(cams, self._dataset(step), label, self._out(step), self._job_options)
 
         return {"label": dataclasses.asdict(label)}, self._job(step, job)
 
@@ -136,12 +138,10 @@ class Work:
         affinity = self.recipe.affinity
 
         def job() -> Outcome:
-            from pplfast.labels.affinity import generate_affinity_labels
+            from pplfast.labels.label import generate_affinity_labels
 
-            cams, config = self._source(step, "cams"), self.config
-            return generate_affinity_labels(
-                cams, self._dataset(step), affinity, self._out(step), config.jobs, config.memory
-            )
+            cams, dataset = self._source(step, "cams"), self._dataset(step)
+            return generate_affinity_labels(cams, dataset, affinity, self._out(step), self._job_options)
 
         return _some(affinity, "foreground", "background", "crf"), self._job(step, job)
 
@@ -154,7 +154,7 @@ class Work:
 
             model = load_boundaries(self._source(step, "boundary")).to(default_device())
             cams, dataset = self._source(step, "cams"), self._dataset(step)
-            return walk_cams(model, cams, dataset, config, self._out(step), memory=self.config.memory)
+            return walk_cams(model, cams, dataset, config, self._out(step), self._job_options)
 
         return {"walk": dataclasses.asdict(config)}, self._job(step, job)
 
@@ -167,8 +167,8 @@ class Work:
 
             model, classes = load_segmentation(self._source(step, "segmentation"))
             model.to(default_device())
-            dataset, out, config = self._dataset(step), self._out(step), self.config
-            return segment_images(model, classes, dataset, segmentation, out, config.jobs, memory=config.memory)
+            dataset, out = self._dataset(step), self._out(step)
+            return segment_images(model, classes, dataset, segmentation, out, self._job_options)
 
         return _some(segmentation, "scales", "flip", "crf"), self._job(step, job)
 
@@ -221,6 +221,10 @@ class Work:
 
         return self.config.training or TrainOptions()
 
+    @property
+    def _job_options(self) -> JobOptions:
+        return JobOptions(memory=self.config.memory, jobs=self.config.jobs)
+
     def _dataset(self, step: Step) -> Dataset:
         return self.lists.sets[step.of]
 
@@ -236,22 +240,43 @@ class Work:
         out, dataset = self._out(step), self._dataset(step)
 
         def action() -> dict[str, Any]:
-            _remove_others(out, dataset)
-            outcome = job()
+            on_main(self.ranks, lambda: _remove_others(out, dataset))
+            outcome = Outcome(**on_all(self.ranks, lambda: dataclasses.asdict(job())))
+            if outcome.signal:
+                raise Terminated if outcome.signal == signal.SIGTERM else KeyboardInterrupt
+            if outcome.unfinished:
+                raise LostRankError(f"{step.name}: ranks {outcome.unfinished} ended early")
             if outcome.bad:
+                name, reason = outcome.bad[0]
                 self.announce.note(
-                    f"warning: {len(outcome.bad)} images failed, see {out}/bad.jsonl "
-                    f"(first: {outcome.bad[0][0]}: {outcome.bad[0][1]})"
+                    f"warning: {len(outcome.bad)} images failed, see {out}/manifest.jsonl (first: {name}: {reason})"
                 )
-            return {
-                "missing": len(dataset) - outcome.written - outcome.skipped,
-                "images_per_second": round(outcome.written / outcome.seconds, 3)
-                if outcome.written and outcome.seconds
-                else None,
-                "written": outcome.written,
-            }
+            rate = round(outcome.written / outcome.seconds, 3) if outcome.written and outcome.seconds else None
+            missing = len(dataset) - outcome.written - outcome.skipped
+            return {"missing": missing, "images_per_second": rate, "written": outcome.written}
 
-        return lambda: while_others_wait(self.ranks, action)  # until jobs share their images among the ranks
+        return action
+
+
+def on_all(ranks: Ranks, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do `job` on all ranks, which are done at very different times: what rank 0's gives, to all of them as JSON.
+
+    A UserError of any rank is raised by all. job: waits for nobody by `while_others_wait`.
+    """
+    failed: UserError | None = None
+    if not ranks.main:
+        try:
+            job()
+        except UserError as error:
+            failed = error
+    result = while_others_wait(ranks, job)  # on rank 0: the job
+
+    def raise_failure() -> None:
+        if failed:
+            raise failed
+
+    together(ranks, raise_failure)
+    return result
 
 
 def _remove_others(out: Path, dataset: Dataset) -> None:
