@@ -24,7 +24,7 @@ RECIPE = """
 name = "kill"
 variants = ["ppl"]
 augment = { crop = 64, resize_long = [64, 80] }
-optim = { batch = 4, precision = "fp32" }
+optim = { batch = 4, micro_batch = 2, precision = "fp32" }
 cam = { scales = [1.0], precision = "fp32" }
 [[stages]]
 position = "group5"
@@ -33,11 +33,11 @@ epochs = 2
 [affinity]
 epochs = 2
 augment = { crop = 64, resize_long = [64, 80] }
-optim = { batch = 4, precision = "fp32" }
+optim = { batch = 4, micro_batch = 2, precision = "fp32" }
 [segmentation]
 epochs = 2
 augment = { crop = 64, resize_long = [64, 80] }
-optim = { batch = 4, precision = "fp32" }
+optim = { batch = 4, micro_batch = 2, precision = "fp32" }
 scales = [1.0]
 """
 FIGURES = ("cam_miou", "label_miou", "walk_miou", "walk_label_miou", "segmentation_miou")
