@@ -187,12 +187,6 @@ def test_the_launchers_local_rank_before_the_command_is_accepted(capsys):
     assert "pplfast report: error:" in capsys.readouterr().err
 
 
-def test_run_refuses_to_be_started_on_several_ranks(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["run", *DATA, "--recipe", "demo", "--out", str(tmp_path / "out")]) == 2
-    assert "use `pplfast train`" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
     done = subprocess.run(
@@ -271,7 +265,16 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert "labels_walk" in text and "optimizer steps of the classifier: 4 + 4" in text  # 2 epochs each, batch 8
     assert "segmentation network: 12" in text and "GiB are free" in text
     assert "warning: each of the 10 images has cell: " in text and "warning: 1 of 2 classes have no image" in text
+    assert "memory: the largest image has 40 x 30 pixels" in text and "disk, for each variant: 0.0 MiB" in text
+    assert "cannot be used" not in text and "time, at" not in text  # no run is there whose rates could tell
     assert "warning: 10 images make 8 optimizer steps of the classifier" in text and "few-images" in text
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", "--memory", "0.25"]) == 0
+    assert "get no label with a CRF" not in capsys.readouterr().out
+    Image.new("RGB", (1200, 1000)).save(folder / "9.jpg")
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", "--memory", "0.25"]) == 0
+    text = capsys.readouterr().out
+    assert "the largest image has 1200 x 1000 pixels, 400.5 MiB where a CRF is used" in text
+    assert "warning: images of more than 0.6 megapixels get no label with a CRF; raise --memory" in text
     change = ["--set", "stages.0.epochs=1.5", "--variants", "plain,ppl", "--set", "segmentation.epochs=0"]
     assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", *change]) == 0
     text = capsys.readouterr().out

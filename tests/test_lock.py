@@ -8,14 +8,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from train_data import make_recipe, open_images, write_images
 
 from pplfast import lock
+from pplfast.cluster.ranks import Ranks
 from pplfast.data.dataset import DataConfig
 from pplfast.errors import UserError
 from pplfast.lock import hold_folder, is_locked
 from pplfast.run import RunConfig, run, run_seeds
 from pplfast.run.steps import Steps
+from pplfast.steps import JOB, TRAINING
 from pplfast.train import train
 
 
@@ -146,13 +149,15 @@ def test_links_and_other_things_of_that_name_are_refused_and_stay_as_they_are(tm
 
 
 def test_a_step_does_not_delete_what_another_command_is_writing(tmp_path):
-    steps, out = Steps(tmp_path, lambda text: None), tmp_path / "train"
-    steps.run("train", {"k": 1}, [], dict)
+    ranks = Ranks(0, 1, 1, torch.device("cpu"))
+    steps, out = Steps(tmp_path, ranks, lambda text: None), tmp_path / "train"
+    steps.run("train", {"k": 1}, dict)
     with hold_folder(out):
-        (out / "checkpoint").touch()
-        with pytest.raises(UserError, match="train: process .* writes to it"):
-            steps.run("train", {"k": 2}, [out], dict)
-    assert (out / "checkpoint").exists()
+        (out / "x.safetensors").touch()
+        for kind in (JOB, TRAINING):  # nor gives it another name
+            with pytest.raises(UserError, match="train: process .* writes to it"):
+                steps.run("train", {"k": 2}, dict, out, kind)
+    assert (out / "x.safetensors").exists()
 
 
 def test_trainings_and_runs_are_refused_before_anything_is_read_or_written(tmp_path):

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # When a rank is lost, the others' connections to it fail: libtorch would print pages of C++ frames about each.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     args = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
-    args.local_rank = local_rank
+    args.local_rank, args.words = local_rank, arguments
     try:
         return cast(int, importlib.import_module(f"pplfast.cli.{args.command}").run(args))
     except UserError as error:

@@ -24,6 +24,16 @@ COMMANDS = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    add_launch_arguments(parser)
+    parser.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help=f"one of {', '.join(COMMANDS)}, and its options",
+    )
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hostfile",
         metavar="FILE",
@@ -47,42 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master-addr", metavar="ADDRESS", help="of the first host (default: the first that `hostname -I` gives there)"
     )
-    parser.add_argument(
-        "arguments",
-        nargs=argparse.REMAINDER,
-        metavar="COMMAND ...",
-        help=f"one of {', '.join(COMMANDS)}, and its options",
-    )
 
 
-def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
-    """Find what is wrong with the command before ranks are started, each of which would say it again: options and
-    recipe, and for a launch on this machine (`here`) the network (of this kind) and the lists. Ends the process where
-    the options are wrong, and raises UserError for the rest."""
-    from pplfast.cli import build_parser
-    from pplfast.cli.model import find_model
-    from pplfast.cli.train import check_training_arguments, recipe_from_arguments
-    from pplfast.data.folder import check_root
-    from pplfast.data.voc import read_list
-
-    args = build_parser(words[0]).parse_args(words)
-    if hasattr(args, "recipe"):
-        check_training_arguments(args)
-    if getattr(args, "recipe", None):  # `run` finds one by its data
-        recipe_from_arguments(args)
-    if here:
-        check_root(Path(args.data))
-        if kind is not None and args.model:
-            find_model(args.model, kind)
-        of_run = [name for name in ("train_list", "val_list") if getattr(args, name, None)]
-        for name in of_run or ([] if words[0] == "run" else ["list"]):
-            read_list(Path(args.data), getattr(args, name), args.labels)
-
-
-def run(args: argparse.Namespace) -> int:
-    command = next((name for name in COMMANDS if args.arguments[: name.count(" ") + 1] == name.split()), None)
-    if command is None:
-        raise UserError(f"name the command to run on all ranks, after the options of launch: {', '.join(COMMANDS)}")
+def launch_options(args: argparse.Namespace) -> LaunchOptions:
+    """Those of `add_launch_arguments`. Raises UserError for numbers and host files that mean nothing."""
     for name in ("ranks", "restarts"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
@@ -90,6 +68,38 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--ranks {args.ranks}: must be {MOST_SLOTS} or less")
     if args.hostfile:
         read_hostfile(args.hostfile)  # what is wrong with it does not wait for the command's own options
+    return LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
+
+
+def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
+    """Find what is wrong with the command before ranks are started, each of which would say it again: options and
+    recipe, and for a launch on this machine (`here`) the network (of this kind) and the list. Ends the process where
+    the options are wrong, and raises UserError for the rest."""
+    from pplfast.cli import build_parser
+    from pplfast.cli.model import find_model
+    from pplfast.cli.run import check_run
+    from pplfast.cli.train import check_training_arguments, recipe_from_arguments
+    from pplfast.data.folder import check_root
+    from pplfast.data.voc import read_list
+
+    args = build_parser(words[0]).parse_args(words)
+    if words[0] == "run":
+        check_run(args)
+        return
+    if hasattr(args, "recipe"):
+        check_training_arguments(args)
+        recipe_from_arguments(args)
+    if here:
+        check_root(Path(args.data))
+        if kind is not None and args.model:
+            find_model(args.model, kind)
+        read_list(Path(args.data), args.list, args.labels)
+
+
+def run(args: argparse.Namespace) -> int:
+    command = next((name for name in COMMANDS if args.arguments[: name.count(" ") + 1] == name.split()), None)
+    if command is None:
+        raise UserError(f"name the command to run on all ranks, after the options of launch: {', '.join(COMMANDS)}")
+    options = launch_options(args)
     check_command(args.arguments, COMMANDS[command], here=args.hostfile is None)
-    options = LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
     return launch(args.arguments, options, lambda text: print(f"pplfast launch: {text}", file=sys.stderr, flush=True))

@@ -58,7 +58,7 @@ class MapMaker:
         self, model: PatchClassifier, config: CamConfig, precision: str, call_pixels: int, batch: int, threads: int
     ) -> None:
         def tiled(row: Tensor, classes: Tensor, pixels: int) -> Tensor:
-            return tiled_maps(model, row, classes, pixels)
+            return tiled_maps(model, row, classes, pixels // 2)  # it holds twice what one call of that size does
 
         self.network = ScaledNetwork(
             model, model.maps, tiled, config.scales, config.flip, precision, call_pixels, batch, threads
