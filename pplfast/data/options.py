@@ -85,8 +85,8 @@ def config_from_arguments(args: argparse.Namespace) -> "DataConfig":
 
 
 def dataset_from_arguments(args: argparse.Namespace, out: str | None = None) -> "Dataset":
-    """The data set of `add_data_arguments`; UserError where it cannot be opened, and for an output folder `out` that lies
-    in it. Says what of a folder is left out."""
+    """The data set of `add_data_arguments`; UserError where it cannot be opened, and for an output folder `out` that
+    lies in it. Says what of a folder is left out."""
     from pplfast.data.dataset import open_dataset
     from pplfast.data.folder import check_out_of_data
 
