@@ -183,7 +183,8 @@ def test_confident_labels(tmp_path):
     assert not labels[:, :14].any() and (labels[:, 21:25] == 255).all() and (labels[:, -14:] == 8).all()
     assert read_json(tmp_path / "out" / "settings.json")["unsure"] == [0.05, 0.3]
     with pytest.raises(UserError, match=r"affinity.background = 0.5: is above affinity.foreground = 0.3"):
-        generate_affinity_labels(tmp_path / "cams", dataset, AffinityConfig(foreground=0.3, background=0.5), tmp_path / "no", ONE)
+        wrong = AffinityConfig(foreground=0.3, background=0.5)
+        generate_affinity_labels(tmp_path / "cams", dataset, wrong, tmp_path / "no", ONE)
     with pytest.raises(UserError, match="two thresholds, 0 < LOW < HIGH < 1"):
         label_cams(tmp_path / "cams", dataset, THRESHOLD, tmp_path / "no", (0.5, 0.3))
 

@@ -19,18 +19,18 @@ from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.images import BadImage, decode_fully, inspect_image
 from pplfast.data.masks import read_mask
+from pplfast.data.pillow import read_pixels
 from pplfast.data.pipelines import Decoder
 from pplfast.errors import UserError
 from pplfast.evaluate import cams as evaluate_cams
 from pplfast.evaluate import pngs as evaluate_pngs
 from pplfast.evaluate import submission, unscored
 from pplfast.evaluate.truth import Pair
-from pplfast.labels.label import generate_affinity_labels
-from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
-from pplfast.labels.label import generate_labels, read_pixels
 from pplfast.jobs.screen import screen
+from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
+from pplfast.labels.rules import FinishLabels, Scores
 from pplfast.npy import load_npy_dict
-from pplfast.recipe import AffinityConfig, LabelConfig
+from pplfast.recipe import LabelConfig
 
 CLASSES = labels_small.CLASSES
 
@@ -58,11 +58,10 @@ def _one_with_cam(folder: Path) -> None:
 
 
 def _label_cam(folder: Path) -> None:
-    """One image that fails is all images: its reason is raised."""
-    dataset = _one(folder)
-    config = AffinityConfig(crf="none")
-    generate_labels(folder / "cams", dataset, LabelConfig("threshold", 0.3, "probabilities"), folder / "out", jobs=1)
-    generate_affinity_labels(folder / "cams", dataset, config, folder / "affinity", jobs=1)
+    """As the workers of a labelling job do."""
+    scores = Scores(folder / "im.jpg", (31, 44), cam=folder / "cams/im.npz", pixels=read_pixels(folder / "im.jpg"))
+    FinishLabels(CLASSES.ids, LabelConfig("threshold", 0.3, "probabilities"), None)(scores)
+    FinishLabels(CLASSES.ids, LabelConfig(crf="none"), (0.05, 0.3))(scores)
 
 
 def _score_cam(folder: Path) -> object:
@@ -206,7 +205,7 @@ def readers() -> list[Reader]:
     any_picture = mutate.mixed(pictures.png, pictures.jpeg, mutate.plain)
     return [
         Reader("cam_npz", "cams/im2.npz", _with_cams, npz, _read_cam),
-        Reader("cam_npz_label", "cams/im.npz", _one_with_cam, npz, _label_cam, writes=True),
+        Reader("cam_npz_label", "cams/im.npz", _one_with_cam, npz, _label_cam),
         Reader("cam_npz_eval", "cams/im2.npz", _with_cams, npz, _score_cam),
         Reader(
             "cam_npy",
