@@ -209,7 +209,7 @@ def readers() -> list[Reader]:
     any_picture = mutate.mixed(pictures.png, pictures.jpeg, mutate.plain)
     return [
         Reader("cam_npz", "cams/im2.npz", _with_cams, npz, _read_cam),
-        Reader("cam_npz_label", "cams/im.npz", _one_with_cam, npz, _label_cam, writes=True),
+        Reader("cam_npz_label", "cams/im.npz", _one_with_cam, npz, _label_cam),
         Reader("cam_npz_eval", "cams/im2.npz", _with_cams, npz, _score_cam),
         Reader(
             "cam_npy",
