@@ -19,7 +19,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from pplfast.cluster.ranks import EXIT_LOST, EveryRankError, OtherRankError, Ranks, connect_store, joined
+from pplfast.cluster.meeting import EXIT_LOST, connect_store, joined
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.errors import Terminated, UserError
 
 BOARD = "board"  # the key that rank 0 writes and the others read
