@@ -1,13 +1,8 @@
-"""Trains as test_train_runs.py does, and is told to end inside step 3: SIGNAL goes to the ranks that are named.
-
-Arguments: images, out, SIGNAL, the ranks ("0,1"), how often, then (from a launcher) the local rank. Exits as the
-command line does.
-"""
+"""One rank of two that trains as test_train_runs.py does, and is told to end inside step 3. Arguments: images, out."""
 
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -18,20 +13,16 @@ from pplfast import cli
 from pplfast.cli import train as command
 from pplfast.train import TrainOptions, step, train, trainer
 
-images, out, number, told, count = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+images, out = sys.argv[1:]
 steps = 0
 
 
-def train_step(*arguments, **options):
+def train_step(*arguments):
     global steps
     steps += 1
-    if steps == 3 and os.environ.get("RANK", "0") in told.split(","):
-        for _ in range(int(count)):
-            os.kill(os.getpid(), signal.Signals[number])
-            time.sleep(0.8)
-        if int(count) > 1:
-            time.sleep(60)
-    return step.train_step(*arguments, **options)
+    if steps == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step.train_step(*arguments)
 
 
 def run(args):

@@ -176,7 +176,7 @@ def test_no_host_answers(monkeypatch, hostfile):
 
 
 def test_the_command_line_names_what_is_missing(capsys, tmp_path):
-    for words in ([], ["eval"], ["segment", "test"]):
+    for words in ([], ["eval"], ["segment"], ["refine", "test"], ["--ranks", "2"]):
         assert main(["launch", *words]) == 2 and "name the command to run" in capsys.readouterr().err
     train = ["train", "--data", "/none", "--recipe", "demo", "--out", "x"]
     assert main(["launch", "--hostfile", "/none", *train]) == 2 and "/none: not a readable" in capsys.readouterr().err
@@ -207,10 +207,32 @@ def test_what_can_be_mended_is_found_before_ranks_are_started(monkeypatch, tmp_p
     assert message in error and error.count("\n") == 1 and not attempts.commands
 
 
-def test_labels_from_cam_files_need_no_ranks(monkeypatch, capsys):
-    attempts = Attempts(monkeypatch, [], [])
-    assert main(["launch", "label", "--data", ".", "--cams", "x", "--out", "y"]) == 2
-    assert "works in one process" in capsys.readouterr().err and not attempts.commands
+@pytest.mark.parametrize(
+    "kind, words",
+    (
+        ("", ["run", "--recipe", "demo", "--train-list", "list"]),
+        ("", ["run"]),
+        ("classifier", ["cam", "--list", "list"]),
+        ("classifier", ["label", "--list", "list"]),
+        ("", ["label", "--list", "list", "--cams", "x"]),
+        ("boundary", ["refine", "walk", "--list", "list", "--cams", "x"]),
+        ("classifier", ["refine", "train", "--list", "list", "--pngs", "x", "--recipe", "demo"]),
+        ("", ["segment", "train", "--list", "list", "--pngs", "x", "--recipe", "demo"]),
+        ("segmentation", ["segment", "test", "--list", "list"]),
+    ),
+)
+def test_every_command_that_shares_its_work_among_ranks(monkeypatch, tmp_path, capsys, kind, words):
+    """What is trained goes on with --resume; all else by the same command."""
+    attempts = Attempts(monkeypatch, [75, 0], [])
+    (tmp_path / "list.txt").write_text("a\n")
+    words = [*words, "--data", str(tmp_path), "--out", "y"]
+    if kind:
+        (tmp_path / f"{kind}.json").write_text("{}")
+        (tmp_path / f"{kind}.safetensors").write_text("")
+        words += ["--model", str(tmp_path)]
+    assert main(["launch", "--ranks", "2", "--restarts", "1", *words]) == 0, capsys.readouterr().err
+    resumed = ["--resume"] if "train" in words[:2] else []
+    assert [command[command.index("pplfast") + 1 :] for command in attempts.commands] == [words, words + resumed]
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("zero*.json")), ids=lambda path: path.stem)

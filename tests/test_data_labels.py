@@ -5,7 +5,7 @@ import pytest
 from data_sets import make_voc, save_image, save_xml
 from untrusted import refused
 
-from pplfast.data.check import check_dataset, class_problems
+from pplfast.data.check import check_dataset, class_remarks
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.errors import UserError
 
@@ -71,7 +71,7 @@ def test_headers_count_in_voc_layout_too(tmp_path):
 
 
 def test_rows_of_one_image_are_joined(folder):
-    dataset = read(folder, "image,label\n0000.jpg,bolt\n0001.jpg,nut\n0000.jpg,nut\n./0001.jpg,nut\n0001.jpg,nut\n")
+    dataset = read(folder, "image,label\n0000.jpg,bolt\n0001.jpg,nut\n0000.jpg,nut\n./0001.jpg,nut\n0001,\n")
     assert dataset.ids == ("0000", "0001") and dataset.labels.tolist() == [[1, 1], [0, 1]]
 
 
@@ -81,11 +81,11 @@ def test_rows_of_two_files_with_one_id_are_not_joined(folder):
     assert "lines 1 and 2" in message and "have the same id" in message
 
 
-def test_rows_that_write_one_image_in_two_ways_are_named(folder, tmp_path):
+def test_rows_of_two_files_with_one_id_are_named_where_a_list_names_one(folder, tmp_path):
     (tmp_path / "list.txt").write_text("0000\n")
-    (tmp_path / "l.csv").write_text("0000.jpg,bolt\n0000,nut\n")
+    (tmp_path / "l.csv").write_text("0000.jpg,bolt\n0000.png,nut\n")
     message = refused(root=folder, list=tmp_path / "list.txt", labels=tmp_path / "l.csv", classes=CLASSES)
-    assert "line 2: '0000' is an image of line 1" in message and "the same way" in message
+    assert "line 2: '0000.png' and the file of line 1 have the same id '0000'" in message
 
 
 def test_cells_in_quotes_may_follow_a_space(folder):
@@ -123,7 +123,7 @@ def test_a_list_of_background_alone_is_a_list(folder, tmp_path):
     root = make_voc(tmp_path / "set", {"a": (), "b": ()})
     dataset = open_dataset(DataConfig(str(root), "train", classes=CLASSES))
     assert not dataset.labels.any()
-    assert [(p.kind, p.severity) for p in class_problems(dataset)] == [("unseen-class", "warning")]
+    assert class_remarks(dataset) == ("2 of 2 classes have no image",)
 
 
 def test_background_alone_cannot_be_learned_from(folder):

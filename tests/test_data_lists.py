@@ -6,15 +6,19 @@ import sys
 import unicodedata
 from importlib import resources
 
+import numpy as np
 import pytest
-from data_sets import make_voc, save_image
+from data_sets import SIZE, make_voc, save_image
 from untrusted import refused, write
 
 from pplfast import cli
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.images import BadImage, inspect_image
+from pplfast.data.masks import write_mask
 from pplfast.files import read_json
 from pplfast.recipe import load_recipe
+from pplfast.train.identity import describe
+from pplfast.train.masks import mask_record
 
 
 @pytest.fixture
@@ -100,6 +104,8 @@ def test_absolute_paths_elsewhere_are_named(photos, tmp_path):
     assert "write paths relative to --data" in missing(photos, "/home/somebody/x.jpg")
     for path in (r"C:\Users\x.jpg", "D:/x.jpg", r"\\server\share\x.jpg"):
         assert "leaves the data folder; write it relative to that" in refusal(photos, path)
+    assert listed(photos, f"{photos}//etc/hosts").images == (photos / "etc" / "hosts",)
+    assert "can be no file's name" in refusal(photos, f"{photos}//")
     table = write(tmp_path / "l.csv", f"{photos}/a.jpg,cat\n".encode())
     message = refused(root=photos, labels=table, classes="cat")
     assert "l.csv, line 1: " in message and "an absolute path; write it relative to the data folder" in message
@@ -175,6 +181,20 @@ def test_byte_order_marks_are_no_part_of_what_people_write(tmp_path):
     assert read_json(write(tmp_path / "zero.json", b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}
     preset = resources.files("pplfast.recipes").joinpath("demo.toml").read_bytes()
     assert load_recipe(str(write(tmp_path / "mine.toml", b"\xef\xbb\xbf" + preset))) == load_recipe("demo")
+
+
+def test_a_training_of_images_whose_names_are_no_text_has_a_record(tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("\udcff", "ö"):
+        save_image(photos / f"{name}.jpg")
+        write_mask(tmp_path / "masks" / f"{name}.png", np.zeros(SIZE[::-1], np.uint8))
+    np.save(tmp_path / "l.npy", {"\udcff": np.array([1, 0]), "ö": np.array([0, 1])})
+    settings = {"labels": str(tmp_path / "l.npy"), "classes": "cat,dog", "masks": str(tmp_path / "masks")}
+    dataset = open_dataset(DataConfig(str(photos), **settings))
+    recipe = load_recipe("demo")
+    others = [describe(recipe, "plain", dataset.subset([index])) for index in (0, 1)]
+    assert len({record["dataset"]["list_and_labels"] for record in [describe(recipe, "plain", dataset), *others]}) == 3
+    assert mask_record("segmentation", {}, dataset, 0)["dataset"]["images"] == 2
 
 
 @pytest.mark.slow

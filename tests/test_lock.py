@@ -73,18 +73,57 @@ def test_what_a_lock_says_is_shown_only_where_it_is_a_host_and_a_process(tmp_pat
             pass
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_without_locks_it_is_said_once_and_goes_on(tmp_path, monkeypatch, capsys, number):
-    def none(*_):
-        raise OSError(number, os.strerror(number))
+NO_LOCKS = pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 
-    lock._say_no_locks.cache_clear()
-    monkeypatch.setattr(fcntl, "flock", none)
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    def none(number: int) -> None:
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        lock._say_no_locks.cache_clear()
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    return none
+
+
+@NO_LOCKS
+def test_without_locks_it_is_said_once_and_one_writer_goes_on(tmp_path, no_locks, capsys, number):
+    no_locks(number)
     for _ in range(2):
         with hold_folder(tmp_path):
             pass
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "has no locks; see to it that only one command at a time" in said
+    assert said.count("\n") == 1 and "has no locks" in said and os.listdir(tmp_path) == []
+
+
+@NO_LOCKS
+def test_without_locks_a_second_writer_is_refused_by_the_name_of_the_first(tmp_path, no_locks, number):
+    no_locks(number)
+    with hold_folder(tmp_path):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .*no locks"), hold_folder(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+    (tmp_path / ".lock").write_text("another-host 7\n")
+    with pytest.raises(UserError, match=r"process 7 on another-host .*remove .*\.lock"), hold_folder(tmp_path):
+        pass
+
+
+def test_without_locks_a_process_of_this_machine_that_died_holds_nothing(tmp_path, no_locks):
+    no_locks(errno.ENOLCK)
+    (tmp_path / ".lock").write_text(f"{lock._host()} 999999999\n")
+    with hold_folder(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{lock._host()} {os.getpid()}\n"
+
+
+@NO_LOCKS
+def test_several_ranks_need_locks(tmp_path, no_locks, number):
+    lock.require_locks(tmp_path)
+    assert os.listdir(tmp_path) == []
+    no_locks(number)
+    with pytest.raises(UserError, match=f"^{tmp_path}: its file system has no locks, .* take one rank, or a folder on"):
+        lock.require_locks(tmp_path)
 
 
 def test_another_error_of_the_file_system_is_one_line(tmp_path, monkeypatch):

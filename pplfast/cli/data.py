@@ -55,13 +55,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from pplfast.data.check import check_dataset, class_problems, format_report
+    from pplfast.data.check import check_dataset, format_report
     from pplfast.data.dataset import open_dataset
     from pplfast.files import write_json
 
     problems: list[Problem] = []
     dataset = open_dataset(config_from_arguments(args), problems)
-    problems += class_problems(dataset)
     with _progress("checking", len(dataset)) as advance:
         report = check_dataset(dataset, problems, progress=advance)
     print(format_report(report))

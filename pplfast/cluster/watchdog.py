@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from pplfast.cluster.ranks import EXIT_LOST, EveryRankError, OtherRankError, Ranks, connect_store, joined
-from pplfast.errors import UserError
+from pplfast.errors import Terminated, UserError
 
 BOARD = "board"  # the key that rank 0 writes and the others read
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -104,6 +104,8 @@ class Watchdog:
             signal.signal(number, handler)
         for thread in self._threads:
             thread.join(2 * self._interval)
+        if self.stop and error is None:  # told when all was done: what would come next must not begin
+            raise Terminated if self.stop == signal.SIGTERM else KeyboardInterrupt
 
     # Rank 0
 
@@ -133,7 +135,7 @@ class Watchdog:
                 time.sleep(3 * self._interval)  # until the others have read it
                 self._stop(verdict)
             if all(beat.get("terminated") for beat in beats.values()):
-                self._end_late()  # told by someone who wants the whole run to end
+                self._end_late(STOP_LIMIT)  # told by someone who wants the whole run to end
 
     def _judge(
         self, beats: dict[int, dict[str, Any]], seen: dict[int, float], moved: dict[int, float]
@@ -188,7 +190,7 @@ class Watchdog:
                 self._announce(board["verdict"])
                 self._stop(board["verdict"])
             if board["terminated"]:
-                self._end_late()
+                self._end_late(STOP_LIMIT)
 
     # All ranks
 
@@ -214,7 +216,7 @@ class Watchdog:
     def _keep_time_alone(self) -> None:
         while not self._closing.wait(self._interval / 5):
             self._hear()
-            self._end_late()
+            self._end_late(STOP_LIMIT)
 
     @property
     def _patience(self) -> float:
@@ -290,11 +292,11 @@ class Watchdog:
             elif number == self.stop and now - self._told > REPEATED:
                 self._end(128 + number)
 
-    def _end_late(self, limit: float = STOP_LIMIT) -> None:
+    def _end_late(self, limit: float) -> None:
         if not self._leaving and time.monotonic() - self._told > limit:
             if self._ranks.main:
                 print(
-                    "pplfast: ended by a signal before the step was done; --resume continues from the last checkpoint",
+                    "pplfast: ended by a signal before the step was done; the last checkpoint is where it goes on",
                     file=sys.stderr,
                     flush=True,
                 )

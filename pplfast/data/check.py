@@ -55,6 +55,7 @@ class CheckReport:
     images: int
     masks: int
     counts: dict[str, int] | None  # images per class, in the order of the class list; None without labels
+    remarks: tuple[str, ...]  # of `class_remarks`
     problems: tuple[Problem, ...]  # those of the whole data set, then in the order of the list
 
     @property
@@ -63,16 +64,16 @@ class CheckReport:
 
     @property
     def warnings(self) -> int:
-        """Of files alone: what is odd about the choice of images and classes is said in words, not counted."""
-        return sum(problem.severity == WARNING and problem.path is not None for problem in self.problems)
+        return sum(problem.severity == WARNING for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
-        problems = [asdict(problem) | {"path": problem.path and str(problem.path)} for problem in self.problems]
+        problems = [asdict(problem) | {"path": str(problem.path)} for problem in self.problems]
         return {
             "name": self.name,
             "images": self.images,
             "masks": self.masks,
             "counts": self.counts,
+            "remarks": self.remarks,
             "errors": self.errors,
             "warnings": self.warnings,
             "problems": problems,
@@ -88,7 +89,7 @@ def check_dataset(
     """Decode every image and mask; never stops at a bad one.
 
     Returns counts and the problems found, each with id, file, kind, severity and message. `problems` are those that
-    are known already, of `open_dataset` and `class_problems`. `progress` is called once per image. Decoding leaves the
+    are known already, of `open_dataset`. `progress` is called once per image. Decoding leaves the
     interpreter lock, so threads (default: one per core) help.
     """
     known: dict[str, list[Problem]] = {}
@@ -113,7 +114,9 @@ def check_dataset(
         totals = dataset.labels.sum(axis=0, dtype=np.int64)
         counts = {name: int(total) for name, total in zip(dataset.classes.names, totals, strict=True)}
     masks = sum(mask is not None for mask in dataset.masks)
-    return CheckReport(dataset.name, len(dataset), masks, counts, tuple(_without_any_score(found, dataset)))
+    return CheckReport(
+        dataset.name, len(dataset), masks, counts, class_remarks(dataset), tuple(_without_any_score(found, dataset))
+    )
 
 
 def _without_any_score(found: list[Problem], dataset: Dataset) -> list[Problem]:
@@ -201,27 +204,24 @@ def _label_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
         )
 
 
-def class_problems(dataset: Dataset) -> list[Problem]:
+def class_remarks(dataset: Dataset) -> tuple[str, ...]:
     """What a training cannot learn from the labels: classes that no image has, as those of VOC that stand in for a
     forgotten --classes, and classes that all images have."""
     if dataset.labels is None or not len(dataset):
-        return []
+        return ()
     counts, classes = dataset.labels.sum(axis=0, dtype=np.int64), dataset.classes.names
     seen = [name for name, count in zip(classes, counts, strict=True) if count]
     everywhere = [name for name, count in zip(classes, counts, strict=True) if count == len(dataset)]
-    found = []
+    remarks = []
     if len(seen) < len(classes):
-        message = f"{len(classes) - len(seen)} of {len(classes)} classes have no image"
-        if seen:
-            message += f"; without them: --classes {','.join(seen)}"
-        found.append(Problem("", None, "unseen-class", WARNING, message))
+        remedy = f"; without them: --classes {','.join(seen)}" if seen else ""
+        remarks.append(f"{len(classes) - len(seen)} of {len(classes)} classes have no image{remedy}")
     if everywhere:
-        message = (
+        remarks.append(
             f"each of the {len(dataset)} images has {', '.join(everywhere)}: nothing tells it from its surroundings, "
             "so its maps mean nothing; add images without it"
         )
-        found.append(Problem("", None, "everywhere", WARNING, message))
-    return found
+    return tuple(remarks)
 
 
 def unusable(path: Path) -> str:
@@ -242,11 +242,11 @@ def format_report(report: CheckReport) -> str:
     else:
         width = max(map(len, report.counts))
         lines += [f"  {name:<{width}}  {count:>7} images" for name, count in report.counts.items()]
+    lines += [one_line(f"warning: {remark}") for remark in report.remarks]
     of_images = [problem for problem in report.problems if problem.id]
     for problem in report.problems:
         if not problem.id:
-            where = f"{problem.path}: " if problem.path else ""
-            lines.append(one_line(f"{problem.severity}: {where}{problem.message}"))
+            lines.append(one_line(f"{problem.severity}: {problem.path}: {problem.message}"))
     kinds = Counter(problem.kind for problem in of_images)
     for kind in [kind for kind in KINDS if kind in kinds]:
         same = [problem for problem in of_images if problem.kind == kind]

@@ -5,8 +5,9 @@ import io
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from pplfast.data.names import image_file, image_id
 from pplfast.errors import UserError
 from pplfast.reading import open_regular, quoted
 
@@ -21,10 +22,10 @@ class Row:
     labels: tuple[str, ...]
 
 
-def read_csv(path: Path, root: Path, classes: Collection[str]) -> list[Row]:
+def read_csv(path: Path, folder: Path, classes: Collection[str]) -> list[Row]:
     """One row per image, in the order of the file: rows of the same image are joined.
 
-    `root`, the data set's folder, and `classes` tell a header from a row. UserError for a file that is missing or not
+    `folder`, where the images are, and `classes` tell a header from a row. UserError for a file that is missing or not
     text, and for a row without exactly two cells.
     """
     try:
@@ -44,17 +45,24 @@ def read_csv(path: Path, root: Path, classes: Collection[str]) -> list[Row]:
                 f"{path}, line {number}: {quoted(','.join(cells))}: expected image,label;label (labels are separated "
                 "by ';')"
             )
-    if lines and _is_header(lines[0][1], root, classes):
+    if lines and _is_header(lines[0][1], folder, classes):
         lines = lines[1:]
-    # By the path as written: a.jpg and a.jpeg are two files, whose labels are not each other's.
-    rows: dict[PurePosixPath, tuple[int, str, list[str]]] = {}
+    rows: dict[tuple[str, str], tuple[int, str, list[str]]] = {}
     for number, (image, labels) in lines:
-        _, _, names = rows.setdefault(PurePosixPath(image), (number, image, []))
+        key = (image_id(image), "")
+        if key in rows and not _same(folder, rows[key][1], image):  # two files of one id, whose labels are not joined
+            key = (key[0], image)
+        _, _, names = rows.setdefault(key, (number, image, []))
         names += [label.strip() for label in labels.split(";") if label.strip()]
     return [Row(number, image, tuple(names)) for number, image, names in rows.values()]
 
 
-def _is_header(cells: Sequence[str], root: Path, classes: Collection[str]) -> bool:
+def _same(folder: Path, first: str, second: str) -> bool:
+    """Whether two cells name one file."""
+    return first == second or image_file(folder, first) == image_file(folder, second)
+
+
+def _is_header(cells: Sequence[str], folder: Path, classes: Collection[str]) -> bool:
     """Whether the first line names columns. A name with digits or a dot is an image's: were it taken for a header, a
     misspelt class would cost the image in silence."""
     image, labels = cells
@@ -62,5 +70,4 @@ def _is_header(cells: Sequence[str], root: Path, classes: Collection[str]) -> bo
         return True
     if not labels or ";" in labels or labels in classes or "." in image or any(map(str.isdigit, image)):
         return False
-    suffixes = (".jpg", ".jpeg", ".JPG", ".JPEG")
-    return not any(os.path.isfile(folder / (image + end)) for folder in (root, root / "JPEGImages") for end in suffixes)
+    return not os.path.isfile(image_file(folder, image))

@@ -47,6 +47,11 @@ class Dataset:
         return len(self.ids)
 
     @property
+    def encoded_ids(self) -> bytes:
+        """The ids, one per line, for a digest: the same in every locale, and of names that are no text."""
+        return "\n".join(self.ids).encode("utf-8", "surrogateescape")
+
+    @property
     def known_labels(self) -> UInt8Array:
         """`labels`, where there is no way on without them. UserError if there are none."""
         if self.labels is None:

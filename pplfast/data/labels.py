@@ -14,6 +14,7 @@ import numpy as np
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC_NAMES, ClassList
 from pplfast.data.csv_labels import read_csv
+from pplfast.data.folder import IMAGES
 from pplfast.data.names import image_id
 from pplfast.data.problems import ERROR, NOTE, WARNING, Problem
 from pplfast.data.voc import ListEntry
@@ -57,7 +58,8 @@ def read_labels(
     elif kind == "npy":
         reader = _NpyLabels(path, classes)
     else:
-        reader = _CsvLabels(path, root, classes)
+        images = root / IMAGES
+        reader = _CsvLabels(path, images if images.is_dir() else root, classes)
     labels = np.zeros((len(entries), len(classes)), np.uint8)
     for row, entry in zip(labels, entries, strict=True):
         try:
@@ -248,12 +250,12 @@ def _names(id: str) -> list[str]:
 class _CsvLabels:
     """Rows of `image,label;label`. A row without labels is an image with none of the classes."""
 
-    def __init__(self, path: Path, root: Path, classes: ClassList):
+    def __init__(self, path: Path, folder: Path, classes: ClassList):
         self.path = path
         columns = {name: column for column, name in enumerate(classes.names)}
         self.table: dict[str, list[int]] = {}
         lines: dict[str, int] = {}
-        for item in read_csv(path, root, columns):
+        for item in read_csv(path, folder, columns):
             unknown = next((name for name in item.labels if name not in columns), None)
             if unknown is not None:
                 remedy = (
@@ -266,8 +268,8 @@ class _CsvLabels:
             key = image_id(item.image)
             if key in lines:
                 raise UserError(
-                    f"{path}, line {item.line}: {quoted(item.image)} is an image of line {lines[key]} too; name it "
-                    "the same way in all its rows, or rename one of two files"
+                    f"{path}, line {item.line}: {quoted(item.image)} and the file of line {lines[key]} have the same "
+                    f"id {quoted(key)}; rename one of them"
                 )
             lines[key] = item.line
             self.table[key] = [columns[name] for name in item.labels]

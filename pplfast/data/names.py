@@ -27,7 +27,7 @@ def check_name(text: str, where: str) -> None:
     parts = text.split("/")
     if ".." in parts or _WINDOWS.match(text):
         raise UserError(f"{where}: {quoted(text)} leaves the data folder; write it relative to that")
-    longest, whole = max(len(part.encode()) for part in parts), len(text.encode())
+    longest, whole = max(len(_encoded(part)) for part in parts), len(_encoded(text))
     if "\0" in text or longest > LONGEST_NAME or whole > LONGEST_PATH or not text.strip("/."):
         raise UserError(f"{where}: {quoted(text)} can be no file's name; correct it, or take it off the list")
 
@@ -54,7 +54,11 @@ def _has_suffix(name: str) -> bool:
 
 def _as_on_disk(text: str) -> str:
     """Text of a file, which is UTF-8, as Python writes file names: in an ASCII locale that is not the same."""
-    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return os.fsdecode(_encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def in_root(text: str, root: Path, where: str) -> tuple[Path, bool]:
@@ -64,14 +68,15 @@ def in_root(text: str, root: Path, where: str) -> tuple[Path, bool]:
     path = root / absolute.lstrip("/")
     if os.path.lexists(path):
         return path, False
-    if absolute.startswith(start := f"{os.path.abspath(root)}/"):
-        return root / absolute.removeprefix(start), True
     folder, name = os.path.split(absolute)
-    if not os.path.isdir(folder):
-        return path, False
-    real = os.path.join(os.path.realpath(folder), name)
-    if real.startswith(start := f"{os.path.realpath(root)}/"):
-        return root / real.removeprefix(start), True
+    targets = [(os.path.abspath(root), absolute)]
+    if os.path.isdir(folder):  # seldom so for a path that begins at the root
+        targets.append((os.path.realpath(root), os.path.join(os.path.realpath(folder), name)))
+    for home, target in targets:
+        if target.startswith(f"{home}/"):
+            below = target.removeprefix(home).lstrip("/")
+            check_name(below, where)
+            return root / below, True
     if os.path.isfile(absolute):
         raise UserError(f"{where}: {quoted(text)} lies outside the data folder {root}; give --data a folder with it")
     return path, False
@@ -82,7 +87,7 @@ def instead(path: Path) -> str:
     if os.path.islink(path):
         return f"it is a link to {os.path.realpath(path)}: restore that, or take the image off the list"
     other = _alike(path) or ("\\" in path.name and _alike(Path(str(path).replace("\\", "/"))))
-    if not other:
+    if not other or not _has_suffix(other.name):
         folder = "" if os.path.isdir(path.parent) else "its folder is not there: write paths relative to --data, or "
         return f"{folder}restore it, or take it off the list"
     name = other.name if other.parent == path.parent else str(other)

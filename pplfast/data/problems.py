@@ -11,7 +11,7 @@ NOTE = "note"  # worth knowing; nothing is wrong
 @dataclass(frozen=True)
 class Problem:
     id: str  # of the image; "" for the whole data set
-    path: Path | None  # None where no one file is at fault
+    path: Path
     kind: str  # a short fixed word: those of images are in check.KINDS
     severity: str  # ERROR, WARNING or NOTE
     message: str

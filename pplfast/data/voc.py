@@ -52,7 +52,7 @@ def read_list(root: Path, name: str, labels: str, classes: Collection[str] = ())
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
         source, title = Path(labels), ""
-        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source, root, classes)]
+        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source, folder, classes)]
     else:
         source, title = root, ""
         entries, left_out = _from_folder(root)

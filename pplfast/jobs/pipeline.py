@@ -6,12 +6,13 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pplfast.cpu.memory import give_freed_memory_back
+from pplfast.cpu.memory import no_memory_kept
 from pplfast.data.images import BadImage
 from pplfast.errors import UserError, out_of_memory
 from pplfast.files import remove_file
@@ -135,9 +136,8 @@ class Pipeline:
 
     def _compute(self, batch: Batch) -> bool:
         """Hands the images to the workers. False when stopped."""
-        if self._bytes(batch.size) > LARGE:
-            give_freed_memory_back()
-        with self._meter.busy("network"):
+        large = self._bytes(batch.size) > LARGE
+        with self._meter.busy("network"), no_memory_kept() if large else nullcontext():
             payloads = self._payloads(batch)
         if payloads is None:
             return False
@@ -162,7 +162,6 @@ class Pipeline:
             if not out_of_memory(error):
                 raise
         # Out of the handler: the error's traceback holds the tensors of the attempt.
-        give_freed_memory_back()
         if len(batch.indices) == 1:
             return [BadImage("memory", NO_ROOM)]
         payloads: list[Any | BadImage] = []

@@ -74,8 +74,7 @@ class _Head:
 
     def __call__(self, x: Tensor, branch: int) -> Tensor:
         classes = None if self._classes is None else self._classes.expand(len(x), -1)
-        tail, weight = self._tail, self._weights[branch]
-        height, width = x.shape[2:]
+        tail, weight, (height, width) = self._tail, self._weights[branch], x.shape[2:]
         maps = cam_head([], x, weight, height, width, tail.scale, tail.shift, tail.act, classes=classes)
         positive, negative = maps.chunk(2, 1)
         return positive - negative

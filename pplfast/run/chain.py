@@ -10,7 +10,7 @@ from typing import Any
 
 from pplfast.cluster.agreement import CODE, DATA, RECIPE, agree, code_versions
 from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together, while_others_wait, world_size
-from pplfast.data.check import IMAGE_KINDS, check_dataset, class_problems, unusable
+from pplfast.data.check import IMAGE_KINDS, check_dataset, class_remarks, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, WARNING, Problem
 from pplfast.doctor import hardware, versions
@@ -64,8 +64,8 @@ def _run(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[st
     train_set, val_set = lists.sets[TRAIN], lists.sets[VAL]
     if few := few_steps(config.recipe, len(train_set)):
         announce.note(few)
-    for problem in class_problems(train_set):
-        announce.note(f"warning: {problem.message}")
+    for remark in class_remarks(train_set):
+        announce.note(f"warning: {remark}")
     if not any(val_set.masks):
         announce.note(f"{val_set.name} has no masks: nothing is scored")
     parts = {variant: run_variant(config, variant, lists, ranks, announce.of(variant)) for variant in config.variants}

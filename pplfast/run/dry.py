@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pplfast.data.check import class_problems
+from pplfast.data.check import class_remarks
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.jobs.memory import budget_bytes, crf_bytes, split_budget
@@ -53,7 +53,7 @@ def dry_run(config: RunConfig, seeds: Sequence[int] | None = None) -> list[str]:
             lines.append(f"optimizer steps of the {name} network: {count}, for each variant")
     if few := few_steps(recipe, len(train_set)):
         lines.append(few)
-    lines += [f"warning: {problem.message}" for problem in class_problems(train_set)]
+    lines += [f"warning: {remark}" for remark in class_remarks(train_set)]
     lines += needs(config, steps, {key: _Headers.of(dataset) for key, dataset in sets.items()})
     into = str(config.out) if seeds is None else f"{config.out}/seed<N> for each seed"
     lines.append(f"into {into}, where {_free(config.out) / 2**30:.0f} GiB are free; nothing has been written")

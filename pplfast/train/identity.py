@@ -101,6 +101,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _digest(dataset: Dataset) -> str:
     """Of the ids and the labels; the images themselves are taken on trust."""
-    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    digest = hashlib.sha256(dataset.encoded_ids)
     digest.update(dataset.known_labels.tobytes())
     return digest.hexdigest()[:16]
