@@ -14,8 +14,8 @@ from pplfast.cli import main
 EXIF_ORIENTATION = 0x0112
 
 
-def jpeg(width: int = 40, height: int = 24, mode: str = "RGB", **options) -> bytes:
-    pixels = np.random.default_rng(width).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+def jpeg(width: int = 40, height: int = 24, mode: str = "RGB", seed: int = 40, **options) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((width, height), Image.BICUBIC).convert(mode).save(buffer, "JPEG", **options)
     return buffer.getvalue()

@@ -22,7 +22,19 @@ POLL = 0.2  # seconds
 def make_photos(root: Path) -> list[str]:
     """A plain folder `root/photos` and `root/labels.csv`; the last photos are enlarged ones. Returns the classes."""
     pplfast = [sys.executable, "-m", "pplfast"]
-    demo = [*pplfast, "data", "demo", "--out", str(root / "demo"), "--train", str(PHOTOS), "--val", "1", "--size", "500"]
+    demo = [
+        *pplfast,
+        "data",
+        "demo",
+        "--out",
+        str(root / "demo"),
+        "--train",
+        str(PHOTOS),
+        "--val",
+        "1",
+        "--size",
+        "500",
+    ]
     subprocess.run(demo, check=True, stdout=subprocess.DEVNULL)
     names = [line.split("=")[0] for line in (root / "demo" / "classes.txt").read_text().split()]
     (root / "photos").mkdir()

@@ -1,12 +1,14 @@
 """Dropout drawn by seed, step and image: the same however the images of a step are shared."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from models_reference import TINY
 from torch import Tensor
 
-from pplfast.models.dropout import branches, drawn_by, dropout
+from pplfast.models.dropout import _drawing, branches, drawn_by, dropout, kept_channels
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 
@@ -84,6 +86,12 @@ def test_a_network_computes_the_same_of_an_image_on_one_rank_and_on_two(mode, mo
         assert not torch.allclose(model(images), whole)
 
 
+def test_what_compilers_are_told_of_it_is_right():
+    with drawn_by(1, 4, IMAGES[:2], CPU):
+        keys = _drawing.images
+    torch.library.opcheck(kept_channels, (keys, (1, 2), (8, 2), 5, 3, 0.5))
+
+
 @pytest.mark.slow
 def test_dropout_is_part_of_the_one_graph_that_is_compiled(monkeypatch, one_thread):
     make, cut = TINY["wrn38"]
@@ -91,7 +99,7 @@ def test_dropout_is_part_of_the_one_graph_that_is_compiled(monkeypatch, one_thre
     model = PatchClassifier(backbone, 3, "progressive", dropout=0.5).train()
     model.set_stage([PatchStage(backbone.position(cut) + 1, 2)])
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
     torch._dynamo.config.error_on_recompile, before = True, torch._dynamo.config.error_on_recompile
     try:
         for step in range(3):
@@ -100,3 +108,14 @@ def test_dropout_is_part_of_the_one_graph_that_is_compiled(monkeypatch, one_thre
     finally:
         torch._dynamo.config.error_on_recompile = before
         torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*[Dd]istutils")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on the CPU")
+def test_generated_code_drops_the_same_channels():
+    compiled = torch.compile(lambda x: dropout(x, 0.3, 5, True), dynamic=False)
+    x = torch.ones(8, 33)
+    with drawn_by(1, 4, IMAGES[:4], CPU):
+        assert torch.equal(compiled(x), dropout(x, 0.3, 5, True))
+    torch.compiler.reset()

@@ -26,8 +26,8 @@ from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import submission
-from pplfast.labels.label import confident_labels
 from pplfast.labels.camfile import Cam
+from pplfast.labels.label import confident_labels
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet

@@ -96,6 +96,15 @@ def test_the_gallery_shows_every_label_that_the_run_made_and_none_of_an_earlier_
     assert captions[4:] == ["labels after the random walk", "segmentation network"]
 
 
+def test_cams_of_another_class_list_are_not_shown_under_wrong_names(finished, tmp_path):
+    run, _, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    write_json(tmp_path / "run" / "ppl" / "cams" / "settings.json", {"class_names": ["dog", "cat"]})
+    text = write_report(tmp_path / "run", images=1).read_text()
+    assert "was made for the classes dog,cat, not cat,dog" in text
+    assert text.count("<figcaption>CAM ") == write_report(run, images=1).read_text().count("<figcaption>CAM ") / 2
+
+
 def test_each_figure_has_the_name_of_its_step(finished, tmp_path):
     run, _, _ = finished
     shutil.copytree(run, tmp_path / "run")

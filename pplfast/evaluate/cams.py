@@ -16,6 +16,7 @@ from pplfast.files import StrPath
 from pplfast.jobs.pool import default_jobs, map_unordered
 from pplfast.jobs.progress import Progress
 from pplfast.labels.camfile import SUFFIX, load_cam
+from pplfast.labels.camfolder import check_classes
 
 THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .. 0.60
 
@@ -27,12 +28,13 @@ def evaluate_cams(
 
     Exact for the given thresholds; equal to scoring the PNGs of the same threshold without CRF. The lowest of equally
     good thresholds is taken. Raises UserError for masks or CAMs that are missing or damaged and for sizes that differ,
-    naming the file, and where no pixel counts.
+    naming the file, where no pixel counts, and for CAMs that were made for another class list.
     """
     edges = np.asarray(sorted(thresholds), np.float32)
     if not len(edges):
         raise UserError("no thresholds to try")
     pairs, warnings = scored_pairs(cams, dataset, SUFFIX, "pplfast cam")
+    check_classes(cams, dataset.classes)
     rows = len(dataset.classes) + 1
     counts = np.zeros((rows, rows - 1, len(edges) + 1), np.int64)
     unscored = Unscored()

@@ -1,6 +1,7 @@
 """One rank's stages, joined by bounded queues: decode (thread) -> compute (this thread) -> finish, write files
 (workers) -> shards and manifest (thread)."""
 
+import json
 import os
 import queue
 import threading
@@ -22,7 +23,7 @@ from pplfast.jobs.manifest import ManifestWriter, checksum
 from pplfast.jobs.memory import Room
 from pplfast.jobs.meter import Meter
 from pplfast.jobs.options import JobOptions
-from pplfast.jobs.plan import TRIED_AGAIN, inputs, source_state
+from pplfast.jobs.plan import inputs, source_state
 from pplfast.jobs.record import BAD, DONE, Record
 from pplfast.jobs.screen import screen
 from pplfast.jobs.shards import ShardWriter
@@ -89,8 +90,8 @@ class Pipeline:
 
     def screen(self, index: int) -> Size:
         name, path = self._job.dataset.ids[index], self._job.dataset.images[index]
-        longest = max(map(len, self._job.suffixes)) + len(os.fsencode(name.rpartition("/")[2]))
-        if longest > LONGEST_NAME and not self._job.shards:
+        longest = max(map(len, self._job.suffixes), default=0) + len(os.fsencode(name.rpartition("/")[2]))
+        if longest > LONGEST_NAME:
             raise BadImage("name", f"its output's name would have {longest} bytes, and file systems have room for 255")
         self._known[index] = {"source": source_state(path), "inputs": inputs(self._job, index)}
         self._job.depends(index)
@@ -112,7 +113,7 @@ class Pipeline:
         if admitted is not None:
             self._release(admitted)
         for suffix in self._job.suffixes:  # of an earlier state of the image
-            if not self._job.shards and error.kind != "name":
+            if error.kind != "name":
                 remove_file(f"{self._ends.manifest.out}/{name}{suffix}")
         with self._lock:
             record = {"id": name, "state": BAD, "kind": error.kind, "reason": f"{path}: {error}"}
@@ -198,8 +199,10 @@ class Pipeline:
             self._meter.add(stage, seconds)
         with self._meter.busy("write"), self._lock:
             files, shards = list(result.files), self._ends.shards
+            facts = {**result.facts, "height": task.size[0], "width": task.size[1]}
             if shards is not None:
-                members, places = shards.add(task.id, result.sample)
+                said = json.dumps({"id": task.id, **facts}).encode()
+                members, places = shards.add(task.id, {**result.sample, ".json": said})
                 files += [
                     {
                         "file": file,
@@ -213,9 +216,7 @@ class Pipeline:
             record = {
                 "id": task.id,
                 "state": DONE,
-                **result.facts,
-                "height": task.size[0],
-                "width": task.size[1],
+                **facts,
                 "files": files,
                 "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
             }
@@ -226,8 +227,8 @@ class Pipeline:
 
     def _append(self, index: int, record: Record) -> None:
         known = self._known.pop(index, {})
-        if record.get("kind") in TRIED_AGAIN:
-            known = {}
+        if record.get("kind") == "missing" and known.get("source"):
+            del known["source"]  # it is there, and an error of the file system may pass: the record does not hold
         self._ends.manifest.append({**record, **known, "rank": self._rank, "time": round(time.time(), 3)})
 
     def _fail(self, error: BaseException) -> None:

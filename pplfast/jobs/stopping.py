@@ -40,15 +40,18 @@ class Stopping:
     def __enter__(self) -> "Stopping":
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._handlers = {number: signal.signal(number, _ignore) for number in SIGNALS}
-        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:  # no other one may handle signals
+            self._handlers = {number: signal.signal(number, _ignore) for number in SIGNALS}
+            self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        if self._main:
+            signal.set_wakeup_fd(self._wakeup)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
         os.close(self._write)  # ends the thread
 
     def _watch(self) -> None:

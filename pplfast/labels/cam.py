@@ -58,7 +58,7 @@ class MapMaker:
         self, model: PatchClassifier, config: CamConfig, precision: str, call_pixels: int, batch: int, threads: int
     ) -> None:
         def tiled(row: Tensor, classes: Tensor, pixels: int) -> Tensor:
-            return tiled_maps(model, row, classes, pixels)
+            return tiled_maps(model, row, classes, pixels // 2)  # it holds twice what one call of that size does
 
         self.network = ScaledNetwork(
             model, model.maps, tiled, config.scales, config.flip, precision, call_pixels, batch, threads
@@ -74,6 +74,7 @@ class MapMaker:
         height, width = pixels[0].shape[:2]
         network, maps = self.network, []
         if not classes.shape[1]:
+            network.tiled_at = 0
             return torch.zeros(len(pixels), 0, height, width, device=network.device)
         for scale in network(pixels, to_device(classes, network.device)):
             if stopped():
@@ -138,9 +139,10 @@ class CamJob(ClassifierJob):
         full = self.maps(batch.pixels, own_classes(self.labels[batch.indices]), stopped)
         if full is None:
             return None
-        stored = full
         if full.shape[1]:
             stored = F.interpolate(full, stored_size(*batch.size), mode="bilinear", align_corners=False)
+        else:  # nothing to interpolate, which torch refuses
+            stored = full.new_zeros(len(full), 0, *stored_size(*batch.size))
         maps, high_res = HostCopy(stored), HostCopy(full) if self._npy else None
         tiled = self.maps.network.tiled_at
         return [

@@ -37,7 +37,7 @@ class CamFolder:
         try:
             found = os.stat(path)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); make it with `pplfast cam`") from None
+            raise BadImage("cam", f"{path} cannot be read ({error.strerror}); make it with `pplfast cam`") from None
         record = self._records.get(name, {})
         for file in record.get("files", ()) if record.get("state") == DONE else ():
             if file["file"] == f"{name}{SUFFIX}" and file["bytes"] == found.st_size:

@@ -42,7 +42,7 @@ class DeviceLabeller:
 
     def _argmax(self, images: Tensor, maps: Tensor, counts: Tensor, background: str, value: float) -> Tensor:
         present = torch.arange(maps.shape[1], device=maps.device) < counts[:, None]  # (B, n)
-        maps = maps * present[:, :, None, None]
+        maps = maps.masked_fill(~present[:, :, None, None], 0)
         scores = torch.cat(
             (
                 torch.full_like(maps[:, :1], value) if background == "threshold" else (1 - maps.amax(1, True)) ** value,

@@ -119,6 +119,8 @@ class _Labelling:
         unknown = [name for name in outputs if name not in OUTPUTS]
         if unknown or not outputs:
             raise UserError(f"--outputs {','.join(outputs)}: must be of {', '.join(OUTPUTS)}")
+        if engine not in (*presets.ENGINES, presets.AUTO):
+            raise UserError(f"CRF engine '{engine}': must be one of {', '.join((*presets.ENGINES, presets.AUTO))}")
         self.label, self.unsure, self.outputs, self.engine = label, unsure, tuple(outputs), engine
         self._class_ids = tuple(dataset.classes.ids)
         self.with_crf = label.crf != presets.NONE
@@ -188,7 +190,7 @@ class LabelJob(ClassifierJob):
         if maps is None:
             return None
         labeller = self._rule.device_labeller
-        finite = torch.isfinite(maps).flatten(1).all(1).tolist()
+        finite = torch.isfinite(maps).all(3).all(2).cpu().numpy()  # (B, n): the classes beyond an image's own count not
         on_host = maps.cpu().numpy() if labeller is None or "npy" in self._rule.outputs else None
         labels = None if labeller is None else labeller(batch.pixels, maps, rows)
         payloads: list[Any | BadImage] = []
@@ -204,7 +206,7 @@ class LabelJob(ClassifierJob):
                     labels=None if labels is None else labels[row],
                     tiled=self.maps.network.tiled_at,
                 )
-                if finite[row]
+                if finite[row, : len(classes)].all()
                 else BadImage("maps", NOT_FINITE)
             )
         return payloads

@@ -100,7 +100,7 @@ class ScaledNetwork:
                 at += count
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or (tile or size) < SMALLEST_TILE**2:
+                if not out_of_memory(error) or (count == 1 and (tile or size) < SMALLEST_TILE**2):
                     raise
             # Out of the handler: the error's traceback holds the tensors of the attempt.
             if self.device.type == "cuda":

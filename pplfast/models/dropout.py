@@ -60,20 +60,31 @@ def dropout(x: Tensor, probability: float, layer: int, training: bool) -> Tensor
         return x
     if _drawing.images is None:
         return (F.dropout if x.ndim == 2 else F.dropout2d)(x, probability)
-    rows = _row_keys(_drawing.images, _drawing.branches or ((0, len(x)),))
-    channels = torch.arange(x.shape[1], device=x.device) + layer * 2**32
-    uniform = _mix(rows[:, None] + channels * GOLDEN) & (2**BITS - 1)
-    kept = (uniform >= round(probability * 2**BITS)).to(x.dtype) / (1 - probability)
+    numbers, rows = zip(*(_drawing.branches or ((0, len(x)),)), strict=True)
+    kept = kept_channels(_drawing.images, numbers, rows, x.shape[1], layer, probability).to(x.dtype) / (1 - probability)
     return x * kept.view(*kept.shape, *(1,) * (x.ndim - 2))
 
 
-def _row_keys(images: Tensor, parts: Sequence[tuple[int, int]]) -> Tensor:
-    """int64 (N,)"""
+# Opaque to compilers: in their generated code a product that leaves int64 is an error.
+@torch.library.custom_op("pplfast::kept_channels", mutates_args=())
+def kept_channels(
+    images: Tensor, numbers: Sequence[int], rows: Sequence[int], channels: int, layer: int, probability: float
+) -> Tensor:
+    """bool (N, channels). images: int64 (B,), their keys. numbers, rows: of the branches that make up the N rows."""
     keys = []
-    for branch, rows in parts:
-        patches = torch.arange(rows // len(images), device=images.device) + branch * MOST_PATCHES
+    for number, count in zip(numbers, rows, strict=True):
+        patches = torch.arange(count // len(images), device=images.device) + number * MOST_PATCHES
         keys.append(_mix(images[:, None] + patches * GOLDEN).flatten())
-    return torch.cat(keys)
+    places = torch.arange(channels, device=images.device) + layer * 2**32
+    uniform = _mix(torch.cat(keys)[:, None] + places * GOLDEN) & (2**BITS - 1)
+    return uniform >= round(probability * 2**BITS)
+
+
+@kept_channels.register_fake
+def _(
+    images: Tensor, numbers: Sequence[int], rows: Sequence[int], channels: int, layer: int, probability: float
+) -> Tensor:
+    return images.new_empty(sum(rows), channels, dtype=torch.bool)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.labels.camfile import Cam, load_cam
+from pplfast.labels.camfolder import check_classes
 from pplfast.report.charts import swatch
 from pplfast.report.images import (
     Photo,
@@ -77,6 +78,7 @@ def _outputs(variant: VariantView, dataset: Dataset, name: str, photo: Photo) ->
     """Figures of what one variant made of one image; a file that cannot be read is named in its place."""
     figures = []
     try:
+        check_classes(variant.folder / "cams", dataset.classes)
         cam = _own_cam(variant.folder / "cams" / f"{name}.npz", dataset, photo)
         figures += [
             _figure(heat_over(photo.pixels, values), f"CAM {dataset.classes.names[column]}")

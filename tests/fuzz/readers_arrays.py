@@ -25,10 +25,9 @@ from pplfast.evaluate import cams as evaluate_cams
 from pplfast.evaluate import pngs as evaluate_pngs
 from pplfast.evaluate import submission, unscored
 from pplfast.evaluate.truth import Pair
-from pplfast.labels.label import generate_affinity_labels
-from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
-from pplfast.labels.label import generate_labels, read_pixels
 from pplfast.jobs.screen import screen
+from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
+from pplfast.labels.label import generate_affinity_labels, generate_labels, read_pixels
 from pplfast.npy import load_npy_dict
 from pplfast.recipe import AffinityConfig, LabelConfig
 

@@ -17,12 +17,12 @@ from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.demo import MARKER, RENDERER, make_demo
 from pplfast.data.demo_config import DemoConfig
 from pplfast.files import write_json
-from pplfast.labels import folder as label_folder
-from pplfast.labels.stream import job
 from pplfast.jobs.manifest import MERGED, checksum, merge, read_manifest
 from pplfast.jobs.plan import make_plan, source_state
 from pplfast.jobs.shards import OPEN_SUFFIX
 from pplfast.jobs.status import Status, Total, read_status, status_file
+from pplfast.labels import folder as label_folder
+from pplfast.labels.stream import job
 from pplfast.recipe import LabelConfig, load_recipe
 from pplfast.train import identity
 from pplfast.train.classifier import ClassifierTask
