@@ -74,36 +74,35 @@ def steps_of(out: Path) -> dict[str, float]:
     return {name: entry["seconds"] for name, entry in found.items() if entry["done"]}
 
 
-def ranks_of(launcher: int) -> list[int]:
-    """The processes that a launcher has started as ranks."""
+def ranks_of(mark: str) -> list[int]:
+    """The processes that a launcher with this mark in its environment has started as ranks."""
     ranks = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-            in_session = os.getsid(int(path.parent.name)) == launcher
-        except (OSError, ProcessLookupError):
-            continue
-        if in_session and any(word.startswith(b"--local_rank=") for word in words):
-            ranks.append(int(path.parent.name))
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if any(word.startswith(b"--local_rank=") for word in words) and mark.encode() in (
+                (path / "environ").read_bytes()
+            ):
+                ranks.append(int(path.name))
     return ranks
 
 
 def kill_in(step: str, delay: float, words: list[str], ranks: int, out: Path, moments: random.Random) -> bool:
     """Start on so many ranks, and kill one `delay` seconds after `step` has begun; whether it was still at it."""
-    log = out.with_suffix(".log")
+    log, mark = out.with_suffix(".log"), f"{os.getpid()}-{time.monotonic_ns()}"
     with open(log, "wb") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=file, env=ENVIRONMENT, start_new_session=True)
+        process = subprocess.Popen(words, stdout=file, stderr=file, env={**ENVIRONMENT, "KILL_CHAIN": mark})
     found = [process.pid] if ranks == 1 else []
     while process.poll() is None and (len(found) < ranks or record(out, step)["done"] is not False):
         time.sleep(0.001)
-        found = found if len(found) == ranks else ranks_of(process.pid)
+        found = found if len(found) == ranks else ranks_of(mark)
     if process.poll() is not None:
         raise RuntimeError(f"pplfast ended with {process.returncode} before {step}:\n{log.read_text()[-2000:]}")
     time.sleep(delay)
     with suppress(ProcessLookupError):  # it was faster
         os.kill(moments.choice(found), signal.SIGKILL)
     process.wait(timeout=180)  # a launcher ends all ranks
-    if left := ranks_of(process.pid):
+    if left := ranks_of(mark):
         raise RuntimeError(f"{step}: ranks {left} go on without the one that was killed")
     return record(out, step)["done"] is False
 

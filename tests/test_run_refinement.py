@@ -18,7 +18,7 @@ from pplfast.errors import UserError
 from pplfast.files import read_json
 from pplfast.labels.camfile import Cam, load_cam, save_cam
 from pplfast.labels.walk import walk_cams
-from pplfast.recipe import AugmentConfig, LabelConfig, ModelConfig, WalkConfig, recipe_from_dict
+from pplfast.recipe import AugmentConfig, ModelConfig, WalkConfig, recipe_from_dict
 from pplfast.run import RunConfig, run, with_default_lists
 from pplfast.run.table import closing, summary_table
 from pplfast.steps import STEPS
@@ -299,11 +299,8 @@ def test_a_cam_of_another_size_is_that_images_failure(finished, tmp_path):
 
 
 @pytest.mark.parametrize("table, changes, message", [
-    ("affinity", {"crf": "x"}, "CRF preset 'x'"),
-    ("affinity", {"label": LabelConfig(value=2.0)}, "background threshold 2.0"),
     ("affinity", {"augment": AugmentConfig(crop=66)}, "multiple of 4"),
     ("segmentation", {"model": ModelConfig("resnet50", "nowhere.pth")}, "nowhere.pth.*no such file"),
-    ("segmentation", {"crf": "x"}, "CRF preset 'x'"),
 ])  # fmt: skip
 def test_mistakes_are_found_before_anything_is_trained(finished, tmp_path, table, changes, message):
     config, _ = finished

@@ -85,8 +85,7 @@ def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
     args = build_parser(words[0]).parse_args(words)
     if words[0] == "run":
         check_run(args)
-        return
-    if hasattr(args, "recipe"):
+    elif hasattr(args, "recipe"):
         check_training_arguments(args)
         recipe_from_arguments(args)
     if here:

@@ -137,6 +137,25 @@ def while_others_wait(ranks: Ranks, action: Callable[[], T]) -> T:
     return cast(T, _given(ranks, *json.loads(outcome)))
 
 
+def on_all(ranks: Ranks, action: Callable[[], T]) -> T:
+    """Run `action` on every rank, which may be done hours apart, and give rank 0's result to all, as JSON has it.
+
+    What raises UserError on any rank is raised by all, and one has the message. action: rank 0's ends last, or waits
+    for the others by itself; it calls nothing that waits at the store.
+    """
+    failure: str | None = None
+    if not ranks.main:
+        _, failure = _attempt(action)
+    result = while_others_wait(ranks, action)
+
+    def fail() -> None:
+        if failure is not None:
+            raise UserError(failure)
+
+    together(ranks, fail)
+    return result
+
+
 _waits = itertools.count()  # all ranks count alike
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def run_job(job: Job, out: Path, options: JobOptions) -> Outcome:
     """This rank's part in the job on all images that have no output yet, alone or under a launcher.
 
     On rank 0 it returns when all ranks are done. Where the ranks had joined before, as in a chain of several steps,
-    they stay together, and the others return with it. Raises UserError for values and data that do not fit, a folder of
+    they stay together, and all return its outcome. Raises UserError for values and data that do not fit, a folder of
     other settings, a full disk, and where no image at all could be used. A signal ends it in order: see the outcome.
     """
     options.check()
@@ -68,9 +68,11 @@ def run_job(job: Job, out: Path, options: JobOptions) -> Outcome:
             # From here on the ranks need nothing of each other but the file system: a killed one holds nobody up.
             if not together_before:
                 stop_ranks()
-        outcome = _work(job, out, options, ranks, part, manifest, network, Room(room))
-        if together_before:
-            while_others_wait(ranks, lambda: None)
+
+        def work() -> dict[str, Any]:
+            return asdict(_work(job, out, options, ranks, part, manifest, network, Room(room)))
+
+        outcome = Outcome(**(on_all(ranks, work) if together_before else work()))
     if outcome.bad and not outcome.written and not outcome.skipped and not outcome.signal:
         name, reason = outcome.bad[0]
         raise UserError(f"{out}: all {len(outcome.bad)} images failed (first: {name}: {reason})")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pplfast.cluster.ranks import LostRankError, Ranks, on_main, together, while_others_wait
 from pplfast.data.dataset import Dataset
-from pplfast.errors import Terminated, UserError
+from pplfast.errors import Terminated
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels
 from pplfast.files import remove_file, write_json
 from pplfast.jobs import JobOptions, Outcome
@@ -241,7 +241,7 @@ class Work:
 
         def action() -> dict[str, Any]:
             on_main(self.ranks, lambda: _remove_others(out, dataset))
-            outcome = Outcome(**on_all(self.ranks, lambda: dataclasses.asdict(job())))
+            outcome = together(self.ranks, job)  # of all ranks, on each
             if outcome.signal:
                 raise Terminated if outcome.signal == signal.SIGTERM else KeyboardInterrupt
             if outcome.unfinished:
@@ -256,27 +256,6 @@ class Work:
             return {"missing": missing, "images_per_second": rate, "written": outcome.written}
 
         return action
-
-
-def on_all(ranks: Ranks, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do `job` on all ranks, which are done at very different times: what rank 0's gives, to all of them as JSON.
-
-    A UserError of any rank is raised by all. job: waits for nobody by `while_others_wait`.
-    """
-    failed: UserError | None = None
-    if not ranks.main:
-        try:
-            job()
-        except UserError as error:
-            failed = error
-    result = while_others_wait(ranks, job)  # on rank 0: the job
-
-    def raise_failure() -> None:
-        if failed:
-            raise failed
-
-    together(ranks, raise_failure)
-    return result
 
 
 def _remove_others(out: Path, dataset: Dataset) -> None:
