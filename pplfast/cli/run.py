@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     options = launch_options(args)
     recipe, seeds = check_run(args)
 
-    from pplfast.cluster.ranks import OtherRankError, stop_ranks, world_size  # torch comes along
+    from pplfast.cluster.meeting import world_size  # torch comes along
+    from pplfast.cluster.ranks import OtherRankError, stop_ranks
 
     launched = bool(os.environ.get("WORLD_SIZE"))
     if launched and not args.hostfile and args.ranks not in (0, world_size(os.environ)):
