@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pplfast.arrays import Int64Array
 from pplfast.cluster.agreement import CODE, DATA, OPTIONS, agree, code_versions
 from pplfast.cluster.meeting import local_world, world_size
-from pplfast.cluster.ranks import Ranks, gather, on_main, start_ranks, stop_ranks, together
+from pplfast.cluster.ranks import Ranks, gather, on_all, on_main, start_ranks, stop_ranks, together
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.jobs import status as state
