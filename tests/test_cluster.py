@@ -225,6 +225,7 @@ def test_every_command_that_shares_its_work_among_ranks(monkeypatch, tmp_path, c
     """What is trained goes on with --resume; all else by the same command."""
     attempts = Attempts(monkeypatch, [75, 0], [])
     (tmp_path / "list.txt").write_text("a\n")
+    (tmp_path / "a.jpg").write_text("")
     words = [*words, "--data", str(tmp_path), "--out", "y"]
     if kind:
         (tmp_path / f"{kind}.json").write_text("{}")

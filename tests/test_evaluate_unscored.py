@@ -89,7 +89,7 @@ def test_failed_images_are_left_out_and_missing_ones_are_an_error(tmp_path):
     (tmp_path / "b.png").unlink()
     with pytest.raises(UserError, match=r"first: b"):
         inspect_labels(tmp_path, dataset, jobs=1)
-    (tmp_path / "bad.jsonl").write_text('{"id": "b", "error": "broken"}\n')
+    (tmp_path / "manifest.jsonl").write_text('{"id": "b", "state": "bad", "reason": "broken"}\n')
     facts = inspect_labels(tmp_path, dataset, jobs=1)
     assert (facts.images, facts.listed, facts.almost_all, facts.declared) == (4, 5, 0, 4)
 
