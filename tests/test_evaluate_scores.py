@@ -11,8 +11,8 @@ from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
 from pplfast.evaluate.confusion import class_ious, confusion_matrix, mean_iou
+from pplfast.files import write_json
 from pplfast.labels.camfile import load_cam
-from pplfast.jobs.folder import OutputFolder
 from pplfast.labels.label import generate_labels
 from pplfast.recipe import LabelConfig
 
@@ -99,7 +99,7 @@ def test_default_sweep_equals_the_pngs_of_its_threshold(small):
     assert sweep == evaluate_cams(cams, dataset, jobs=1)
     for threshold in (0.05, sweep.threshold, 0.6):
         out = folder / f"labels{threshold}"
-        generate_labels(cams, dataset, LabelConfig(value=threshold, crf="none"), out, jobs=1)
+        generate_labels(cams, dataset, LabelConfig(value=threshold, crf="none"), out)
         assert evaluate_labels(out, dataset, jobs=1).miou == pytest.approx(dict(sweep.sweep)[threshold], abs=1e-9)
 
 
@@ -129,13 +129,29 @@ def test_warnings(small):
     object.__setattr__(dataset, "masks", (None, *dataset.masks[1:]))
     object.__setattr__(dataset, "classes", ClassList(("bus", "cat", "person"), (6, 8, 14)))
     (cams / "im1.npz").unlink()
-    OutputFolder(cams, ".npz", {}).failed("im1", "truncated")
+    note = {"id": "im1", "state": "bad", "kind": "truncated", "reason": "im1.jpg: truncated"}
+    (cams / "manifest.jsonl").write_text(json.dumps(note) + "\n")
     scores = evaluate_cams(cams, dataset, jobs=1)
     assert (scores.images, scores.listed) == (3, 5)
     text = "\n".join(scores.warnings)
     assert "1 of the list's 5 images have no mask" in text and "1 images failed earlier" in text
     assert "looks like train_aug" in text and "masks hold the values 15, which are no class" in text
     assert "warning: " in scores.table()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"class_names": ["cat", "bus", "person"]}, "the classes cat,bus,person, not bus,cat,person; give --classes"),
+        ({"class_names": ["bus", "cat"]}, "the classes bus,cat, not bus,cat,person"),
+        ({"class_names": ["bus", "cat", "person"], "class_ids": [1, 2, 3]}, "the values 1,2,3, not 6,8,15"),
+    ],
+)
+def test_cams_of_another_class_list_are_not_scored(small, settings, message):
+    dataset, cams, _folder = small
+    write_json(cams / "settings.json", settings)
+    with pytest.raises(UserError, match=f"cams: was made for {message}"):
+        evaluate_cams(cams, dataset, jobs=1)
 
 
 def test_a_folder_whose_name_sounds_like_a_list_is_none(small):
@@ -162,3 +178,49 @@ def test_errors_name_the_file_and_the_remedy(small):
         evaluate_cams(cams, dataset, jobs=1)
     with pytest.raises(UserError, match="no thresholds"):
         evaluate_cams(cams, dataset, [], jobs=1)
+
+
+def black_and_white(dataset, folder):
+    for name in dataset.ids:
+        mask = read_mask(folder / "masks" / f"{name}.png")
+        write_mask(folder / "masks" / f"{name}.png", np.where((mask == 0) | (mask == 255), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("images", (1, 5))
+def test_masks_of_0_and_255_alone_are_a_warning_of_both_scores(small, images):
+    dataset, cams, folder = small
+    black_and_white(dataset.subset(range(images)), folder)
+    for name, mask in zip(dataset.ids, dataset.masks, strict=True):
+        write_mask(folder / "empty" / f"{name}.png", np.zeros_like(read_mask(mask)))
+    for scores in (evaluate_labels(folder / "empty", dataset, jobs=1), evaluate_cams(cams, dataset, jobs=1)):
+        text = "\n".join(scores.warnings)
+        assert f"{images} of 5 masks hold 255 and no class (as {folder}/masks/im0.png): 255 is 'ignore'" in text
+        assert ("no pixel of the masks is of a class" in text) == (images == 5)
+        assert scores.miou < 50
+
+
+def test_masks_of_images_without_a_class_may_hold_255_alone(small):
+    dataset, cams, folder = small
+    black_and_white(dataset.subset([0]), folder)
+    dataset.labels[0] = 0
+    assert evaluate_cams(cams, dataset, jobs=1).warnings == []
+
+
+def test_a_score_over_no_class_does_not_read_as_perfect(small):
+    dataset, _, folder = small
+    black_and_white(dataset, folder)
+    for name, mask in zip(dataset.ids, dataset.masks, strict=True):
+        write_mask(folder / "empty" / f"{name}.png", np.zeros_like(read_mask(mask)))
+    scores = evaluate_labels(folder / "empty", dataset, jobs=1)
+    assert scores.miou == 0 and scores.classes[0].iou == 100
+    assert "  mIoU        of no class\n" in scores.table() and scores.table().count("100.0") == 1
+
+
+def test_labels_of_0_and_255_alone_are_a_warning(small):
+    dataset, _, folder = small
+    for name, mask in zip(dataset.ids, dataset.masks, strict=True):
+        write_mask(folder / "labels" / f"{name}.png", np.where(read_mask(mask), 255, 0).astype(np.uint8))
+    (warning,) = evaluate_labels(folder / "labels", dataset, jobs=1).warnings
+    assert "labels hold 0 and 255 alone: 255 is no label" in warning
+    write_mask(folder / "labels" / "im0.png", read_mask(dataset.masks[0]))
+    assert evaluate_labels(folder / "labels", dataset, jobs=1).warnings == []

@@ -117,3 +117,11 @@ def test_concerns_start_above_the_thresholds(changes, words):
     concerns = list(dataclasses.replace(FINE, **changes).concerns().values())
     assert len(concerns) == len(words)
     assert all(word in concern for word, concern in zip(words, concerns, strict=True))
+
+
+def test_labels_without_any_class_are_told_the_values():
+    facts = dataclasses.replace(FINE, foreground=0.0, empty=120)
+    assert (
+        "255 no label" in facts.concerns()["empty"]
+        and "255" not in dataclasses.replace(FINE, empty=31).concerns()["empty"]
+    )

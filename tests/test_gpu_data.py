@@ -21,11 +21,10 @@ from pplfast.benchmarks.label_data import label_arguments, make_images
 from pplfast.data.handover import Handover, HostCopy, to_device
 from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import read_mask
-from pplfast.labels.cam import generate_cams
+from pplfast.jobs.pipeline import labels_that_fit
+from pplfast.labels.cam import MapMaker, generate_cams
 from pplfast.labels.camfile import load_cam
 from pplfast.labels.device_crf import DeviceLabeller
-from pplfast.labels.cam import MapMaker
-from pplfast.jobs.pipeline import labels_that_fit
 from pplfast.models.backbone import BlockSpec
 from pplfast.recipe import AugmentConfig, CamConfig, LabelConfig
 

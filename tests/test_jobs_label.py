@@ -19,8 +19,8 @@ from PIL import Image
 from pplfast.benchmarks import label_kill
 from pplfast.benchmarks.label_data import image_id, label_arguments, make_images
 from pplfast.data.masks import read_mask, voc_palette
-from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.jobs.status import resident_bytes
+from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.lock import hold_folder
 from pplfast.npy import load_npy_dict
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from pplfast.errors import UserError
+from pplfast.jobs.folder import OutputFolder, find_outputs, read_settings
 from pplfast.labels import progress
 from pplfast.labels.camfile import Cam, load_cam, resize_bilinear, save_cam, save_npy, stored_size
-from pplfast.jobs.folder import OutputFolder, find_outputs, read_settings
 from pplfast.npy import load_npy_dict
 
 

@@ -26,8 +26,8 @@ from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import submission
-from pplfast.labels.label import confident_labels
 from pplfast.labels.camfile import Cam
+from pplfast.labels.label import confident_labels
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet
@@ -217,7 +217,7 @@ def test_a_partial_table_keeps_the_tables_own_defaults():
     default = AffinityConfig()
     assert recipe.affinity.optim == dataclasses.replace(default.optim, batch=4) and recipe.affinity.walk == default.walk
     for table, message in (
-        ({"affinity": {"foreground": 0.01}}, "affinity.background, foreground"),
+        ({"affinity": {"foreground": 0.01}}, "affinity.background.*foreground = 0.01"),
         ({"segmentation": {"optim": {"zero": 7}}}, "segmentation.optim.zero"),
         ({"affinity": {"walk": {"radius": 1}}}, "affinity.walk.radius"),
     ):

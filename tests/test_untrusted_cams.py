@@ -12,9 +12,8 @@ from labels_small import small_dataset, write_cams
 
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams
-from pplfast.labels.label import generate_affinity_labels
 from pplfast.labels.camfile import load_cam
-from pplfast.labels.label import generate_labels
+from pplfast.labels.label import generate_affinity_labels, generate_labels
 from pplfast.recipe import AffinityConfig, LabelConfig
 
 HALF = np.full((2, 8, 10), 0.5, np.float16)

@@ -1,11 +1,16 @@
 """The processes of a run: who they are, and how they fail together instead of waiting for each other."""
 
 import errno
+import itertools
+import json
 import os
+import queue
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -21,6 +26,10 @@ T = TypeVar("T")
 EXIT_LOST = 75  # exit code of a run that lost a rank or a host (EX_TEMPFAIL): starting again may help
 JOIN = 300.0  # seconds that a rank waits for the others to come, at most: they start at the same time
 JOIN_POLL = 0.1  # seconds
+BEAT = 1.0  # seconds between rank 0's signs of life while the others wait
+# Seconds without one until it counts as lost, though its connection stands: long enough for native code that lets no
+# other thread run, and for a machine that swaps.
+SILENCE = 30.0
 MOST_RANKS = 65536
 
 
@@ -243,9 +252,98 @@ def on_main(ranks: Ranks, action: Callable[[], T]) -> T:
     if ranks.world > 1:
         dist.broadcast_object_list(outcome, src=0)
     result, message = outcome[0]
-    if message is not None:
-        raise (EveryRankError if ranks.main else OtherRankError)(message)
-    return cast(T, result)
+    return _given(ranks, result, message)
+
+
+def while_others_wait(ranks: Ranks, action: Callable[[], T]) -> T:
+    """`on_main` for what may take hours: a collective would end by its time-out.
+
+    The result travels as JSON, and on every rank it is what JSON makes of it (a tuple becomes a list). Raises
+    LostRankError on the others once rank 0 is gone: at once if its process ended, after SILENCE seconds if its host is
+    cut off; and on rank 0, at the end, for those that are gone by then.
+    """
+    if ranks.world == 1:
+        outcome = json.dumps(_attempt(action))
+    else:
+        key = f"wait/{next(_waits)}"
+        outcome = _work_alone(ranks, action, key) if ranks.main else _wait_for_main(ranks, key)
+    return cast(T, _given(ranks, *json.loads(outcome)))
+
+
+_waits = itertools.count()  # all ranks count alike
+
+
+def _work_alone(ranks: Ranks, action: Callable[[], T], key: str) -> str:
+    """On rank 0: the outcome as JSON, once all others have read it: the store may end with this process."""
+    store, done = connect_store(), threading.Event()
+
+    def beat() -> None:
+        with suppress(RuntimeError):  # the store is gone, which is found below
+            for count in itertools.count():
+                store.set(f"{key}/beat", str(count))
+                if done.wait(BEAT):
+                    return
+
+    beating = threading.Thread(target=beat, daemon=True, name=f"{key} beat")
+    beating.start()
+    try:
+        outcome = json.dumps(_attempt(action))
+    finally:
+        done.set()
+        beating.join()
+    waiting = list(range(1, ranks.world))
+    deadline = time.monotonic() + SILENCE
+    try:
+        store.set(f"{key}/outcome", outcome)
+        while waiting := [rank for rank in waiting if not store.check([f"{key}/{rank}"])]:
+            if time.monotonic() > deadline:
+                gone = ", ".join(f"rank {rank} on {store.get(joined(rank)).decode()}" for rank in waiting[:8])
+                raise LostRankError(f"{gone} did not wait for rank 0: killed, or the host is down or cut off")
+            time.sleep(JOIN_POLL)
+    except RuntimeError as error:
+        raise _lost_store(error) from None
+    return outcome
+
+
+def _wait_for_main(ranks: Ranks, key: str) -> str:
+    """On the others: what `_work_alone` gives."""
+    news: queue.SimpleQueue[str | RuntimeError | None] = queue.SimpleQueue()
+
+    def listen() -> None:  # in a thread: it may block for ever in the network
+        beat = b""
+        try:
+            store = connect_store()
+            while not store.check([f"{key}/outcome"]):
+                if store.check([f"{key}/beat"]) and beat != (beat := store.get(f"{key}/beat")):
+                    news.put(None)
+                time.sleep(BEAT / 2)
+            outcome = store.get(f"{key}/outcome").decode()
+            store.set(f"{key}/{ranks.rank}", "")
+            news.put(outcome)
+        except RuntimeError as error:
+            news.put(error)
+
+    threading.Thread(target=listen, daemon=True, name=key).start()
+    patience = JOIN  # until rank 0 has come
+    while True:
+        try:
+            found = news.get(timeout=patience)
+        except queue.Empty:
+            raise LostRankError(
+                f"rank 0 gave no sign of life for {patience:.0f} s: its host is down or cut off"
+            ) from None
+        if isinstance(found, RuntimeError):
+            raise _lost_store(found) from None
+        if found is not None:
+            return found
+        patience = SILENCE
+
+
+def _lost_store(error: RuntimeError) -> LostRankError:
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return LostRankError(
+        f"the connection to rank 0 at {where} was lost ({str(error).splitlines()[0]}): killed, or its host is down"
+    )
 
 
 def gather(ranks: Ranks, value: T) -> list[T]:
@@ -255,6 +353,13 @@ def gather(ranks: Ranks, value: T) -> list[T]:
     values: list[Any] = [None] * ranks.world
     dist.all_gather_object(values, value)
     return values
+
+
+def _given(ranks: Ranks, result: T | None, message: str | None) -> T:
+    """What rank 0 has for all."""
+    if message is not None:
+        raise (EveryRankError if ranks.main else OtherRankError)(message)
+    return cast(T, result)  # without a message it is there
 
 
 def _attempt(action: Callable[[], T]) -> tuple[T | None, str | None]:

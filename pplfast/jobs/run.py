@@ -14,7 +14,17 @@ import torch.distributed as dist
 
 from pplfast.arrays import Int64Array
 from pplfast.cluster.agreement import CODE, DATA, OPTIONS, agree, code_versions
-from pplfast.cluster.ranks import Ranks, gather, local_world, on_main, start_ranks, stop_ranks, together, world_size
+from pplfast.cluster.ranks import (
+    Ranks,
+    gather,
+    local_world,
+    on_main,
+    start_ranks,
+    stop_ranks,
+    together,
+    while_others_wait,
+    world_size,
+)
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.jobs import status as state
@@ -69,7 +79,7 @@ def run_job(job: Job, out: Path, options: JobOptions) -> Outcome:
                 stop_ranks()
         outcome = _work(job, out, options, ranks, part, manifest, network, Room(room))
         if together_before:
-            on_main(ranks, lambda: None)
+            while_others_wait(ranks, lambda: None)
     if outcome.bad and not outcome.written and not outcome.skipped and not outcome.signal:
         name, reason = outcome.bad[0]
         raise UserError(f"{out}: all {len(outcome.bad)} images failed (first: {name}: {reason})")
@@ -106,7 +116,7 @@ def _plan(
 
 def _digest(dataset: Dataset) -> dict[str, Any]:
     """Rank 0 shares out the images by their places in the list."""
-    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    digest = hashlib.sha256(dataset.encoded_ids)
     if dataset.labels is not None:
         digest.update(dataset.labels.tobytes())
     return {"the number of images": len(dataset), "the digest of ids and labels": digest.hexdigest()[:16]}

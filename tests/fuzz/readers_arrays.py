@@ -69,7 +69,7 @@ def _label_cam(folder: Path) -> None:
 
 
 def _score_cam(folder: Path) -> object:
-    pair = Pair("im2", folder / "cams/im2.npz", folder / "masks/im2.png")
+    pair = Pair("im2", folder / "cams/im2.npz", folder / "masks/im2.png", True)
     return evaluate_cams.count_chunk([pair], classes=CLASSES, edges=np.array([0.1, 0.3], np.float32))
 
 
@@ -144,7 +144,7 @@ def _check_one(folder: Path) -> None:
 
 def _score_label(folder: Path) -> None:
     path = folder / "masks/im.png"
-    evaluate_pngs.count_chunk([Pair("im", path, folder / "truth.png")], CLASSES)
+    evaluate_pngs.count_chunk([Pair("im", path, folder / "truth.png", True)], CLASSES)
 
 
 def _label_facts(folder: Path) -> object:
