@@ -132,12 +132,12 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str, unsure: tup
     from pplfast.train import load_classifier
 
     cam, label = cam_config(folder, changes), label_config(args, folder, preset, unsure)
-    check_rule(label, unsure)
+    outputs = tuple(dict.fromkeys(args.outputs.split(",")))
+    check_rule(label, unsure, outputs)
     changed = bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure))
     background = f"{unsure[0]:g} and {unsure[1]:g}" if unsure else f"{label.background} {label.value:g}"
     scales = scales_text(cam.scales, cam.flip)
     say_settings(f"CAMs at {scales}, background {background}, CRF {label.crf}", changed)
-    outputs = tuple(dict.fromkeys(args.outputs.split(",")))
     model, options = load_classifier(folder), job_options(args)
     outcome = label_dataset(model, dataset, cam, label, args.out, unsure, outputs, engine, args.shard_size, options)
     return say_outcome(outcome, "labels", args.out)
