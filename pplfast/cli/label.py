@@ -1,6 +1,7 @@
 """`pplfast label`: pseudo labels, from a classifier in one go (alone or on many ranks) or from CAM files."""
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple
         config = LabelConfig(background=kind, value=value, crf=config.crf)
     from pplfast.labels.label import label_cams
 
-    outcome = label_cams(args.cams, dataset, config, args.out, unsure, engine, job_options(args))
+    options = dataclasses.replace(job_options(args), rotated=True)  # the CAMs are of the images as stored
+    outcome = label_cams(args.cams, dataset, config, args.out, unsure, engine, options)
     return say_outcome(outcome, "labels", args.out)
 
 

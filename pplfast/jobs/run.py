@@ -41,7 +41,7 @@ from pplfast.jobs.record import BAD
 from pplfast.jobs.shards import ShardWriter
 from pplfast.jobs.stopping import Stopping
 from pplfast.jobs.workers import Workers
-from pplfast.lock import hold_folder, is_locked
+from pplfast.lock import hold_folder, is_locked, require_locks
 from pplfast.precision import exact_float32
 
 
@@ -96,6 +96,8 @@ def _plan(
 
     def begin() -> tuple[dict[str, Any], str]:
         held.enter_context(hold_folder(out, PATIENCE))
+        if ranks.world > 1:
+            require_locks(out)
         settings = decide(out, job.wanted, job.choices(ranks.device, network))
         names = (f"{name}{suffix}" for name in dataset.ids for suffix in job.suffixes)
         claim_folder(out, settings, (out / name for name in names))
