@@ -11,7 +11,7 @@ from torch import nn
 
 from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
-from pplfast.jobs import plan
+from pplfast.jobs import pipeline, plan
 from pplfast.jobs.job import Finish, Finished, Job
 from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.options import JobOptions
@@ -136,6 +136,17 @@ class SmallSegmenter(nn.Module):
     def forward(self, images):
         right, below = -images.shape[3] % 4, -images.shape[2] % 4
         return self.head(nn.functional.pad(images, (0, right, 0, below)))
+
+
+def in_batches(monkeypatch) -> None:
+    """As on a GPU: several images of one size at a time."""
+    plain = pipeline.Feed
+
+    def feed(job, indices, batch, keeper, *more):
+        keeper._batch = job.batch
+        return plain(job, indices, job.batch, keeper, *more)
+
+    monkeypatch.setattr(pipeline, "Feed", feed)
 
 
 def plan_of(job: Job, out: Path, verify: bool = False):

@@ -50,7 +50,7 @@ class Keeper:
 def feed_of(keeper, indices=None, **changes):
     job = Mean(keeper.data, **changes)
     indices = range(len(keeper.data)) if indices is None else indices
-    return Feed(job, indices, keeper, Meter({}), 1, CPU)
+    return Feed(job, indices, keeper.batch, keeper, Meter({}), 1, CPU)
 
 
 def mixed(tmp_path, count):
@@ -89,10 +89,11 @@ def test_a_job_that_looks_at_no_pixels_reads_no_file(tmp_path, monkeypatch):
 def test_headers_are_read_ahead_within_a_window_alone(tmp_path, monkeypatch):
     """Images of sizes that never fill a batch go when enough others wait."""
     data = images(tmp_path / "images", [f"im{n:03d}" for n in range(3 * WINDOW)], (8, 8))
-    keeper = Keeper(data)
+    keeper = Keeper(data, batch=1)
+    monkeypatch.setattr(keeper, "batch_of", lambda size: 4)
     monkeypatch.setattr(keeper, "screen", lambda index: keeper.screened.append(index) or (8 + index, 8))
     monkeypatch.setattr(feed_module.Feed, "_decode", lambda self, decoder, readers, batch: batch)
-    groups, most = feed_of(keeper, batch=1), 0
+    groups, most = feed_of(keeper), 0
     for size, group in groups._groups(feed_module.ThreadPoolExecutor(1)):
         assert len(group) == 1 and size == (8 + group[0], 8)
         most = max(most, len(keeper.screened))

@@ -227,8 +227,6 @@ class Pipeline:
 
     def _append(self, index: int, record: Record) -> None:
         known = self._known.pop(index, {})
-        if record.get("kind") == "missing" and known.get("source"):
-            del known["source"]  # it is there, and an error of the file system may pass: the record does not hold
         self._ends.manifest.append({**record, **known, "rank": self._rank, "time": round(time.time(), 3)})
 
     def _fail(self, error: BaseException) -> None:
