@@ -9,10 +9,9 @@ from loader_helpers import MEAN, STD, small_dataset
 
 from pplfast.data import handover as module
 from pplfast.data.handover import Handover, HostCopy, to_device
-from pplfast.data.inference import InferenceLoader
 from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import write_mask
-from pplfast.labels.stream import maps as maps_module
+from pplfast.data.pipelines import Resizer
 from pplfast.recipe import AugmentConfig
 
 AUGMENT = AugmentConfig(crop=32, resize_long=(40, 96))
@@ -44,11 +43,10 @@ def dataset(tmp_path_factory):
 
 
 def test_on_a_cpu_a_single_batch_is_not_copied():
-    one, other, handover = FakeBatch(1), FakeBatch(2), Handover(torch.device("cpu"))
+    one, handover = FakeBatch(1), Handover(torch.device("cpu"))
     shared = handover.from_dali(one)
     one.array[0, 0] = 9
     assert shared[0, 0] == 9
-    assert handover.from_dali(one, other).tolist() == [[9, 1, 1], [1, 1, 1], [2, 2, 2], [2, 2, 2]]
     assert handover.from_dali(one, dtype=torch.int64).dtype == torch.int64
     host = torch.zeros(3)
     assert handover.from_host(host) is host and to_device(host, torch.device("cpu")) is host
@@ -103,18 +101,12 @@ def test_training_batches(streams, dataset, masks):
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_inference_batches(streams, dataset, flip):
-    found = list(InferenceLoader(dataset, (0.5, 1.0), flip, MEAN, STD, 3, threads=1, device=GPU))
-    assert_handed_over(streams, [images for batch in found for images in batch.images], "scale")
-
-
-def test_scales_of_the_labelling(streams):
-    resizer = maps_module.Resizer(MEAN, STD, 2, 1, Handover(GPU))
+def test_scales_of_the_jobs(streams):
+    resizer = Resizer(MEAN, STD, 2, 1, Handover(GPU))
     pixels = [np.full((24, 40, 3), 200, np.uint8)] * 2
-    images = resizer(pixels, 0.5)
-    assert images.shape == (2, 3, 12, 20)
-    assert_handed_over(streams, [images], "MainThread")
+    scaled = [resizer(pixels, scale) for scale in (0.5, 1.0)]
+    assert [images.shape for images in scaled] == [(2, 3, 12, 20), (2, 3, 24, 40)]
+    assert_handed_over(streams, scaled, "MainThread")
 
 
 class OnGpu(torch.Tensor):

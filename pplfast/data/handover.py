@@ -30,11 +30,11 @@ class Handover:
         if self._gpu:
             self._own, self._consumer = torch.cuda.Stream(device), torch.cuda.current_stream(device)
 
-    def from_dali(self, *batches: Any, dtype: torch.dtype | None = None) -> Tensor:
-        """DALI batches of equal shapes, one behind the other. A single one on a CPU is DALI's memory, kept alive."""
+    def from_dali(self, batch: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """A DALI batch of equal shapes. On a CPU it is DALI's memory, kept alive."""
         with self._queue():
-            parts = [torch.from_dlpack(batch.as_tensor()) for batch in batches]
-            tensor = torch.cat(parts) if self._gpu or len(parts) > 1 else parts[0]
+            shared = torch.from_dlpack(batch.as_tensor())  # held until the copy is complete
+            tensor = shared.clone() if self._gpu else shared
             return self._complete(tensor if dtype is None else tensor.to(dtype))
 
     def from_host(self, tensor: Tensor) -> Tensor:

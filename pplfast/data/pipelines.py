@@ -7,7 +7,6 @@ one batch, and the augmentation cannot tell them apart.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -87,17 +86,10 @@ def augment_graph(crop: int, jitter: bool, mean: list[float], std: list[float], 
 
 
 @pipeline_def
-def scale_graph(scales: int, flip: bool, mean: list[float], std: list[float], gpu: bool) -> tuple[DataNode, ...]:
-    """uint8 HWC images of one shape -> per scale the normalised float32 image and, with `flip`, its mirror image."""
-    images = _images(gpu)
-    outputs = []
-    for number in range(scales):
-        resized = fn.resize(images, size=_values(f"size{number}", 1), interp_type=types.INTERP_CUBIC, antialias=True)
-        outputs += [
-            fn.crop_mirror_normalize(resized, mirror=mirror, mean=mean, std=std, output_layout="HWC")
-            for mirror in range(1 + flip)
-        ]
-    return tuple(outputs)
+def scale_graph(mean: list[float], std: list[float], gpu: bool) -> DataNode:
+    """uint8 HWC images of one shape -> normalised float32 images."""
+    images = fn.resize(_images(gpu), size=_values("size", 1), interp_type=types.INTERP_CUBIC, antialias=True)
+    return fn.crop_mirror_normalize(images, mean=mean, std=std, output_layout="HWC")
 
 
 @pipeline_def
@@ -208,50 +200,15 @@ class MaskCutter:
         return self._handover.from_dali(batch, dtype=torch.int64).squeeze(3)
 
 
-class Scaler:
-    """Decoded images of one shape -> normalised batches, one for each scale."""
-
-    def __init__(
-        self,
-        scales: Sequence[float],
-        flip: bool,
-        mean: Sequence[float],
-        std: Sequence[float],
-        batch_size: int,
-        threads: int,
-        handover: Handover,
-    ) -> None:
-        self._scales, self._flip, self._handover = tuple(scales), flip, handover
-        self._pipeline = scale_graph(
-            scales=len(self._scales),
-            flip=flip,
-            mean=[float(value) for value in mean],
-            std=[float(value) for value in std],
-            **pipeline_options(batch_size, threads, handover.device),
-        )
-
-    def __call__(self, images: Sequence[UInt8Array]) -> list[torch.Tensor]:
-        """Per scale float32 (B*F, 3, h, w), channels_last, F = 2 with flip: B plain rows, then B mirrored ones."""
-        height, width = images[0].shape[:2]
-        sizes = {
-            f"size{number}": np.full((len(images), 2), scaled_size(height, width, scale), np.float32)
-            for number, scale in enumerate(self._scales)
-        }
-        outputs = iter(self._pipeline.run(images=list(images), **sizes))
-        return [self._handover.from_dali(*islice(outputs, 1 + self._flip)).permute(0, 3, 1, 2) for _ in self._scales]
-
-
 class Resizer:
-    """Decoded images of one shape -> one normalised batch at one scale: Scaler for images of any size, a scale at a
-    time, so that no more than the scale in work has to be in memory."""
+    """Decoded images of one shape -> one normalised batch at a scale, by antialiased bicubic resizing in 0..255 as in
+    the field's published CAM code. mean, std: 3 values in units of 0..255."""
 
     def __init__(
         self, mean: Sequence[float], std: Sequence[float], batch_size: int, threads: int, handover: Handover
     ) -> None:
         self._handover = handover
         self._pipeline = scale_graph(
-            scales=1,
-            flip=False,
             mean=[float(value) for value in mean],
             std=[float(value) for value in std],
             **pipeline_options(batch_size, threads, handover.device),
@@ -261,7 +218,7 @@ class Resizer:
         """float32 (B, 3, h, w), channels_last."""
         height, width = images[0].shape[:2]
         size = scaled_size(height, width, scale)
-        (batch,) = self._pipeline.run(images=list(images), size0=np.full((len(images), 2), size, np.float32))
+        (batch,) = self._pipeline.run(images=list(images), size=np.full((len(images), 2), size, np.float32))
         return self._handover.from_dali(batch).permute(0, 3, 1, 2)
 
 
