@@ -70,7 +70,8 @@ class Work:
         config, seed = self.recipe.affinity, self.recipe.seed
 
         def action() -> dict[str, Any]:
-            classifier, labels = load_classifier(self._source(step, "train")), self._source(step, "labels")
+            labels = self._source(step, "labels")
+            classifier = together(self.ranks, lambda: load_classifier(self._source(step, "train")))
             dataset, out = self._dataset(step), self._out(step)
             return _training_values(
                 train_boundaries(config, classifier, dataset, labels, out, seed, True, self._options)
@@ -92,7 +93,7 @@ class Work:
         config = self.recipe.cam
 
         def job() -> Outcome:
-            model = load_classifier(self._source(step, "train")).to(default_device())
+            model = together(self.ranks, lambda: load_classifier(self._source(step, "train"))).to(default_device())
             return generate_cams(model, self._dataset(step), config, self._out(step), options=self._job_options)
 
         return {"cam": dataclasses.asdict(config)}, self._job(step, job)
@@ -116,7 +117,7 @@ class Work:
         config, cams = self.recipe.affinity.walk, self._source(step, "cams")
 
         def job() -> Outcome:
-            model = load_boundaries(self._source(step, "boundary")).to(default_device())
+            model = together(self.ranks, lambda: load_boundaries(self._source(step, "boundary"))).to(default_device())
             return walk_cams(model, cams, self._dataset(step), config, self._out(step), self._job_options)
 
         return {"walk": dataclasses.asdict(config)}, self._job(step, job)
@@ -125,7 +126,7 @@ class Work:
         config = self.recipe.segmentation
 
         def job() -> Outcome:
-            model, classes = load_segmentation(self._source(step, "segmentation"))
+            model, classes = together(self.ranks, lambda: load_segmentation(self._source(step, "segmentation")))
             model.to(default_device())
             return segment_images(model, classes, self._dataset(step), config, self._out(step), self._job_options)
 
