@@ -101,7 +101,7 @@ def test_a_run_within_the_data_set_is_refused(out, tmp_path, capsys):
     (tmp_path / "link").symlink_to(folder)
     assert main(["run", "--data", str(folder), "--recipe", "demo", "--out", str(tmp_path / out)]) == 2
     error = capsys.readouterr().err
-    assert "lies in the data set's folder" in error and error.count("\n") == 1 and not list(folder.iterdir())
+    assert "lies among the data set's files" in error and error.count("\n") == 1 and not list(folder.iterdir())
 
 
 def test_the_report_shows_as_many_images_as_its_help_says():

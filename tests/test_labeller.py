@@ -127,7 +127,7 @@ def test_an_image_that_does_not_fit_the_memory_is_told(run, monkeypatch):
     labeller = pplfast.load_labeller(run / "ppl" / "segmentation", "cpu")
     path = run / "images" / "photo0.jpg"
     for error, expected in ((torch.OutOfMemoryError("CUDA"), UserError), (RuntimeError("another"), RuntimeError)):
-        monkeypatch.setattr(labeller._model, "forward", mock.Mock(side_effect=error))
+        monkeypatch.setattr(labeller._segmenter.network, "_run", mock.Mock(side_effect=error))
         with pytest.raises(expected, match="64 x 60 pixels does not fit the memory|another"):
             labeller.maps(path)
 

@@ -1,6 +1,7 @@
 """Background scores, the dense CRF against pydensecrf itself, and the worker pool."""
 
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -109,8 +110,18 @@ def test_a_dying_worker_is_an_error_for_the_user():
 
 
 @pytest.mark.slow
+def test_a_signal_does_not_reach_a_worker_that_is_being_started():
+    """Ctrl-C goes to the whole process group; a worker's mask is that of the thread that started it."""
+    ask = partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+    before = ask(())
+    for _, held in map_unordered(ask, [(), ()], 2):
+        assert {signal.SIGINT, signal.SIGTERM} <= held
+    assert ask(()) == before
+
+
+@pytest.mark.slow
 def test_workers_start_without_torch():
-    code = "import sys, pplfast.labels.label, pplfast.evaluate; sys.exit('torch' in sys.modules)"
+    code = "import sys, pplfast.labels.rules, pplfast.jobs.workers, pplfast.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

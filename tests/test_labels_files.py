@@ -1,14 +1,17 @@
 """CAM files, the settings of an output folder, and the enlargement of stored maps."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pplfast.errors import UserError
-from pplfast.jobs.folder import OutputFolder, find_outputs, read_settings
-from pplfast.labels import progress
-from pplfast.labels.camfile import Cam, load_cam, resize_bilinear, save_cam, save_npy, stored_size
+from pplfast.jobs import progress
+from pplfast.jobs.folder import claim_folder, decide, find_outputs, read_settings
+from pplfast.jobs.job import Choice
+from pplfast.labels.camfile import Cam, encode_npy, load_cam, resize_bilinear, save_cam, stored_size
 from pplfast.npy import load_npy_dict
 
 
@@ -41,7 +44,7 @@ def test_cam_file_round_trip(tmp_path):
 
 def test_npy_dict_is_what_follow_up_code_reads(tmp_path):
     cam = random_cam()
-    save_npy(tmp_path / "a.npy", cam, cam.full())
+    (tmp_path / "a.npy").write_bytes(encode_npy(cam, cam.full()))
     value = np.load(tmp_path / "a.npy", allow_pickle=True).item()  # as IRN and its successors read it
     assert sorted(value) == ["cam", "high_res", "keys"]
     np.testing.assert_array_equal(value["keys"], [2, 11])
@@ -64,28 +67,45 @@ def test_unreadable_cam_files_are_named(tmp_path):
 
 
 def test_folder_refuses_other_settings(tmp_path):
-    OutputFolder(tmp_path / "out", ".png", {"value": 0.3, "scales": (1.0, 2.0)})
-    OutputFolder(tmp_path / "out", ".png", {"value": 0.3, "scales": (1.0, 2.0)})
+    out = tmp_path / "out"
+    for _ in range(2):
+        claim_folder(out, decide(out, {"value": 0.3, "scales": (1.0, 2.0)}, {}))
     with pytest.raises(UserError, match=r"out: was filled with value = 0.3, not 0.25; choose another"):
-        OutputFolder(tmp_path / "out", ".png", {"value": 0.25, "scales": (1.0, 2.0)})
-    assert read_settings(tmp_path / "out")["value"] == 0.3
+        claim_folder(out, decide(out, {"value": 0.25, "scales": (1.0, 2.0)}, {}))
+    assert read_settings(out)["value"] == 0.3
+    claim_folder(out, decide(out, {"value": 0.3, "scales": (1.0, 2.0)}, {}), [out / "settings.json"])
+
+
+def test_a_choice_stays_as_it_was_recorded_where_it_can_be(tmp_path):
+    def choices(value, *possible):
+        return {"precision": Choice(value, possible.__contains__)}
+
+    claim_folder(tmp_path, decide(tmp_path, {}, choices("bf16", "bf16", "fp32")))
+    assert decide(tmp_path, {}, choices("fp32", "bf16", "fp32")) == {"precision": "bf16"}
+    assert decide(tmp_path, {}, choices("fp32", "fp32")) == {"precision": "fp32"}
+
+
+def test_a_folder_of_somebody_else_is_not_filled(tmp_path):
+    (tmp_path / "a.npz").touch()
+    with pytest.raises(UserError, match=r"a\.npz: is in the way, and .* has no settings.json of a job"):
+        claim_folder(tmp_path, {}, [tmp_path / "a.npz"])
+    claim_folder(tmp_path, {}, [tmp_path / "b.npz"])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: is a file; give a folder"):
+        claim_folder(tmp_path / "file", {})
 
 
 def test_find_outputs_tells_failed_from_missing(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder; make it with `pplfast cam`"):
         find_outputs(tmp_path / "nowhere", ["a"], ".npz", "pplfast cam")
-    folder = OutputFolder(tmp_path, ".npz", {})
     (tmp_path / "a.npz").touch()
-    folder.failed("b", "truncated")
-    assert find_outputs(tmp_path, ["a", "b"], ".npz", "pplfast cam") == {"b": "truncated"}
+    note = {"id": "b", "state": "bad", "kind": "truncated", "reason": "b.jpg: truncated"}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(note) + "\n")
+    assert find_outputs(tmp_path, ["a", "b"], ".npz", "pplfast cam") == {"b": "b.jpg: truncated"}
     with pytest.raises(UserError, match=r"1 of the list's 3 images have no .npz here \(first: c\)"):
         find_outputs(tmp_path, ["a", "b", "c"], ".npz", "pplfast cam")
     with pytest.raises(UserError, match="all 1 images of the list failed .*truncated"):
         find_outputs(tmp_path, ["b"], ".npz", "pplfast cam")
-    assert folder.pending(["a", "b"]) == [1] and folder.outcome.skipped == 1
-    assert "b: truncated" in folder.outcome.summary("CAMs", tmp_path)
-    OutputFolder(tmp_path, ".npz", {})  # a new pass tries the failed ones again
-    assert not (tmp_path / "bad.jsonl").exists()
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):

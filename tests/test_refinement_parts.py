@@ -26,8 +26,6 @@ from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import submission
-from pplfast.labels.camfile import Cam
-from pplfast.labels.label import confident_labels
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet
@@ -202,14 +200,6 @@ def test_boundary_network_trains_its_heads_alone(name):
     out = model(torch.randn(2, 3, 65, 80))
     assert out.shape == (2, 17, 20)
     out.sum().backward()
-
-
-def test_confident_labels():
-    maps = np.array([[[0.02, 0.1, 0.5, 0.9]]], np.float16).repeat(2, 1)
-    cam = Cam(np.array([1], np.int16), maps, (8, 16))
-    labels = confident_labels(cam, None, ClassList(("cat", "dog"), (8, 12)), AffinityConfig(crf="none"))
-    assert labels[:, 0].tolist() == [0] * 8 and labels[:, -1].tolist() == [12] * 8
-    assert set(np.unique(labels)) == {0, 12, 255}
 
 
 def test_a_partial_table_keeps_the_tables_own_defaults():

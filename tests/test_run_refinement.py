@@ -276,7 +276,7 @@ def test_commands_exit_with_3_where_some_images_failed(finished, tmp_path, capsy
         path.write_bytes(b"broken")
         assert main(command) == 3
         output = capsys.readouterr()
-        assert "1 bad images" in output.out and name in output.out + output.err
+        assert "1 bad images (see" in output.out and name in output.out + output.err
         path.write_bytes(content)
         assert main(command) == 0
 

@@ -121,7 +121,10 @@ def test_a_second_signal_ends_at_once(monkeypatch, capsys):
     # A launcher passes on what came from the terminal, by a signal of its own.
     codes, watched = told(0.2, (signal.SIGINT, signal.SIGTERM), pause=0.2)
     assert codes == [] and watched.stop == signal.SIGINT
-    assert capsys.readouterr().err.count("stopping after this step") == 3
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert told(0.2, (signal.SIGTERM, signal.SIGTERM), pause=0.2)[0] == []
+    assert told(0.2, (signal.SIGINT, signal.SIGINT), pause=0.2)[0][:1] == [130]
+    assert capsys.readouterr().err.count("stopping after this step") == 5
 
 
 def test_what_takes_too_long_is_ended(monkeypatch, capsys):

@@ -176,8 +176,8 @@ def test_eval_names_the_file_that_ends_it(one_bad):
 
 def test_labelling_goes_on_without_it(one_bad):
     dataset, cams, folder = one_bad
-    outcome = generate_labels(cams, dataset, LabelConfig(value=0.3, crf="none"), folder / "labels", jobs=1)
-    affinity = generate_affinity_labels(cams, dataset, AffinityConfig(crf="none"), folder / "affinity", jobs=1)
+    outcome = generate_labels(cams, dataset, LabelConfig(value=0.3, crf="none"), folder / "labels")
+    affinity = generate_affinity_labels(cams, dataset, AffinityConfig(crf="none"), folder / "affinity")
     for each in (outcome, affinity):
         assert each.written == len(dataset) - 1
         assert [name for name, _ in each.bad] == [dataset.ids[0]] and "holds a map of class" in each.bad[0][1]

@@ -20,9 +20,9 @@ from pplfast.data.check import check_dataset
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.images import BadImage, decode_fully, inspect_image
 from pplfast.data.masks import read_mask, write_mask
+from pplfast.data.pillow import read_pixels
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
-from pplfast.labels.label import read_pixels
 from pplfast.reading import open_regular
 
 

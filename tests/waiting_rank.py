@@ -9,7 +9,8 @@ from datetime import timedelta
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from pplfast.cluster import ranks as room
-from pplfast.cluster.ranks import EveryRankError, LostRankError, OtherRankError, start_ranks, while_others_wait
+from pplfast.cluster.meeting import LostRankError
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, start_ranks, while_others_wait
 from pplfast.errors import UserError
 
 

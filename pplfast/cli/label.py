@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple[float, float] | None) -> int:
     from pplfast.evaluate import evaluate_cams
 
-    dataset = dataset_from_arguments(args)
+    dataset = dataset_from_arguments(args, args.out)
     kind, value = args.background or LabelConfig().background, args.value
     if kind == "alpha" and value is None:
         raise UserError(ALPHA_NEEDS_VALUE)

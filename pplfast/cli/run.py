@@ -23,6 +23,7 @@ from pplfast.cli.train import (
     recipe_from_arguments,
 )
 from pplfast.cluster.launch import launch
+from pplfast.data.folder import check_out_of_data
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.errors import Terminated, UserError
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     options = launch_options(args)
     recipe, seeds = check_run(args)
 
-    from pplfast.cluster.ranks import OtherRankError, stop_ranks, world_size  # torch comes along
+    from pplfast.cluster.meeting import world_size  # torch comes along
+    from pplfast.cluster.ranks import OtherRankError, stop_ranks
 
     launched = bool(os.environ.get("WORLD_SIZE"))
     if launched and not args.hostfile and args.ranks not in (0, world_size(os.environ)):
@@ -129,7 +131,7 @@ def check_run(args: argparse.Namespace) -> tuple[Recipe, list[int] | None]:
     args.recipe = args.recipe or default_recipe(args.data)
     recipe = _recipe(args)
     seeds = parse_seeds(args.seeds, args.seed) if args.seeds is not None else None
-    _check_out(Path(args.out), Path(args.data))
+    check_out_of_data(Path(args.out), config_from_arguments(args))
     if not chosen and not os.environ.get("WORLD_SIZE"):
         print(f"recipe {args.recipe}: the default for a plain folder; `pplfast recipes` lists others", flush=True)
     return recipe, seeds
@@ -172,13 +174,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             raise UserError("--variants is empty; choose from plain,ppl,explicit")
         recipe = recipe_from_dict(recipe_to_dict(recipe) | {"variants": variants}, "--variants")
     return recipe
-
-
-def _check_out(out: Path, root: Path) -> None:
-    """Raises UserError where the run would write among the images: the next one would take its pictures for data."""
-    if out.resolve().is_relative_to(root.resolve()):
-        outside = root.resolve().parent / "runs" / root.resolve().name
-        raise UserError(f"--out {out}: lies in the data set's folder {root}; give one outside it, like {outside}")
 
 
 def parse_seeds(text: str, seed: int | None) -> list[int]:

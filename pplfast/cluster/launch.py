@@ -22,7 +22,7 @@ LEASH = ("-m", "pplfast.cluster.leash")
 PROGRAM = ("--module", "pplfast")
 # Of the launcher's own lines only errors: the others say, around each message of ours, what it sets, starts and kills.
 QUIET = "--quiet"
-EXIT_LOST, EXIT_INTERRUPTED = 75, 130  # of a command that lost a rank, as its own ranks say it; by the user
+EXIT_LOST = 75  # of a command that lost a rank, as its own ranks say it; that module imports torch
 ENDED = {128 + number: number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}  # by exit code
 # 2: to be mended first; 3: finished, but for bad images; ended by someone who does not want it again. The scripts in
 # launch/ name the same.
@@ -97,7 +97,7 @@ def exit_code(ended: int) -> tuple[int, str]:
         return ended, ""
     number = -ended if ended < 0 else 256 - ended if ended > 192 else ended - 128
     if number == signal.SIGINT:
-        return EXIT_INTERRUPTED, ""
+        return 128 + number, ""
     try:
         name = signal.Signals(number).name
     except ValueError:

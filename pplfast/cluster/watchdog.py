@@ -19,7 +19,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from pplfast.cluster.ranks import EXIT_LOST, EveryRankError, OtherRankError, Ranks, connect_store, joined
+from pplfast.cluster.meeting import EXIT_LOST, connect_store, joined
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.errors import Terminated, UserError
 
 BOARD = "board"  # the key that rank 0 writes and the others read
@@ -51,6 +52,8 @@ class Watchdog:
         self._heard = time.monotonic()  # when rank 0's board was last new
         self.stop = 0  # the signal that told this rank to end
         self._told = math.inf  # when
+        # A launcher may send SIGTERM to a rank a second time, of itself and whenever it comes to it.
+        self._repeatable = (signal.SIGINT,) if "WORLD_SIZE" in os.environ else SIGNALS
         self._leaving = False
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -289,7 +292,7 @@ class Watchdog:
                 self._told, self.stop = now, number
                 if self._ranks.main:
                     print("stopping after this step (once more: at once)", file=sys.stderr, flush=True)
-            elif number == self.stop and now - self._told > REPEATED:
+            elif number == self.stop and now - self._told > REPEATED and number in self._repeatable:
                 self._end(128 + number)
 
     def _end_late(self, limit: float) -> None:

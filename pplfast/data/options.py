@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.errors import one_line
@@ -83,11 +84,16 @@ def config_from_arguments(args: argparse.Namespace) -> "DataConfig":
     )
 
 
-def dataset_from_arguments(args: argparse.Namespace) -> "Dataset":
-    """The data set of `add_data_arguments`; UserError where it cannot be opened. Says what of a folder is left out."""
+def dataset_from_arguments(args: argparse.Namespace, out: str | None = None) -> "Dataset":
+    """The data set of `add_data_arguments`; UserError where it cannot be opened, and for an output folder `out` that
+    lies in it. Says what of a folder is left out."""
     from pplfast.data.dataset import open_dataset
+    from pplfast.data.folder import check_out_of_data
 
-    dataset = open_dataset(config_from_arguments(args))
+    config = config_from_arguments(args)
+    if out is not None:
+        check_out_of_data(Path(out), config)
+    dataset = open_dataset(config)
     if dataset.left_out and os.environ.get("RANK", "0") == "0":
         some = ", ".join(problem.id for problem in dataset.left_out[:3])
         more = ", ..." if len(dataset.left_out) > 3 else ""

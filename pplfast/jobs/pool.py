@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from typing import TypeVar
 
 from pplfast.errors import UserError
@@ -50,7 +51,8 @@ def map_unordered(
     try:
         while True:
             for task in islice(waiting, jobs * QUEUED_PER_WORKER - len(running)):
-                running[executor.submit(function, task)] = task
+                with signals_held():
+                    running[executor.submit(function, task)] = task
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -62,6 +64,17 @@ def map_unordered(
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """For the start of workers: what interrupts one before it comes to `start_worker` would print a traceback."""
+    resource_tracker.ensure_running()  # its own start lets the signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker() -> None:

@@ -14,17 +14,8 @@ import torch.distributed as dist
 
 from pplfast.arrays import Int64Array
 from pplfast.cluster.agreement import CODE, DATA, OPTIONS, agree, code_versions
-from pplfast.cluster.ranks import (
-    Ranks,
-    gather,
-    local_world,
-    on_all,
-    on_main,
-    start_ranks,
-    stop_ranks,
-    together,
-    world_size,
-)
+from pplfast.cluster.meeting import local_world, world_size
+from pplfast.cluster.ranks import Ranks, gather, on_all, on_main, start_ranks, stop_ranks, together
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.jobs import status as state
@@ -41,7 +32,7 @@ from pplfast.jobs.record import BAD
 from pplfast.jobs.shards import ShardWriter
 from pplfast.jobs.stopping import Stopping
 from pplfast.jobs.workers import Workers
-from pplfast.lock import hold_folder, is_locked
+from pplfast.lock import hold_folder, is_locked, require_locks
 from pplfast.precision import exact_float32
 
 
@@ -98,6 +89,8 @@ def _plan(
 
     def begin() -> tuple[dict[str, Any], str]:
         held.enter_context(hold_folder(out, PATIENCE))
+        if ranks.world > 1:
+            require_locks(out)
         settings = decide(out, job.wanted, job.choices(ranks.device, network))
         names = (f"{name}{suffix}" for name in dataset.ids for suffix in job.suffixes)
         claim_folder(out, settings, (out / name for name in names))

@@ -15,7 +15,7 @@ from pplfast.errors import UserError
 from pplfast.files import atomic_path
 from pplfast.jobs.job import Finish
 from pplfast.jobs.manifest import checksum
-from pplfast.jobs.pool import QUEUED_PER_WORKER, start_worker
+from pplfast.jobs.pool import QUEUED_PER_WORKER, signals_held, start_worker
 
 MOST_DEATHS = 2  # of workers with one image in hand, before that image is given up
 
@@ -107,7 +107,8 @@ class Workers:
             try:
                 if isinstance(pool, ThreadPoolExecutor):
                     return pool, pool.submit(finish, self._out, self._how, task)
-                return pool, pool.submit(_finish_given, task)
+                with signals_held():
+                    return pool, pool.submit(_finish_given, task)
             except BrokenProcessPool:
                 self._replace(pool)
 

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from pplfast.cluster.agreement import CODE, DATA, RECIPE, agree, code_versions
-from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together, while_others_wait, world_size
+from pplfast.cluster.meeting import world_size
+from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together, while_others_wait
 from pplfast.data.check import IMAGE_KINDS, check_dataset, class_remarks, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, WARNING, Problem

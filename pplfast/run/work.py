@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pplfast.cluster.ranks import LostRankError, Ranks, on_main, together, while_others_wait
+from pplfast.cluster.meeting import LostRankError
+from pplfast.cluster.ranks import Ranks, on_main, together, while_others_wait
 from pplfast.data.dataset import Dataset
 from pplfast.errors import Terminated
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels

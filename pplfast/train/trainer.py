@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from pplfast import cpu
-from pplfast.cluster.ranks import EXIT_LOST, EveryRankError, Ranks, gather, on_main, start_ranks, together
+from pplfast.cluster.meeting import EXIT_LOST
+from pplfast.cluster.ranks import EveryRankError, Ranks, gather, on_main, start_ranks, together
 from pplfast.cluster.watchdog import Watchdog
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.errors import Terminated, UserError

@@ -19,6 +19,7 @@ from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.images import BadImage, decode_fully, inspect_image
 from pplfast.data.masks import read_mask
+from pplfast.data.pillow import read_pixels
 from pplfast.data.pipelines import Decoder
 from pplfast.errors import UserError
 from pplfast.evaluate import cams as evaluate_cams
@@ -27,9 +28,10 @@ from pplfast.evaluate import submission, unscored
 from pplfast.evaluate.truth import Pair
 from pplfast.jobs.screen import screen
 from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
-from pplfast.labels.label import generate_affinity_labels, generate_labels, read_pixels
+from pplfast.labels.camfolder import CamFolder
+from pplfast.labels.rules import FinishLabels, Scores
 from pplfast.npy import load_npy_dict
-from pplfast.recipe import AffinityConfig, LabelConfig
+from pplfast.recipe import LabelConfig
 
 CLASSES = labels_small.CLASSES
 
@@ -57,11 +59,13 @@ def _one_with_cam(folder: Path) -> None:
 
 
 def _label_cam(folder: Path) -> None:
-    """One image that fails is all images: its reason is raised."""
+    """What a job does of one image: labels through the CRF, and confident ones."""
     dataset = _one(folder)
-    config = AffinityConfig(crf="none")
-    generate_labels(folder / "cams", dataset, LabelConfig("threshold", 0.3, "probabilities"), folder / "out", jobs=1)
-    generate_affinity_labels(folder / "cams", dataset, config, folder / "affinity", jobs=1)
+    cams, pixels = CamFolder(folder / "cams", dataset), read_pixels(dataset.images[0])
+    assert cams.state(0)
+    scores = Scores(dataset.images[0], pixels.shape[:2], cam=cams.file(0), pixels=pixels)
+    for crf, unsure in (("probabilities", None), ("none", (0.05, 0.3))):
+        FinishLabels(dataset.classes.ids, LabelConfig("threshold", 0.3, crf), unsure)(scores)
 
 
 def _score_cam(folder: Path) -> object:
@@ -205,7 +209,7 @@ def readers() -> list[Reader]:
     any_picture = mutate.mixed(pictures.png, pictures.jpeg, mutate.plain)
     return [
         Reader("cam_npz", "cams/im2.npz", _with_cams, npz, _read_cam),
-        Reader("cam_npz_label", "cams/im.npz", _one_with_cam, npz, _label_cam, writes=True),
+        Reader("cam_npz_label", "cams/im.npz", _one_with_cam, npz, _label_cam),
         Reader("cam_npz_eval", "cams/im2.npz", _with_cams, npz, _score_cam),
         Reader(
             "cam_npy",
