@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,29 @@ def call(*words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pplfast", "run", *words, "--threads", "1", "--jobs", "1"]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_ranks_that_are_done_at_other_times_or_fail_alone_stay_together():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    script = Path(__file__).with_name("apart_rank.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **place, "CUDA_VISIBLE_DEVICES": "", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    for rank, lines in enumerate(said):
+        assert lines[:2] == ["{'rank': 0}"] * 2  # rank 0's on both
+        names = ["EveryRankError" if rank == failing else "OtherRankError" for failing in (1, 0)]
+        assert lines[2:4] == [f"{names[0]} the disk of rank 1 is full", f"{names[1]} the disk of rank 0 is full"]
+        assert lines[4:] == ["still together"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pplfast.cluster.meeting import LostRankError
 from pplfast.cluster.ranks import Ranks, on_main, together, while_others_wait
@@ -14,15 +14,19 @@ from pplfast.errors import Terminated
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels
 from pplfast.files import remove_file, write_json
 from pplfast.jobs import JobOptions, Outcome
+from pplfast.labels.cam import generate_cams
+from pplfast.labels.label import generate_affinity_labels, generate_labels
 from pplfast.labels.presets import DEFAULT_THRESHOLD, NONE
+from pplfast.labels.segment import segment_images
+from pplfast.labels.walk import walk_cams
 from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe, recipe_to_dict
 from pplfast.run.config import Lists, RunConfig, fingerprint
 from pplfast.run.steps import Announce, StepResult
 from pplfast.steps import STEP, Step
-
-if TYPE_CHECKING:
-    from pplfast.train import TrainOptions, TrainResult
+from pplfast.train import TrainOptions, TrainResult, load_classifier, train
+from pplfast.train.affinity import load_boundaries, train_boundaries
+from pplfast.train.segmentation import load_segmentation, train_segmentation
 
 Action = Callable[[], dict[str, Any]]
 
@@ -57,8 +61,6 @@ class Work:
     # Trainings
 
     def classifier(self, step: Step) -> tuple[dict[str, Any], Action]:
-        from pplfast.train import train
-
         table = recipe_to_dict(self.recipe)
         settings = {key: table[key] for key in ("loss", "model", "augment", "optim", "stages", "seed")}
         return {"variant": self.variant, **settings}, lambda: _training_values(
@@ -66,39 +68,25 @@ class Work:
         )
 
     def boundary(self, step: Step) -> tuple[dict[str, Any], Action]:
-        config = self.recipe.affinity
+        config, seed = self.recipe.affinity, self.recipe.seed
 
         def action() -> dict[str, Any]:
-            from pplfast.train import load_classifier
-            from pplfast.train.affinity import train_boundaries
-
-            labels, classifier = self._source(step, "labels"), load_classifier(self._source(step, "train"))
+            labels = self._source(step, "labels")
+            classifier = together(self.ranks, lambda: load_classifier(self._source(step, "train")))
+            dataset, out = self._dataset(step), self._out(step)
             return _training_values(
-                train_boundaries(
-                    *(config, classifier, self._dataset(step), labels, self._out(step), self.recipe.seed),
-                    resume=True,
-                    options=self._options,
-                )
+                train_boundaries(config, classifier, dataset, labels, out, seed, True, self._options)
             )
 
-        return {"seed": self.recipe.seed, **_some(config, "epochs", "radius", "augment", "optim")}, action
+        return {"seed": seed, **_some(config, "epochs", "radius", "augment", "optim")}, action
 
     def segmentation(self, step: Step) -> tuple[dict[str, Any], Action]:
-        config = self.recipe.segmentation
-
-        def action() -> dict[str, Any]:
-            from pplfast.train.segmentation import train_segmentation
-
-            return _training_values(
-                train_segmentation(
-                    *(config, self._dataset(step), self._source(step, "labels"), self._out(step), self.recipe.seed),
-                    resume=True,
-                    options=self._options,
-                )
-            )
-
+        config, seed = self.recipe.segmentation, self.recipe.seed
         settings = _some(config, "epochs", "head", "balanced", "model", "augment", "optim")
-        return {"seed": self.recipe.seed, **settings}, action
+        labels, dataset, out = self._source(step, "labels"), self._dataset(step), self._out(step)
+        return {"seed": seed, **settings}, lambda: _training_values(
+            train_segmentation(config, dataset, labels, out, seed, True, self._options)
+        )
 
     # Jobs
 
@@ -106,83 +94,51 @@ class Work:
         config = self.recipe.cam
 
         def job() -> Outcome:
-            from pplfast.labels.cam import generate_cams
-            from pplfast.train import load_classifier
-
-            model = load_classifier(self._source(step, "train")).to(default_device())
+            model = together(self.ranks, lambda: load_classifier(self._source(step, "train"))).to(default_device())
             return generate_cams(model, self._dataset(step), config, self._out(step), options=self._job_options)
 
         return {"cam": dataclasses.asdict(config)}, self._job(step, job)
 
-    def labels_without_crf(self, step: Step) -> tuple[dict[str, Any], Action]:
-        return self._labels(step, dataclasses.replace(self.label("label"), crf=NONE))
-
     def labels(self, step: Step) -> tuple[dict[str, Any], Action]:
-        return self._labels(step, self.label("label"))
-
-    def labels_of_walk(self, step: Step) -> tuple[dict[str, Any], Action]:
-        return self._labels(step, self.label("affinity.label"))
-
-    def labels_to_train(self, step: Step) -> tuple[dict[str, Any], Action]:
-        return self._labels(step, self.label("affinity.label" if "walk" in self.results else "label"))
-
-    def _labels(self, step: Step, label: LabelConfig) -> tuple[dict[str, Any], Action]:
-        def job() -> Outcome:
-            from pplfast.labels.label import generate_labels
-
-            cams = self._source(step, "cams")
-            return generate_labels(cams, self._dataset(step), label, self._out(step), self._job_options)
-
-        return {"label": dataclasses.asdict(label)}, self._job(step, job)
+        cams = self._source(step, "cams")
+        label = self.label("affinity.label" if cams.name.startswith("walk") else "label")
+        label = dataclasses.replace(label, crf=NONE) if step.name == "labels" else label
+        return {"label": dataclasses.asdict(label)}, self._job(
+            step, lambda: generate_labels(cams, self._dataset(step), label, self._out(step), self._job_options)
+        )
 
     def affinity_labels(self, step: Step) -> tuple[dict[str, Any], Action]:
-        affinity = self.recipe.affinity
-
-        def job() -> Outcome:
-            from pplfast.labels.label import generate_affinity_labels
-
-            cams, dataset = self._source(step, "cams"), self._dataset(step)
-            return generate_affinity_labels(cams, dataset, affinity, self._out(step), self._job_options)
-
-        return _some(affinity, "foreground", "background", "crf"), self._job(step, job)
+        config, cams = self.recipe.affinity, self._source(step, "cams")
+        return _some(config, "foreground", "background", "crf"), self._job(
+            step,
+            lambda: generate_affinity_labels(cams, self._dataset(step), config, self._out(step), self._job_options),
+        )
 
     def walk(self, step: Step) -> tuple[dict[str, Any], Action]:
-        config = self.recipe.affinity.walk
+        config, cams = self.recipe.affinity.walk, self._source(step, "cams")
 
         def job() -> Outcome:
-            from pplfast.labels.walk import walk_cams
-            from pplfast.train.affinity import load_boundaries
-
-            model = load_boundaries(self._source(step, "boundary")).to(default_device())
-            cams, dataset = self._source(step, "cams"), self._dataset(step)
-            return walk_cams(model, cams, dataset, config, self._out(step), self._job_options)
+            model = together(self.ranks, lambda: load_boundaries(self._source(step, "boundary"))).to(default_device())
+            return walk_cams(model, cams, self._dataset(step), config, self._out(step), self._job_options)
 
         return {"walk": dataclasses.asdict(config)}, self._job(step, job)
 
     def predictions(self, step: Step) -> tuple[dict[str, Any], Action]:
-        segmentation = self.recipe.segmentation
+        config = self.recipe.segmentation
 
         def job() -> Outcome:
-            from pplfast.labels.segment import segment_images
-            from pplfast.train.segmentation import load_segmentation
-
-            model, classes = load_segmentation(self._source(step, "segmentation"))
+            model, classes = together(self.ranks, lambda: load_segmentation(self._source(step, "segmentation")))
             model.to(default_device())
-            dataset, out = self._dataset(step), self._out(step)
-            return segment_images(model, classes, dataset, segmentation, out, self._job_options)
+            return segment_images(model, classes, self._dataset(step), config, self._out(step), self._job_options)
 
-        return _some(segmentation, "scales", "flip", "crf"), self._job(step, job)
+        return _some(config, "scales", "flip", "crf"), self._job(step, job)
 
     # Figures
 
-    def score_cams(self, step: Step) -> tuple[dict[str, Any], Action]:
-        return self._scores(step, evaluate_cams)
-
-    def score_labels(self, step: Step) -> tuple[dict[str, Any], Action]:
-        return self._scores(step, evaluate_labels)
-
-    def _scores(self, step: Step, evaluate: Callable[..., Scores]) -> tuple[dict[str, Any], Action]:
+    def score(self, step: Step) -> tuple[dict[str, Any], Action]:
         def action() -> dict[str, Any]:
+            of_cams = STEP[self._source(step).name].work in ("cams", "walk")
+            evaluate: Callable[..., Scores] = evaluate_cams if of_cams else evaluate_labels
             scores = evaluate(self._source(step), self._dataset(step), jobs=self.config.jobs)
             write_json(self._out(step), scores.to_dict())
             for warning in scores.warnings:
@@ -217,9 +173,7 @@ class Work:
         return self.config.recipe
 
     @property
-    def _options(self) -> "TrainOptions":
-        from pplfast.train import TrainOptions
-
+    def _options(self) -> TrainOptions:
         return self.config.training or TrainOptions()
 
     @property
@@ -273,5 +227,5 @@ def _some(config: Any, *keys: str) -> dict[str, Any]:
     return {key: table[key] for key in keys}
 
 
-def _training_values(result: "TrainResult") -> dict[str, Any]:
+def _training_values(result: TrainResult) -> dict[str, Any]:
     return {"images_per_second": result.images_per_s, "loss": result.loss, "seconds": result.seconds}
