@@ -74,11 +74,12 @@ class Feed:
             except queue.Empty:
                 continue
             if item is None:
-                return
+                break
             if isinstance(item, BaseException):
                 raise item
             yield item
             del item  # or it would be held while the next one is made
+        self._thread.join()  # DALI's threads end with it, not with the process, which they would abort
 
     def _work(self) -> None:
         try:

@@ -13,7 +13,7 @@ import torch
 from pplfast.errors import UserError
 from pplfast.models import NAMES, Backbone, create
 from pplfast.models.boundary import STRIDE
-from pplfast.models.registry import DEFAULT_STRIDE, package_file
+from pplfast.models.registry import DEFAULT_STRIDE, _package_file
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.patch.pooling import POOLINGS, check_pooling
 from pplfast.precision import default_device
@@ -67,7 +67,7 @@ def _check_model(model: ModelConfig, table: str) -> Backbone:
             backbone, _ = create(model.backbone, output_stride=model.output_stride)
         backbone.freeze(max(model.frozen_blocks, 0))
         if model.weights == "auto":
-            package_file(model.backbone)
+            _package_file(model.backbone)
     stride = math.prod(spec.stride for spec in backbone.specs)
     if model.output_stride not in (stride, DEFAULT_STRIDE):
         raise UserError(f"{table}.output_stride = {model.output_stride}: {model.backbone} has {stride}; leave it out")
