@@ -65,6 +65,7 @@ test-multinode: $(STAMP) ## minutes, as root: training on two hosts that are net
 
 test-kill-label: $(STAMP) ## minutes: 20,000 small images on two ranks that are killed 20 times
 	$(BIN)/python -m pplfast.benchmarks.label_kill --out runs/label_kill.json
+	for job in cam confident walk segment; do $(BIN)/python -m pplfast.benchmarks.label_kill --job $$job --images 2000 --kills 10 || exit 1; done
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

@@ -1,5 +1,6 @@
-"""A data set of many small images and a classifier with random weights: for what is about files, not about labels."""
+"""A data set of many small images and networks with random weights: for what is about files, not about labels."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,16 @@ import torch
 from PIL import Image
 
 from pplfast.models import create
+from pplfast.models.boundary import BoundaryNet
+from pplfast.models.segmentation import SegmentationNet
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.recipe import ModelConfig
+from pplfast.recipe import AffinityConfig, ModelConfig, SegmentationConfig
 from pplfast.train.model_file import ClassifierInfo, library_versions, save_classifier
+from pplfast.train.network_file import save_network
 
 CLASSES = ("bus", "cat", "person")
+JOBS = {"label": ".png", "cam": ".npz", "confident": ".png", "walk": ".npz", "segment": ".png"}  # suffix of its outputs
 SIZES = ((48, 32), (32, 48), (40, 40))  # width, height
 DIFFERENT = 256  # images that are drawn; the others are copies, since what is drawn does not matter
 
@@ -66,6 +71,34 @@ def make_model(
         library_versions(),
     )
     save_classifier(model, info, folder)
+
+
+def make_networks(root: Path) -> None:
+    """`root/boundary` and `root/segmentation`."""
+    torch.manual_seed(1)
+    about = {"class_names": CLASSES, "class_ids": tuple(range(1, len(CLASSES) + 1)), "training": {}, "dataset": "small"}
+    backbone, _ = create("efficientnet_lite0", weights="none", output_stride=16)
+    boundary = {"backbone": backbone.name, "output_stride": 16, "settings": asdict(AffinityConfig())}
+    save_network(BoundaryNet(backbone), "boundary", {**about, **boundary}, root / "boundary")
+    config = SegmentationConfig(model=ModelConfig(backbone=backbone.name))
+    network = SegmentationNet(create(backbone.name, weights="none")[0], len(CLASSES) + 1, "light")
+    described = {"model": asdict(config.model), "head": "light", "settings": asdict(config)}
+    save_network(network, "segmentation", {**about, **described}, root / "segmentation")
+
+
+def job_arguments(job: str, root: Path, out: Path, *more: str) -> list[str]:
+    """Of the command of a job of JOBS; those that begin with CAM files find them in `root/cam`."""
+    values = ",".join(f"{name}={number}" for number, name in enumerate(CLASSES, 1))  # the networks'
+    data, labels = ["--data", f"{root}/images"], ["--labels", f"{root}/labels.csv", "--classes", values]
+    cams = ["--cams", f"{root}/cam"]
+    command = {
+        "label": label_arguments(root, out),
+        "cam": ["cam", *data, *labels, "--model", f"{root}/model", "--scales", "1", "--no-flip", "--precision", "fp32"],
+        "confident": ["label", *data, *labels, *cams, "--unsure", "0.2,0.6", "--crf", "none"],
+        "walk": ["refine", "walk", *data, *cams, "--model", f"{root}/boundary", "--radius", "2", "--steps", "4"],
+        "segment": ["segment", "test", *data, "--model", f"{root}/segmentation", "--scales", "1", "--crf", "none"],
+    }[job]
+    return [*command, "--out", str(out), *more] if job != "label" else [*command, *more]
 
 
 def label_arguments(root: Path, out: Path, *more: str) -> list[str]:

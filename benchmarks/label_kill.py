@@ -1,5 +1,5 @@
-"""`python -m pplfast.benchmarks.label_kill`: labels many small images on two ranks, kills them again and again, and
-checks that nothing is lost, nothing is written twice and the memory stays flat."""
+"""`python -m pplfast.benchmarks.label_kill`: a job on many small images on two ranks, which are killed again and again:
+nothing is lost, nothing is written twice and the memory stays flat."""
 
 import argparse
 import itertools
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from pplfast.benchmarks.label_data import DIFFERENT, image_id, label_arguments, make_images
+from pplfast.benchmarks.label_data import DIFFERENT, JOBS, image_id, job_arguments, make_images, make_networks
 from pplfast.files import write_json
 from pplfast.jobs.manifest import FOLDER, rank_file, read_manifest, read_records
 
@@ -124,11 +124,15 @@ class LineCounter:
         return self._lines
 
 
-def run(folder: Path, images: int, kills: int, seed: int) -> dict[str, Any]:
-    """Returns the figures; raises AssertionError where something is lost, torn, written twice or left over."""
+def run(folder: Path, images: int, kills: int, seed: int, job: str = "label") -> dict[str, Any]:
+    """job: of JOBS. Returns the figures; raises AssertionError where something is lost, torn, written twice or left
+    over."""
     chance = random.Random(seed)
     root, out, log_path = make_images(folder, images), folder / "out", folder / "log.txt"
-    arguments = label_arguments(root, out, "--jobs", "1")
+    make_networks(root)
+    if job in ("confident", "walk"):
+        _undisturbed(job_arguments("cam", root, root / "cam"))
+    arguments = job_arguments(job, root, out, *_one_process(job))
     moments = sorted(chance.uniform(0, 1 - QUIET_END) * images for _ in range(kills))
     legs = []
     with open(log_path, "w") as log:
@@ -138,7 +142,7 @@ def run(folder: Path, images: int, kills: int, seed: int) -> dict[str, Any]:
             delay = chance.uniform(0, 4) if early else None
             legs.append(_leg(arguments, out, log, moment, delay, ranks))
             print(f"leg {len(legs)}: {_describe(legs[-1])}", flush=True)
-    _check(root, out, images, log_path)
+    _check(job, root, out, images, log_path)
     return _figures(legs, images)
 
 
@@ -169,32 +173,35 @@ def _leg(
     leg.seconds, leg.growth, leg.peak = time.monotonic() - begin, ranks.growth(), ranks.peak()
     records = read_manifest(out)
     leg.labels = len(records) - before
-    leg.unrecorded = sum(1 for path in out.glob("*/*.png") if f"{path.parent.name}/{path.stem}" not in records)
+    leg.unrecorded = sum(1 for path in out.glob("*/*.[pn]*") if f"{path.parent.name}/{path.stem}" not in records)
     return leg
 
 
-def _check(root: Path, out: Path, images: int, log: Path) -> None:
-    """Every label is there once, equals that of a run that nobody disturbed, and there is nothing else."""
+def _one_process(job: str) -> tuple[str, ...]:
+    return ("--jobs", "1") if job in ("label", "confident", "segment") else ()
+
+
+def _undisturbed(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "pplfast", *arguments]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def _check(job: str, root: Path, out: Path, images: int, log: Path) -> None:
+    """Every output is there once, equals that of a run that nobody disturbed, and there is nothing else."""
     assert "Traceback" not in log.read_text(), f"a rank ended with a traceback: {log}"
-    clean = root / "clean"
+    clean, suffix = root / "clean", JOBS[job]
     listed = root / "first.txt"
     listed.write_text("\n".join(image_id(number) for number in range(min(images, DIFFERENT))) + "\n")
-    arguments = label_arguments(root, clean, "--list", str(listed), "--jobs", "1")
-    subprocess.run(
-        [sys.executable, "-m", "pplfast", *arguments],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    _undisturbed(job_arguments(job, root, clean, "--list", str(listed), *_one_process(job)))
     records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     ids = [record["id"] for record in records]
     assert ids == [image_id(number) for number in range(images)], "the manifest is not the list, each image once"
     for number, record in enumerate(records):
-        label = (out / f"{record['id']}.png").read_bytes()
-        assert record["state"] == "done" and len(label) == record["files"][0]["bytes"], record
-        assert label == (clean / f"{image_id(number % DIFFERENT)}.png").read_bytes(), f"{record['id']}: another label"
+        data, same = (out / f"{record['id']}{suffix}").read_bytes(), clean / f"{image_id(number % DIFFERENT)}{suffix}"
+        assert record["state"] == "done" and len(data) == record["files"][0]["bytes"], record
+        assert data == same.read_bytes(), f"{record['id']}: another output than without kills"
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    extra = files - {f"{name}.png" for name in ids} - {"manifest.jsonl", "settings.json"}
+    extra = files - {f"{name}{suffix}" for name in ids} - {"manifest.jsonl", "settings.json"}
     assert not extra, f"left over: {sorted(extra)[:5]}"
     assert not (out / FOLDER).exists(), "the ranks' manifests are left over"
 
@@ -263,6 +270,7 @@ def _alive(pid: int) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pplfast.benchmarks.label_kill", description=__doc__)
+    parser.add_argument("--job", choices=JOBS, default="label")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -270,7 +278,7 @@ def main() -> int:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
     with tempfile.TemporaryDirectory(prefix="pplfast-label-kill-") as folder:
-        figures = run(Path(folder), args.images, args.kills, args.seed)
+        figures = run(Path(folder), args.images, args.kills, args.seed, args.job)
     print(json.dumps({key: value for key, value in figures.items() if key != "legs"}, indent=2))
     if args.out:
         from pplfast.benchmarks.results import commit, hardware, versions

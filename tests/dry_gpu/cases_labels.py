@@ -44,6 +44,7 @@ def map_maker(backbone: str, rows: str) -> Callable[[], None]:
     pixels = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
     ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}
     network.Resizer = lambda *_: lambda _, scale: ready[scale]  # DALI's needs a real device
+    network.network_choices(model, model.maps, "bf16", torch.device("cuda"), 2**30)  # as before a job; it folds weights
     made = MapMaker(model, CamConfig(scales=scales), "bf16", wanted, count, 1)
     classes = torch.zeros(count, WANTED, dtype=torch.int64)
     return lambda: _expect(made(pixels, classes), (count, WANTED, HEIGHT, WIDTH))
