@@ -194,7 +194,9 @@ def run_memory(
 
 def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[float, ...], timed: int) -> None:
     """pplfast's part is what `pplfast cam` calls; the reference reads, computes and saves image by image."""
-    from pplfast.data.inference import InferenceLoader
+    from pplfast.data.handover import Handover
+    from pplfast.data.pillow import read_pixels
+    from pplfast.data.pipelines import Resizer
     from pplfast.labels.cam import own_classes
 
     case = _case(backbone, len(dataset.classes))
@@ -205,8 +207,10 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
         f"{len(scales)} scales and flips"
     )
     mean, std = ours.backbone.mean, ours.backbone.std
-    first = next(iter(InferenceLoader(dataset, scales, True, mean, std, 1, indices=[0])))
-    images = Images(first.height, first.width, first.images, own_classes(dataset.known_labels[first.indices]))
+    pixels, resize = read_pixels(dataset.images[0]), Resizer(mean, std, 1, 1, Handover(torch.device("cpu")))
+    scaled = [torch.cat((image, image.flip(3))) for image in (resize([pixels], scale) for scale in scales)]
+    height, width = pixels.shape[:2]
+    images = Images(height, width, scaled, own_classes(dataset.known_labels[:1]))
     reference = _reference(case, ours, images, scales)
     _same_maps(report, name, ours, reference, images)
     _same_labels(report, name, every, ours, reference)
