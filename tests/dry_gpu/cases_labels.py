@@ -7,6 +7,7 @@ import torch
 from cases_train import CLASSES, RADIUS, autocast, classifier, images, segmentation_net
 from torch import Tensor
 
+from pplfast.jobs.activations import activation_bytes
 from pplfast.kernels import cam_fuse, random_walk
 from pplfast.labels import network
 from pplfast.labels.cam import MapMaker
@@ -44,7 +45,8 @@ def map_maker(backbone: str, rows: str) -> Callable[[], None]:
     pixels = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
     ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}
     network.Resizer = lambda *_: lambda _, scale: ready[scale]  # DALI's needs a real device
-    network.network_choices(model, model.maps, "bf16", torch.device("cuda"), 2**30)  # as before a job; it folds weights
+    with autocast("bf16"):
+        activation_bytes(model.maps, torch.device("cuda"))  # as before a job: weights are folded, and kept
     made = MapMaker(model, CamConfig(scales=scales), "bf16", wanted, count, 1)
     classes = torch.zeros(count, WANTED, dtype=torch.int64)
     return lambda: _expect(made(pixels, classes), (count, WANTED, HEIGHT, WIDTH))
