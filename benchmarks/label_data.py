@@ -1,6 +1,6 @@
-"""A data set of many small images and networks with random weights: for what is about files, not about labels."""
+"""A data set of many small images and a classifier with random weights: for what is about files, not about labels."""
 
-from dataclasses import asdict
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from pplfast.train.model_file import ClassifierInfo, library_versions, save_clas
 from pplfast.train.network_file import save_network
 
 CLASSES = ("bus", "cat", "person")
-JOBS = {"label": ".png", "cam": ".npz", "confident": ".png", "walk": ".npz", "segment": ".png"}  # suffix of its outputs
 SIZES = ((48, 32), (32, 48), (40, 40))  # width, height
 DIFFERENT = 256  # images that are drawn; the others are copies, since what is drawn does not matter
 
@@ -73,54 +72,44 @@ def make_model(
     save_classifier(model, info, folder)
 
 
-def make_networks(root: Path) -> None:
-    """`root/boundary` and `root/segmentation`."""
-    torch.manual_seed(1)
-    about = {"class_names": CLASSES, "class_ids": tuple(range(1, len(CLASSES) + 1)), "training": {}, "dataset": "small"}
-    backbone, _ = create("efficientnet_lite0", weights="none", output_stride=16)
-    boundary = {"backbone": backbone.name, "output_stride": 16, "settings": asdict(AffinityConfig())}
-    save_network(BoundaryNet(backbone), "boundary", {**about, **boundary}, root / "boundary")
-    config = SegmentationConfig(model=ModelConfig(backbone=backbone.name))
-    network = SegmentationNet(create(backbone.name, weights="none")[0], len(CLASSES) + 1, "light")
-    described = {"model": asdict(config.model), "head": "light", "settings": asdict(config)}
-    save_network(network, "segmentation", {**about, **described}, root / "segmentation")
+def make_boundary(folder: Path) -> None:
+    torch.manual_seed(0)
+    net, _ = create("efficientnet_lite0", weights="none", output_stride=16)
+    info = {"backbone": "efficientnet_lite0", "output_stride": 16, "settings": dataclasses.asdict(AffinityConfig())}
+    save_network(BoundaryNet(net), "boundary", info, folder)
 
 
-def job_arguments(job: str, root: Path, out: Path, *more: str) -> list[str]:
-    """Of the command of a job of JOBS; those that begin with CAM files find them in `root/cam`."""
-    values = ",".join(f"{name}={number}" for number, name in enumerate(CLASSES, 1))  # the networks'
-    data, labels = ["--data", f"{root}/images"], ["--labels", f"{root}/labels.csv", "--classes", values]
-    cams = ["--cams", f"{root}/cam"]
-    command = {
-        "label": label_arguments(root, out),
-        "cam": ["cam", *data, *labels, "--model", f"{root}/model", "--scales", "1", "--no-flip", "--precision", "fp32"],
-        "confident": ["label", *data, *labels, *cams, "--unsure", "0.2,0.6", "--crf", "none"],
-        "walk": ["refine", "walk", *data, *cams, "--model", f"{root}/boundary", "--radius", "2", "--steps", "4"],
-        "segment": ["segment", "test", *data, "--model", f"{root}/segmentation", "--scales", "1", "--crf", "none"],
-    }[job]
-    return [*command, "--out", str(out), *more] if job != "label" else [*command, *more]
+def make_segmentation(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = SegmentationConfig(model=ModelConfig(backbone="efficientnet_lite0", output_stride=16))
+    net, _ = create("efficientnet_lite0", weights="none", output_stride=16)
+    model = SegmentationNet(net, len(CLASSES) + 1)
+    info = {
+        "model": dataclasses.asdict(config.model),
+        "head": model.head_name,
+        "class_names": CLASSES,
+        "class_ids": tuple(range(1, len(CLASSES) + 1)),
+        "settings": dataclasses.asdict(config),
+    }
+    save_network(model, "segmentation", info, folder)
+
+
+def data_arguments(root: Path) -> list[str]:
+    """Of the data set that `make_images` made."""
+    named = [f"{name}={number}" for number, name in enumerate(CLASSES, 1)]
+    return [
+        *("--data", str(root / "images"), "--labels", str(root / "labels.csv")),
+        *("--classes", ",".join(named)),
+    ]
+
+
+def cam_arguments(root: Path, out: Path, *more: str) -> list[str]:
+    """Of `pplfast cam`: one scale, since the maps do not matter."""
+    scales = ["--scales", "1", "--no-flip", "--precision", "fp32"]
+    return ["cam", *data_arguments(root), "--model", str(root / "model"), "--out", str(out), *scales, *more]
 
 
 def label_arguments(root: Path, out: Path, *more: str) -> list[str]:
-    """Of `pplfast label`, for the data set that `make_images` made: one scale, since the labels do not matter."""
-    return [
-        "label",
-        "--data",
-        str(root / "images"),
-        "--labels",
-        str(root / "labels.csv"),
-        "--classes",
-        ",".join(CLASSES),
-        "--model",
-        str(root / "model"),
-        "--out",
-        str(out),
-        "--scales",
-        "1",
-        "--no-flip",
-        "--value",
-        "0.4",
-        "--precision",
-        "fp32",
-        *more,
-    ]
+    """Of `pplfast label`, likewise."""
+    words = cam_arguments(root, out, "--value", "0.4", *more)
+    return ["label", *words[1:]]
