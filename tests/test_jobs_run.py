@@ -315,6 +315,12 @@ def test_a_job_without_one_good_image_is_an_error(data, tmp_path):
             run_job(Mean(data), tmp_path / "out", OPTIONS)
 
 
+def test_the_outcome_is_the_same_where_the_ranks_had_joined_before(data, tmp_path):
+    data.images[0].write_bytes(b"")
+    first, second = (run_job(Mean(data), tmp_path / name, OPTIONS) for name in ("one", "two"))
+    assert first.bad == second.bad == [("a", f"{data.images[0]}: empty file; restore it")]
+
+
 def test_exit_codes():
     assert Outcome().exit_code == 0 and Outcome(bad=[("a", "x")]).exit_code == 3
     assert Outcome(bad=[("a", "x")], unfinished=[1]).exit_code == 1

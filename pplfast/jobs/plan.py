@@ -106,6 +106,10 @@ def keep(job: Job, out: Path, left: Int64Array) -> tuple[Int64Array, int, int]:
     }
     for shard in shards:
         remove_file(out / shard)
+    for name in wanted & records.keys():  # what an earlier job made beside: nobody makes it anew
+        own = {f"{name}{suffix}" for suffix in job.suffixes}
+        for file in {file["file"] for file in records[name].get("files", ()) if "offset" not in file} - own:
+            remove_file(out / file)
     kept = {name: record for name, record in records.items() if name not in dropped}
     merge(out, kept.values())  # those of images that are not on this list too: another may have filled the folder
     states = [kept[name]["state"] if name in kept else None for name in job.dataset.ids]

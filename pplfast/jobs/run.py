@@ -73,6 +73,7 @@ def run_job(job: Job, out: Path, options: JobOptions) -> Outcome:
             return asdict(_work(job, out, options, ranks, part, manifest, network, Room(room)))
 
         outcome = Outcome(**(on_all(ranks, work) if together_before else work()))
+    outcome.bad = [(image_id, reason) for image_id, reason in outcome.bad]  # JSON has no tuples
     if outcome.bad and not outcome.written and not outcome.skipped and not outcome.signal:
         name, reason = outcome.bad[0]
         raise UserError(f"{out}: all {len(outcome.bad)} images failed (first: {name}: {reason})")

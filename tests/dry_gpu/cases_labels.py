@@ -1,17 +1,18 @@
 """Maps, labels and predictions: name -> a function that is run under a Watch, on fake tensors on CUDA."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from cases_train import CLASSES, RADIUS, autocast, classifier, images, segmentation_net
 from torch import Tensor
 
+from pplfast.jobs.activations import activation_bytes
 from pplfast.kernels import cam_fuse, random_walk
+from pplfast.labels import network
+from pplfast.labels.cam import MapMaker
 from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.segment import probabilities
-from pplfast.labels.stream import maps as stream_maps
 from pplfast.labels.walk import edges
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
@@ -43,12 +44,10 @@ def map_maker(backbone: str, rows: str) -> Callable[[], None]:
     model = classifier(backbone, "progressive").eval()
     pixels = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
     ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}
-    stream_maps.Resizer = lambda *_: lambda _, scale: ready[scale]  # DALI's needs a real device
-
-    def maker(budget: int) -> stream_maps.MapMaker:
-        return stream_maps.MapMaker(model, CamConfig(scales=scales), "bf16", budget, count, 1)
-
-    made = maker(int(2**30 * wanted / maker(2**30).pixels))
+    network.Resizer = lambda *_: lambda _, scale: ready[scale]  # DALI's needs a real device
+    with autocast("bf16"):
+        activation_bytes(model.maps, torch.device("cuda"))  # as before a job: weights are folded, and kept
+    made = MapMaker(model, CamConfig(scales=scales), "bf16", wanted, count, 1)
     classes = torch.zeros(count, WANTED, dtype=torch.int64)
     return lambda: _expect(made(pixels, classes), (count, WANTED, HEIGHT, WIDTH))
 
@@ -75,20 +74,19 @@ def walk(backbone: str) -> Callable[[], None]:
 
     def run() -> None:
         with torch.inference_mode():
-            _expect(random_walk(cams, edges(model, inputs), 256, radius=RADIUS), (8, WANTED, 94, 125))
+            _expect(random_walk(cams, edges(model(inputs)), 256, radius=RADIUS), (8, WANTED, 94, 125))
 
     return run
 
 
 def predict(backbone: str, precision: str) -> Callable[[], None]:
     model = segmentation_net(backbone).eval()
-    batch = SimpleNamespace(
-        images=[images(4, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES], height=HEIGHT, width=WIDTH
-    )
+    scaled = [images(4, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES]
 
     def run() -> None:
         with torch.inference_mode(), autocast(precision):
-            _expect(probabilities(model, batch, True), (2, CLASSES + 1, HEIGHT, WIDTH))
+            found = sum(probabilities(model(x), (HEIGHT, WIDTH), True) for x in scaled)
+        _expect(found, (2, CLASSES + 1, HEIGHT, WIDTH))
 
     return run
 
