@@ -188,7 +188,7 @@ def test_labels_are_those_of_blocking_launches(tmp_path):
         run = subprocess.run(
             command, env={**os.environ, "CUDA_LAUNCH_BLOCKING": blocking}, capture_output=True, text=True, timeout=300
         )
-        assert run.returncode == 0 and "CRF computed by device" in run.stderr, run.stdout + run.stderr
+        assert run.returncode == 0, run.stdout + run.stderr
         assert json.loads((tmp_path / name / "settings.json").read_text())["crf_engine"] == "device"
     names = list(pngs(tmp_path / "free"))
     assert len(names) == 64 and names == list(pngs(tmp_path / "blocking"))
