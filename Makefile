@@ -54,7 +54,7 @@ docs: $(STAMP) ## the site: build/site/index.html
 test-fuzz: $(STAMP) ## minutes: COUNT=10000 damaged files into all that reads any; SEED=WORD gives the same ones again
 	PYTHONPATH=tests $(BIN)/python -m fuzz --count $(or $(COUNT),10000) $(if $(SEED),--seed '$(SEED)')
 
-test-kill: $(STAMP) ## minutes: pplfast run killed in each of its steps
+test-kill: $(STAMP) ## minutes: pplfast run on 1 and 2 ranks, and killed in each of its steps
 	$(BIN)/python tests/kill_chain.py
 
 test-one-writer: $(STAMP) ## minutes: two trainings, then two runs, on one --out at the same time

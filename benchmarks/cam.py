@@ -194,6 +194,11 @@ def run_memory(
 
 def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[float, ...], timed: int) -> None:
     """pplfast's part is what `pplfast cam` calls; the reference reads, computes and saves image by image."""
+    from pplfast.data.handover import Handover
+    from pplfast.data.pillow import read_pixels
+    from pplfast.data.pipelines import Resizer
+    from pplfast.labels.cam import own_classes
+
     case = _case(backbone, len(dataset.classes))
     ours = models.make_pplfast(case, report.device).eval()
     every, dataset = dataset, dataset.subset(range(min(timed, len(dataset))))
@@ -202,7 +207,10 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
         f"{len(scales)} scales and flips"
     )
     mean, std = ours.backbone.mean, ours.backbone.std
-    images = _first_image(dataset, scales, mean, std)
+    pixels, resize = read_pixels(dataset.images[0]), Resizer(mean, std, 1, 1, Handover(torch.device("cpu")))
+    scaled = [torch.cat((image, image.flip(3))) for image in (resize([pixels], scale) for scale in scales)]
+    height, width = pixels.shape[:2]
+    images = Images(height, width, scaled, own_classes(dataset.known_labels[:1]))
     reference = _reference(case, ours, images, scales)
     _same_maps(report, name, ours, reference, images)
     _same_labels(report, name, every, ours, reference)
@@ -225,25 +233,6 @@ def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[fl
             tuned = models.tune(models.make_reference(case, ours).eval(), report.compile)
             tuned_files = usual_memory(lambda: _reference_files(tuned, dataset, scales, mean, std, Path(folder), True))
             _time_tuned(report, name, tuned_files, runs["pplfast_bf16"], effort, len(dataset))
-
-
-def _first_image(
-    dataset: Dataset, scales: tuple[float, ...], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Images:
-    """Decoded and scaled as `pplfast cam` does it."""
-    from pplfast.data.encoded import read_encoded
-    from pplfast.data.handover import Handover
-    from pplfast.data.pipelines import Decoder, Resizer
-    from pplfast.labels.cam import own_classes
-
-    device = torch.device("cpu")
-    (pixels,) = Decoder(1, 1, device)([read_encoded(dataset.images[0], inspect=True)])
-    if pixels is None:
-        raise UserError(f"{dataset.images[0]}: damaged; `pplfast data check` names all such images")
-    resize = Resizer(mean, std, 1, 1, Handover(device))
-    scaled = [torch.cat((image, image.flip(3))) for image in (resize([pixels], scale) for scale in scales)]
-    height, width = pixels.shape[:2]
-    return Images(height, width, scaled, own_classes(dataset.known_labels[:1]))
 
 
 def _same_labels(

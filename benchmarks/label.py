@@ -71,13 +71,12 @@ def _measure(
         root = Path(folder)
 
         def job(precision: str) -> Path:
-            from pplfast.jobs.run import JobConfig, label_dataset
+            from pplfast.labels.label import label_dataset
 
             out = Path(tempfile.mkdtemp(dir=folder))
             settings = CamConfig(cams.scales, cams.flip, cams.batch, precision)
-            config = JobConfig(out, settings, LabelConfig(value=threshold))
             with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
-                results[precision] = label_dataset(ours, dataset, config)
+                results[precision] = label_dataset(ours, dataset, settings, LabelConfig(value=threshold), out)
             return out
 
         _reference_labels(reference, dataset, cams.scales, mean, std, threshold, root / "reference")

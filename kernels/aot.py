@@ -23,7 +23,7 @@ from .cam_head import cam_head_kernel, head_blocks
 from .dense_crf import WARPS as CRF_WARPS
 from .dense_crf import update_kernel, update_pixels
 from .depthwise import OPTIONS as DEPTHWISE_OPTIONS
-from .depthwise import depthwise_kernel, depthwise_tile
+from .depthwise import depthwise_kernel, depthwise_launch
 from .layout import ROW_OPTIONS, tile_sizes
 from .patch_merge import _merge_kernel
 from .patch_pool import MODES, pool_options, pool_tile
@@ -118,7 +118,7 @@ def _depthwise_cases(dtype: str) -> list[Case]:
         Case(
             f"depthwise {kernel}x{kernel}/{stride}",
             depthwise_kernel,
-            {"K": kernel, "S": stride, "ACT": "relu6", **depthwise_tile(56, 240)},
+            {"K": kernel, "S": stride, "ACT": "relu6", **depthwise_launch(56, 56, 240)[1]},
             DEPTHWISE_OPTIONS,
             types=types,
         )

@@ -53,10 +53,11 @@ def depthwise_kernel(
     tl.store(y + o_y, b_y.to(y.dtype.element_ty), mask=(o_p < OW)[:, None] & m_c[None, :])
 
 
-def depthwise_tile(width: int, channels: int) -> dict[str, int]:
-    """Block sizes over rows of `width` pixels."""
+def depthwise_launch(rows: int, width: int, channels: int) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """Launch grid and block sizes for a result of `rows` rows, over all images, of `width` pixels."""
     block_c = min(triton.next_power_of_2(channels), MOST_CHANNELS)
-    return {"BP": max(1, min(triton.next_power_of_2(width), TILE // block_c)), "BC": block_c}
+    block_p = max(1, min(triton.next_power_of_2(width), TILE // block_c))
+    return (rows, triton.cdiv(width, block_p), triton.cdiv(channels, block_c)), {"BP": block_p, "BC": block_c}
 
 
 def depthwise(
@@ -85,8 +86,7 @@ def depthwise(
     left, right, top, bottom = padding
     rows, columns = (height + top + bottom - kernel) // stride + 1, (width + left + right - kernel) // stride + 1
     y = empty_packed(x, (batch, channels, rows, columns))
-    blocks = depthwise_tile(columns, channels)
-    launch = (batch * rows, triton.cdiv(columns, blocks["BP"]), triton.cdiv(channels, blocks["BC"]))
+    launch, blocks = depthwise_launch(batch * rows, columns, channels)
     run(
         depthwise_kernel, launch, x, x, weight, shift, y, height, width, rows, columns, top, left, channels,
         K=kernel, S=stride, ACT=act, **blocks, **OPTIONS,

@@ -24,6 +24,10 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class Terminated(KeyboardInterrupt):
+    """Ended by SIGTERM: all that cleans up after Ctrl-C does so here too."""
+
+
 def one_line(message: str) -> str:
     """For a terminal: what does not print (a file's NUL, line break or terminal sequence) is written as its escape, and
     the middle of a message beyond MOST characters is left out."""
@@ -109,10 +113,15 @@ _OTHERS = f"the operating system says: {{reason}}; check the path and the disk, 
 
 def explain_os_error(error: OSError, path: str | os.PathLike[str], reading: bool = False) -> UserError:
     """The UserError for what the operating system refused at `path`, writing it or reading it."""
+    return UserError(f"{os.fspath(path)}: {os_error_words(error, reading)}")
+
+
+def os_error_words(error: OSError, reading: bool = False) -> str:
+    """The same without the path."""
     code = error.errno or 0
     reason = error.strerror or str(error) or type(error).__name__
     sentence = (_NOT_READ if reading else _NOT_WRITTEN).get(code) or _REMEDIES.get(code, _OTHERS)
-    return UserError(f"{os.fspath(path)}: {sentence.format(reason=reason)}")
+    return sentence.format(reason=reason)
 
 
 def explain_library_error(error: Exception, path: str | os.PathLike[str]) -> UserError | None:

@@ -126,7 +126,8 @@ def write_text(path: StrPath, text: str) -> None:
 
 
 def write_json(path: StrPath, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Raises ValueError for a NaN or an infinity, which JSON does not have."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: StrPath, remedy: str = "delete it and run the step again") -> dict[str, Any]:
@@ -173,7 +174,7 @@ def parse_json(data: bytes) -> Any:
 def decode_json(data: bytes) -> Any:
     """The same without a bound that a recursive function could rely on: for values whose every part is then checked."""
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deep") from None
 

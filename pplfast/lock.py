@@ -8,6 +8,7 @@ import re
 import socket
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,7 +53,22 @@ def hold_folder(folder: StrPath, wait: float = 0.0) -> Iterator[None]:
 
 def try_lock(file: IO[bytes], path: Path) -> bool:
     """Lock an open file; False where another process holds it. On a file system without locks it is said, once, and
-    goes on: the user has to see to it that there is one writer."""
+    goes on: see `require_locks`."""
+    return _flock(file, path) is not False
+
+
+def require_locks(folder: StrPath) -> None:
+    """For several processes that write to one folder, which is there: UserError where its file system has no locks."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if _flock(file, Path(folder, LOCK)) is None:
+            raise UserError(
+                f"{folder}: its file system has no locks, which several ranks need; take one rank, or a folder on "
+                f"another file system (Lustre: mount it with -o flock)"
+            )
+
+
+def _flock(file: IO[bytes], path: Path) -> bool | None:
+    """Whether it was free, and is held from now on; None on a file system without locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -61,6 +77,7 @@ def try_lock(file: IO[bytes], path: Path) -> bool:
         if error.errno not in NO_LOCKS:
             raise explain_os_error(error, path) from error
         _say_no_locks(str(path.parent))
+        return None
     return True
 
 
@@ -101,16 +118,25 @@ def _acquire(folder: Path, path: Path, wait: float) -> IO[bytes]:
             except FileNotFoundError:  # the process before removed the folder, which it had made
                 _make(folder)
                 continue
-            if not try_lock(file, path):
+            free = _flock(file, path)
+            if free is False or (free is None and _may_live(path)):
                 holder = _holder(path)
                 file.close()
                 if time.monotonic() >= deadline:
-                    raise UserError(f"{folder}: {holder} writes to it; wait for it, stop it, or choose another --out")
+                    gone = "" if free is False else f"; if it has ended, remove {path} (the file system has no locks)"
+                    raise UserError(
+                        f"{folder}: {holder} writes to it; wait for it, stop it, or choose another --out{gone}"
+                    )
                 time.sleep(POLL)
             elif _names(path, file):
                 os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), f"{_host()} {os.getpid()}\n".encode())
-                return file
+                name = f"{_host()} {os.getpid()}\n".encode()
+                os.write(file.fileno(), name)
+                if not free:
+                    time.sleep(POLL)  # of two that came at once the later one is named
+                if free or path.read_bytes() == name:
+                    return file
+                file.close()
             else:  # the process before removed it, between our opening and our locking it
                 file.close()
     except OSError as error:
@@ -135,14 +161,32 @@ def _names(path: Path, file: IO[bytes]) -> bool:
         return False
 
 
+def _may_live(path: Path) -> bool:
+    """Without locks: whether the process that the file names may still run, as all those of other machines may."""
+    found = _named(path)
+    if found is None or found[1] != _host():
+        return found is not None
+    try:
+        os.kill(int(found[2]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def _named(path: Path) -> re.Match[str] | None:
+    try:
+        with open(path, "rb") as file:
+            return HOLDER.fullmatch(file.read(300).decode("ascii", "replace"))
+    except OSError:
+        return None
+
+
 def _holder(path: Path) -> str:
     deadline = time.monotonic() + UNTIL_NAMED
     while True:
-        try:
-            with open(path, "rb") as file:
-                found = HOLDER.fullmatch(file.read(300).decode("ascii", "replace"))
-        except OSError:
-            found = None
+        found = _named(path)
         if found:
             return f"process {found[2]} on {found[1]}"
         if time.monotonic() >= deadline or not path.exists():
@@ -157,7 +201,7 @@ def _host() -> str:
 @functools.cache
 def _say_no_locks(folder: str) -> None:
     print(
-        f"{folder}: its file system has no locks; see to it that only one command at a time writes there",
+        f"{folder}: its file system has no locks; a command that is killed leaves its {LOCK} behind",
         file=sys.stderr,
         flush=True,
     )

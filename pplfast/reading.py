@@ -4,13 +4,12 @@ import errno
 import io
 import os
 import stat
-from typing import BinaryIO
 
 LARGEST_IMAGE = 178_956_970  # pixels; above, Pillow takes an image for an attack on the memory
 QUOTED = 80  # characters of an untrusted text that a message repeats
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a file for reading. OSError, with its `strerror`, for all that is not a regular file or a link to one."""
     try:
         # Without O_NONBLOCK, opening a named pipe waits for somebody to write into it.

@@ -11,7 +11,9 @@ from torch import nn
 
 from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
+from pplfast.jobs import pipeline, plan
 from pplfast.jobs.job import Finish, Finished, Job
+from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.options import JobOptions
 from pplfast.models.backbone import BlockSpec
 
@@ -134,3 +136,21 @@ class SmallSegmenter(nn.Module):
     def forward(self, images):
         right, below = -images.shape[3] % 4, -images.shape[2] % 4
         return self.head(nn.functional.pad(images, (0, right, 0, below)))
+
+
+def in_batches(monkeypatch) -> None:
+    """As on a GPU: several images of one size at a time."""
+    plain = pipeline.Feed
+
+    def feed(job, indices, batch, keeper, *more):
+        keeper._batch = job.batch
+        return plain(job, indices, job.batch, keeper, *more)
+
+    monkeypatch.setattr(pipeline, "Feed", feed)
+
+
+def plan_of(job: Job, out: Path, verify: bool = False):
+    """What a single rank finds to do: positions, and how many are done, and bad. As in `run_job`."""
+    plan.tidy(out, job.dataset.ids)
+    positions = np.arange(len(job.dataset), dtype=np.int64)
+    return plan.keep(job, out, plan.to_do(job, out, positions, read_manifest(out), verify))

@@ -1,6 +1,8 @@
-"""`make test-kill`: kill -9 of `pplfast run` at a random moment in each of its steps, then the same command again.
+"""`make test-kill`: `pplfast run` on one rank, on two, and killed at a random moment in each of its steps, then started
+again on the other number of ranks.
 
-Minutes long, so not among the tests; the final figures must be those of a run that nobody disturbed.
+On two ranks one of them is killed, whichever, while the other works. Minutes long, so not among the tests; the figures
+must be those of a run that nobody disturbed.
 """
 
 import argparse
@@ -12,17 +14,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from pplfast.run.variant import OUTPUTS, REFINED
+from pplfast.steps import STEP
 
 RECIPE = """
 name = "kill"
 variants = ["ppl"]
 augment = { crop = 64, resize_long = [64, 80] }
-optim = { batch = 4, precision = "fp32" }
+optim = { batch = 4, micro_batch = 2, precision = "fp32" }
 cam = { scales = [1.0], precision = "fp32" }
 [[stages]]
 position = "group5"
@@ -31,35 +33,23 @@ epochs = 2
 [affinity]
 epochs = 2
 augment = { crop = 64, resize_long = [64, 80] }
-optim = { batch = 4, precision = "fp32" }
+optim = { batch = 4, micro_batch = 2, precision = "fp32" }
 [segmentation]
 epochs = 2
 augment = { crop = 64, resize_long = [64, 80] }
-optim = { batch = 4, precision = "fp32" }
+optim = { batch = 4, micro_batch = 2, precision = "fp32" }
 scales = [1.0]
 """
 FIGURES = ("cam_miou", "label_miou", "walk_miou", "walk_label_miou", "segmentation_miou")
 
 
-def command(data: Path, recipe: Path, out: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "pplfast",
-        "run",
-        "--data",
-        str(data),
-        "--recipe",
-        str(recipe),
-        "--out",
-        str(out),
-        "--threads",
-        "1",
-        "--checkpoint-every",
-        "1",
-        "--jobs",
-        "1",
-    ]
+DIGITS = 6
+FLAGS = ("--threads", "1", "--checkpoint-every", "1", "--jobs", "1")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def pplfast(*words: object) -> list[str]:
+    return [sys.executable, "-m", "pplfast", *map(str, words)]
 
 
 def remove(path: Path) -> None:
@@ -68,100 +58,88 @@ def remove(path: Path) -> None:
 
 def figures(out: Path) -> dict[str, float]:
     part = json.loads((out / "summary.json").read_text())["ppl"]
-    return {name: part[name] for name in FIGURES}
+    return {name: round(part[name], DIGITS) for name in FIGURES}
+
+
+def record(out: Path, step: str) -> dict:
+    try:
+        return json.loads((out / "ppl" / "steps" / f"{step}.json").read_text())
+    except FileNotFoundError:
+        return {"done": None}
 
 
 def steps_of(out: Path) -> dict[str, float]:
     """Seconds of each step that is done, in their order."""
-    records = {path.stem: json.loads(path.read_text()) for path in (out / "ppl" / "steps").glob("*.json")}
-    done = sorted((float(record["stamp"]), name) for name, record in records.items() if record["done"])
-    return {name: records[name]["seconds"] for _, name in done}
+    found = {name: record(out, name) for name in STEP}
+    return {name: entry["seconds"] for name, entry in found.items() if entry["done"]}
 
 
-def kill_in(step: str, share: float, seconds: float, arguments: list[str], out: Path) -> bool:
-    """Start, and have the process kill itself `share * seconds` after `step` has begun; whether it was still at it."""
-    itself = [sys.executable, __file__, "--step", step, "--after", str(share * seconds)]
-    process = subprocess.run([*itself, *arguments[3:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"pplfast ended with {process.returncode} before {step}: {process.stderr[-2000:]}")
-    return process.returncode == -signal.SIGKILL and step not in steps_of(out)
+def ranks_of(mark: str) -> list[int]:
+    """The processes that a launcher with this mark in its environment has started as ranks."""
+    ranks = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if any(word.startswith(b"--local_rank=") for word in words) and mark.encode() in (
+                (path / "environ").read_bytes()
+            ):
+                ranks.append(int(path.name))
+    return ranks
 
 
-def run_until_killed(step: str, seconds: float, arguments: list[str]) -> int:
-    """`pplfast run` in this process, with a SIGKILL from a thread of its own: as sudden, exact to the millisecond."""
-    from pplfast.cli import main as pplfast
-    from pplfast.run.steps import Steps
-
-    plain = Steps.run
-
-    def kill():
-        time.sleep(seconds)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def run(self, name, settings, outputs, action):
-        def timed():
-            threading.Thread(target=kill, daemon=True).start()
-            return action()
-
-        return plain(self, name, settings, outputs, timed if name == step else action)
-
-    Steps.run = run
-    return pplfast(arguments)
+def kill_in(step: str, delay: float, words: list[str], ranks: int, out: Path, moments: random.Random) -> bool:
+    """Start on so many ranks, and kill one `delay` seconds after `step` has begun; whether it was still at it."""
+    log, mark = out.with_suffix(".log"), f"{os.getpid()}-{time.monotonic_ns()}"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=file, env={**ENVIRONMENT, "KILL_CHAIN": mark})
+    found = [process.pid] if ranks == 1 else []
+    while process.poll() is None and (len(found) < ranks or record(out, step)["done"] is not False):
+        time.sleep(0.001)
+        found = found if len(found) == ranks else ranks_of(mark)
+    if process.poll() is not None:
+        raise RuntimeError(f"pplfast ended with {process.returncode} before {step}:\n{log.read_text()[-2000:]}")
+    time.sleep(delay)
+    with suppress(ProcessLookupError):  # it was faster
+        os.kill(moments.choice(found), signal.SIGKILL)
+    process.wait(timeout=180)  # a launcher ends all ranks
+    if left := ranks_of(mark):
+        raise RuntimeError(f"{step}: ranks {left} go on without the one that was killed")
+    return record(out, step)["done"] is False
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--step", help=argparse.SUPPRESS)
-    parser.add_argument("--after", type=float, help=argparse.SUPPRESS)
-    args, rest = parser.parse_known_args()
-    if args.step:
-        return run_until_killed(args.step, args.after, rest)
-    moments = random.Random(args.seed)
+    moments = random.Random(parser.parse_args().seed)
     with tempfile.TemporaryDirectory(prefix="pplfast-chain-kill-") as folder:
         root = Path(folder)
-        recipe = root / "kill.toml"
+        data, recipe = root / "data", root / "kill.toml"
         recipe.write_text(RECIPE, encoding="utf-8")
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pplfast",
-                "data",
-                "demo",
-                "--out",
-                str(root / "data"),
-                "--train",
-                "12",
-                "--val",
-                "4",
-                "--size",
-                "96",
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        whole, disturbed = root / "whole", root / "disturbed"
-        subprocess.run(
-            command(root / "data", recipe, whole), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        expected = figures(whole)
-        for step, seconds in steps_of(whole).items():
-            share = moments.random()
+        quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": ENVIRONMENT}
+        subprocess.run(pplfast("data", "demo", "--out", data, "--train", 12, "--val", 4, "--size", 96), **quiet)
+
+        def run(out: Path, ranks: int) -> list[str]:
+            return pplfast("run", "--data", data, "--recipe", recipe, "--out", out, "--ranks", ranks, *FLAGS)
+
+        found = {}
+        for ranks in (1, 2):
+            subprocess.run(run(root / f"on{ranks}", ranks), **quiet)
+            found[f"{ranks} rank{'s' * (ranks > 1)}"] = figures(root / f"on{ranks}")
+        disturbed = root / "disturbed"
+        for number, (step, seconds) in enumerate(steps_of(root / "on1").items()):
+            ranks, delay = 2 - number % 2, moments.random() * seconds
             # A quieter machine does the step faster than the record says: earlier and earlier, until it is hit.
-            while not kill_in(step, share, seconds, command(root / "data", recipe, disturbed), disturbed):
-                share /= 2
-                if step in steps_of(disturbed):
-                    (disturbed / "ppl" / "steps" / f"{step}.json").unlink()
-                    remove(disturbed / "ppl" / (OUTPUTS | REFINED)[step])
-            print(f"killed {share * seconds:.3f} s into {step}", flush=True)
-        subprocess.run(
-            command(root / "data", recipe, disturbed), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        found = figures(disturbed)
+            while not (hit := kill_in(step, delay, run(disturbed, ranks), ranks, disturbed, moments)) and delay > 0.001:
+                delay /= 2
+                (disturbed / "ppl" / "steps" / f"{step}.json").unlink()
+                remove(disturbed / "ppl" / STEP[step].output)
+            where = f"{delay:.3f} s into {step}" if hit else f"after {step}, which is too fast to be hit"
+            print(f"{ranks} rank{'s' * (ranks > 1)}: killed {where}", flush=True)
+        subprocess.run(run(disturbed, 1), **quiet)
+        found["after the kills"] = figures(disturbed)
     for name in FIGURES:
-        print(f"{name:<20} {expected[name]:.6f} undisturbed, {found[name]:.6f} after the kills")
-    if found != expected:
+        print(f"{name:<18}", *(f"{part[name]:.{DIGITS}f} {which}" for which, part in found.items()), sep="  ")
+    if any(part != found["1 rank"] for part in found.values()):
         print("FAILED: the figures differ")
         return 1
     print("the same")

@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -309,6 +310,19 @@ def test_a_killed_rank_on_the_other_host(hosts, folder, environment, two_hosts_r
             f"all but {len(differing(out, two_hosts_run))} tensors identical to the uninterrupted run"
         )
     assert losses(out) == losses(two_hosts_run) and not differing(out, two_hosts_run)
+
+
+def test_sigterm_to_the_launch_ends_both_hosts(hosts, folder, environment):
+    out = folder / "ended"
+    process = start_recorded(hosts, folder, environment, out, "none")
+    lines = Lines(process)
+    record = out.with_suffix(".record") / "rank1.jsonl"
+    while process.poll() is None and not (record.exists() and record.read_text().count("\n") >= 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143, lines.join()[-4000:]
+    found = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, text=True)
+    assert found.stdout == "" and "SIGTERM: ending all ranks" in lines.join() and "attempt" not in lines.join()
 
 
 def test_two_one_and_two_ranks_at_every_zero_stage(hosts, folder, environment, capsys):

@@ -88,6 +88,9 @@ class TinyBackbone(nn.Module):
             return Tail(None, None, "relu")
         return Tail(self.last.scale, self.last.shift, "relu6" if self.family == "effnet" else "relu")
 
+    def block_modules(self, index: int) -> list[nn.Module]:
+        return [self.blocks[index]]
+
     def preactivation(self, index: int) -> tuple[Tensor, Tensor, str] | None:
         if self.family != "preact":
             return None

@@ -295,6 +295,6 @@ def test_a_damaged_results_file_is_refused_by_name(damage, tmp_path):
     write_json(path, value)
     assert read_results(str(path))["ratios"][0]["ratio"] == value["ratios"][0]["ratio"]
     damage(value)
-    write_json(path, value)
+    path.write_text(json.dumps(value), encoding="utf-8")
     with pytest.raises(UserError, match=r"results\.json: .*; write it anew"):
         read_results(str(path))

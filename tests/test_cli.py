@@ -101,7 +101,7 @@ def test_a_run_within_the_data_set_is_refused(out, tmp_path, capsys):
     (tmp_path / "link").symlink_to(folder)
     assert main(["run", "--data", str(folder), "--recipe", "demo", "--out", str(tmp_path / out)]) == 2
     error = capsys.readouterr().err
-    assert "lies in the data set's folder" in error and error.count("\n") == 1 and not list(folder.iterdir())
+    assert "lies among the data set's files" in error and error.count("\n") == 1 and not list(folder.iterdir())
 
 
 def test_the_report_shows_as_many_images_as_its_help_says():
@@ -133,7 +133,7 @@ def test_a_wrong_path_is_one_line_and_writes_nothing(command, capsys, tmp_path):
     "options, message",
     [
         (["--recipe", "nothing"], "nothing: neither a recipe file"),
-        (["--recipe", "demo", "--variants", "plain,both"], "'variants' = 'both': must be plain, ppl or explicit"),
+        (["--recipe", "demo", "--variants", "plain,both"], "'variants' = ('plain', 'both'): must be one of plain, ppl"),
         (["--recipe", "demo", "--variants", ","], "--variants is empty"),
         (["--recipe", "demo", "--seeds", "0,one"], "--seeds 0,one: must be whole numbers, like 0,1,2 or 0-2"),
         (["--recipe", "demo", "--seeds", "2-0"], "2-0 ends before it begins; write 0-2"),
@@ -185,12 +185,6 @@ def test_an_output_folder_that_is_a_file_is_one_line(capsys, tmp_path):
 def test_the_launchers_local_rank_before_the_command_is_accepted(capsys):
     assert main(["--local_rank=0", "report", "/nowhere/at/all"]) == 2
     assert "pplfast report: error:" in capsys.readouterr().err
-
-
-def test_run_refuses_to_be_started_on_several_ranks(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["run", *DATA, "--recipe", "demo", "--out", str(tmp_path / "out")]) == 2
-    assert "use `pplfast train`" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -262,7 +256,17 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert "trained on photos: 10 images" in text and "no true masks: nothing is scored" in text
     assert "labels_walk" in text and "optimizer steps of the classifier: 4 + 4" in text  # 2 epochs each, batch 8
     assert "segmentation network: 12" in text and "GiB are free" in text
+    assert "warning: each of the 10 images has cell: " in text and "warning: 1 of 2 classes have no image" in text
+    assert "memory: the largest image has 40 x 30 pixels" in text and "disk, for each variant: 0.0 MiB" in text
+    assert "cannot be used" not in text and "time, at" not in text  # no run is there whose rates could tell
     assert "warning: 10 images make 8 optimizer steps of the classifier" in text and "few-images" in text
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", "--memory", "0.25"]) == 0
+    assert "get no label with a CRF" not in capsys.readouterr().out
+    Image.new("RGB", (1200, 1000)).save(folder / "9.jpg")
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", "--memory", "0.25"]) == 0
+    text = capsys.readouterr().out
+    assert "the largest image has 1200 x 1000 pixels, 400.5 MiB where a CRF is used" in text
+    assert "warning: images of more than 0.6 megapixels get no label with a CRF; raise --memory" in text
     change = ["--set", "stages.0.epochs=1.5", "--variants", "plain,ppl", "--set", "segmentation.epochs=0"]
     assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", *change]) == 0
     text = capsys.readouterr().out

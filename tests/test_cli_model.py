@@ -82,6 +82,7 @@ def test_a_network_of_another_kind_leads_to_the_right_one(run, tmp_path):
 
 def arguments(root: Path, *words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--out", default="out")
     add_data_arguments(parser)
     return parser.parse_args(["--data", str(root), "--labels", "none", *words])
 

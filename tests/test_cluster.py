@@ -52,34 +52,33 @@ case $host-$(wc -l < {tmp_path}/$host) in node-a-1 | node-b-*) exit 255; esac
 
 
 class Attempts:
-    """What the launcher is started with; each attempt ends with the next of the exit codes."""
+    """What is started instead of launchers, by attempt and host; each attempt ends with the next of the exit codes."""
 
     def __init__(self, monkeypatch, codes: list[int], alive: list[list[str]]) -> None:
-        self.commands: list[list[str]] = []
-        self.hosts: list[str] = []
-        self.environments: list[dict[str, str]] = []
+        self.starts: list[dict[str | None, list[str]]] = []
         codes, alive = iter(codes), iter(alive)
 
         def answering(hosts):
             up = next(alive)
             return [host for host in hosts if host.name in up]
 
+        def run(starts, received, say):
+            self.starts.append(starts)
+            return next(codes)
+
         monkeypatch.setattr(launching, "answering", answering)
         monkeypatch.setattr(launching, "first_address", lambda host: "10.0.0.1")
-        monkeypatch.setattr(launching.shutil, "which", lambda name: f"/usr/bin/{name}")
-        outer = self
+        monkeypatch.setattr(launching, "_run", run)
 
-        class Process:
-            def __init__(self, command, env):
-                outer.commands.append(command)
-                outer.environments.append(env)
-                if "--hostfile" in command:
-                    outer.hosts.append(Path(command[command.index("--hostfile") + 1]).read_text())
+    @property
+    def commands(self) -> list[list[str]]:
+        """Of the first host."""
+        return [next(iter(starts.values())) for starts in self.starts]
 
-            def wait(self):
-                return next(codes)
 
-        monkeypatch.setattr(launching.subprocess, "Popen", Process)
+def option(command: list[str], name: str) -> str:
+    [word] = [word for words in command for word in words.split() if word.startswith(name)]
+    return word.partition("=")[2]
 
 
 @pytest.fixture
@@ -90,18 +89,15 @@ def hostfile(tmp_path) -> str:
 
 def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
     attempts = Attempts(monkeypatch, [75, 255, 0], [["node-a", "node-b"], ["node-b"], ["node-a", "node-b"]])
-    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
     said: list[str] = []
     assert launch(["train", "--out", "x"], LaunchOptions(hostfile, restarts=3), said.append) == 0
-    both = "node-a slots=2\nnode-b slots=4\n"
-    assert attempts.hosts == [both, "node-b slots=4\n", both]
-    assert [command[-1] == "--resume" for command in attempts.commands] == [False, True, True]
-    ports = {command[command.index("--master_port") + 1] for command in attempts.commands}
-    assert len(ports) == 3 and all("--force_multi" in command for command in attempts.commands)
+    assert [list(starts) for starts in attempts.starts] == [["node-a", "node-b"], ["node-b"], ["node-a", "node-b"]]
+    assert [command[-1].endswith(" --resume") for command in attempts.commands] == [False, True, True]
+    assert len({option(command, "--master_port") for command in attempts.commands}) == 3
     # the launcher's own lines but for errors; before the program, whose option it would be else
-    assert all(command.index("--quiet") < command.index("--module") for command in attempts.commands)
-    addresses = [command[command.index("--master_addr") + 1] for command in attempts.commands]
-    assert addresses == ["10.0.0.1", "node-b", "10.0.0.1"]
+    assert all(command[-1].index("--quiet") < command[-1].index("--module") for command in attempts.commands)
+    assert [option(command, "--master_addr") for command in attempts.commands] == ["10.0.0.1", "node-b", "10.0.0.1"]
+    assert [option(command, "--node_rank") for command in attempts.starts[0].values()] == ["0", "1"]
     assert said == [
         "attempt 1 ended with exit code 75; starting again from the last checkpoint, 3 restarts left",
         "node-a: no answer by ssh; going on with node-b",
@@ -110,7 +106,9 @@ def test_a_lost_host_is_left_out_and_training_resumes(monkeypatch, hostfile):
     ]
 
 
-@pytest.mark.parametrize("codes, attempts_made", (([2], 1), ([3], 1), ([130], 1), ([1, 1], 2), ([0], 1)))
+@pytest.mark.parametrize(
+    "codes, attempts_made", (([2], 1), ([3], 1), ([129], 1), ([130], 1), ([143], 1), ([1, 1], 2), ([0], 1))
+)
 def test_what_is_not_started_again(monkeypatch, codes, attempts_made):
     attempts = Attempts(monkeypatch, codes, [])
     assert launch(["label", "--out", "x"], LaunchOptions(ranks=2, restarts=1), lambda _: None) == codes[-1]
@@ -126,7 +124,6 @@ def test_what_is_not_started_again(monkeypatch, codes, attempts_made):
         (-9, 75, " (its launcher was killed by SIGKILL)"),
         (256 - 40, 75, " (a rank or its launcher was killed by signal 40)"),
         (255, 75, " (the connection to a host was lost, or a rank was killed by SIGHUP)"),
-        (143, 143, ""),
         (1, 1, ""),
         (75, 75, ""),
     ),
@@ -162,9 +159,7 @@ def test_the_gpus_of_the_ranks(monkeypatch, visible, ranks, expected):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert launch(["label"], LaunchOptions(ranks=ranks), lambda _: None) == 0
     [command] = attempts.commands
-    [world] = [word.partition("=")[2] for word in command if word.startswith("--world_info=")]
-    assert json.loads(base64.urlsafe_b64decode(world)) == {"localhost": expected}
-    assert command[3] == "deepspeed.launcher.launch"
+    assert json.loads(base64.urlsafe_b64decode(option(command, "--world_info"))) == {"localhost": expected}
 
 
 def test_more_ranks_than_the_gpus_that_are_named(monkeypatch):
@@ -181,7 +176,7 @@ def test_no_host_answers(monkeypatch, hostfile):
 
 
 def test_the_command_line_names_what_is_missing(capsys, tmp_path):
-    for words in ([], ["eval"], ["segment", "test"]):
+    for words in ([], ["eval"], ["segment"], ["refine", "test"], ["--ranks", "2"]):
         assert main(["launch", *words]) == 2 and "name the command to run" in capsys.readouterr().err
     train = ["train", "--data", "/none", "--recipe", "demo", "--out", "x"]
     assert main(["launch", "--hostfile", "/none", *train]) == 2 and "/none: not a readable" in capsys.readouterr().err
@@ -212,10 +207,33 @@ def test_what_can_be_mended_is_found_before_ranks_are_started(monkeypatch, tmp_p
     assert message in error and error.count("\n") == 1 and not attempts.commands
 
 
-def test_labels_from_cam_files_need_no_ranks(monkeypatch, capsys):
-    attempts = Attempts(monkeypatch, [], [])
-    assert main(["launch", "label", "--data", ".", "--cams", "x", "--out", "y"]) == 2
-    assert "works in one process" in capsys.readouterr().err and not attempts.commands
+@pytest.mark.parametrize(
+    "kind, words",
+    (
+        ("", ["run", "--recipe", "demo", "--train-list", "list"]),
+        ("", ["run"]),
+        ("classifier", ["cam", "--list", "list"]),
+        ("classifier", ["label", "--list", "list"]),
+        ("", ["label", "--list", "list", "--cams", "x"]),
+        ("boundary", ["refine", "walk", "--list", "list", "--cams", "x"]),
+        ("classifier", ["refine", "train", "--list", "list", "--pngs", "x", "--recipe", "demo"]),
+        ("", ["segment", "train", "--list", "list", "--pngs", "x", "--recipe", "demo"]),
+        ("segmentation", ["segment", "test", "--list", "list"]),
+    ),
+)
+def test_every_command_that_shares_its_work_among_ranks(monkeypatch, tmp_path, capsys, kind, words):
+    """What is trained goes on with --resume; all else by the same command."""
+    attempts = Attempts(monkeypatch, [75, 0], [])
+    (tmp_path / "list.txt").write_text("a\n")
+    (tmp_path / "a.jpg").write_text("")
+    words = [*words, "--data", str(tmp_path), "--out", "y"]
+    if kind:
+        (tmp_path / f"{kind}.json").write_text("{}")
+        (tmp_path / f"{kind}.safetensors").write_text("")
+        words += ["--model", str(tmp_path)]
+    assert main(["launch", "--ranks", "2", "--restarts", "1", *words]) == 0, capsys.readouterr().err
+    resumed = ["--resume"] if "train" in words[:2] else []
+    assert [command[command.index("pplfast") + 1 :] for command in attempts.commands] == [words, words + resumed]
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("zero*.json")), ids=lambda path: path.stem)

@@ -9,19 +9,18 @@ import time
 
 import pytest
 
-from pplfast.cluster import ranks
-from pplfast.cluster.ranks import LostRankError, check_port, local_world, place_of_rank
+from pplfast.cluster.meeting import LostRankError, Place, check_port, local_world, place_of_rank
 from pplfast.errors import UserError
 
 GOOD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
-def place(**changes) -> ranks.Place:
+def place(**changes) -> Place:
     return place_of_rank({name: value for name, value in {**GOOD, **changes}.items() if value is not None})
 
 
 def test_a_rank_by_its_variables():
-    assert place() == ranks.Place(1, 2, "127.0.0.1", 29500)
+    assert place() == Place(1, 2, "127.0.0.1", 29500)
     assert local_world(GOOD, 2) == 2 and local_world({**GOOD, "LOCAL_SIZE": "1"}, 2) == 1
     assert local_world({**GOOD, "LOCAL_WORLD_SIZE": "", "LOCAL_SIZE": "1"}, 2) == 1
 

@@ -138,7 +138,17 @@ def test_without_the_compiled_kernel(monkeypatch):
 @pytest.mark.slow
 def test_a_missing_or_failing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for compiler, text in (("no-such-compiler", "no C++ compiler"), ("false", "false failed")):
+    monkeypatch.setattr(native, "SECONDS", 1)
+    for name, text in (("no_program", "\x7fELF"), ("hangs", "#!/bin/sh\nexec sleep 60\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for compiler, text in (
+        ("no-such-compiler", "no C++ compiler"),
+        ("false", "false failed"),
+        ("g++ '", "CXX in the environment is no command: No closing quotation"),
+        (str(tmp_path / "no_program"), "no_program failed: [Errno 8] Exec format error"),
+        (str(tmp_path / "hangs"), "hangs failed: Command '["),
+    ):
         monkeypatch.setenv("CXX", compiler)
         found = native.library.__wrapped__()
         assert found.functions is None and text in found.reason

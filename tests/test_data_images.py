@@ -1,8 +1,15 @@
+import errno
+import os
+import struct
+import warnings
+
 import numpy as np
 import pytest
 from data_sets import SIZE, save_image, spoil_huffman_table
 from PIL import Image
 
+from pplfast import reading
+from pplfast.data.encoded import read_encoded
 from pplfast.data.images import BadImage, ImageInfo, decode_fully, inspect_image
 from pplfast.data.masks import read_mask, voc_palette, write_mask
 from pplfast.errors import UserError
@@ -43,7 +50,7 @@ def test_bad_images_by_kind(tmp_path):
     good = save_image(tmp_path / "good.jpg").read_bytes()
     path = tmp_path / "a.jpg"
     assert kind_of(path) == "missing"
-    assert kind_of(tmp_path) == "missing"  # a folder
+    assert kind_of(tmp_path) == "unreadable"  # a folder
     path.write_bytes(b"")
     assert kind_of(path) == "empty"
     save_image(path, format="PNG")
@@ -136,3 +143,157 @@ def test_write_mask_refuses_other_arrays(tmp_path):
         with pytest.raises(ValueError, match="uint8"):
             write_mask(tmp_path / "a.png", wrong)
     assert not list(tmp_path.iterdir())
+
+
+# What a file is that is no JPEG, and JPEGs that decoders do not read
+
+FOREIGN = {
+    b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": "an HEIC (HEIF); convert",
+    b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf": "an AVIF; convert",
+    b"\0\0\0\x1cftypavif\0\0\0\0mif1": "an AVIF; convert",
+    b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41": "a video",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "a JPEG XL; convert",
+    b"\xff\x0a\xfa\x1f": "a JPEG XL; convert",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "a JPEG 2000; convert",
+    b"\xff\x4f\xff\x51\0\x2f": "a JPEG 2000; convert",
+    b"RIFF\x24\0\0\0WAVEfmt ": "a WAV; download it again",
+    b"RIFF\x24\0\0\0WEBPVP8 ": "a WebP; convert",
+    b"RIFF\x24\0\0\0AVI LIST": "an AVI video",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "a Git LFS pointer; fetch the image with `git lfs",
+    b"/annex/objects/SHA256E-s1--00.jpg\n": "a git-annex pointer; fetch",
+    b'{"error": "not found"}': "JSON; download it again",
+    b'\xef\xbb\xbf [\n{"a": 1}]': "JSON; download it again",
+    b"\n\n  <!DOCTYPE html><html>": "an HTML or XML page; download it again",
+    b"<svg xmlns='x'>": "an SVG drawing; convert",
+    b"Too many requests, gr\xc3\xbc\xc3\x9fe": "text; download it again",
+    "Zugriff verweigert".encode("utf-16"): "text in UTF-16",
+    b"PK\x03\x04\x14": "a ZIP archive",
+    b"\0" * 5000: "zeros alone",
+    b"\0" * 128 + b"DICM": "a DICOM file",
+    b"II*\0": "a TIFF; convert",
+    b"\x01\x02\x03\x04\xfe": "something else",
+}
+
+
+@pytest.mark.parametrize("start", FOREIGN, ids=FOREIGN.values())
+def test_a_file_that_is_no_jpeg_is_named_for_what_it_is(tmp_path, start):
+    for rest in (b"", b"\0" * 600 if start[:1] not in b"{T\n<v/\xef" else b" " * 600):
+        (tmp_path / "a.jpg").write_bytes(start + rest)
+        with pytest.raises(BadImage) as caught:
+            inspect_image(tmp_path / "a.jpg")
+        assert caught.value.kind == "not-jpeg" and str(caught.value).startswith(f"not a JPEG but {FOREIGN[start]}")
+
+
+def test_a_character_cut_off_at_the_end_of_the_head_is_no_reason_not_to_be_text(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x" + "ü".encode() * 600)
+    with pytest.raises(BadImage, match="not a JPEG but text"):
+        inspect_image(tmp_path / "a.jpg")
+
+
+def test_a_jpeg_of_12_bits_is_whole(tmp_path):
+    path = save_image(tmp_path / "a.jpg")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\xff\xc0") + 4] = 12
+    path.write_bytes(data)
+    with pytest.raises(BadImage, match="a JPEG of 12 bits a channel; save it with 8 bits") as caught:
+        inspect_image(path)
+    assert caught.value.kind == "rare-jpeg"
+
+
+def test_a_lossless_jpeg_is_whole_but_not_for_the_loaders(tmp_path):
+    """Grey, every pixel 128: one bit a pixel."""
+    frame = struct.pack(">BHHB", 8, 8, 16, 1) + b"\1\x11\0"
+    head = {0xC3: frame, 0xC4: b"\0\1" + bytes(16), 0xDA: b"\1\1\0\1\0\0"}
+    segments = b"".join(struct.pack(">BBH", 0xFF, code, len(data) + 2) + data for code, data in head.items())
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"\xff\xd8" + segments + bytes(16) + b"\xff\xd9")
+    decode_fully(path)
+    with pytest.raises(BadImage, match="a lossless JPEG; save it as an ordinary one") as caught:
+        inspect_image(path)
+    assert caught.value.kind == "rare-jpeg"
+
+
+# What the operating system refuses
+
+CODES = [errno.ESTALE, errno.EIO, errno.ENAMETOOLONG, errno.EACCES, errno.EMFILE, errno.ELOOP, errno.ENOTDIR, 0]
+LOOKS = {"inspect": inspect_image, "decode": decode_fully, "read": lambda path: read_encoded(path, inspect=True),
+         "read only": lambda path: read_encoded(path, inspect=False)}  # fmt: skip
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("code", CODES)
+def test_an_error_of_the_system_at_opening_is_the_images(tmp_path, monkeypatch, code, look):
+    def failing(*arguments, **options):
+        raise OSError(code, os.strerror(code)) if code else OSError()
+
+    path = save_image(tmp_path / "a.jpg")
+    monkeypatch.setattr(reading.os, "open", failing)
+    with pytest.raises(BadImage, match="cannot be read: ") as caught:
+        LOOKS[look](path)
+    assert caught.value.kind == "unreadable" and "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
+def test_an_error_of_the_system_while_reading_is_the_disks_not_damage(tmp_path, monkeypatch, code, after, look):
+    calls = []
+
+    class Failing(reading._Regular):
+        def _count(self):
+            calls.append(1)
+            if len(calls) > after:
+                raise OSError(code, os.strerror(code))
+
+        def read(self, size=-1, /):
+            self._count()
+            return super().read(size)
+
+        def readinto(self, buffer, /):
+            self._count()
+            return super().readinto(buffer)
+
+    path = save_image(tmp_path / "a.jpg")
+    monkeypatch.setattr(reading, "_Regular", Failing)
+    found = None
+    try:
+        LOOKS[look](path)
+    except BadImage as error:
+        found = error
+    if len(calls) <= after:
+        assert found is None
+    else:
+        assert found.kind == "unreadable" and ("lost it" in str(found) or "reports an error" in str(found))
+
+
+def test_what_vanishes_or_shrinks_between_two_reads_is_the_images(tmp_path, monkeypatch):
+    path = save_image(tmp_path / "a.jpg")
+    assert bytes(read_encoded(path, inspect=True)) == path.read_bytes()
+    monkeypatch.setattr("pplfast.data.encoded.inspect_image", lambda path: path.unlink())
+    with pytest.raises(BadImage, match="no such file; restore it") as caught:
+        read_encoded(path, inspect=True)
+    assert caught.value.kind == "missing"
+    good, segment = save_image(path).read_bytes(), struct.unpack
+    path.write_bytes(good[:2] + b"\xff\xed" + (60_000).to_bytes(2, "big") + bytes(59_998) + good[2:])
+    monkeypatch.setattr("pplfast.data.images.struct.unpack", lambda *a: (os.truncate(path, 24), segment(*a))[1])
+    with pytest.raises(BadImage, match="truncated before its image data"):
+        inspect_image(path)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_folder_or_a_pipe_under_an_images_name_is_the_images(tmp_path, look):
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, reason in (("folder.jpg", "is a folder"), ("pipe.jpg", "not a regular file"), ("x" * 300, "too long")):
+        with pytest.raises(BadImage, match=f"cannot be read: .*{reason}"):
+            LOOKS[look](tmp_path / name)
+
+
+def test_pillows_warning_of_large_images_stays_inside(tmp_path, monkeypatch):
+    path = save_image(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] - 1)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        inspect_image(path)
+        decode_fully(path)
+    assert seen == []

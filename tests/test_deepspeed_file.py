@@ -26,6 +26,14 @@ def test_values_that_are_none_are_one_line(text, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("data", (b'{"zero_optimization": {},}', b"", b"\xff\xfe{\0}\0", b'\xef\xbb\xbf{1}', b"3"))
+def test_a_file_of_the_users_own_is_not_to_be_deleted(data, tmp_path):
+    (tmp_path / "ds.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"ds\.json: .*; give a DeepSpeed configuration") as error:
+        apply_deepspeed_file(make_recipe(), str(tmp_path / "ds.json"))
+    assert "delete" not in str(error.value)
+
+
 def test_what_deepspeed_refuses_is_one_line(monkeypatch):
     def initialize(**arguments):
         raise ValueError("1 validation error\nreduce_bucket_size: not a number")

@@ -178,3 +178,49 @@ def test_errors_name_the_file_and_the_remedy(small):
         evaluate_cams(cams, dataset, jobs=1)
     with pytest.raises(UserError, match="no thresholds"):
         evaluate_cams(cams, dataset, [], jobs=1)
+
+
+def black_and_white(dataset, folder):
+    for name in dataset.ids:
+        mask = read_mask(folder / "masks" / f"{name}.png")
+        write_mask(folder / "masks" / f"{name}.png", np.where((mask == 0) | (mask == 255), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("images", (1, 5))
+def test_masks_of_0_and_255_alone_are_a_warning_of_both_scores(small, images):
+    dataset, cams, folder = small
+    black_and_white(dataset.subset(range(images)), folder)
+    for name, mask in zip(dataset.ids, dataset.masks, strict=True):
+        write_mask(folder / "empty" / f"{name}.png", np.zeros_like(read_mask(mask)))
+    for scores in (evaluate_labels(folder / "empty", dataset, jobs=1), evaluate_cams(cams, dataset, jobs=1)):
+        text = "\n".join(scores.warnings)
+        assert f"{images} of 5 masks hold 255 and no class (as {folder}/masks/im0.png): 255 is 'ignore'" in text
+        assert ("no pixel of the masks is of a class" in text) == (images == 5)
+        assert scores.miou < 50
+
+
+def test_masks_of_images_without_a_class_may_hold_255_alone(small):
+    dataset, cams, folder = small
+    black_and_white(dataset.subset([0]), folder)
+    dataset.labels[0] = 0
+    assert evaluate_cams(cams, dataset, jobs=1).warnings == []
+
+
+def test_a_score_over_no_class_does_not_read_as_perfect(small):
+    dataset, _, folder = small
+    black_and_white(dataset, folder)
+    for name, mask in zip(dataset.ids, dataset.masks, strict=True):
+        write_mask(folder / "empty" / f"{name}.png", np.zeros_like(read_mask(mask)))
+    scores = evaluate_labels(folder / "empty", dataset, jobs=1)
+    assert scores.miou == 0 and scores.classes[0].iou == 100
+    assert "  mIoU        of no class\n" in scores.table() and scores.table().count("100.0") == 1
+
+
+def test_labels_of_0_and_255_alone_are_a_warning(small):
+    dataset, _, folder = small
+    for name, mask in zip(dataset.ids, dataset.masks, strict=True):
+        write_mask(folder / "labels" / f"{name}.png", np.where(read_mask(mask), 255, 0).astype(np.uint8))
+    (warning,) = evaluate_labels(folder / "labels", dataset, jobs=1).warnings
+    assert "labels hold 0 and 255 alone: 255 is no label" in warning
+    write_mask(folder / "labels" / "im0.png", read_mask(dataset.masks[0]))
+    assert evaluate_labels(folder / "labels", dataset, jobs=1).warnings == []

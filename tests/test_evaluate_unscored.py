@@ -89,7 +89,7 @@ def test_failed_images_are_left_out_and_missing_ones_are_an_error(tmp_path):
     (tmp_path / "b.png").unlink()
     with pytest.raises(UserError, match=r"first: b"):
         inspect_labels(tmp_path, dataset, jobs=1)
-    (tmp_path / "bad.jsonl").write_text('{"id": "b", "error": "broken"}\n')
+    (tmp_path / "manifest.jsonl").write_text('{"id": "b", "state": "bad", "reason": "broken"}\n')
     facts = inspect_labels(tmp_path, dataset, jobs=1)
     assert (facts.images, facts.listed, facts.almost_all, facts.declared) == (4, 5, 0, 4)
 
@@ -117,3 +117,11 @@ def test_concerns_start_above_the_thresholds(changes, words):
     concerns = list(dataclasses.replace(FINE, **changes).concerns().values())
     assert len(concerns) == len(words)
     assert all(word in concern for word, concern in zip(words, concerns, strict=True))
+
+
+def test_labels_without_any_class_are_told_the_values():
+    facts = dataclasses.replace(FINE, foreground=0.0, empty=120)
+    assert (
+        "255 no label" in facts.concerns()["empty"]
+        and "255" not in dataclasses.replace(FINE, empty=31).concerns()["empty"]
+    )

@@ -1,5 +1,6 @@
 """Own backbones, poolings and losses in whole runs: Python, command line, two ranks, and loaded again."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,7 +16,8 @@ import pplfast
 from pplfast.cli import main
 from pplfast.errors import UserError
 from pplfast.train import TrainOptions
-from pplfast.train.plan import build_model, check_plan, check_segmentation
+from pplfast.train.check import check_recipe
+from pplfast.train.plan import build_model
 
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
@@ -66,7 +68,7 @@ def test_a_chain_refuses_names_before_it_trains(images, tmp_path, capsys):
     for change, message in (
         ("stages.0.position=group9", "position 'group9': efficientnet_lite0 has no such block"),
         ("segmentation.model.backbone=resnet18", "backbone 'resnet18': no such backbone"),
-        ("model.backbone=own_parts:Tiny", "position 'group3': own_parts:Tiny has no such block; choose one of: part0"),
+        ("model.backbone=own_parts:Tiny", "[model] weights = 'auto': no package has weights for own_parts:Tiny"),
         ("loss=focl", "loss 'focl': no such loss"),
         ("model.pooling=own_parts:focal", "pooling 'own_parts:focal': must be a function"),
         ("model.pooling=own_parts:flat", "pooling 'own_parts:flat': makes () of features"),
@@ -80,12 +82,13 @@ def test_a_chain_refuses_names_before_it_trains(images, tmp_path, capsys):
 
 def test_plans_of_an_own_backbone():
     recipe = make_recipe(**OWN)
-    check_plan(recipe, ("plain", "ppl", "explicit"))
-    check_segmentation(pplfast.SegmentationConfig(model=recipe.model))
+    network = dataclasses.replace(recipe.model, pooling="mean")
+    segmentation = pplfast.SegmentationConfig(epochs=1, model=network)
+    check_recipe(dataclasses.replace(recipe, segmentation=segmentation), ("plain", "ppl", "explicit"), 3)
     last = make_recipe(**{**OWN, "stages": [{"position": "part3", "grid": 2, "epochs": 1}]})
-    check_plan(last, ("plain",))
+    check_recipe(last, ("plain",), 3)
     with pytest.raises(UserError, match="no block of own_parts:Tiny follows it; choose one of: part0, part1, part2"):
-        check_plan(last, ("ppl",))
+        check_recipe(last, ("ppl",), 3)
 
 
 def test_what_fails_when_it_is_tried_is_found_before_the_folder_is_made(images, tmp_path):
@@ -125,7 +128,8 @@ def test_the_other_networks_of_an_own_backbone(trained, images, tmp_path, one_th
     pplfast.train_boundaries(affinity, model, dataset, tmp_path / "labels", tmp_path / "boundary", options=OPTIONS)
     boundaries = pplfast.load_boundaries(tmp_path / "boundary")
     assert isinstance(boundaries.backbone, own_parts.Tiny)
-    segmentation = pplfast.SegmentationConfig(epochs=0.5, optim=optim, augment=augment, model=recipe.model)
+    network = dataclasses.replace(recipe.model, pooling="mean")
+    segmentation = pplfast.SegmentationConfig(epochs=0.5, optim=optim, augment=augment, model=network)
     pplfast.train_segmentation(segmentation, dataset, tmp_path / "labels", tmp_path / "segmentation", options=OPTIONS)
     assert isinstance(pplfast.load_segmentation(tmp_path / "segmentation")[0].backbone, own_parts.Tiny)
 

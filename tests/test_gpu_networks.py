@@ -101,9 +101,11 @@ def test_a_training_step_falls_and_never_waits(zero, precision):
 
     ranks = start_ranks()
     optim = OptimConfig(lr=1e-3, batch=4, precision=precision, zero=zero)
-    engine = start_engine(classifier("efficientnet_lite0", "progressive").train(), optim, ranks)
+    model = classifier("efficientnet_lite0", "progressive").train()
+    model.dropout = 0.2
+    engine = start_engine(model, optim, ranks)
     images, labels = (tensor.to(DEVICE) for tensor in batch(4, 96, 96))
-    step_batch, seen = SimpleNamespace(images=images, total=4), []
+    step_batch, seen = SimpleNamespace(images=images, total=4, indices=torch.arange(4)), []
 
     def step() -> None:
         _, own = train_step(engine, [step_batch], lambda logits, _: losses(logits, labels), 1, lambda _: None, ranks)

@@ -91,7 +91,7 @@ def chain(done, tmp_path):
 
 
 def test_the_same_again_does_nothing(chain):
-    assert chain.all() == chain.all(VERIFY) == dict.fromkeys(JOBS, [])
+    assert chain.all() == chain.all(VERIFY) == {name: [] for name in JOBS}
 
 
 def test_a_corrected_label_does_its_image_again_in_all_jobs_that_follow_it(chain):
@@ -113,7 +113,7 @@ def test_a_corrected_label_does_its_image_again_in_all_jobs_that_follow_it(chain
 def test_a_replaced_image_is_done_again_in_all_jobs(chain, size, later):
     """Of new time, also an older one; or of new size."""
     replace(chain.data.images[3], jpeg(*size, seed=77), later)
-    assert chain.all() == dict.fromkeys(JOBS, ["e"])
+    assert chain.all() == {name: ["e"] for name in JOBS}
 
 
 def test_with_verify_the_bytes_decide(chain):
@@ -171,7 +171,7 @@ def test_an_image_whose_cam_failed_is_named_and_comes_once_it_is_there(chain):
         assert "has no CAM" in outcome.bad[0][1] and "truncated" in outcome.bad[0][1]
     assert not (chain.root / "label_cams" / "g.png").exists() and not (chain.root / "walk" / "g.npz").exists()
     replace(chain.data.images[5], good, 20)
-    assert chain.all() == dict.fromkeys(JOBS, ["g"])
+    assert chain.all() == {name: ["g"] for name in JOBS}
 
 
 def test_a_cam_that_goes_while_a_job_is_at_it_costs_its_image_alone(chain, monkeypatch):

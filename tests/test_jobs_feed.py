@@ -1,142 +1,160 @@
-"""The feed of a job: every image once, in batches of one size, and a bad one alone."""
+"""Headers, files and decoding: batches of one size, each image once, and a thread that ends with the job."""
 
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from loader_helpers import dataset_of, picture, save_jpeg, without_quantisation
-from PIL import Image
+from jobs_small import Mean, images
+from label_jobs import BAD, jpeg
 
-from pplfast.data.images import inspect_image
+from pplfast.data.images import BadImage
+from pplfast.jobs import feed as feed_module
 from pplfast.jobs.feed import WINDOW, Feed
 from pplfast.jobs.meter import Meter
 
 CPU = torch.device("cpu")
-SHAPES = ((60, 80), (45, 71), (50, 50))
 
 
 class Keeper:
-    """Of images of a data set, by the book."""
+    """Admits all; what it is told."""
 
-    def __init__(self, dataset, batch):
-        self.dataset, self.batch = dataset, batch
-        self.reasons, self.digests, self.admitted, self.returned = {}, {}, 0, 0
-        self.end = threading.Event()
+    def __init__(self, data, batch=4, most=None):
+        self.data, self.batch, self.most = data, batch, most
+        self.screened, self.admitted, self.bads, self.sums, self.stop = [], [], {}, {}, False
 
     def screen(self, index):
-        info = inspect_image(self.dataset.images[index])
+        self.screened.append(index)
+        from pplfast.jobs.screen import screen
+
+        info = screen(self.data.images[index], True, 10**7)
         return info.height, info.width
 
     def batch_of(self, size):
         return self.batch
 
     def admit(self, size, count):
-        self.admitted += count
-        return not self.stopped()
+        self.admitted.append((size, count))
+        return self.most is None or len(self.admitted) <= self.most
 
     def bad(self, index, error, admitted=None):
-        self.reasons[index] = error.kind
-        self.returned += admitted is not None
+        self.bads[index] = (error.kind, admitted)
 
     def read(self, index, sha256):
-        self.digests[index] = sha256
+        self.sums[index] = sha256
 
     def stopped(self):
-        return self.end.is_set()
+        return self.stop
 
 
-def feed(keeper, decodes=True, indices=None):
-    job = SimpleNamespace(dataset=keeper.dataset, batch=keeper.batch, decodes=decodes)
-    return Feed(job, range(len(keeper.dataset)) if indices is None else indices, keeper, Meter({}), 1, CPU)
+def feed_of(keeper, indices=None, **changes):
+    job = Mean(keeper.data, **changes)
+    indices = range(len(keeper.data)) if indices is None else indices
+    return Feed(job, indices, keeper.batch, keeper, Meter({}), 1, CPU)
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    return dataset_of([save_jpeg(tmp_path / f"{i:02d}.jpg", picture(*SHAPES[i % 3], i)) for i in range(11)])
+def mixed(tmp_path, count):
+    """Two of three are wide."""
+    data = images(tmp_path / "images", [f"im{n:03d}" for n in range(count)])
+    for path in data.images[::3]:
+        path.write_bytes(jpeg(24, 40))
+    return data
 
 
-def test_each_image_once_in_batches_of_one_size(dataset):
-    keeper = Keeper(dataset, 3)
-    batches = list(feed(keeper))
-    assert sorted(index for batch in batches for index in batch.indices) == list(range(11))
-    assert sorted(len(batch.indices) for batch in batches) == [1, 1, 3, 3, 3]
+def test_each_image_comes_once_with_those_of_its_size(tmp_path):
+    keeper = Keeper(mixed(tmp_path, 30))
+    batches = list(feed_of(keeper))
+    assert sorted(index for batch in batches for index in batch.indices) == list(range(30))
+    assert sorted(len(batch.indices) for batch in batches) == [2, 4, 4, 4, 4, 4, 4, 4]
     for batch in batches:
+        assert all(image.shape == (*batch.size, 3) and image.dtype == np.uint8 for image in batch.pixels)
         assert batch.indices == sorted(batch.indices)
-        for index, pixels in zip(batch.indices, batch.pixels, strict=True):
-            assert batch.size == SHAPES[index % 3] == pixels.shape[:2]
-            np.testing.assert_array_equal(pixels, np.asarray(Image.open(dataset.images[index])))
-    assert keeper.digests.keys() == set(range(11)) and keeper.admitted == 11 and not keeper.reasons
+    assert keeper.admitted == [(batch.size, len(batch.indices)) for batch in batches]
+    assert len(keeper.sums) == 30 and len(set(keeper.sums.values())) == 21
 
 
-def test_the_images_asked_for_and_no_pixels_where_none_are_wanted(dataset):
-    keeper = Keeper(dataset, 3)
-    batches = list(feed(keeper, decodes=False, indices=[7, 2, 5, 1]))
-    assert [batch.indices for batch in batches] == [[7, 1], [2, 5]]
-    assert not any(batch.pixels for batch in batches) and not keeper.digests
+def test_only_the_images_that_are_asked_for_are_touched(tmp_path):
+    keeper = Keeper(mixed(tmp_path, 9))
+    batches = list(feed_of(keeper, [7, 2, 5]))
+    assert sorted(keeper.screened) == [2, 5, 7] and [batch.indices for batch in batches] == [[7, 2, 5]]
 
 
-def test_headers_are_read_no_further_ahead_than_a_window():
-    """Of a list where no two sizes are alike: those that wait longest go first."""
-    seen = []
-
-    class Sizes(Keeper):
-        def screen(self, index):
-            seen.append(index)
-            return 8 + index, 8
-
-    keeper, count = Sizes(range(80), 2), 0
-    for count, batch in enumerate(feed(keeper, decodes=False), 1):
-        assert batch.indices == [count - 1]
-        if count == 1:
-            assert len(seen) <= 2 * WINDOW + 2 * 4 * 2
-    assert count == 80
+def test_a_job_that_looks_at_no_pixels_reads_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(feed_module, "read_encoded", None)
+    monkeypatch.setattr(feed_module, "Decoder", None)
+    keeper = Keeper(mixed(tmp_path, 5))
+    assert sum(len(batch.indices) for batch in feed_of(keeper, decodes=False)) == 5 and not keeper.sums
 
 
-@pytest.fixture
-def with_bad(tmp_path):
-    """Good images, and every kind of bad one among them; index -> kind."""
-    paths = [save_jpeg(tmp_path / f"{i:02d}.jpg", picture(60, 80, i)) for i in range(9)]
-    paths[1].write_bytes(paths[1].read_bytes()[:600])
-    paths[3].unlink()
-    paths[4].write_bytes(b"hello")
-    for i in (6, 7):
-        paths[i].write_bytes(without_quantisation(paths[i].read_bytes()))
-    return dataset_of(paths), {1: "truncated", 3: "missing", 4: "not-jpeg", 6: "damaged", 7: "damaged"}
+def test_headers_are_read_ahead_within_a_window_alone(tmp_path, monkeypatch):
+    """Images of sizes that never fill a batch go when enough others wait."""
+    data = images(tmp_path / "images", [f"im{n:03d}" for n in range(3 * WINDOW)], (8, 8))
+    keeper = Keeper(data, batch=1)
+    monkeypatch.setattr(keeper, "batch_of", lambda size: 4)
+    monkeypatch.setattr(keeper, "screen", lambda index: keeper.screened.append(index) or (8 + index, 8))
+    monkeypatch.setattr(feed_module.Feed, "_decode", lambda self, decoder, readers, batch: batch)
+    groups, most = feed_of(keeper), 0
+    for size, group in groups._groups(feed_module.ThreadPoolExecutor(1)):
+        assert len(group) == 1 and size == (8 + group[0], 8)
+        most = max(most, len(keeper.screened))
+        if group[0] == 0:
+            assert len(keeper.screened) <= WINDOW + 4
+    assert keeper.screened == list(range(3 * WINDOW))
 
 
-@pytest.mark.parametrize("batch", [1, 4, 16])
-def test_bad_images_are_told_and_the_rest_still_comes(with_bad, batch):
-    dataset, expected = with_bad
-    keeper = Keeper(dataset, batch)
-    found = [index for each in feed(keeper) for index in each.indices]
-    assert sorted(found) == [0, 2, 5, 8] and keeper.reasons == expected
-    assert keeper.returned == 2 and keeper.admitted == 6  # the memory of those that only decoding finds
+def test_bad_images_give_back_what_they_were_admitted_with(tmp_path, monkeypatch):
+    data = images(tmp_path / "images", "abcdefg")
+    for name, kind in zip("bc", ("empty", "damaged"), strict=True):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(BAD[kind][0]())
+    plain = feed_module.read_encoded
+
+    def read(path, inspect):
+        if path.stem == "d":
+            raise BadImage("missing", "gone")
+        if path.stem == "e":
+            path.write_bytes(jpeg(80, 80))
+        return plain(path, inspect)
+
+    monkeypatch.setattr(feed_module, "read_encoded", read)
+    keeper = Keeper(data, batch=7)
+    batches = list(feed_of(keeper))
+    assert [batch.indices for batch in batches] == [[0, 5, 6]]
+    assert keeper.bads == {
+        1: ("empty", None), 2: ("damaged", (64, 64)), 3: ("missing", (24, 40)), 4: ("failed", (24, 40)),
+    }  # fmt: skip
 
 
-def test_an_image_that_is_replaced_meanwhile_is_bad(dataset):
-    class Late(Keeper):
-        def screen(self, index):
-            size = super().screen(index)
-            if index == 4:
-                save_jpeg(self.dataset.images[4], picture(20, 30, 4))
-            return size
-
-    keeper = Late(dataset, 3)
-    assert 4 not in [index for batch in feed(keeper) for index in batch.indices]
-    assert keeper.reasons == {4: "failed"} and keeper.returned == 1
+def test_a_batch_of_bad_images_alone_is_passed_over(tmp_path):
+    data = images(tmp_path / "images", "ab")
+    for path in data.images:
+        path.write_bytes(BAD["damaged"][0]())
+    keeper = Keeper(data)
+    assert list(feed_of(keeper)) == [] and set(keeper.bads) == {0, 1}
 
 
-def test_it_ends_where_the_keeper_stops(dataset):
-    keeper = Keeper(dataset, 1)
-    for _batch in feed(keeper):
-        keeper.end.set()
-    assert keeper.admitted <= 5
-
-
-def test_what_goes_wrong_in_its_thread_is_raised_where_it_is_read(dataset):
-    keeper = Keeper(dataset, 2)
-    keeper.read = lambda index, sha256: 1 / 0
+@pytest.mark.parametrize("where", ["screen", "admit", "read"])
+def test_an_error_of_the_thread_is_raised_where_the_batches_are_taken(tmp_path, monkeypatch, where):
+    keeper = Keeper(images(tmp_path / "images", "abc"))
+    monkeypatch.setattr(keeper, where, lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(feed(keeper))
+        list(feed_of(keeper))
+
+
+def test_a_stop_ends_the_thread_at_once(tmp_path):
+    keeper = Keeper(images(tmp_path / "images", [f"im{n:03d}" for n in range(60)]))
+    feed = feed_of(keeper)
+    for _ in feed:
+        keeper.stop = True
+    feed._thread.join(5)
+    assert not feed._thread.is_alive() and len(keeper.admitted) < 8
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+
+
+def test_no_room_ends_it(tmp_path):
+    keeper = Keeper(images(tmp_path / "images", [f"im{n:03d}" for n in range(20)]), most=2)
+    feed = feed_of(keeper)
+    batches = []
+    for batch in feed:
+        batches.append(batch)
+        keeper.stop = len(batches) == 2
+    assert len(batches) == 2 and len(keeper.admitted) <= 3

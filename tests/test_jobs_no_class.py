@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from jobs_small import OPTIONS, SmallBoundary, SmallClassifier, images
+from jobs_small import OPTIONS, SmallBoundary, SmallClassifier, images, in_batches
 
 from pplfast.data.masks import read_mask
 from pplfast.jobs.manifest import read_manifest
@@ -24,8 +24,9 @@ THRESHOLD, ALPHA = LabelConfig(value=0.4, crf="none"), LabelConfig("alpha", 4.0,
 
 
 @pytest.fixture(params=["alone", "in a batch with others"])
-def data(tmp_path, request):
-    """The first of three has no class; the others are of other sizes, or of its own."""
+def data(tmp_path, request, monkeypatch):
+    """The first of three has no class, or none has."""
+    in_batches(monkeypatch)
     found = images(tmp_path / "images", "abc")
     labels = found.labels.copy()
     labels[0] = 0
@@ -88,19 +89,10 @@ def test_the_walk_and_the_confident_labels_take_it(data, tmp_path):
             assert not read_mask(out / "a.png").any()
 
 
-def test_it_is_not_said_to_be_tiled_because_an_image_before_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr("pplfast.labels.network.SMALLEST_TILE", 16)
-    data = images(tmp_path / "images", "ab", (64, 48))
-    data = dataclasses.replace(data, labels=np.array([[1, 0, 0], [0, 0, 0]], np.uint8))
-    monkeypatch.setattr("pplfast.jobs.memory.NETWORK_SHARE", 2e-5)
-    generate_cams(SmallClassifier(), data, CamConfig((1.0,), True, 1, "fp32"), tmp_path / "out", options=OPTIONS)
-    records = read_manifest(tmp_path / "out")
-    assert 0 < records["a"]["tiled"] <= 1024 and "tiled" not in records["b"]
-
-
 @pytest.mark.parametrize("engine", ["pydensecrf", "device"])
 def test_what_is_no_number_in_another_images_map_does_not_make_it_bad(tmp_path, engine, monkeypatch):
     monkeypatch.setattr("pplfast.jobs.workers.ProcessPoolExecutor", in_threads)
+    in_batches(monkeypatch)
     data = images(tmp_path / "images", "ab")
     data = dataclasses.replace(data, labels=np.array([[0, 0, 0], [1, 1, 1]], np.uint8))
     model = SmallClassifier()

@@ -4,12 +4,12 @@ import errno
 import os
 import threading
 
-import numpy as np
 import pytest
 import torch
-from jobs_small import CLASSES, OPTIONS, FinishMean, Mean, images, replace
+from jobs_small import CLASSES, OPTIONS, FinishMean, Mean, images, in_batches, replace
 from label_jobs import BAD, jpeg
 
+from pplfast.data import images as data_images
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage
 from pplfast.errors import UserError
@@ -26,39 +26,31 @@ def data(tmp_path):
     return images(tmp_path / "images", "abcdef")
 
 
-def failing(plain, name, number):
-    """The function, which fails for the image of that name."""
+def failing(monkeypatch, name, number, call):
+    """Opening the image of that name fails, the first or the second time: for its header, or for its bytes."""
+    plain, calls = data_images.open_regular, []
 
-    def call(path, *arguments, **more):
+    def open_image(path):
         if os.path.basename(path) == name:
-            raise OSError(number, os.strerror(number), str(path))
-        return plain(path, *arguments, **more)
+            calls.append(path)
+            if len(calls) == call:
+                raise OSError(number, os.strerror(number), str(path))
+        return plain(path)
 
-    return call
+    monkeypatch.setattr(data_images, "open_regular", open_image)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("where", ["inspected", "read"])
-def test_any_error_of_the_system_on_an_image_costs_that_image(data, tmp_path, monkeypatch, number, where):
-    if where == "inspected":
-        monkeypatch.setattr("pplfast.data.images.open_regular", lambda path: failing(open, "c.jpg", number)(path, "rb"))
-    else:
-        monkeypatch.setattr("pplfast.data.encoded.np.fromfile", failing(np.fromfile, "c.jpg", number))
+@pytest.mark.parametrize("call", [1, 2])
+def test_any_error_of_the_system_on_an_image_costs_that_image_and_it_is_tried_again(
+    data, tmp_path, monkeypatch, number, call
+):
+    failing(monkeypatch, "c.jpg", number, call)
     outcome = run_job(Mean(data), tmp_path / "out", OPTIONS)
     assert outcome.written == 5 and [name for name, _ in outcome.bad] == ["c"] and outcome.exit_code == 3
-    assert "c.jpg: cannot be read (" in outcome.bad[0][1] and os.strerror(number) in outcome.bad[0][1]
+    assert "c.jpg: cannot be read" in outcome.bad[0][1]
     monkeypatch.undo()
-    replace(data.images[2], data.images[2].read_bytes())
     assert run_job(again := Mean(data), tmp_path / "out", OPTIONS).written == 1 and again.seen == ["c"]
-
-
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
-def test_an_image_that_could_not_be_read_for_a_while_is_tried_again(data, tmp_path, monkeypatch, number):
-    """The file is as it was: an error of the file system is not the file's."""
-    monkeypatch.setattr("pplfast.data.encoded.np.fromfile", failing(np.fromfile, "c.jpg", number))
-    assert run_job(Mean(data), tmp_path / "out", OPTIONS).exit_code == 3
-    monkeypatch.undo()
-    assert run_job(Mean(data), tmp_path / "out", OPTIONS).written == 1
 
 
 @pytest.mark.parametrize("kind", list(BAD))
@@ -98,8 +90,8 @@ def test_an_earlier_output_goes_too_where_the_image_fails_later_on(data, tmp_pat
     class Failing(Mean):
         def compute(self, batch, stopped):
             made = super().compute(batch, stopped)
-            made[[self.dataset.ids[index] for index in batch.indices].index("b")] = BadImage("maps", "no number")
-            return made
+            names = [self.dataset.ids[index] for index in batch.indices]
+            return [BadImage("maps", "no number") if n == "b" else one for n, one in zip(names, made, strict=True)]
 
         def finish(self, settings):
             return RefuseC(self.suffixes, False)
@@ -116,7 +108,9 @@ def test_an_earlier_output_goes_too_where_the_image_fails_later_on(data, tmp_pat
     [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory")],
     ids=["torch", "python", "words"],
 )
-def test_a_batch_that_does_not_fit_goes_image_by_image_and_one_alone_is_bad(data, tmp_path, error):
+def test_a_batch_that_does_not_fit_goes_image_by_image_and_one_alone_is_bad(data, tmp_path, error, monkeypatch):
+    in_batches(monkeypatch)
+
     class Tight(Mean):
         def compute(self, batch, stopped):
             self.sizes.append(len(batch.indices))
@@ -206,6 +200,7 @@ def test_an_image_larger_than_the_budget_is_named_and_no_byte_of_it_decoded(data
 
 def test_memory_of_the_images_under_way_stays_within_the_room(tmp_path, monkeypatch):
     data = images(tmp_path / "images", [f"im{n}" for n in range(30)], (64, 64))
+    in_batches(monkeypatch)
     highest, plain = [0], pipeline.Room.take
 
     def take(self, size, stop=lambda: False):
@@ -214,9 +209,9 @@ def test_memory_of_the_images_under_way_stays_within_the_room(tmp_path, monkeypa
         return admitted
 
     monkeypatch.setattr(pipeline.Room, "take", take)
-    monkeypatch.setattr(Mean, "pixel_bytes", lambda self: 0.75 * 0.25 * 2**30 / (64 * 64 * 8))
+    monkeypatch.setattr(Mean, "pixel_bytes", lambda self: 0.75 * 0.25 * 2**30 / (64 * 64 * 8.1))
     outcome = run_job(job := Mean(data), tmp_path / "out", OPTIONS)
-    assert outcome.written == 30 and max(highest) <= 1 and max(job.sizes) == 1, "a quarter of the room at most"
+    assert outcome.written == 30 and max(highest) <= 1 and max(job.sizes) == 2, "a quarter of the room at most"
 
 
 def test_all_room_is_given_back(data, tmp_path, monkeypatch):
@@ -255,7 +250,8 @@ def test_a_full_disk_ends_the_job_in_one_line_and_it_continues(data, tmp_path, m
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
 
 
-def test_images_of_one_size_go_together_and_each_goes_once(tmp_path):
+def test_images_of_one_size_go_together_and_each_goes_once(tmp_path, monkeypatch):
+    in_batches(monkeypatch)
     ids = [f"im{n:02d}" for n in range(40)]
     data = images(tmp_path / "images", ids)
     for path in data.images[::2]:
@@ -263,6 +259,11 @@ def test_images_of_one_size_go_together_and_each_goes_once(tmp_path):
     job = Mean(data)
     assert run_job(job, tmp_path / "out", OPTIONS).written == 40
     assert sorted(job.seen) == ids and job.sizes == [4] * 10
+
+
+def test_on_a_cpu_an_image_goes_alone_so_that_its_last_bits_depend_on_no_other(data, tmp_path):
+    run_job(job := Mean(data), tmp_path / "out", OPTIONS)
+    assert job.sizes == [1] * 6
 
 
 def test_headers_are_looked_at_before_anything_is_decoded(tmp_path):

@@ -1,6 +1,7 @@
 """run_job(): what a folder was begun with stays; lists, foreign files, other jobs, exit codes."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from jobs_small import OPTIONS, Mean, SmallClassifier, SmallSegmenter, images, r
 from label_jobs import jpeg
 
 from pplfast.cluster import agreement
+from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.jobs.folder import find_outputs
 from pplfast.jobs.job import Choice
@@ -353,6 +355,27 @@ def test_progress_for_prometheus(data, tmp_path):
 
 
 # --- ranks ---
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_several_ranks_need_a_file_system_with_locks(data, tmp_path, monkeypatch, world):
+    def none(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    ranks = Ranks(0, world, world, torch.device("cpu"))
+    monkeypatch.setattr("fcntl.flock", none)
+    monkeypatch.setattr("pplfast.jobs.run.start_ranks", lambda local_rank: ranks)
+    monkeypatch.setattr("pplfast.jobs.run.agree", lambda *_: None)
+    monkeypatch.setattr("pplfast.jobs.run.on_main", lambda ranks, work: work())
+    if world > 1:
+        with pytest.raises(UserError, match="out: its file system has no locks, which several ranks need; take one"):
+            run_job(Mean(data), tmp_path / "out", OPTIONS)
+        assert not (tmp_path / "out" / "settings.json").exists()
+        return
+    monkeypatch.setattr("pplfast.jobs.run.together", lambda ranks, work: work())
+    monkeypatch.setattr("pplfast.jobs.run.gather", lambda ranks, value: [value])
+    assert run_job(Mean(data), tmp_path / "out", OPTIONS).exit_code == 0
+    assert len(read_manifest(tmp_path / "out")) == 6
 
 
 def test_ranks_that_mean_different_jobs_are_told_apart(data):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from pplfast.kernels import PatchGrid, backend
 from pplfast.kernels.cam_fuse import fuse_launch
 from pplfast.kernels.cam_head import head_launch
+from pplfast.kernels.depthwise import depthwise_launch
 from pplfast.kernels.layout import row_launch
 from pplfast.kernels.random_walk import MAPS_PER_PROGRAM, walk_launch
 from pplfast.kernels.scale_act import flat_launch
@@ -21,15 +23,19 @@ needs_triton = pytest.mark.skipif(not backend.available(), reason="Triton is not
 
 
 @needs_triton
-@pytest.mark.parametrize("height, width", [(30_000, 30_000), (10_000, 10_000), (100, 1_000_000), (1_000_000, 100)])
-def test_grids_fit_any_image(height, width):
-    """CUDA takes 2^31 - 1 programs on axis 0, and 65,535 on the others. Maps of stride 4, 21 classes, half a batch."""
-    images, classes, channels, dtype = 8, 21, 256, torch.bfloat16
+@pytest.mark.parametrize("images, classes, height, width", [
+    (8, 21, 30_000, 30_000), (8, 21, 10_000, 10_000), (8, 21, 100, 1_000_000), (8, 21, 1_000_000, 100),
+    (1, 10_000, 10_000, 10_000), (10_000, 1, 1_000, 1_000),
+])  # fmt: skip
+def test_grids_fit_any_image(images, classes, height, width):
+    """CUDA takes 2^31 - 1 programs on axis 0, and 65,535 on the others. Maps of stride 4."""
+    channels, dtype = 256, torch.bfloat16
     h, w = math.ceil(height / 4), math.ceil(width / 4)
     cut = PatchGrid(h, w, 2, 8)
     launches = {
         "row": row_launch(images * 4 * cut.patch_height, cut.patch_width, channels, dtype)[0],
         "row of one patch": row_launch(images * h, w, 4096, torch.float32)[0],
+        "depthwise": depthwise_launch(images * height // 2, width // 2, channels)[0],
         "scale_act": flat_launch(images * channels * h * w, channels, dtype)[0],
         "head": head_launch(images, classes, h, w, dtype, 2)[0],
         "fuse": fuse_launch(images * classes, height * width),
@@ -38,6 +44,13 @@ def test_grids_fit_any_image(height, width):
     }
     for name, launch in launches.items():
         assert launch[0] < 2**31 and max(launch[1:], default=1) <= 65_535, (name, launch)
+
+
+def test_no_other_kernel_has_a_second_axis():
+    """Those whose launches are computed above, and pool_triton, whose second axis is the channels'."""
+    sources = Path(backend.__file__).parent.glob("*.py")
+    found = {path.stem for path in sources if re.search(r"program_id\((?!0\))", path.read_text())}
+    assert found == {"layout", "depthwise", "cam_head", "random_walk", "pool_triton"}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def test_each_image_counts_once_per_epoch_over_all_ranks(count, group, world):
     counted = np.zeros(count)
     for step in range(sampling.steps_per_epoch(count, group)):
         shards = [sampling.shard(order, step, group, rank, world) for rank in range(world)]
-        assert len({len(shard.indices) for shard in shards}) == 1 and 1 <= len(shards[0].indices) <= -(-group // world)
+        assert all(1 <= len(shard.indices) == len(shard.weights) <= -(-group // world) for shard in shards)
         assert sum(shard.weights.sum() for shard in shards) == shards[0].total
         for shard in shards:
             np.add.at(counted, shard.indices, shard.weights)
@@ -29,6 +29,21 @@ def test_ranks_together_see_the_step_of_one_rank_with_a_larger_batch():
         parts = [sampling.shard(order, step, 8, rank, 3) for rank in range(3)]
         whole = sampling.shard(order, step, 8, 0, 1)
         assert np.concatenate([part.indices[part.weights > 0] for part in parts]).tolist() == whole.indices.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 70), size=st.integers(1, 6), world=st.integers(1, 5))
+def test_parts_of_one_size_hold_the_same_images_whatever_the_number_of_ranks(count, size, world):
+    """One rank computes them one after the other, also those of an epoch's last step."""
+    order = sampling.epoch_order(0, 0, count)
+    parts = [
+        part.indices.tolist()
+        for step in range(sampling.steps_per_epoch(count, size * world))
+        for part in (sampling.shard(order, step, size * world, rank, world) for rank in range(world))
+        if part.weights.any()
+    ]
+    alone = [sampling.shard(order, step, size, 0, 1) for step in range(sampling.steps_per_epoch(count, size))]
+    assert parts == [part.indices.tolist() for part in alone]
 
 
 def test_order_depends_on_seed_and_epoch():

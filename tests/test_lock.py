@@ -8,15 +8,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from train_data import make_recipe, open_images, write_images
 
 from pplfast import lock
+from pplfast.cluster.ranks import Ranks
 from pplfast.data.dataset import DataConfig
 from pplfast.errors import UserError
-from pplfast.jobs.folder import OutputFolder
 from pplfast.lock import hold_folder, is_locked
 from pplfast.run import RunConfig, run, run_seeds
 from pplfast.run.steps import Steps
+from pplfast.steps import JOB, TRAINING
 from pplfast.train import train
 
 
@@ -70,18 +72,57 @@ def test_what_a_lock_says_is_shown_only_where_it_is_a_host_and_a_process(tmp_pat
             pass
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_without_locks_it_is_said_once_and_goes_on(tmp_path, monkeypatch, capsys, number):
-    def none(*_):
-        raise OSError(number, os.strerror(number))
+NO_LOCKS = pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 
-    lock._say_no_locks.cache_clear()
-    monkeypatch.setattr(fcntl, "flock", none)
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    def none(number: int) -> None:
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        lock._say_no_locks.cache_clear()
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    return none
+
+
+@NO_LOCKS
+def test_without_locks_it_is_said_once_and_one_writer_goes_on(tmp_path, no_locks, capsys, number):
+    no_locks(number)
     for _ in range(2):
         with hold_folder(tmp_path):
             pass
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "has no locks; see to it that only one command at a time" in said
+    assert said.count("\n") == 1 and "has no locks" in said and os.listdir(tmp_path) == []
+
+
+@NO_LOCKS
+def test_without_locks_a_second_writer_is_refused_by_the_name_of_the_first(tmp_path, no_locks, number):
+    no_locks(number)
+    with hold_folder(tmp_path):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .*no locks"), hold_folder(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+    (tmp_path / ".lock").write_text("another-host 7\n")
+    with pytest.raises(UserError, match=r"process 7 on another-host .*remove .*\.lock"), hold_folder(tmp_path):
+        pass
+
+
+def test_without_locks_a_process_of_this_machine_that_died_holds_nothing(tmp_path, no_locks):
+    no_locks(errno.ENOLCK)
+    (tmp_path / ".lock").write_text(f"{lock._host()} 999999999\n")
+    with hold_folder(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{lock._host()} {os.getpid()}\n"
+
+
+@NO_LOCKS
+def test_several_ranks_need_locks(tmp_path, no_locks, number):
+    lock.require_locks(tmp_path)
+    assert os.listdir(tmp_path) == []
+    no_locks(number)
+    with pytest.raises(UserError, match=f"^{tmp_path}: its file system has no locks, .* take one rank, or a folder on"):
+        lock.require_locks(tmp_path)
 
 
 def test_another_error_of_the_file_system_is_one_line(tmp_path, monkeypatch):
@@ -108,13 +149,15 @@ def test_links_and_other_things_of_that_name_are_refused_and_stay_as_they_are(tm
 
 
 def test_a_step_does_not_delete_what_another_command_is_writing(tmp_path):
-    steps, out = Steps(tmp_path, lambda text: None), tmp_path / "train"
-    steps.run("train", {"k": 1}, [], dict)
+    ranks = Ranks(0, 1, 1, torch.device("cpu"))
+    steps, out = Steps(tmp_path, ranks, lambda text: None), tmp_path / "train"
+    steps.run("train", {"k": 1}, dict)
     with hold_folder(out):
-        (out / "checkpoint").touch()
-        with pytest.raises(UserError, match="train: process .* writes to it"):
-            steps.run("train", {"k": 2}, [out], dict)
-    assert (out / "checkpoint").exists()
+        (out / "x.safetensors").touch()
+        for kind in (JOB, TRAINING):  # nor gives it another name
+            with pytest.raises(UserError, match="train: process .* writes to it"):
+                steps.run("train", {"k": 2}, dict, out, kind)
+    assert (out / "x.safetensors").exists()
 
 
 def test_trainings_and_runs_are_refused_before_anything_is_read_or_written(tmp_path):
@@ -136,8 +179,6 @@ def test_trainings_and_runs_are_refused_before_anything_is_read_or_written(tmp_p
 def test_a_name_that_the_file_system_cannot_have_is_one_line(tmp_path):
     with pytest.raises(UserError, match="the name is too long"), hold_folder(tmp_path / ("n" * 300) / "run"):
         pass
-    with pytest.raises(UserError, match="the name is too long"):
-        OutputFolder(tmp_path / ("n" * 300), ".npz", {})
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ NAMES = [name for name in pplfast.__all__ if name != "__version__"]
 NEEDED = """Recipe load_recipe recipe_from_dict recipe_to_dict StageConfig OptimConfig SegmentationConfig
     DataConfig Dataset open_dataset train_classifier train_boundaries train_segmentation TrainOptions load_classifier
     load_boundaries load_segmentation generate_cams load_cam walk_cams generate_labels generate_affinity_labels
-    segment_images label_dataset JobConfig evaluate_cams evaluate_labels write_report run_chain RunConfig image_maps
+    segment_images label_dataset JobOptions evaluate_cams evaluate_labels write_report run_chain RunConfig image_maps
     image_labels load_labeller register_backbone register_pooling register_loss Backbone BlockSpec UserError"""
 
 

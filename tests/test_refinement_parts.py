@@ -207,7 +207,7 @@ def test_a_partial_table_keeps_the_tables_own_defaults():
     default = AffinityConfig()
     assert recipe.affinity.optim == dataclasses.replace(default.optim, batch=4) and recipe.affinity.walk == default.walk
     for table, message in (
-        ({"affinity": {"foreground": 0.01}}, "affinity.background, foreground"),
+        ({"affinity": {"foreground": 0.01}}, "affinity.background.*foreground = 0.01"),
         ({"segmentation": {"optim": {"zero": 7}}}, "segmentation.optim.zero"),
         ({"affinity": {"walk": {"radius": 1}}}, "affinity.walk.radius"),
     ):

@@ -79,13 +79,17 @@ def test_without_masks_the_page_says_so(tmp_path):
     Page(text)
 
 
-def test_the_gallery_shows_every_label_that_the_run_made(finished, tmp_path):
+def test_the_gallery_shows_every_label_that_the_run_made_and_none_of_an_earlier_one(finished, tmp_path):
     run, _, dataset = finished
     shutil.copytree(run, tmp_path / "run")
     name = dataset.ids[choose(dataset, 1)[0]]
     for folder in ("labels_walk", "predictions"):
         (tmp_path / "run" / "ppl" / folder).mkdir()
         shutil.copy(run / "ppl" / "labels" / f"{name}.png", tmp_path / "run" / "ppl" / folder / f"{name}.png")
+    assert "segmentation network" not in write_report(tmp_path / "run", images=1).read_text()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary["ppl"]["seconds"] |= {"labels_walk": 1.0, "predictions": 1.0}
+    write_json(tmp_path / "run" / "summary.json", summary)
     text = write_report(tmp_path / "run", images=1).read_text()
     captions = re.findall(r"<figcaption>((?:labels|segm)[^<]*)", text)
     assert captions[:2] == ["labels without CRF", "labels after the CRF"]  # of plain

@@ -149,7 +149,7 @@ def test_without_masks_nothing_is_scored_and_the_threshold_is_said(finished, dat
     assert any("ppl: train: done before" in line for line in lines)  # the same images and labels, elsewhere
     assert summary["ppl"]["cam_miou"] is None and summary["ppl"]["background"] == "threshold 0.25"
     assert len(list((out / "ppl" / "labels_crf").glob("*.png"))) == 4
-    assert not list(out.glob("ppl/eval*"))  # the scores of the earlier run with masks are gone
+    assert list(out.glob("ppl/eval*")) and not summary["ppl"]["seconds"].keys() & {"eval_cam", "eval_label"}
     assert "nothing scored" in summary_table(summary)
     assert "no masks to score against" in (out / "report.html").read_text()
     facts = summary["ppl"]["without_masks"]["labels_crf"]
@@ -157,30 +157,32 @@ def test_without_masks_nothing_is_scored_and_the_threshold_is_said(finished, dat
     assert facts == json.loads((out / "ppl" / "facts_label_crf.json").read_text()) | {"warnings": facts["warnings"]}
     unscored = dataclasses.replace(config, train=train, val=val, out=out, variants=("ppl",))
     assert again(unscored) == (summary, ["report"])  # what was counted is not counted again
-    again(config, out=out, variants=("ppl",))
-    assert not list(out.glob("ppl/facts*")) and list(out.glob("ppl/eval*"))  # and back
+    scored, done = again(config, out=out, variants=("ppl",))
+    assert scored["ppl"]["without_masks"] == {} and scored["ppl"]["cam_miou"] > 0  # and back
+    assert not {"ppl: train", "ppl: cams"} & set(done)
 
 
 def test_figures_are_named_by_what_they_are_and_columns_without_any_are_left_out(finished):
     _, summary = finished
     head = summary_table(summary).splitlines()[0]
     assert re.split(r"  +", head) == [
-        "variant", "CAM mIoU", "labels, no CRF", "labels, CRF", "background", "train", "CAMs", "labels",
+        "variant", "CAMs", "labels", "after CRF", "background", "train time", "CAM time", "label time",
     ]  # fmt: skip
     bare = {**summary, "data": {**summary["data"], "val": {"list": "photos", "images": 4, "scored": 0}}}
     for variant in ("plain", "ppl"):
         bare[variant] = summary[variant] | dict.fromkeys(("cam_miou", "label_before_crf_miou", "label_miou"))
     plain = {**summary, "plain": summary["plain"] | {"crf": "none"}, "ppl": summary["ppl"] | {"crf": "none"}}
-    assert "labels, CRF" not in summary_table(plain)  # the figure of the labels is not shown twice under another name
+    assert "after CRF" not in summary_table(plain)  # the figure of the labels is not shown twice under another name
     text = summary_table(bare)
-    assert re.split(r"  +", text.splitlines()[0]) == ["variant", "background", "train", "CAMs", "labels"]
+    assert re.split(r"  +", text.splitlines()[0]) == ["variant", "background", "train time", "CAM time", "label time"]
     assert " - " not in text and "photos: 4 images, no masks, nothing scored" in text
 
 
 def test_the_end_of_a_run_names_the_label_folders_the_last_of_the_chain_first(finished, tmp_path):
     _, summary = finished
-    for name in ("labels", "labels_crf", "labels_walk", "predictions"):
-        (tmp_path / "ppl" / name).mkdir(parents=True)
+    steps = dict.fromkeys(("train", "cams", "labels", "labels_crf", "labels_walk", "predictions"), 1.0)
+    summary = {**summary, "ppl": summary["ppl"] | {"seconds": steps}}
+    del summary["plain"]
     lines = label_folders(summary, tmp_path).splitlines()
     assert [Path(line.split()[0]).name for line in lines[1:]] == ["predictions", "labels_walk", "labels_crf", "labels"]
     text = closing({**summary, "warnings": ["ppl, labels: all wrong"]}, tmp_path)
@@ -282,12 +284,12 @@ def test_seeds_are_run_one_by_one_and_averaged(finished, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "summary.json").read_text()) == result
     table = seeds_table(result)
     assert "54.0" in table and "52.0" in table and "mean" in table
-    assert table.splitlines()[0].split("  ")[0] == "variant" and "labels, CRF" not in table  # no seed has a figure
+    assert table.splitlines()[0].split("  ")[0] == "variant" and "after CRF" not in table  # no seed has a figure
 
 
 def test_seeds_end_with_their_warnings_and_folders(tmp_path):
-    (tmp_path / "seed3" / "ppl" / "labels_crf").mkdir(parents=True)
     figures = {"cam_miou": None, "label_before_crf_miou": None, "label_miou": None, "crf": "none"}
+    figures["seconds"] = {"labels_crf": 1.0}
     part = {"ppl": figures, "warnings": ["ppl, labels after the CRF: empty"]}
     result = {"seeds": [3, 4], "mean": {"ppl": figures}, "runs": {"seed3": part, "seed4": {**part, "warnings": []}}}
     text = seeds_closing(result, tmp_path)

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from pplfast.cluster.ranks import Ranks
 from pplfast.data.dataset import DataConfig
 from pplfast.errors import UserError
 from pplfast.files import check_inside
@@ -12,6 +14,8 @@ from pplfast.run.config import RunConfig
 from pplfast.run.record import read_record
 from pplfast.run.steps import Steps
 from pplfast.run.variant import output_files
+
+ALONE = Ranks(0, 1, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["ppl", "ppl/cams", "ppl/steps", "steps"])
@@ -46,6 +50,9 @@ FINISHED = {"settings": {}, "done": True, "values": {}, "seconds": 1.0, "stamp":
         FINISHED | {"values": {"miou": "high"}},
         FINISHED | {"values": {"threshold": float("inf")}},
         FINISHED | {"values": {"missing": 1.5}},
+        FINISHED | {"updated": "now"},
+        FINISHED | {"values": {"content": ["a"]}},
+        {"settings": {}, "done": False, "stamp": "<script>"},
         FINISHED | {"values": {"left_out": {"a": 1}}},
         FINISHED | {"values": {"declared": 3}},
     ],
@@ -55,7 +62,7 @@ def test_a_record_that_no_step_writes_is_refused_by_name(tmp_path, record):
     (tmp_path / "out").mkdir()
     (tmp_path / "steps" / "cams.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"steps/cams.json: "):
-        Steps(tmp_path, lambda text: None).run("cams", {"k": 1}, [tmp_path / "out"], dict)
+        Steps(tmp_path, ALONE, lambda text: None).run("cams", {"k": 1}, dict, tmp_path / "out")
     assert (tmp_path / "out").exists()
 
 
@@ -69,16 +76,16 @@ def test_a_step_deletes_links_and_not_what_they_lead_to(tmp_path):
     other, out = tmp_path / "other", tmp_path / "run" / "cams"
     other.mkdir()
     (other / "precious").touch()
-    steps = Steps(tmp_path / "run", lambda text: None)
-    steps.run("cams", {"k": 1}, [], dict)
+    steps = Steps(tmp_path / "run", ALONE, lambda text: None)
+    steps.run("cams", {"k": 1}, dict)
     out.symlink_to(other)
-    steps.run("cams", {"k": 2}, [out], dict)
+    steps.run("cams", {"k": 2}, dict, out)
     assert not out.is_symlink() and (other / "precious").exists()
 
 
 def test_a_folder_where_a_step_makes_a_file_is_named(tmp_path):
-    steps, out = Steps(tmp_path, lambda text: None), tmp_path / "eval_cam.json"
-    steps.run("eval_cam", {}, [], dict)
+    steps, out = Steps(tmp_path, ALONE, lambda text: None), tmp_path / "eval_cam.json"
+    steps.run("eval_cam", {}, dict)
     out.mkdir()
     with pytest.raises(UserError, match=r"eval_cam.json: is a folder"):
-        steps.run("eval_cam", {}, [out], dict)
+        steps.run("eval_cam", {}, dict, out)

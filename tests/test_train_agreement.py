@@ -17,7 +17,6 @@ from pplfast.cluster import agreement
 from pplfast.cluster.agreement import agree, difference
 from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
 from pplfast.errors import UserError
-from pplfast.jobs.run import labelling_settings
 from pplfast.models import create
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig, SegmentationConfig
@@ -131,15 +130,6 @@ def test_the_other_networks(dataset, tmp_path):
     first = settings(tasks[0][1])
     (tmp_path / f"{dataset.ids[0]}.png").write_bytes(b"others")
     assert "the digest of ids and labels" in compared(first, settings(tasks[0][1]))
-
-
-def test_labelling_jobs(dataset):
-    flat = [
-        {group: agreement._flat(values) for group, values in labelling_settings(*arguments).items()}
-        for arguments in (({"crf": "none"}, dataset), ({"crf": "irn"}, dataset), ({"crf": "none"}, dataset.subset([0])))
-    ]
-    assert "crf is 'none' on host a" in compared(flat[0], flat[1])
-    assert "the number of images is 10 on" in compared(flat[0], flat[2])
 
 
 @pytest.mark.parametrize("rank, error", ((0, EveryRankError), (1, OtherRankError)))

@@ -1,6 +1,7 @@
 """Schedules, plans, logs and refusals, without training."""
 
 import argparse
+import dataclasses
 import json
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -14,15 +15,20 @@ from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_ima
 from pplfast.cli import main
 from pplfast.cli.train import add_training_arguments, options_from_arguments
 from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
+from pplfast.data.classes import ClassList
+from pplfast.data.dataset import Dataset
 from pplfast.described import described_training
 from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
 from pplfast.precision import exact_float32
-from pplfast.recipe import OptimConfig
+from pplfast.recipe import OptimConfig, recipe_to_dict
+from pplfast.recipe.overrides import apply_overrides
 from pplfast.train import trainer
-from pplfast.train.engine import check_compile, check_precision, micro_batch
-from pplfast.train.identity import claim_folder, describe
+from pplfast.train.agreement import TABLES
+from pplfast.train.engine import Share, check_compile, check_precision, share_batch
+from pplfast.train.identity import USED_OF_NETWORK, claim_folder, describe
+from pplfast.train.masks import mask_record
 from pplfast.train.model_file import load_classifier
 from pplfast.train.plan import plan_stages
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
@@ -199,20 +205,24 @@ def test_plans_of_the_variants():
         plan_stages(make_recipe(stages=[{"position": "head", "grid": 2, "epochs": 1}]), "ppl", backbone)
 
 
-def test_batches_that_cannot_be_divided():
-    ranks = Ranks(0, 3, 3, torch.device("cpu"))
-    assert micro_batch(OptimConfig(batch=12, accumulation=2), ranks) == 2
-    assert micro_batch(OptimConfig(batch=16, accumulation=2), ranks) == 3  # of 3, 3 and 2 images
-    with pytest.raises(UserError, match="optim.batch = 16.*multiple of optim.accumulation 3"):
-        micro_batch(OptimConfig(batch=16, accumulation=3), ranks)
-    with pytest.raises(UserError, match="less than an image for each of 3 ranks"):
-        micro_batch(OptimConfig(batch=16, accumulation=8), ranks)
+def test_batches_are_shared_among_ranks():
+    assert share_batch(OptimConfig(batch=12, accumulation=2), 3) == Share(2, 6, 2)
+    assert share_batch(OptimConfig(batch=16, accumulation=2), 3) == Share(2, 8, 3)  # of 3, 3 and 2 images
+    with pytest.raises(UserError, match="in 8 parts: is less than an image for each of 3 ranks"):
+        share_batch(OptimConfig(batch=16, accumulation=8), 3)
     with pytest.raises(UserError, match="fp16.*needs a GPU"):
         check_precision(OptimConfig(precision="fp16"), torch.device("cpu"))
-    with pytest.raises(UserError, match="optim.accumulation = 2 parts; choose default"):
-        check_compile("reduce-overhead", OptimConfig(accumulation=2))
-    check_compile("default", OptimConfig(accumulation=2))
-    check_compile("reduce-overhead", OptimConfig())
+    with pytest.raises(UserError, match="gradients of 2 parts of a batch; choose default"):
+        check_compile("reduce-overhead", Share(2, 8, 8))
+    check_compile("default", Share(2, 8, 8))
+    check_compile("reduce-overhead", Share(1, 16, 16))
+
+
+def test_a_micro_batch_is_the_same_on_any_number_of_ranks_that_it_can_be_on():
+    shares = [share_batch(OptimConfig(batch=16, micro_batch=4), world) for world in (1, 2, 4, 3, 8, 16)]
+    assert [(share.parts, share.micro_batch) for share in shares] == [(4, 4), (2, 4), (1, 4), (2, 3), (1, 2), (1, 1)]
+    assert share_batch(OptimConfig(batch=7, micro_batch=3), 1) == Share(7, 1, 1)
+    assert share_batch(OptimConfig(batch=8, micro_batch=100), 1) == Share(1, 8, 8)
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
@@ -231,6 +241,46 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         claim_folder(out, describe(recipe, "ppl", dataset.subset(range(5))), resume=True)
     # What comes after training may change.
     assert claim_folder(out, describe(make_recipe(label={"crf": "none"}), "ppl", dataset), resume=True) == "resume"
+
+
+@pytest.mark.parametrize("network", USED_OF_NETWORK)
+def test_settings_of_what_follows_a_training_do_not_refuse_it(network, tmp_path):
+    """Of the folder as an earlier pplfast made it, with the whole table; nor does a data set that was moved."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    dataset = Dataset("here", ("a",), (tmp_path / "a.png",), ClassList(("cat",), (1,)), None, (tmp_path / "a.png",))
+
+    def claim(changes: dict, seed: int = 0, name: str = "here") -> str:
+        settings = recipe_to_dict(make_recipe())[TABLES[network]]
+        apply_overrides(settings, changes)
+        data = dataclasses.replace(dataset, name=name)
+        return claim_folder(tmp_path / "out", mask_record(network, settings, data, seed), True, "none")
+
+    def expect_refused(key: str, **options) -> None:
+        with pytest.raises(UserError, match=f"holds a run with {key} = "):
+            claim(**options)
+
+    assert claim({}) == "start"
+    after = {
+        "boundary": {"walk.beta": 3.0, "walk.steps": 9, "label.crf": "labels", "crf": "none", "foreground": 0.4},
+        "segmentation": {
+            "scales": [1.0],
+            "flip": False,
+            "test_batch": 1,
+            "crf": "none",
+            "model.dropout": 0.5,
+            "model.pooling": "max",
+        },
+    }[network]
+    for key, value in after.items():
+        assert claim({key: value}) == "resume", key
+    assert claim(after, name="moved") == "resume"
+    for key in USED_OF_NETWORK[network]:
+        value = {"model": {"backbone": "wrn38"}, "augment": {"crop": 64}, "optim": {"lr": 0.5}, "head": "aspp"}
+        path = f"{key}.{next(iter(value[key]))}" if isinstance(value.get(key), dict) else key
+        expect_refused(path, changes={path: next(iter(value[key].values())) if path != key else value.get(key, 77)})
+    expect_refused("seed", changes={}, seed=1)
+    (tmp_path / "a.png").write_bytes(b"y")
+    expect_refused("dataset.list_and_masks", changes={})
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
@@ -264,7 +314,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
         (["--set", f"model.weights={weights}"], str(weights)),
         (["--set", "model.weights=/nowhere.pth"], "/nowhere.pth"),
         (["--set", "model.backbone=vgg"], "vgg"),
-        (["--set", "optim.batch=3", "--set", "optim.accumulation=2"], "optim.batch = 3"),
+        (["--set", "optim.batch=3", "--set", "optim.accumulation=2"], "'optim.batch' = 3: must be a multiple"),
         (["--set", "optim.precision=fp16"], "fp16") if not torch.cuda.is_available() else (["--labels", "x"], "x"),
         (["--labels", "none"], "no image labels"),
         (["--recipe", "no_such"], "no_such"),

@@ -39,7 +39,7 @@ def dataset(tmp_path_factory):
 def reference(dataset, tmp_path_factory):
     """One rank, batch 8 of 10 images: every second step has 2 images."""
     out = tmp_path_factory.mktemp("runs") / "reference"
-    return train(make_recipe(), dataset, out, options=EVERY_STEP)
+    return train(make_recipe(model={"dropout": 0.5}), dataset, out, options=EVERY_STEP)
 
 
 def free_port() -> int:
@@ -60,6 +60,14 @@ def assert_same_training(folder: Path, expected: Path) -> None:
     assert weights.keys() == other.keys()
     for name in weights:
         torch.testing.assert_close(weights[name], other[name], rtol=1e-4, atol=2e-6, msg=lambda text, n=name: n + text)
+
+
+def assert_identical_weights(folder: Path, expected: Path) -> None:
+    """The losses are sums over ranks: equal but for their last bits."""
+    losses, others = ([line["loss"] for line in read_log(path)] for path in (folder, expected))
+    assert losses == pytest.approx(others, rel=1e-6)
+    weights, other = (load_file(path / "classifier.safetensors") for path in (folder, expected))
+    assert weights.keys() == other.keys() and all(torch.equal(weights[name], other[name]) for name in weights)
 
 
 def assert_identical_training(folder: Path, expected: Path) -> None:
@@ -91,10 +99,16 @@ def test_a_run_from_end_to_end(reference, dataset, capsys):
     maps = model.maps(torch.randn(1, 3, 40, 56))
     assert maps.shape == (1, 3, 3, 4) and maps.min() >= 0
 
-    again = train(make_recipe(), dataset, reference.folder, options=EVERY_STEP)
+    again = train(make_recipe(model={"dropout": 0.5}), dataset, reference.folder, options=EVERY_STEP)
     assert again.already_finished and again.loss == reference.loss
     with pytest.raises(UserError, match="optim.lr"):
-        train(make_recipe(optim={"lr": 0.5}), dataset, reference.folder, resume=True, options=EVERY_STEP)
+        train(
+            make_recipe(optim={"lr": 0.5}, model={"dropout": 0.5}),
+            dataset,
+            reference.folder,
+            resume=True,
+            options=EVERY_STEP,
+        )
 
 
 def test_frozen_parts_stay_and_others_move(reference):
@@ -113,17 +127,20 @@ def test_frozen_parts_stay_and_others_move(reference):
 
 
 def test_accumulation_equals_one_large_batch(reference, dataset, tmp_path):
-    train(make_recipe(optim={"accumulation": 2}), dataset, tmp_path / "out", options=EVERY_STEP)
+    recipe = make_recipe(optim={"accumulation": 2}, model={"dropout": 0.5})
+    train(recipe, dataset, tmp_path / "out", options=EVERY_STEP)
     assert_same_training(tmp_path / "out", reference.folder)
 
 
 def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
-    """ZeRO 1, a checkpoint in mid-stage before each change; in the last step of an epoch one of two ranks has no image
-    of its own. The ranks run under the launcher; what is restored is what was saved, bit by bit."""
+    """ZeRO 1, dropout, micro-batches of 4, a checkpoint in mid-stage before each change; in the last step of an epoch
+    one of two ranks has no image of its own. The ranks run under the launcher; what is restored is what was saved, and
+    the weights come out the same, bit by bit."""
     stages = [{"position": "group3", "grid": 2, "epochs": 1}, {"position": "group5", "grid": 2, "epochs": 1}]
-    recipe = make_recipe(optim={"zero": 1}, stages=stages)
+    changes = {"model": {"dropout": 0.5}, "stages": stages}
+    recipe = make_recipe(optim={"zero": 1, "micro_batch": 4}, **changes)
     options = TrainOptions(threads=1, log_every=1, checkpoint_every=1)
-    train(make_recipe(stages=stages), dataset, tmp_path / "reference", options=options)
+    train(make_recipe(optim={"micro_batch": 4}, **changes), dataset, tmp_path / "reference", options=options)
 
     def interrupt(*_, plain=CheckpointFolder.save):
         plain(*_)
@@ -158,6 +175,10 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
             "--set",
             "optim.zero=1",
             "--set",
+            "optim.micro_batch=4",
+            "--set",
+            "model.dropout=0.5",
+            "--set",
             "stages.1.epochs=1",
             "--out",
             tmp_path / "out",
@@ -180,7 +201,7 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
     [restored] = [json.loads(line) for line in (tmp_path / "record" / "restored.jsonl").read_text().splitlines()]
     assert restored["world"] == 2 and restored["zero"] == 1 and restored["momentum"] > 40
     assert restored["identical"] == restored["tensors"] and restored["same_names"]
-    assert_same_training(tmp_path / "out", tmp_path / "reference")
+    assert_identical_weights(tmp_path / "out", tmp_path / "reference")
 
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "stage2-end")
     (tmp_path / "out" / "classifier.json").unlink()
@@ -190,7 +211,7 @@ def test_one_two_and_one_rank_again_equal_one(dataset, tmp_path, monkeypatch):
     )
     resumed = train(recipe, dataset, tmp_path / "out", resume=True, options=options)
     assert resumed.steps == 4 and found == [{**restored, "world": 1}]
-    assert_same_training(tmp_path / "out", tmp_path / "reference")
+    assert_identical_weights(tmp_path / "out", tmp_path / "reference")
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +295,36 @@ def test_training_goes_on_while_a_checkpoint_is_written(dataset, tmp_path, monke
     saved = load_file(tmp_path / "out" / "checkpoints" / "stage1-0000002" / "state.safetensors")
     assert all(torch.equal(saved["model." + name], tensor) for name, tensor in weights[2].items())
     assert not all(torch.equal(saved["model." + name], tensor) for name, tensor in weights[3].items())
+
+
+def stopped_after(step_count: int, patch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C once the checkpoint after so many steps is on the disk."""
+
+    def save(folder, state, progress, plain=CheckpointFolder.save):
+        plain(folder, state, progress)
+        if progress.steps == step_count:
+            folder.finish()
+            raise KeyboardInterrupt
+
+    patch.setattr(CheckpointFolder, "save", save)
+
+
+@pytest.mark.parametrize("stop", (2, 6))
+def test_a_resumed_run_has_the_figures_of_an_uninterrupted_one(dataset, tmp_path, stop, monkeypatch):
+    """Stopped within an interval of the log, or with nothing left to do but to save; the log is lost as well."""
+    options = dataclasses.replace(EVERY_STEP, log_every=4)
+    whole = train(make_recipe(**SIX_STEPS), dataset, tmp_path / "whole", options=options)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopped_after(stop, patch)
+        train(make_recipe(**SIX_STEPS), dataset, out, options=options)
+    (out / "log.jsonl").unlink()
+    done = train(make_recipe(**SIX_STEPS), dataset, out, resume=True, options=options)
+    assert done.loss == whole.loss and done.images_per_s > 0
+    written = json.loads((out / "classifier.json").read_text(), parse_constant=pytest.fail)
+    assert written["training"]["loss"] == whole.loss
+    losses = [line["loss"] for line in read_log(tmp_path / "whole")]
+    assert [line["loss"] for line in read_log(out)] == ([] if stop == 6 else losses)
 
 
 @pytest.mark.parametrize("fatal, last", ((2, "stage1-0000002"), (3, "stage1-0000004")))

@@ -141,7 +141,7 @@ def test_pipes_devices_and_folders_are_no_files(voc):
         os.mkfifo(path)
     problems = []
     report = check_dataset(open_dataset(DataConfig(str(voc), "train"), problems), problems)
-    assert [(p.id, p.kind) for p in report.problems] == [("a", "missing"), ("a", "bad-labels")]
+    assert [(p.id, p.kind) for p in report.problems] == [("a", "unreadable"), ("a", "bad-labels")]
     assert all("not a regular file" in problem.message for problem in report.problems)
     with pytest.raises(UserError, match=r"a\.png: cannot be read \(not a regular file\)"):
         read_mask(voc / "SegmentationClass" / "a.png")

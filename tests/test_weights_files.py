@@ -17,7 +17,7 @@ from pplfast.models import create, load_weights
 from pplfast.models.mxnet import published_name, read_params
 from pplfast.models.resnet import ResNet
 from pplfast.models.values import bad_weight
-from pplfast.models.weights import read_tensors
+from pplfast.models.weight_files import read_tables
 from pplfast.models.wideresnet import WideResNet38
 
 MX_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
@@ -140,6 +140,70 @@ def test_files_of_published_wideresnet38_classifiers(tmp_path, monkeypatch):
     assert equal(source, target)
 
 
+PREFIXES = (
+    "module.", "_orig_mod.", "module._orig_mod.", "module.module.", "backbone.", "encoder.", "model.",
+    "module.encoder_q.", "0.", "my.own.wrapper.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("form", ("bare", "safetensors"))
+def test_a_prefix_before_the_names_is_taken_off(prefix, form, tmp_path, monkeypatch):
+    source, target = reference.tiny_resnet(monkeypatch), ResNet("resnet50")
+    path = tmp_path / ("r.safetensors" if form == "safetensors" else "r.pth")
+    tensors = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    tensors |= {f"{prefix}fc.bias": torch.ones(10), "decode_head.layer1.weight": torch.ones(2)}
+    save_as(path, tensors, form)
+    report = load_weights(target, path)
+    assert equal(source, target)
+    assert report.ignored == ("fc.bias",) and report.unexpected == ("decode_head.layer1.weight",)
+
+
+WRAPPERS = (
+    "state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema", "ema", "teacher",
+    "a name of one's own",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_the_dictionary_that_holds_the_network_is_found(wrapper, tmp_path, monkeypatch):
+    source, target = reference.tiny_resnet(monkeypatch), ResNet("resnet50")
+    optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}}
+    content = {wrapper: dict(source.state_dict()), "optimizer": optimizer, "epoch": 3, "best": torch.tensor(0.5)}
+    torch.save(content, tmp_path / "r.pth")
+    report = load_weights(target, tmp_path / "r.pth")
+    assert equal(source, target) and not report.unexpected
+    torch.save({"outer": content}, tmp_path / "r.pth")
+    load_weights(target, tmp_path / "r.pth")
+
+
+def test_of_two_networks_the_one_with_a_neutral_name_is_taken(tmp_path, monkeypatch):
+    source, other = reference.tiny_resnet(monkeypatch), reference.tiny_resnet(monkeypatch)
+    path, target = tmp_path / "r.pth", ResNet("resnet50")
+    of_source, of_other = dict(source.state_dict()), dict(other.state_dict())
+    for average in ("state_dict_ema", "model_ema", "ema"):
+        torch.save({average: of_other, "state_dict": {f"module.{name}": x for name, x in of_source.items()}}, path)
+        load_weights(target, path)
+        assert equal(source, target)
+    torch.save({f"{part}.{name}": x for part in ("encoder_q", "encoder_k") for name, x in of_source.items()}, path)
+    assert "holds 2 networks (encoder_q, encoder_k); save one of them in a file of its own" in refusal(target, path)
+    torch.save({"student": {f"module.backbone.{name}": x for name, x in of_source.items()}, "teacher": of_other}, path)
+    assert "holds 2 networks (student.module.backbone, teacher); save one" in refusal(target, path)
+
+
+def test_dictionaries_that_hold_themselves_end(tmp_path, monkeypatch):
+    source, target = reference.tiny_resnet(monkeypatch), ResNet("resnet50")
+    content = {"model": dict(source.state_dict())}
+    content["again"] = content
+    level = {"x": torch.ones(1)}
+    for _ in range(30):
+        level = {str(i): level for i in range(10)}
+    content["many"] = level
+    torch.save(content, tmp_path / "r.pth")
+    load_weights(target, tmp_path / "r.pth")
+    assert equal(source, target)
+
+
 def refusal(backbone, path):
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     with pytest.raises(UserError) as raised:
@@ -167,8 +231,10 @@ def test_a_mismatch_names_file_and_tensors(tmp_path, monkeypatch):
     torch.save(dict(reference.tiny_resnet(monkeypatch, "resnet101").state_dict()), path)
     assert "255 tensors have no place in the backbone (layer3.6.conv1.weight, " in refusal(source, path)
 
-    torch.save({"conv1a.weight": torch.ones(1)}, path)
-    assert "tensors of the backbone are missing (conv1.weight, " in refusal(source, path)
+    torch.save({"net.conv1a.weight": torch.ones(1)}, path)
+    message = refusal(source, path)
+    assert "tensors of the backbone are missing (conv1.weight, " in message
+    assert "...; the file has net.conv1a.weight)" in message
 
 
 def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
@@ -196,7 +262,7 @@ def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
         written("text.safetensors", b"hello"),
         written("empty.safetensors", b""),
     ):
-        assert "not a readable safetensors file (" in refusal(backbone, path)
+        assert "not a readable weight file (" in refusal(backbone, path)
     torch.save([1, 2, 3], tmp_path / "list.pth")
     assert "holds no tensors by name" in refusal(backbone, tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "numbers.pth")
@@ -206,7 +272,7 @@ def test_files_that_are_no_weight_files(tmp_path, monkeypatch):
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch):
     backbone = reference.tiny_resnet(monkeypatch)
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    assert "not a readable weight file (Weights only load failed" in refusal(backbone, tmp_path / "module.pth")
+    assert "holds torch.nn.modules.linear.Linear, which is not loaded" in refusal(backbone, tmp_path / "module.pth")
 
 
 def test_damaged_mxnet_files(tmp_path, monkeypatch):
@@ -321,12 +387,12 @@ def test_old_checkpoints_are_read_and_their_storages_are_no_larger_than_the_file
     rest = {"epoch": 5, "seed": 12345678901, "optimizer": {"state": {0: {"m": torch.ones(3)}}}}
     path = tmp_path / "old.pth"
     torch.save({"state_dict": tensors, **rest}, path, _use_new_zipfile_serialization=False)
-    found = read_tensors(path)
+    found = read_tables(path)["state_dict"]
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
     data, size = path.read_bytes(), b"M" + (40 * 3 * 3 * 3).to_bytes(2, "little")  # BININT2
     path.write_bytes(data.replace(size, b"J" + (2**31 - 1).to_bytes(4, "little"), 1))  # BININT
     with pytest.raises(UserError, match="smaller than the tensors that it claims to hold"):
-        read_tensors(path)
+        read_tables(path)
 
 
 def test_a_tar_archive_is_not_unpacked(tmp_path, monkeypatch):
@@ -335,4 +401,4 @@ def test_a_tar_archive_is_not_unpacked(tmp_path, monkeypatch):
     with tarfile.open(tmp_path / "w.pth", "w") as archive:
         archive.add(tmp_path / "storages", "storages")
     with pytest.raises(UserError, match="w.pth: a tar archive"):
-        read_tensors(tmp_path / "w.pth")
+        read_tables(tmp_path / "w.pth")

@@ -10,7 +10,8 @@ os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 import torch
 import torch.distributed as dist
 
-from pplfast.cluster.ranks import LostRankError, start_ranks, stop_ranks
+from pplfast.cluster.meeting import LostRankError
+from pplfast.cluster.ranks import start_ranks, stop_ranks
 from pplfast.cluster.watchdog import Watchdog
 from pplfast.errors import UserError
 

@@ -4,12 +4,13 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
-from pplfast.errors import AGAIN, UserError, explain_os_error, out_of_memory
+from pplfast.errors import AGAIN, Terminated, UserError, explain_os_error, out_of_memory
 from pplfast.version import __version__
 
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # When a rank is lost, the others' connections to it fail: libtorch would print pages of C++ frames about each.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     args = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
-    args.local_rank = local_rank
+    args.local_rank, args.words = local_rank, arguments
     try:
         return cast(int, importlib.import_module(f"pplfast.cli.{args.command}").run(args))
     except UserError as error:
@@ -74,11 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "this machine"
         return _report(args.prog, str(explain_os_error(error, name, error.errno in NOT_READ)), UserError.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         hint = "; the same command continues" if args.prog in CONTINUING else ""
         hint = "; the same command with --resume continues" if args.prog in RESUMING else hint
-        print(f"\n{args.prog}: interrupted{hint}", file=sys.stderr)
-        return 130
+        terminated = isinstance(error, Terminated)
+        if os.environ.get("RANK", "0") == "0":  # the others are told at the same time
+            print(f"\n{args.prog}: {'terminated' if terminated else 'interrupted'}{hint}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
 def _report(prog: str, message: str, exit_code: int) -> int:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from pplfast.data.check import check_dataset, format_report, unseen_classes
+    from pplfast.data.check import check_dataset, format_report
     from pplfast.data.dataset import open_dataset
     from pplfast.files import write_json
 
@@ -64,8 +64,6 @@ def _check(args: argparse.Namespace) -> int:
     with _progress("checking", len(dataset)) as advance:
         report = check_dataset(dataset, problems, progress=advance)
     print(format_report(report))
-    if unseen := unseen_classes(dataset):
-        print(unseen)
     if args.json:
         write_json(args.json, report.to_dict())
     return 2 if report.errors else 0

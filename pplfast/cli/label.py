@@ -1,6 +1,7 @@
 """`pplfast label`: pseudo labels, from a classifier in one go (alone or on many ranks) or from CAM files."""
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple[float, float] | None) -> int:
     from pplfast.evaluate import evaluate_cams
 
-    dataset = dataset_from_arguments(args)
+    dataset = dataset_from_arguments(args, args.out)
     kind, value = args.background or LabelConfig().background, args.value
     if kind == "alpha" and value is None:
         raise UserError(ALPHA_NEEDS_VALUE)
@@ -119,7 +120,8 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple
         config = LabelConfig(background=kind, value=value, crf=config.crf)
     from pplfast.labels.label import label_cams
 
-    outcome = label_cams(args.cams, dataset, config, args.out, unsure, engine, job_options(args))
+    options = dataclasses.replace(job_options(args), rotated=True)  # the CAMs are of the images as stored
+    outcome = label_cams(args.cams, dataset, config, args.out, unsure, engine, options)
     return say_outcome(outcome, "labels", args.out)
 
 
@@ -132,12 +134,12 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str, unsure: tup
     from pplfast.train import load_classifier
 
     cam, label = cam_config(folder, changes), label_config(args, folder, preset, unsure)
-    check_rule(label, unsure)
+    outputs = tuple(dict.fromkeys(args.outputs.split(",")))
+    check_rule(label, unsure, outputs)
     changed = bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure))
     background = f"{unsure[0]:g} and {unsure[1]:g}" if unsure else f"{label.background} {label.value:g}"
     scales = scales_text(cam.scales, cam.flip)
     say_settings(f"CAMs at {scales}, background {background}, CRF {label.crf}", changed)
-    outputs = tuple(dict.fromkeys(args.outputs.split(",")))
     model, options = load_classifier(folder), job_options(args)
     outcome = label_dataset(model, dataset, cam, label, args.out, unsure, outputs, engine, args.shard_size, options)
     return say_outcome(outcome, "labels", args.out)

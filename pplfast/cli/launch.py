@@ -8,15 +8,36 @@ from pathlib import Path
 from pplfast.cluster.hosts import MOST_SLOTS, read_hostfile
 from pplfast.cluster.launch import LaunchOptions, launch
 from pplfast.errors import UserError
+from pplfast.networks import BOUNDARY, CLASSIFIER, SEGMENTATION, Kind
 
-COMMANDS = ("train", "label", "refine train", "segment train")  # those that share their work among ranks
+# Those that share their work among ranks, and the kind of network that --model names to each.
+COMMANDS = {
+    "run": None,
+    "train": None,
+    "cam": CLASSIFIER,
+    "label": CLASSIFIER,
+    "refine train": CLASSIFIER,
+    "refine walk": BOUNDARY,
+    "segment train": None,
+    "segment test": SEGMENTATION,
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    add_launch_arguments(parser)
+    parser.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help=f"one of {', '.join(COMMANDS)}, and its options",
+    )
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hostfile",
         metavar="FILE",
-        help="lines like 'node-a slots=8'; started by pdsh over ssh (default: this machine alone)",
+        help="lines like 'node-a slots=8'; started by ssh (default: this machine alone)",
     )
     parser.add_argument(
         "--ranks",
@@ -36,40 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master-addr", metavar="ADDRESS", help="of the first host (default: the first that `hostname -I` gives there)"
     )
-    parser.add_argument(
-        "arguments",
-        nargs=argparse.REMAINDER,
-        metavar="COMMAND ...",
-        help=f"one of {', '.join(COMMANDS)}, and its options",
-    )
 
 
-def check_command(words: Sequence[str], here: bool) -> None:
-    """Find what is wrong with the command before ranks are started, each of which would say it again: options and
-    recipe, and for a launch on this machine (`here`) the network and the list. Ends the process where the options are
-    wrong, and raises UserError for the rest."""
-    from pplfast.cli import build_parser
-    from pplfast.cli.model import find_model
-    from pplfast.cli.train import check_training_arguments, recipe_from_arguments
-    from pplfast.data.voc import check_root, read_list
-    from pplfast.networks import CLASSIFIER
-
-    args = build_parser(words[0]).parse_args(words)
-    if hasattr(args, "recipe"):
-        check_training_arguments(args)
-        recipe_from_arguments(args)
-    elif args.cams:
-        raise UserError("label --cams: works in one process; leave `pplfast launch` away")
-    if here:
-        check_root(Path(args.data))
-        if getattr(args, "model", None):
-            find_model(args.model, CLASSIFIER)
-        read_list(Path(args.data), args.list, args.labels)
-
-
-def run(args: argparse.Namespace) -> int:
-    if not any(" ".join(args.arguments[:words]) in COMMANDS for words in (1, 2)):
-        raise UserError(f"name the command to run on all ranks, after the options of launch: {', '.join(COMMANDS)}")
+def launch_options(args: argparse.Namespace) -> LaunchOptions:
+    """Those of `add_launch_arguments`. Raises UserError for numbers and host files that mean nothing."""
     for name in ("ranks", "restarts"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
@@ -77,6 +68,37 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--ranks {args.ranks}: must be {MOST_SLOTS} or less")
     if args.hostfile:
         read_hostfile(args.hostfile)  # what is wrong with it does not wait for the command's own options
-    check_command(args.arguments, here=args.hostfile is None)
-    options = LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
+    return LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
+
+
+def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
+    """Find what is wrong with the command before ranks are started, each of which would say it again: options and
+    recipe, and for a launch on this machine (`here`) the network (of this kind) and the list. Ends the process where
+    the options are wrong, and raises UserError for the rest."""
+    from pplfast.cli import build_parser
+    from pplfast.cli.model import find_model
+    from pplfast.cli.run import check_run
+    from pplfast.cli.train import check_training_arguments, recipe_from_arguments
+    from pplfast.data.folder import check_root
+    from pplfast.data.voc import read_list
+
+    args = build_parser(words[0]).parse_args(words)
+    if words[0] == "run":
+        check_run(args)
+    elif hasattr(args, "recipe"):
+        check_training_arguments(args)
+        recipe_from_arguments(args)
+    if here:
+        check_root(Path(args.data))
+        if kind is not None and args.model:
+            find_model(args.model, kind)
+        read_list(Path(args.data), args.list, args.labels)
+
+
+def run(args: argparse.Namespace) -> int:
+    command = next((name for name in COMMANDS if args.arguments[: name.count(" ") + 1] == name.split()), None)
+    if command is None:
+        raise UserError(f"name the command to run on all ranks, after the options of launch: {', '.join(COMMANDS)}")
+    options = launch_options(args)
+    check_command(args.arguments, COMMANDS[command], here=args.hostfile is None)
     return launch(args.arguments, options, lambda text: print(f"pplfast launch: {text}", file=sys.stderr, flush=True))

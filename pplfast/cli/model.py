@@ -64,7 +64,7 @@ def dataset_of_model(args: argparse.Namespace, folder: Path, kind: Kind) -> "Dat
     others are said, with both lists."""
     take_classes(args, folder, kind)
     _check_classes(args, folder, kind)
-    return dataset_from_arguments(args)
+    return dataset_from_arguments(args, args.out)
 
 
 def _check_classes(args: argparse.Namespace, folder: Path, kind: Kind) -> None:

@@ -4,7 +4,7 @@ import argparse
 from importlib import resources
 from pathlib import Path
 
-from pplfast.data.voc import check_root
+from pplfast.data.folder import check_root
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe import load_recipe, preset_names
 

@@ -4,17 +4,15 @@ import argparse
 import dataclasses
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import (
-    LARGE_IMAGES,
-    add_jobs_argument,
-    add_memory_argument,
-    check_machine_arguments,
-    jobs_from_arguments,
-)
+from pplfast.cli.launch import add_launch_arguments, launch_options
+from pplfast.cli.machine import LARGE_IMAGES, add_jobs_argument, add_memory_argument, check_machine_arguments
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.recipes import FOR_FOLDERS, default_recipe
 from pplfast.cli.train import (
@@ -24,9 +22,10 @@ from pplfast.cli.train import (
     options_from_arguments,
     recipe_from_arguments,
 )
+from pplfast.cluster.launch import launch
+from pplfast.data.folder import check_out_of_data
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
-from pplfast.errors import UserError
-from pplfast.labels.presets import check_background, check_crf
+from pplfast.errors import Terminated, UserError
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from pplfast.recipe.ranges import RANGES
 
@@ -76,25 +75,22 @@ def configure(parser: CommandParser) -> None:
     add_jobs_argument(parser, "of the CRF")
     add_memory_argument(parser, LARGE_IMAGES)
     add_training_arguments(parser)
+    add_launch_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        raise UserError(
-            "`pplfast run` works in one process; under a launcher use `pplfast train`, then `pplfast cam`, "
-            "`label` and `eval`"
-        )
-    check_training_arguments(args)
-    check_machine_arguments(args)
-    chosen = args.recipe is not None
-    args.recipe = args.recipe or default_recipe(args.data)
-    recipe = _recipe(args)
-    seeds = parse_seeds(args.seeds, args.seed) if args.seeds is not None else None
-    _check_out(Path(args.out), Path(args.data))
-    if not chosen:
-        print(f"recipe {args.recipe}: the default for a plain folder; `pplfast recipes` lists others", flush=True)
+    options = launch_options(args)
+    recipe, seeds = check_run(args)
 
-    from pplfast.cluster.ranks import stop_ranks
+    from pplfast.cluster.meeting import world_size  # torch comes along
+    from pplfast.cluster.ranks import OtherRankError, stop_ranks
+
+    launched = bool(os.environ.get("WORLD_SIZE"))
+    if launched and not args.hostfile and args.ranks not in (0, world_size(os.environ)):
+        raise UserError(f"--ranks {args.ranks}: the launcher has started {world_size(os.environ)}; leave --ranks away")
+    if not (launched or args.dry_run) and (args.hostfile or args.restarts or _ranks(args) > 1):
+        return launch(args.words, options, lambda text: print(f"pplfast run: {text}", file=sys.stderr, flush=True))
+
     from pplfast.run import RunConfig, closing, run, run_seeds, seeds_closing, with_default_lists
 
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
@@ -104,9 +100,9 @@ def run(args: argparse.Namespace) -> int:
         recipe,
         recipe.variants,
         Path(args.out),
-        jobs_from_arguments(args),
+        args.jobs,
         options_from_arguments(args),
-        command=shlex.join(["pplfast", *sys.argv[1:]]),
+        command=shlex.join(["pplfast", *args.words]),
         test=_test_data(val, args.test_list),
         memory=args.memory,
     )
@@ -116,13 +112,52 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(dry_run(config, seeds)))
         return 0
     try:
-        if seeds is None:
-            print(closing(run(config), config.out))
-        else:
-            print(seeds_closing(run_seeds(config, seeds), config.out))
+        with _ended_by_sigterm():
+            result = run(config) if seeds is None else run_seeds(config, seeds)
+    except OtherRankError:
+        return UserError.exit_code  # another rank prints the message
     finally:
         stop_ranks()
+    if os.environ.get("RANK", "0") == "0":
+        print((closing if seeds is None else seeds_closing)(result, config.out))
     return 0
+
+
+def check_run(args: argparse.Namespace) -> tuple[Recipe, list[int] | None]:
+    """Everything that is wrong with the options by themselves, found without torch; the recipe and the seeds."""
+    check_training_arguments(args)
+    check_machine_arguments(args)
+    chosen = args.recipe is not None
+    args.recipe = args.recipe or default_recipe(args.data)
+    recipe = _recipe(args)
+    seeds = parse_seeds(args.seeds, args.seed) if args.seeds is not None else None
+    check_out_of_data(Path(args.out), config_from_arguments(args))
+    if not chosen and not os.environ.get("WORLD_SIZE"):
+        print(f"recipe {args.recipe}: the default for a plain folder; `pplfast recipes` lists others", flush=True)
+    return recipe, seeds
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """As by Ctrl-C, where the part of the chain that is at work does not do better."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _ranks(args: argparse.Namespace) -> int:
+    """How many this machine is to have: one per GPU where it is not said."""
+    if args.ranks:
+        return int(args.ranks)
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _test_data(val: "DataConfig", name: str | None) -> "DataConfig | None":
@@ -138,17 +173,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         if not variants:
             raise UserError("--variants is empty; choose from plain,ppl,explicit")
         recipe = recipe_from_dict(recipe_to_dict(recipe) | {"variants": variants}, "--variants")
-    check_crf(recipe.label.crf)
-    if recipe.label.background != "threshold" or recipe.label.value:  # threshold 0: the best of the sweep
-        check_background(recipe.label.background, recipe.label.value)
     return recipe
-
-
-def _check_out(out: Path, root: Path) -> None:
-    """Raises UserError where the run would write among the images: the next one would take its pictures for data."""
-    if out.resolve().is_relative_to(root.resolve()):
-        outside = root.resolve().parent / "runs" / root.resolve().name
-        raise UserError(f"--out {out}: lies in the data set's folder {root}; give one outside it, like {outside}")
 
 
 def parse_seeds(text: str, seed: int | None) -> list[int]:

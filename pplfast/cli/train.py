@@ -140,7 +140,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     check_training_arguments(args)
     recipe = recipe_from_arguments(args)
-    dataset = dataset_from_arguments(args)
+    dataset = dataset_from_arguments(args, args.out)
 
     recipe, extra = deepspeed_from_arguments(args, recipe)
 

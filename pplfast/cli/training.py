@@ -40,7 +40,7 @@ def run_training(
     recipe = recipe_from_arguments(args)
     if not getattr(recipe, table).epochs:
         raise UserError(f"{args.recipe}: has no [{table}] table with epochs; add one, or --set {table}.epochs=3")
-    dataset = dataset_from_arguments(args)
+    dataset = dataset_from_arguments(args, args.out)
     recipe, extra = deepspeed_from_arguments(args, recipe, table)
 
     options = dataclasses.replace(options_from_arguments(args), deepspeed=extra)

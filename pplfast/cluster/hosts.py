@@ -1,7 +1,6 @@
 """Host files as DeepSpeed reads them, and which of the hosts answer.
 
-What a host file names goes to ssh and to pdsh, which take some words for options, ranges, files or programs: so
-nothing becomes a `Host` but a plain name.
+What a host file names goes to ssh, which takes some words for options: so nothing becomes a `Host` but a plain name.
 """
 
 import ipaddress
@@ -33,7 +32,7 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
 LINE = re.compile(r"([^ \t]+)[ \t]+slots=([0-9]{1,4})(?:[ \t]+#.*)?")
 MOST_SLOTS = 1024  # of a host: beyond any machine
-MOST_HOSTS = 1024  # DeepSpeed's pdsh starts so many at a time, and training would wait for ever for the others
+MOST_HOSTS = 1024  # each takes a process of ssh on the machine that launches
 MOST_BYTES = 1 << 20  # of a host file
 # Characters of all hosts and of their ranks' numbers: they travel in one word of a command line, of 128 KiB at most,
 # in base64.
@@ -49,16 +48,10 @@ class Host:
 
     def __post_init__(self) -> None:
         user, at, name = self.name.rpartition("@")
-        if _is_ipv6(name.strip("[]")):
-            # pdsh takes what stands before a colon for the program to connect by.
+        if not _is_address(name) or (at and not USER.fullmatch(user)):
             raise UserError(
-                f"host {_shown(self.name)}: must be a name: pdsh takes no IPv6 address; give the host a name in "
-                f"/etc/hosts or ~/.ssh/config"
-            )
-        if not NAME.fullmatch(name) or (at and not USER.fullmatch(user)):
-            raise UserError(
-                f"host {_shown(self.name)}: must be a name of letters, digits, '.', '-' and '_', with 'user@' before "
-                f"it if need be"
+                f"host {_shown(self.name)}: must be an IP address, or a name of letters, digits, '.', '-' and '_', "
+                f"with 'user@' before it if need be"
             )
         if not 1 <= self.slots <= MOST_SLOTS:
             raise UserError(f"host {self.name}: slots={self.slots} must be 1 to {MOST_SLOTS}")
@@ -92,10 +85,10 @@ def read_hostfile(path: str) -> list[Host]:
     if not hosts:
         raise UserError(f"{path}: names no host; write lines like 'node-a slots=8'")
     if len(hosts) > MOST_HOSTS:
-        raise UserError(f"{path}: names {len(hosts)} hosts; pdsh starts at most {MOST_HOSTS}: launch by Slurm instead")
+        raise UserError(f"{path}: names {len(hosts)} hosts, more than {MOST_HOSTS}: launch by Slurm instead")
     ranks = sum(host.slots for host in hosts.values())
     if sum(len(host.name) + 8 + len(f"{host.slots}, ") * host.slots for host in hosts.values()) > MOST_CHARACTERS:
-        raise UserError(f"{path}: {ranks} ranks are more than pdsh's command line can name: launch by Slurm instead")
+        raise UserError(f"{path}: {ranks} ranks are more than a command line can name: launch by Slurm instead")
     return list(hosts.values())
 
 
@@ -117,15 +110,15 @@ def _read(path: str) -> str:
 
 def check_address(setting: str, address: str) -> str:
     """The name or the IP address of a host, as it was given. UserError, naming `setting`, for anything else."""
-    if not NAME.fullmatch(address) and not _is_ipv6(address):
+    if not _is_address(address):
         raise UserError(f"{setting} {_shown(address)}: must be a host's name or IP address")
     return address
 
 
-def _is_ipv6(text: str) -> bool:
-    """Without a zone: pdsh would replace what follows its %."""
+def _is_address(text: str) -> bool:
+    """A name or an IP address, which has no zone: that would be another on each host."""
     try:
-        return "%" not in text and bool(ipaddress.IPv6Address(text))
+        return bool(NAME.fullmatch(text)) or ("%" not in text and bool(ipaddress.IPv6Address(text)))
     except ValueError:
         return False
 

@@ -1,27 +1,40 @@
 """The processes of a run: who they are, and how they fail together instead of waiting for each other."""
 
-import errno
+import itertools
+import json
 import os
-import re
-import socket
+import queue
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
+from pplfast.cluster.meeting import (
+    JOIN,
+    JOIN_POLL,
+    MOST_RANKS,
+    LostRankError,
+    connect_store,
+    join,
+    joined,
+    local_world,
+    place_of_rank,
+    read_number,
+)
 from pplfast.errors import UserError, explain_os_error
 
 T = TypeVar("T")
 
-EXIT_LOST = 75  # exit code of a run that lost a rank or a host (EX_TEMPFAIL): starting again may help
-JOIN = 300.0  # seconds that a rank waits for the others to come, at most: they start at the same time
-JOIN_POLL = 0.1  # seconds
-MOST_RANKS = 65536
+BEAT = 1.0  # seconds between rank 0's signs of life while the others wait
+# Seconds without one until it counts as lost, though its connection stands: long enough for native code that lets no
+# other thread run, and for a machine that swaps.
+SILENCE = 30.0
 
 
 class EveryRankError(UserError):
@@ -30,12 +43,6 @@ class EveryRankError(UserError):
 
 class OtherRankError(UserError):
     """A user error that another rank raises, and prints, as well."""
-
-
-class LostRankError(UserError):
-    """A rank or a host is not there."""
-
-    exit_code = EXIT_LOST
 
 
 @dataclass(frozen=True)
@@ -50,46 +57,6 @@ class Ranks:
         return self.rank == 0
 
 
-@dataclass(frozen=True)
-class Place:
-    """Of this process among the ranks, and where rank 0 listens."""
-
-    rank: int
-    world: int
-    address: str
-    port: int
-
-
-def place_of_rank(environ: Mapping[str, str]) -> Place:
-    """As the launcher's variables say. UserError names one that is not there, or cannot be."""
-    world = _number(environ, "WORLD_SIZE", 1, MOST_RANKS)
-    return Place(
-        _number(environ, "RANK", 0, world - 1), world, environ["MASTER_ADDR"], _number(environ, "MASTER_PORT", 1, 65535)
-    )
-
-
-def world_size(environ: Mapping[str, str]) -> int:
-    """The number of ranks; 1 without a launcher. UserError for what is no number."""
-    return _number(environ, "WORLD_SIZE", 1, MOST_RANKS) if environ.get("WORLD_SIZE") else 1
-
-
-def local_world(environ: Mapping[str, str], otherwise: int) -> int:
-    """The ranks of this machine, where the launcher says. UserError for what is no number."""
-    named = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if environ.get(name)), None)
-    return _number(environ, named, 1, MOST_RANKS) if named else otherwise
-
-
-def _number(environ: Mapping[str, str], name: str, least: int, most: int) -> int:
-    text = environ.get(name)
-    if text is None:
-        raise UserError(f"{name}: is not set, though other variables of a launcher are; set it for each rank")
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise UserError(f"{name}={text[:30]!a}: must be a number; start the ranks by a launcher, which sets it")
-    if not least <= int(text) <= most:
-        raise UserError(f"{name}={text}: must be {least} to {most}")
-    return int(text)
-
-
 def start_ranks(local_rank: int | None = None, timeout: float = 900.0) -> Ranks:
     """Join the process group of the launcher (RANK, WORLD_SIZE, ... in the environment), or make one of a single rank.
 
@@ -98,7 +65,7 @@ def start_ranks(local_rank: int | None = None, timeout: float = 900.0) -> Ranks:
     or a port that is in use, and UserError for variables that cannot be.
     """
     os.environ.setdefault("LOCAL_RANK", str(local_rank or 0))
-    local = _number(os.environ, "LOCAL_RANK", 0, MOST_RANKS)
+    local = read_number(os.environ, "LOCAL_RANK", 0, MOST_RANKS)
     cuda = torch.cuda.is_available()
     if cuda and local >= torch.cuda.device_count():
         raise UserError(f"LOCAL_RANK={local}: this machine has {torch.cuda.device_count()} GPUs; start no more ranks")
@@ -111,7 +78,7 @@ def start_ranks(local_rank: int | None = None, timeout: float = 900.0) -> Ranks:
         backend = "nccl" if cuda else "gloo"
         if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
             place = place_of_rank(os.environ)
-            store = _join(place, min(timeout, JOIN))
+            store = join(place, min(timeout, JOIN))
             # The watchdog speaks first: a collective's own time-out does not know whom it waited for.
             dist.init_process_group(
                 backend,
@@ -124,97 +91,6 @@ def start_ranks(local_rank: int | None = None, timeout: float = 900.0) -> Ranks:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     world = dist.get_world_size()
     return Ranks(dist.get_rank(), world, local_world(os.environ, world), device)
-
-
-def connect_store(timeout: float = 30.0) -> dist.Store:
-    """A connection of its own to the launcher's store, below this program's prefix. RuntimeError if it is gone."""
-    place = place_of_rank(os.environ)
-    store = dist.TCPStore(
-        place.address,
-        place.port,
-        is_master=_listens(place),
-        multi_tenant=True,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=timeout),
-    )
-    return dist.PrefixStore(f"pplfast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-
-
-def joined(rank: int) -> str:
-    """The key of the launcher's store under which a rank leaves the name of its host."""
-    return f"joined/{rank}"
-
-
-def _listens(place: Place) -> bool:
-    """Whether this rank holds the store: torchrun does so itself."""
-    return place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-
-
-@cache  # a process that has once listened at the port may do so again
-def check_port(port: int) -> None:
-    """LostRankError where another program of this machine listens at it, UserError where this one must not."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind(("", port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise LostRankError(
-                    f"port {port} on {socket.gethostname()} is in use by another program, and rank 0 must listen "
-                    f"there; choose another MASTER_PORT"
-                ) from None
-            if error.errno == errno.EACCES:
-                raise UserError(f"MASTER_PORT={port}: only root may listen there; choose one of 1024 or more") from None
-
-
-def _join(place: Place, timeout: float) -> dist.Store:
-    """Wait until every rank has come to the store."""
-    rank, world = place.rank, place.world
-    keys = [joined(other) for other in range(world)]
-    deadline = time.monotonic() + timeout
-    if _listens(place):
-        check_port(place.port)
-    try:
-        store = connect_store(timeout)
-        store.set(f"world/{rank}", str(world))
-        store.set(keys[rank], socket.gethostname())
-        unheard = set(range(1, world)) if rank == 0 else {0}  # rank 0 hears of all, and all of rank 0
-        while unheard or not store.check(keys):
-            unheard -= {other for other in unheard if _agrees(store, place, other)}
-            if time.monotonic() > deadline:
-                missing = [other for other in range(world) if not store.check([keys[other]])]
-                raise LostRankError(
-                    f"rank {', '.join(map(str, missing[:8]))} of {world} did not come within "
-                    f"{timeout:.0f} s; check that its host is up and reaches {place.address}:{place.port}"
-                )
-            time.sleep(JOIN_POLL)
-    except RuntimeError as error:
-        raise LostRankError(
-            f"rank {rank} on {socket.gethostname()}: no answer from rank 0 at {place.address}:{place.port} "
-            f"({str(error).splitlines()[0]}); check that its host is up and the port is open"
-        ) from None
-    return store
-
-
-def _agrees(store: dist.Store, place: Place, other: int) -> bool:
-    """Whether the other rank has come; UserError on both if it was told of another number of ranks: one of them would
-    wait for a rank that nobody started."""
-    if not store.check([joined(other)]):
-        return False
-    its = int(store.get(f"world/{other}"))
-    if its == place.world:
-        return True
-    ranks = sorted([(place.rank, place.world, socket.gethostname()), (other, its, store.get(joined(other)).decode())])
-    if place.rank == 0:
-        time.sleep(10 * JOIN_POLL)  # the store ends with this rank, and the other has to read it
-    (first, here, host), (second, there, host2) = ranks
-    raise UserError(
-        f"WORLD_SIZE is {here} on {host} (rank {first}) and {there} on {host2} (rank {second}); start all ranks with "
-        f"the same number of ranks"
-    )
 
 
 def stop_ranks() -> None:
@@ -243,9 +119,117 @@ def on_main(ranks: Ranks, action: Callable[[], T]) -> T:
     if ranks.world > 1:
         dist.broadcast_object_list(outcome, src=0)
     result, message = outcome[0]
-    if message is not None:
-        raise (EveryRankError if ranks.main else OtherRankError)(message)
-    return cast(T, result)
+    return _given(ranks, result, message)
+
+
+def while_others_wait(ranks: Ranks, action: Callable[[], T]) -> T:
+    """`on_main` for what may take hours: a collective would end by its time-out.
+
+    The result travels as JSON, and on every rank it is what JSON makes of it (a tuple becomes a list). Raises
+    LostRankError on the others once rank 0 is gone: at once if its process ended, after SILENCE seconds if its host is
+    cut off; and on rank 0, at the end, for those that are gone by then.
+    """
+    if ranks.world == 1:
+        outcome = json.dumps(_attempt(action))
+    else:
+        key = f"wait/{next(_waits)}"
+        outcome = _work_alone(ranks, action, key) if ranks.main else _wait_for_main(ranks, key)
+    return cast(T, _given(ranks, *json.loads(outcome)))
+
+
+def on_all(ranks: Ranks, action: Callable[[], T]) -> T:
+    """Run `action` on every rank, which may be done hours apart, and give rank 0's result to all, as JSON has it.
+
+    What raises UserError on any rank is raised by all, and one has the message. action: rank 0's ends last, or waits
+    for the others by itself; it calls nothing that waits at the store.
+    """
+    failure: str | None = None
+    if not ranks.main:
+        _, failure = _attempt(action)
+    result = while_others_wait(ranks, action)
+
+    def fail() -> None:
+        if failure is not None:
+            raise UserError(failure)
+
+    together(ranks, fail)
+    return result
+
+
+_waits = itertools.count()  # all ranks count alike
+
+
+def _work_alone(ranks: Ranks, action: Callable[[], T], key: str) -> str:
+    """On rank 0: the outcome as JSON, once all others have read it: the store may end with this process."""
+    store, done = connect_store(), threading.Event()
+
+    def beat() -> None:
+        with suppress(RuntimeError):  # the store is gone, which is found below
+            for count in itertools.count():
+                store.set(f"{key}/beat", str(count))
+                if done.wait(BEAT):
+                    return
+
+    beating = threading.Thread(target=beat, daemon=True, name=f"{key} beat")
+    beating.start()
+    try:
+        outcome = json.dumps(_attempt(action))
+    finally:
+        done.set()
+        beating.join()
+    waiting = list(range(1, ranks.world))
+    deadline = time.monotonic() + SILENCE
+    try:
+        store.set(f"{key}/outcome", outcome)
+        while waiting := [rank for rank in waiting if not store.check([f"{key}/{rank}"])]:
+            if time.monotonic() > deadline:
+                gone = ", ".join(f"rank {rank} on {store.get(joined(rank)).decode()}" for rank in waiting[:8])
+                raise LostRankError(f"{gone} did not wait for rank 0: killed, or the host is down or cut off")
+            time.sleep(JOIN_POLL)
+    except RuntimeError as error:
+        raise _lost_store(error) from None
+    return outcome
+
+
+def _wait_for_main(ranks: Ranks, key: str) -> str:
+    """On the others: what `_work_alone` gives."""
+    news: queue.SimpleQueue[str | RuntimeError | None] = queue.SimpleQueue()
+
+    def listen() -> None:  # in a thread: it may block for ever in the network
+        beat = b""
+        try:
+            store = connect_store()
+            while not store.check([f"{key}/outcome"]):
+                if store.check([f"{key}/beat"]) and beat != (beat := store.get(f"{key}/beat")):
+                    news.put(None)
+                time.sleep(BEAT / 2)
+            outcome = store.get(f"{key}/outcome").decode()
+            store.set(f"{key}/{ranks.rank}", "")
+            news.put(outcome)
+        except RuntimeError as error:
+            news.put(error)
+
+    threading.Thread(target=listen, daemon=True, name=key).start()
+    patience = JOIN  # until rank 0 has come
+    while True:
+        try:
+            found = news.get(timeout=patience)
+        except queue.Empty:
+            raise LostRankError(
+                f"rank 0 gave no sign of life for {patience:.0f} s: its host is down or cut off"
+            ) from None
+        if isinstance(found, RuntimeError):
+            raise _lost_store(found) from None
+        if found is not None:
+            return found
+        patience = SILENCE
+
+
+def _lost_store(error: RuntimeError) -> LostRankError:
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return LostRankError(
+        f"the connection to rank 0 at {where} was lost ({str(error).splitlines()[0]}): killed, or its host is down"
+    )
 
 
 def gather(ranks: Ranks, value: T) -> list[T]:
@@ -255,6 +239,13 @@ def gather(ranks: Ranks, value: T) -> list[T]:
     values: list[Any] = [None] * ranks.world
     dist.all_gather_object(values, value)
     return values
+
+
+def _given(ranks: Ranks, result: T | None, message: str | None) -> T:
+    """What rank 0 has for all."""
+    if message is not None:
+        raise (EveryRankError if ranks.main else OtherRankError)(message)
+    return cast(T, result)  # without a message it is there
 
 
 def _attempt(action: Callable[[], T]) -> tuple[T | None, str | None]:

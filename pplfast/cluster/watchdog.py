@@ -7,6 +7,7 @@ side for `lost_after` seconds ends itself, so that nothing is left waiting on a 
 
 import faulthandler
 import json
+import math
 import os
 import signal
 import socket
@@ -18,17 +19,22 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from pplfast.cluster.ranks import EXIT_LOST, EveryRankError, OtherRankError, Ranks, connect_store, joined
-from pplfast.errors import UserError
+from pplfast.cluster.meeting import EXIT_LOST, connect_store, joined
+from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks
+from pplfast.errors import Terminated, UserError
 
 BOARD = "board"  # the key that rank 0 writes and the others read
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_LIMIT = 9.0  # seconds from a signal to the end, at the latest, of one rank alone, or once all have been told
+REPEATED = 0.5  # seconds after which the same signal again ends at once: a launcher passes one on beside the terminal
 LAUNCHER_GRACE = 15.0  # seconds that a rank waits for the verdict once its launcher ends it (it kills after 30)
 # What a collective raises when the other side is gone: gloo's and NCCL's errors, and those of the store.
 GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "connection refused", "timed out")
 
 
 class Watchdog:
-    """A context around training; `mark` tells it of progress. With one rank it does nothing.
+    """A context around training; `mark` tells it of progress. It takes SIGINT and SIGTERM for a wish to stop, which
+    whoever trains looks for, and ends the process itself where that takes too long. With one rank that is all it does.
 
     lost_after: seconds within which all ranks have ended once one gives no sign of life. stuck_after: the same once one
     makes no progress, though alive: longer than the longest step, checkpoint or start.
@@ -44,7 +50,11 @@ class Watchdog:
         self._marks, self._doing = 0, "starting"
         self._failure: dict[str, Any] | None = None
         self._heard = time.monotonic()  # when rank 0's board was last new
-        self._terminated: float | None = None  # when the launcher told this rank to end
+        self.stop = 0  # the signal that told this rank to end
+        self._told = math.inf  # when
+        # A launcher may send SIGTERM to a rank a second time, of itself and whenever it comes to it.
+        self._repeatable = (signal.SIGINT,) if "WORLD_SIZE" in os.environ else SIGNALS
+        self._leaving = False
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -53,27 +63,37 @@ class Watchdog:
         self._marks += 1
         self._doing = doing
 
+    def leave_together(self) -> None:
+        """All ranks are about to end, as they were told: what is left has its time."""
+        self._leaving = True
+
     def __enter__(self) -> "Watchdog":
+        if threading.current_thread() is not threading.main_thread():
+            if self._ranks.world == 1:
+                return self  # Python hears signals in the main thread alone
+            raise RuntimeError("several ranks train in the main thread of their processes only")
+        self._listen()
         if self._ranks.world == 1:
+            self._start(self._keep_time_alone)
             return self
         self._store, self._alone = connect_store(), False
         self._main_host = self._store.get(joined(0)).decode()
         self._main_thread = threading.main_thread().ident or 0
-        self._listen_for_launcher()
-        work = self._preside if self._ranks.main else self._follow
+        self._start(self._preside if self._ranks.main else self._follow, self._keep_time)
+        return self
+
+    def _start(self, *targets: Callable[[], None]) -> None:
         self._threads = [
-            threading.Thread(target=target, daemon=True, name=f"watchdog {target.__name__}")
-            for target in (work, self._keep_time)
+            threading.Thread(target=target, daemon=True, name=f"watchdog {target.__name__}") for target in targets
         ]
         for thread in self._threads:
             thread.start()
-        return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._threads:
             return
         together = (EveryRankError, OtherRankError, KeyboardInterrupt, SystemExit)
-        if error is not None and not isinstance(error, together):
+        if self._ranks.world > 1 and error is not None and not isinstance(error, together):
             if any(word in str(error).lower() for word in GONE):
                 # The other end of a connection is gone: the verdict, in a moment, says whose.
                 time.sleep(self.lost_after + 5 * self._interval)
@@ -82,10 +102,13 @@ class Watchdog:
                 time.sleep(3 * self._interval)  # long enough for rank 0 to read it
         self._closing.set()
         faulthandler.cancel_dump_traceback_later()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, self._previous_handler)
+        signal.set_wakeup_fd(self._previous_ear)
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
         for thread in self._threads:
             thread.join(2 * self._interval)
+        if self.stop and error is None:  # told when all was done: what would come next must not begin
+            raise Terminated if self.stop == signal.SIGTERM else KeyboardInterrupt
 
     # Rank 0
 
@@ -115,7 +138,7 @@ class Watchdog:
                 time.sleep(3 * self._interval)  # until the others have read it
                 self._stop(verdict)
             if all(beat.get("terminated") for beat in beats.values()):
-                self._end(128 + signal.SIGTERM)  # by someone who wants the whole run to end
+                self._end_late(STOP_LIMIT)  # told by someone who wants the whole run to end
 
     def _judge(
         self, beats: dict[int, dict[str, Any]], seen: dict[int, float], moved: dict[int, float]
@@ -169,8 +192,8 @@ class Watchdog:
             if board["verdict"]:
                 self._announce(board["verdict"])
                 self._stop(board["verdict"])
-            if board["terminated"] and self._terminated is not None:
-                self._end(128 + signal.SIGTERM)
+            if board["terminated"]:
+                self._end_late(STOP_LIMIT)
 
     # All ranks
 
@@ -190,14 +213,18 @@ class Watchdog:
                 }
                 self._announce(verdict)
                 self._stop(verdict)
-            self._hear_launcher()
-            if self._terminated is not None and time.monotonic() - self._terminated > LAUNCHER_GRACE:
-                self._end(128 + signal.SIGTERM)
+            self._hear()
+            self._end_late(LAUNCHER_GRACE)
+
+    def _keep_time_alone(self) -> None:
+        while not self._closing.wait(self._interval / 5):
+            self._hear()
+            self._end_late(STOP_LIMIT)
 
     @property
     def _patience(self) -> float:
         """Once the launcher ends this rank, something has happened on this host: who is silent now is the cause."""
-        return self._silence if self._terminated is None else min(self._silence, 4 * self._interval)
+        return self._silence if self._leaving or not self.stop else min(self._silence, 4 * self._interval)
 
     def _announce(self, verdict: dict[str, Any]) -> None:
         if verdict["stuck"] and self._ranks.rank in verdict["ranks"]:
@@ -224,7 +251,7 @@ class Watchdog:
             "doing": self._doing,
             "host": socket.gethostname(),
             "failure": self._failure,
-            "terminated": self._terminated is not None,
+            "terminated": self.stop > 0,
         }
 
     def _try_set(self, key: str, value: dict[str, Any]) -> None:
@@ -243,22 +270,40 @@ class Watchdog:
                 self._alone = True
         return value
 
-    def _listen_for_launcher(self) -> None:
-        """A rank that waits in a collective cannot run a signal handler of Python; but its number arrives here."""
+    def _listen(self) -> None:
+        """A rank that waits in a collective cannot run a signal handler of Python; but its number arrives here. What
+        whoever started this wants ignored (nohup) stays so."""
         self._ear, mouth = socket.socketpair()
         self._ear.setblocking(False)
         mouth.setblocking(False)
         self._mouth = mouth
-        self._previous_handler = signal.signal(signal.SIGTERM, lambda *_: None)
-        signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous_handlers = {number: signal.signal(number, lambda *_: None) for number in heard}
+        self._previous_ear = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
 
-    def _hear_launcher(self) -> None:
+    def _hear(self) -> None:
         try:
             numbers = self._ear.recv(64)
         except BlockingIOError:
             return
-        if signal.SIGTERM in numbers and self._terminated is None:
-            self._terminated = time.monotonic()
+        now = time.monotonic()
+        for number in numbers:
+            if number in SIGNALS and not self.stop:
+                self._told, self.stop = now, number
+                if self._ranks.main:
+                    print("stopping after this step (once more: at once)", file=sys.stderr, flush=True)
+            elif number == self.stop and now - self._told > REPEATED and number in self._repeatable:
+                self._end(128 + number)
+
+    def _end_late(self, limit: float) -> None:
+        if not self._leaving and time.monotonic() - self._told > limit:
+            if self._ranks.main:
+                print(
+                    "pplfast: ended by a signal before the step was done; the last checkpoint is where it goes on",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self._end(128 + self.stop)
 
 
 def _describe(error: BaseException) -> dict[str, Any]:

@@ -33,7 +33,10 @@ class Library:
 @functools.cache
 def library() -> Library:
     """The compiled kernels; the first call of a user on a machine compiles for some seconds."""
-    compiler = _compiler()
+    try:
+        compiler = _compiler()
+    except ValueError as error:  # a quote that is not closed
+        return Library(None, f"CXX in the environment is no command: {error}")
     if compiler is None:
         return Library(None, f"no C++ compiler ({', '.join(COMPILERS)}, or CXX in the environment)")
     try:
@@ -87,6 +90,7 @@ def _load(path: Path) -> ctypes.CDLL | None:
 
 
 def _compiler() -> tuple[str, ...] | None:
+    """The command, of several words where CXX has them. Raises ValueError for a CXX that is none."""
     chosen = tuple(shlex.split(os.environ.get("CXX", "")))
     if chosen:
         return chosen if shutil.which(chosen[0]) else None

@@ -1,6 +1,7 @@
 """The classes of a data set: their names, in the order of the label vectors, and their values in masks."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from pplfast.reading import quoted
 
 BACKGROUND = 0
 IGNORE = 255
+
+_RESERVED = {"ignore": IGNORE, "background": BACKGROUND}  # names that class files have for values of every mask
+_CVAT = re.compile(r"([^:]+):[\d,\s]*:[^:]*:[^:]*")  # a line of its labelmap.txt: name:colour:parts:actions
+_NUMBERED = re.compile(r"(\d+)(?:\s*[:,.)]\s*|\s+)\S")
 
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -45,22 +50,29 @@ VOC = ClassList(VOC_NAMES, tuple(range(1, 21)))
 
 
 def parse_classes(text_or_file: StrPath) -> ClassList:
-    """Classes from "cat,dog", from "bus=6,car=7" (name=value in masks), or from a file with one of these per line.
+    """Classes from "cat,dog", from "bus=6,car=7" (name=value in masks), or from a file with one of these per line,
+    or from CVAT's labelmap.txt.
 
-    Without values, a list of VOC names gets VOC's values; any other list 1, 2, ... in its order.
+    Without values, a list of VOC names gets VOC's values; any other list 1, 2, ... in its order. UserError names what
+    cannot be a class, as the background: in masks it has its value already.
     """
     text, source = os.fspath(text_or_file), "--classes"
     if isinstance(text_or_file, os.PathLike) or os.path.isfile(text):
         source = text
         try:
             entries = Path(text).read_text(encoding="utf-8-sig").splitlines()  # as Notepad writes it
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise UserError(f"{text}: not a list of classes in UTF-8 ({error}); save it as UTF-8") from None
+        except OSError as error:
             raise UserError(f"{text}: not a readable list of classes ({error})") from None
     elif "," not in text and "=" not in text and (text.endswith(".txt") or os.sep in text):
         raise UserError(f"{text}: no such file; give a file with one class per line, or names like cat,dog")
     else:
         entries = text.split(",")
     entries = [entry.strip() for entry in entries if entry.strip() and not entry.lstrip().startswith("#")]
+    if entries and all(matches := [_CVAT.fullmatch(entry) for entry in entries]):
+        names = [match[1].strip() for match in matches if match]
+        entries = [name for name in names if _reserved(name) != BACKGROUND]  # CVAT adds it to every file
     if not entries:
         raise UserError(f"{source}: no classes in {quoted(text)}; give names like cat,dog or bus=6,car=7")
     return _build(entries, source)
@@ -70,11 +82,15 @@ def _build(entries: Sequence[str], source: str) -> ClassList:
     names = tuple(entry.partition("=")[0].strip() for entry in entries)
     values = [entry.partition("=")[2].strip() for entry in entries]
     with_value = sum("=" in entry for entry in entries)
+    if not with_value:
+        _check_numbers(entries, source)
     if with_value not in (0, len(entries)):
         raise UserError(f"{source}: {with_value} of {len(entries)} classes have '=value'; give it to all or to none")
     if len(names) >= IGNORE:
         raise UserError(f"{source}: {len(names)} classes; masks have room for {IGNORE - 1}")
     for name in names:
+        if (value := _reserved(name)) is not None:
+            raise UserError(f"{source}: {quoted(name)} is no class: masks hold {value} for it; take it off the list")
         if reason := _fault(name, names):
             raise UserError(f"{source}: class name {quoted(name)} {reason}; rename it")
     if with_value:
@@ -86,6 +102,21 @@ def _build(entries: Sequence[str], source: str) -> ClassList:
     else:
         ids = tuple(range(1, len(names) + 1))
     return ClassList(names, ids)
+
+
+def _reserved(name: str) -> int | None:
+    """The value that masks have for what the class is called, if it is no class."""
+    return _RESERVED.get(name.strip("_ ").lower())
+
+
+def _check_numbers(entries: Sequence[str], source: str) -> None:
+    """Raises UserError where all lines begin with 0, 1, ... or 1, 2, ...: nothing says whether 0 is in the masks."""
+    numbers = [int(match[1]) for entry in entries if (match := _NUMBERED.match(entry)) and len(match[1]) < 4]
+    if len(numbers) == len(entries) and numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
+        raise UserError(
+            f"{source}: its lines are numbered, as {quoted(entries[0])}; write the names alone, for the values 1, 2, "
+            "... in masks, or name=value"
+        )
 
 
 def _fault(name: str, names: Sequence[str]) -> str:

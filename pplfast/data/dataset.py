@@ -10,9 +10,11 @@ import numpy as np
 
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC, ClassList, parse_classes
+from pplfast.data.folder import check_root
 from pplfast.data.labels import read_labels
+from pplfast.data.names import image_id
 from pplfast.data.problems import Problem
-from pplfast.data.voc import ListEntry, check_root, read_list
+from pplfast.data.voc import ImageList, ListEntry, read_list
 from pplfast.errors import UserError
 
 
@@ -29,6 +31,7 @@ class Dataset:
     classes: ClassList
     labels: UInt8Array | None  # (N, C), 0 or 1
     masks: tuple[Path | None, ...]
+    left_out: tuple[Problem, ...] = ()  # what else a plain folder holds that may be meant: warnings
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.images) == len(self.masks):
@@ -42,6 +45,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def encoded_ids(self) -> bytes:
+        """The ids, one per line, for a digest: the same in every locale, and of names that are no text."""
+        return "\n".join(self.ids).encode("utf-8", "surrogateescape")
 
     @property
     def known_labels(self) -> UInt8Array:
@@ -83,15 +91,18 @@ def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> D
     root = Path(config.root)
     check_root(root)
     classes = _classes(config, root)
-    entries, name = read_list(root, config.list, config.labels)
+    listed = read_list(root, config.list, config.labels, classes.names)
+    entries = listed.entries
     labels = read_labels(config, root, entries, classes, problems)
+    masks = _masks(config, root, entries)
     return Dataset(
-        name=name,
+        name=listed.name,
         ids=tuple(entry.id for entry in entries),
         images=tuple(entry.image for entry in entries),
         classes=classes,
         labels=labels,
-        masks=_masks(config, root, entries),
+        masks=masks,
+        left_out=_without_masks(listed, masks),
     )
 
 
@@ -112,6 +123,22 @@ def _masks(config: DataConfig, root: Path, entries: Sequence[ListEntry]) -> tupl
             raise UserError(f"{folder}: holds no mask of this list (expected {entries[0].id}.png, ...); check --masks")
         return found
     return tuple(_existing(entry.mask or root / "SegmentationClass" / f"{entry.id}.png") for entry in entries)
+
+
+def _without_masks(listed: ImageList, masks: Sequence[Path | None]) -> tuple[Problem, ...]:
+    """What the folder holds beside its images and their masks. A file with the name of an image is another form of
+    it."""
+    if not listed.left_out:
+        return ()
+    ids = {entry.id for entry in listed.entries}
+    folders = set(map(os.path.realpath, {mask.parent for mask in masks if mask}))
+    return tuple(
+        problem
+        for problem in listed.left_out
+        if image_id(problem.id) not in ids
+        and problem.path is not None
+        and not (problem.path.suffix.lower() == ".png" and os.path.realpath(problem.path.parent) in folders)
+    )
 
 
 def _existing(path: Path) -> Path | None:

@@ -2,22 +2,26 @@
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from pplfast.data.formats import HEAD_BYTES, name_format
+from pplfast.data.names import instead
 from pplfast.data.pillow import ImageError, load, open_image, orientation
-from pplfast.data.voc import OTHER_SUFFIXES
+from pplfast.errors import os_error_words
 from pplfast.files import StrPath
 from pplfast.reading import open_regular
 
 TAIL_BYTES = 65536  # the end-of-image marker is looked for in this much of the file's end
 ORIENTATION_TAG = 0x0112
 MOST_SEGMENTS = 10_000  # before the image data; real files have a few dozen
-_SIGNATURES = {
-    b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF",
-    b"%PDF": "a PDF", b"<": "an HTML or XML page",
-}  # fmt: skip
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start-of-frame codes: how the pixels are coded
+_LOSSLESS = (0xC3, 0xCB)
+_HIERARCHICAL = (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF)
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,25 @@ class ImageInfo:
 
 
 class BadImage(Exception):
-    """A file that cannot be used as an image. `kind` is one of missing, empty, not-jpeg, cmyk, truncated,
-    too-large."""
+    """A file that cannot be used as an image. `kind` is one of missing, unreadable, empty, not-jpeg,
+    rare-jpeg, cmyk, truncated, too-large."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
         self.kind = kind
+
+
+@contextmanager
+def open_image_file(path: StrPath) -> Iterator[BufferedReader]:
+    """An image file, for reading. BadImage for whatever the operating system refuses: that
+    there is none, a folder or a pipe of its name, a disk or a network that fails meanwhile."""
+    try:
+        with open_regular(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise BadImage("missing", f"no such file; {instead(Path(path))}") from None
+    except OSError as error:
+        raise BadImage("unreadable", f"cannot be read: {os_error_words(error, reading=True)}") from None
 
 
 def inspect_image(path: StrPath) -> ImageInfo:
@@ -42,22 +59,16 @@ def inspect_image(path: StrPath) -> ImageInfo:
 
     BadImage says what is wrong and what to do. Damage behind the header shows only in `decode_fully`.
     """
-    path = Path(path)
-    try:
-        with open_regular(path) as file:
-            head = file.read(16)
-            if not head:
-                raise BadImage("empty", "empty file; restore it")
-            if head[:2] != b"\xff\xd8":
-                found = next((name for start, name in _SIGNATURES.items() if head.startswith(start)), "something else")
-                raise BadImage("not-jpeg", f"not a JPEG but {found}; convert it to JPEG")
-            _check_end(file)
-            file.seek(0)
-            return _read_header(file)
-    except FileNotFoundError:
-        raise BadImage("missing", f"no such file; {_instead(path)}") from None
-    except OSError as error:
-        raise BadImage("missing", f"cannot be read ({error.strerror}); restore it") from None
+    with open_image_file(path) as file:
+        head = file.read(HEAD_BYTES)
+        if not head:
+            raise BadImage("empty", "empty file; restore it")
+        if head[:2] != b"\xff\xd8":
+            found, remedy = name_format(head)
+            raise BadImage("not-jpeg", f"not a JPEG but {found}; {remedy}")
+        _check_end(file)
+        file.seek(0)
+        return _read_header(file)
 
 
 def decode_fully(path: StrPath) -> None:
@@ -67,19 +78,10 @@ def decode_fully(path: StrPath) -> None:
     loaders.
     """
     try:
-        with open_regular(path) as file, open_image(file, "JPEG") as image:
+        with open_image_file(path) as file, open_image(file, "JPEG") as image:
             load(image)
     except ImageError as error:
         raise _too_large(error) or BadImage("truncated", f"damaged or truncated ({error}); restore it") from None
-    except OSError as error:
-        raise BadImage("missing", f"cannot be read ({error.strerror}); restore it") from None
-
-
-def _instead(path: Path) -> str:
-    """What to do about a file that is missing: often it is there in another format."""
-    others = (path.with_name(f"{path.stem}{suffix}") for suffix in OTHER_SUFFIXES)
-    other = next((other.name for other in others if os.path.isfile(other)), None)
-    return f"convert {other} to JPEG" if other else "restore it, or take it off the list"
 
 
 def _read_header(file: BinaryIO) -> ImageInfo:
@@ -103,20 +105,21 @@ def _check_end(file: BinaryIO) -> None:
     Before that, an EXIF thumbnail may hold an end marker of its own; behind it the two bytes cannot occur in data.
     """
     size = os.fstat(file.fileno()).st_size
-    scan = _scan_start(file, size)
+    scan = _scan_start(file)
     file.seek(max(scan, size - TAIL_BYTES))
     if b"\xff\xd9" not in file.read():
         raise BadImage("truncated", "truncated: its end-of-image marker is missing; restore it")
 
 
-def _scan_start(file: BinaryIO, size: int) -> int:
+def _scan_start(file: BinaryIO) -> int:
     """Offset just behind the first start-of-scan marker, walking over the segments before it."""
     offset = 2
     for _ in range(MOST_SEGMENTS):
-        if offset + 4 > size:
-            raise BadImage("truncated", "truncated before its image data; restore it")
         file.seek(offset)
-        mark, code, length = struct.unpack(">BBH", file.read(4))
+        segment = file.read(4)
+        if len(segment) < 4:
+            raise BadImage("truncated", "truncated before its image data; restore it")
+        mark, code, length = struct.unpack(">BBH", segment)
         if mark != 0xFF:
             raise BadImage("truncated", "its header is damaged; restore it")
         if code == 0xFF:  # fill byte
@@ -124,5 +127,16 @@ def _scan_start(file: BinaryIO, size: int) -> int:
         elif code == 0xDA:
             return offset + 4
         else:
+            if code in _FRAMES:
+                _check_frame(code, file.read(1))
             offset += 2 + length
     raise BadImage("truncated", "its header is damaged; restore it")
+
+
+def _check_frame(code: int, depth: bytes) -> None:
+    """Raises BadImage for a JPEG that is whole, but that the loaders' decoder does not read."""
+    if depth not in (b"", b"\x08"):
+        raise BadImage("rare-jpeg", f"a JPEG of {depth[0]} bits a channel; save it with 8 bits")
+    if code in (*_LOSSLESS, *_HIERARCHICAL):
+        name = "lossless" if code in _LOSSLESS else "hierarchical"
+        raise BadImage("rare-jpeg", f"a {name} JPEG; save it as an ordinary one (baseline or progressive)")

@@ -1,8 +1,11 @@
 """Image labels: from VOC's Annotations/*.xml, from a cls_labels.npy dict, or from a CSV."""
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers.expat import ExpatError, ParserCreate
 
@@ -11,11 +14,15 @@ import numpy as np
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC_NAMES, ClassList
 from pplfast.data.csv_labels import read_csv
-from pplfast.data.problems import ERROR, Problem
-from pplfast.data.voc import ListEntry, image_id
+from pplfast.data.folder import IMAGES
+from pplfast.data.names import image_id
+from pplfast.data.problems import ERROR, NOTE, WARNING, Problem
+from pplfast.data.voc import ListEntry
 from pplfast.errors import UserError
 from pplfast.npy import load_npy_dict
 from pplfast.reading import open_regular, quoted, shortened
+
+MOST_NAMES = 20  # of no class, that a message lists
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
@@ -39,31 +46,36 @@ def read_labels(
     """Labels as uint8 (N, C), or None for `labels = "none"`.
 
     Faults of single images go to `problems` if it is given, and leave a row of zeros; else the first one raises
-    UserError. Labels without any of the classes in all images are always an error: the class list is the wrong one.
+    UserError. So do names of no class, as problems of no image. Where the annotations name other classes alone, it is
+    always an error: the class list is the wrong one.
     """
     kind, path = _find(config, root)
     if kind == "none":
         return None
-    reader: _XmlLabels | _NpyLabels | _CsvLabels
+    reader: _Reader
     if kind == "xml":
         reader = _XmlLabels(path, classes, config.difficult)
+    elif kind == "npy":
+        reader = _NpyLabels(path, classes)
     else:
-        reader = _NpyLabels(path, classes) if kind == "npy" else _CsvLabels(path, classes)
+        images = root / IMAGES
+        reader = _CsvLabels(path, images if images.is_dir() else root, classes)
     labels = np.zeros((len(entries), len(classes)), np.uint8)
-    faults = 0
     for row, entry in zip(labels, entries, strict=True):
         try:
             reader.fill(row, entry)
         except _Fault as fault:
             if problems is None:
                 raise UserError(f"{fault.path}: {fault}") from None
-            faults += 1
             problems.append(Problem(entry.id, fault.path, fault.kind, ERROR, str(fault)))
-    if not labels.any() and faults < len(entries):
-        raise UserError(
-            f"{path}: none of the {len(entries)} images has any of the classes {', '.join(classes.names)}; "
-            f"give --classes the names used there{reader.hint()}"
-        )
+    if isinstance(reader, _XmlLabels) and reader.others:
+        if not labels.any():
+            raise UserError(
+                f"{path}: none of the {len(entries)} images has any of the classes {', '.join(classes.names)}; give "
+                f"--classes the names used there: {', '.join(shortened(name) for name in sorted(reader.others)[:10])}"
+            )
+        if problems is not None:
+            problems += reader.problems()
     return labels
 
 
@@ -90,13 +102,18 @@ def _find(config: "DataConfig", root: Path) -> tuple[str, Path]:
     return path.suffix.lower()[1:], path
 
 
+class _Reader(Protocol):
+    def fill(self, row: UInt8Array, entry: ListEntry) -> None:
+        """Set the columns of the classes that the image has. Raises _Fault."""
+
+
 class _XmlLabels:
     """VOC's XML, one file per image. Objects of other classes are ignored: VOC is often used with a few of its 20."""
 
     def __init__(self, folder: Path, classes: ClassList, difficult: bool):
         self.folder, self.difficult = folder, difficult
         self.columns = {name: column for column, name in enumerate(classes.names)}
-        self.others: set[str] = set()
+        self.others: Counter[str] = Counter()  # images with each name of no class
 
     def fill(self, row: UInt8Array, entry: ListEntry) -> None:
         path = self.folder / f"{entry.id}.xml"
@@ -111,6 +128,7 @@ class _XmlLabels:
             raise _Fault("bad-labels", path, f"cannot be read ({error.strerror}); restore it") from None
         except (ExpatError, ValueError, LookupError, TypeError) as error:  # the last three: its encoding
             raise _Fault("bad-labels", path, f"not readable as XML ({shortened(str(error))}); restore it") from None
+        others = set()
         for thing in tree.findall("object"):
             if not self.difficult and (thing.findtext("difficult") or "").strip() == "1":
                 continue
@@ -118,10 +136,39 @@ class _XmlLabels:
             if name in self.columns:
                 row[self.columns[name]] = 1
             else:
-                self.others.add(name)
+                others.add(name)
+        self.others.update(sorted(others))
 
-    def hint(self) -> str:
-        return f": {', '.join(shortened(name) for name in sorted(self.others)[:10])}" if self.others else ""
+    def problems(self) -> list[Problem]:
+        """Names of no class: fine for a part of VOC's 20, but not where a name is a class in another spelling."""
+        spellings = {_spelling(name): name for name in self.columns}
+        alike = {name: spellings[_spelling(name)] for name in self.others if _spelling(name) in spellings}
+        found = [
+            Problem(
+                "",
+                self.folder,
+                "other-spelling",
+                WARNING,
+                f"objects named {quoted(name)} in {_images(self.others[name])} do not count: the class is "
+                f"{quoted(known)}; write both the same way",
+            )
+            for name, known in alike.items()
+        ]
+        names = [f"{quoted(name)} ({_images(n)})" for name, n in self.others.most_common() if name not in alike]
+        if names:
+            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            text = f"objects of no class: {', '.join(names[:MOST_NAMES])}{more}"
+            found.append(Problem("", self.folder, "other-names", NOTE, text))
+        return found
+
+
+def _spelling(name: str) -> str:
+    """The same text for names that differ by case, spaces, '_', '-' or the coding of their accents alone."""
+    return re.sub(r"[\s_-]", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
 
 
 def parse_xml(data: bytes) -> Element:
@@ -140,11 +187,14 @@ def _refuse_entity(name: str, *_: Any) -> None:
 
 
 class _NpyLabels:
-    """A pickled dict from image id to a 0/1 vector. Ids are strings (2007_000032) or ints (2007000032)."""
+    """A pickled dict from image id to a 0/1 vector. Keys are ids (2007_000032), their digits as an int (2007000032),
+    or the digits behind the last '_' (9 for COCO_train2014_000000000009)."""
 
     def __init__(self, path: Path, classes: ClassList):
         self.path = path
         self.table = load_npy_dict(path)
+        self.keys = {_plain(str(key)): key for key in self.table}
+        self.taken: dict[str | int, str] = {}  # the id that each key has been found for
         sizes = (vector.size for vector in self.table.values() if isinstance(vector, np.ndarray))
         self.width = next(sizes, 0)
         self.columns = self._columns(classes)
@@ -159,20 +209,21 @@ class _NpyLabels:
             return list(range(width))
         raise UserError(
             f"{self.path}: vectors of {width} classes, while the class list has {len(classes)}; "
-            f"give --classes all {width}, in their order"
+            f"give --classes all {width}, in their order, or a file without a column of the background"
         )
 
     def fill(self, row: UInt8Array, entry: ListEntry) -> None:
-        digits = entry.id.replace("_", "")
-        vector = self.table.get(entry.id)
-        if vector is None and digits.isdecimal():
-            vector = self.table.get(int(digits))
-        if vector is None:
+        key = next((self.keys[name] for name in _names(entry.id) if name in self.keys), None)
+        if key is None:
             raise _Fault(
                 "no-labels",
                 self.path,
-                f"holds no labels of {entry.id}; give --labels a file that does, or take the image off the list",
+                f"holds no labels of {entry.id} (its keys are like {quoted(str(next(iter(self.table))))[1:-1]}); give "
+                "--labels a file that does, or take the image off the list",
             )
+        if (other := self.taken.setdefault(key, entry.id)) != entry.id:
+            raise _Fault("bad-labels", self.path, f"its key {key} fits both {other} and {entry.id}; name keys by id")
+        vector = self.table[key]
         if not isinstance(vector, np.ndarray) or vector.size != self.width or not np.isin(vector, (0, 1)).all():
             raise _Fault(
                 "bad-labels",
@@ -181,27 +232,46 @@ class _NpyLabels:
             )
         row[:] = np.ravel(vector)[self.columns]
 
-    def hint(self) -> str:
-        return ""
+
+def _plain(name: str) -> str:
+    """Without its suffix, and a number without leading zeros."""
+    name = image_id(name)
+    return name.lstrip("0") or "0" if name.isdecimal() else name
+
+
+def _names(id: str) -> list[str]:
+    """What a key of the image may be: its id, its name without folders, all digits of that, those behind its last
+    '_'."""
+    name = id.rpartition("/")[2]
+    numbers = [digits for digits in (name.replace("_", ""), name.rpartition("_")[2]) if digits.isdecimal()]
+    return [id, *map(_plain, (name, *numbers))]
 
 
 class _CsvLabels:
     """Rows of `image,label;label`. A row without labels is an image with none of the classes."""
 
-    def __init__(self, path: Path, classes: ClassList):
+    def __init__(self, path: Path, folder: Path, classes: ClassList):
         self.path = path
         columns = {name: column for column, name in enumerate(classes.names)}
         self.table: dict[str, list[int]] = {}
-        for item in read_csv(path):
+        lines: dict[str, int] = {}
+        for item in read_csv(path, folder, columns):
             unknown = next((name for name in item.labels if name not in columns), None)
             if unknown is not None:
-                raise UserError(
-                    f"{path}, line {item.line}: unknown class {quoted(unknown)}; known: "
-                    f"{', '.join(classes.names)}; correct it, or give --classes the names of this file"
+                remedy = (
+                    "several labels are separated by ';'"
+                    if _are_several(unknown, columns)
+                    else f"known: {', '.join(classes.names)}; correct it, or give --classes the names of this file"
+                    + ("" if lines else ", or write image,label if it is a header")
                 )
+                raise UserError(f"{path}, line {item.line}: unknown class {quoted(unknown)}; {remedy}")
             key = image_id(item.image)
-            if key in self.table:
-                raise UserError(f"{path}, line {item.line}: a second row for {quoted(item.image)}; remove one of them")
+            if key in lines:
+                raise UserError(
+                    f"{path}, line {item.line}: {quoted(item.image)} and the file of line {lines[key]} have the same "
+                    f"id {quoted(key)}; rename one of them"
+                )
+            lines[key] = item.line
             self.table[key] = [columns[name] for name in item.labels]
 
     def fill(self, row: UInt8Array, entry: ListEntry) -> None:
@@ -209,5 +279,9 @@ class _CsvLabels:
             raise _Fault("no-labels", self.path, f"has no row for {entry.id}; add it, or take the image off the list")
         row[self.table[entry.id]] = 1
 
-    def hint(self) -> str:
-        return ""
+
+def _are_several(cell: str, known: Collection[str]) -> bool:
+    """Whether a cell holds known classes with another separator than ';'."""
+    return any(
+        mark in cell and all(part.strip(" []()'\"") in known for part in cell.split(mark)) for mark in (*",|/+&\t", " ")
+    )

@@ -29,7 +29,7 @@ class Batch:
 
     images: torch.Tensor  # float32 (B, 3, S, S), channels_last, normalised
     labels: torch.Tensor  # float32 (B, C), 0 or 1; with masks int64 (B, S, S), mask values, 255 in the padding
-    weights: torch.Tensor  # float32 (B,): 1, or 0 for a repeated image that fills the last step
+    weights: torch.Tensor  # float32 (B,): 1, or 0 for a repeated image where a rank has none
     indices: torch.Tensor  # int64 (B,), on the CPU: positions in the data set
     total: int  # images of this step over all ranks, without repeats
 

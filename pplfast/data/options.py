@@ -1,8 +1,13 @@
 """The command-line options that describe a data set, the same for every command. No numpy before they are used."""
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pplfast.errors import one_line
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig, Dataset
@@ -79,8 +84,19 @@ def config_from_arguments(args: argparse.Namespace) -> "DataConfig":
     )
 
 
-def dataset_from_arguments(args: argparse.Namespace) -> "Dataset":
-    """The data set of `add_data_arguments`; UserError where it cannot be opened."""
+def dataset_from_arguments(args: argparse.Namespace, out: str | None = None) -> "Dataset":
+    """The data set of `add_data_arguments`; UserError where it cannot be opened, and for an output folder `out` that
+    lies in it. Says what of a folder is left out."""
     from pplfast.data.dataset import open_dataset
+    from pplfast.data.folder import check_out_of_data
 
-    return open_dataset(config_from_arguments(args))
+    config = config_from_arguments(args)
+    if out is not None:
+        check_out_of_data(Path(out), config)
+    dataset = open_dataset(config)
+    if dataset.left_out and os.environ.get("RANK", "0") == "0":
+        some = ", ".join(problem.id for problem in dataset.left_out[:3])
+        more = ", ..." if len(dataset.left_out) > 3 else ""
+        text = f"note: {args.data}: {len(dataset.left_out)} files or folders in it are not used ({some}{more}); "
+        print(one_line(f"{text}`pplfast data check` says why"), file=sys.stderr)
+    return dataset

@@ -105,6 +105,10 @@ def load(image: Image.Image) -> None:
 
 
 def _explained(error: Exception) -> ImageError:
+    """OSErrors of the system's own are raised as they are: the disk's fault is not the file's. Pillow's have no
+    number."""
+    if isinstance(error, OSError) and error.errno:
+        raise error
     return ImageError(str(error) or type(error).__name__)
 
 

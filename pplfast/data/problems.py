@@ -1,16 +1,17 @@
-"""One thing that is wrong with one image of a data set."""
+"""One thing that is wrong with an image or with the whole of a data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 ERROR = "error"  # a run would stop on it
 WARNING = "warning"  # a run goes on, but sees something else than a person might expect
+NOTE = "note"  # worth knowing; nothing is wrong
 
 
 @dataclass(frozen=True)
 class Problem:
-    id: str
+    id: str  # of the image; "" for the whole data set
     path: Path
-    kind: str  # a short fixed word: see check.KINDS
-    severity: str  # ERROR or WARNING
+    kind: str  # a short fixed word: those of images are in check.KINDS
+    severity: str  # ERROR, WARNING or NOTE
     message: str

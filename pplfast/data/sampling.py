@@ -19,7 +19,7 @@ class Shard:
     """One rank's part of one step."""
 
     indices: Int64Array  # (B,)
-    weights: Float32Array  # (B,): 1, or 0 for a repeated image that only fills the row
+    weights: Float32Array  # (B,): 1, or 0 for a repeated image where a rank has none
     total: int  # images of this step over all ranks, without repeats
 
 
@@ -55,16 +55,16 @@ def steps_per_epoch(count: int, group: int) -> int:
 def shard(order: Int64Array, step: int, group: int, rank: int, world_size: int) -> Shard:
     """Rank `rank`'s contiguous part of step `step`; a step has `group` images over all ranks, the last one fewer.
 
-    All parts of a step have equal length. Ranks that would have an image less repeat one with weight 0: each image
-    counts once per epoch over all ranks, and the steps are the same whatever their number.
+    The ranks have equally many, but for the last ones. One that would have none repeats one with weight 0: each image
+    counts once per epoch over all ranks, and the steps are the same whatever their number. The last step is not shared
+    out evenly: parts of one size hold the same images, on however many ranks.
     """
     images = order[step * group : (step + 1) * group]
-    own = np.array_split(images, world_size)[rank]
-    rows = -(-len(images) // world_size)
-    weights = np.ones(rows, np.float32)
-    weights[len(own) :] = 0
-    filler = np.full(rows - len(own), images[-1])
-    return Shard(np.concatenate([own, filler]).astype(np.int64), weights, len(images))
+    rows = -(-group // world_size)
+    own = images[rank * rows : (rank + 1) * rows]
+    if len(own) == 0:
+        return Shard(images[-1:], np.zeros(1, np.float32), len(images))
+    return Shard(own, np.ones(len(own), np.float32), len(images))
 
 
 def geometry(shapes: Int64Array, uniforms: Float64Array, augment: AugmentConfig) -> Geometry:

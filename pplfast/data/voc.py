@@ -1,18 +1,21 @@
 """Which images belong to a data set: VOC lists, list files, or a plain folder with a CSV."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pplfast.data.csv_labels import Row, read_csv
+from pplfast.data.folder import IMAGES, find_images, meant_root
+from pplfast.data.names import JPEG_SUFFIXES, OTHER_SUFFIXES, check_name, image_file, image_id, in_root
+from pplfast.data.problems import Problem
 from pplfast.errors import UserError
 from pplfast.reading import quoted
 
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-LONGEST_NAME = 255  # bytes, of every file system in use
-LONGEST_PATH = 2048  # bytes below the data set's folder; Linux takes 4096 in all
-OTHER_SUFFIXES = (".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".gif")  # images that are recognised, not read
+_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, (*JPEG_SUFFIXES, *OTHER_SUFFIXES)))})\s+", re.IGNORECASE)
+_FLAGS = ("-1", "0", "1")  # whether an image of ImageSets/Main shows the list's class
+_FORMS = "expected the name of one image, or an image and a mask path, or in a whole list an id and 1, 0 or -1"
 
 
 @dataclass(frozen=True)
@@ -22,40 +25,49 @@ class ListEntry:
     mask: Path | None  # where the list says its mask is, if it does
 
 
-def check_root(root: Path) -> None:
-    """Raises UserError where the data set's folder does not exist."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give --data a VOC root or a folder of images")
+@dataclass(frozen=True)
+class ImageList:
+    entries: list[ListEntry]
+    name: str  # of the data set, for reports
+    left_out: list[Problem]  # what else a plain folder holds
 
 
-def read_list(root: Path, name: str, labels: str) -> tuple[list[ListEntry], str]:
-    """The images of a data set in the order of its list, and the data set's name for reports.
+def read_list(root: Path, name: str, labels: str, classes: Collection[str] = ()) -> ImageList:
+    """The images of a data set in the order of its list.
 
     `name` is a list by name or by path. A plain folder may go without: the rows of its CSV then are the list, and
-    without a CSV every JPEG in it; the data set then has the folder's name. UserError for a list that is missing,
-    empty, or names an image twice.
+    without a CSV every JPEG in it, also in linked folders; the data set then has the folder's name. `classes`: their
+    names, which tell the header of a CSV from a row. UserError for a list that is missing, empty, or names an image
+    twice.
     """
-    images = root / "JPEGImages"
+    images = root / IMAGES
     is_voc = images.is_dir()
     folder = images if is_voc else root
+    left_out: list[Problem] = []
     if name:
-        path = _find_list(root, name)
-        entries = _from_file(path, root, folder)
-        source, title = path, path.stem
+        source = _find_list(root, name)
+        entries = _from_file(source, root, folder)
+        title = source.stem
     elif is_voc:
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
     elif labels.lower().endswith(".csv"):
         source, title = Path(labels), ""
-        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source)]
+        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source, folder, classes)]
     else:
         source, title = root, ""
-        entries = [(0, ListEntry(str(path.relative_to(root).with_suffix("")), path, None)) for path in _jpegs(root)]
-        if not entries and (others := _others(root)):
-            raise UserError(
-                f"{root}: holds no JPEG, but {len(others)} images in other formats, as {others[0].name}; convert them"
-            )
+        entries, left_out = _from_folder(root)
     _check(entries, source)
-    return [entry for _, entry in entries], f"{root.resolve().name}/{title}" if title else root.resolve().name
+    by_name = [entry for _, entry in entries]
+    if is_voc:
+        lost = False
+    elif source == root:
+        lost = labels != "none" and any(IMAGES in entry.id.split("/") for entry in by_name)
+    else:
+        lost = not any(os.path.isfile(entry.image) for entry in by_name)
+    if lost and (meant := meant_root(root)):
+        raise UserError(meant)
+    whole = root.resolve().name
+    return ImageList(by_name, f"{whole}/{title}" if title else whole, left_out)
 
 
 def _find_list(root: Path, name: str) -> Path:
@@ -69,7 +81,9 @@ def _find_list(root: Path, name: str) -> Path:
     for path in candidates:
         if os.path.isfile(path):  # unlike the path's own method, also for names that no file system takes
             return path
-    raise UserError(f"{root}: no list {quoted(name)}; give a list file, or one of: {_known_lists(root)}")
+    remedy = "" if (root / IMAGES).is_dir() else meant_root(root)
+    remedy = remedy or f"give a list file, or one of: {_known_lists(root)}"
+    raise UserError(f"{root}: no list {quoted(name)}; {remedy}")
 
 
 def _known_lists(root: Path) -> str:
@@ -79,81 +93,92 @@ def _known_lists(root: Path) -> str:
 
 def _from_file(path: Path, root: Path, folder: Path) -> list[tuple[int, ListEntry]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Notepad writes a byte order mark
+        content = path.read_text(encoding="utf-8-sig")  # Notepad writes a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable list of images ({error})") from None
-    return [(number, _entry(line, path, number, root, folder)) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = {number: line.strip() for number, line in enumerate(content.splitlines(), 1) if line.strip()}
+    flags = all(_has_flag(line) for line in lines.values())
+    if flags and not any(os.path.isfile(image_file(folder, line)) for line in lines.values()):
+        lines = {number: line.rsplit(maxsplit=1)[0] for number, line in lines.items()}
+    return [(number, _entry(line, f"{path}, line {number}", root, folder)) for number, line in lines.items()]
 
 
-def _entry(line: str, path: Path, number: int, root: Path, folder: Path) -> ListEntry:
-    """One line: `id`, `id 1` (the lists of ImageSets/Main; -1 and 0 count too), or `/image.jpg /mask.png`.
+def _has_flag(line: str) -> bool:
+    """As all lines of ImageSets/Main have. A name with spaces may end so too: then a file has the whole of it."""
+    return len(words := line.rsplit(maxsplit=1)) == 2 and words[1] in _FLAGS
 
-    Paths of the last kind start at the root; that leading slash is how published train_aug lists are written.
-    """
+
+def _entry(line: str, where: str, root: Path, folder: Path) -> ListEntry:
+    """One line: the image by its id or file, or `/image.jpg /mask.png`, as published train_aug lists are written."""
+    plain = image_file(folder, line)
     words = line.split()
-    if len(words) > 2:
-        raise UserError(f"{path}, line {number}: {quoted(line.strip())}: expected an id, or an image and a mask path")
-    first = words[0]
-    for word in words:
-        _check_name(word, f"{path}, line {number}")
-    mask = root / words[1].lstrip("/") if len(words) == 2 and words[1].lower().endswith(".png") else None
-    if first.startswith("/") or mask is not None:
-        image = root / first.lstrip("/")
-        return ListEntry(image.stem, image, mask)
-    return ListEntry(image_id(first), _resolve(folder, first), mask)
+    names_all = len(words) == 1 or os.path.isfile(plain)
+    if not names_all and (pair := _pair(line)):
+        check_name(pair[0], where)
+        check_name(pair[1], where)
+        id, image = _from_path(f"/{pair[0].lstrip('/')}", root, folder, where)
+        return ListEntry(id, image, in_root(f"/{pair[1].lstrip('/')}", root, where)[0])
+    check_name(line, where)
+    if line.startswith("/"):
+        return ListEntry(*_from_path(line, root, folder, where), None)
+    parts = (words[0], line.rsplit(maxsplit=1)[0])
+    if not names_all and any(os.path.isfile(image_file(folder, part)) for part in parts):
+        raise UserError(f"{where}: no image {quoted(line)}; {_FORMS}")
+    return ListEntry(image_id(line), plain, None)
+
+
+def _pair(line: str) -> tuple[str, str] | None:
+    """An image and its mask. Both may hold spaces where the image has its suffix."""
+    words = line.split()
+    if not line.lower().endswith(".png"):
+        return None
+    if len(words) == 2:
+        return words[0], words[1]
+    split = _SUFFIX.search(line)
+    return (line[: split.end(1)], line[split.end() :]) if split else None
+
+
+def _from_path(text: str, root: Path, folder: Path, where: str) -> tuple[str, Path]:
+    """Id and file of an image by its path: one that begins at the root has no folder in its id."""
+    image, absolute = in_root(text, root, where)
+    inside = absolute and image.is_relative_to(folder)
+    return image_id(str(image.relative_to(folder))) if inside else image.stem, image
 
 
 def _from_row(row: Row, source: Path, folder: Path) -> ListEntry:
-    _check_name(row.image, f"{source}, line {row.line}")
-    return ListEntry(image_id(row.image), _resolve(folder, row.image), None)
+    where = f"{source}, line {row.line}"
+    check_name(row.image, where)
+    if row.image.startswith("/"):
+        raise UserError(
+            f"{where}: {quoted(row.image)} is an absolute path; write it relative to the data folder {folder}"
+        )
+    return ListEntry(image_id(row.image), image_file(folder, row.image), None)
 
 
-def _check_name(text: str, where: str) -> None:
-    """Raises UserError for what can be no file below the data set's folder."""
-    parts = text.split("/")
-    if ".." in parts:
-        raise UserError(f"{where}: {quoted(text)} leaves the data folder; write it relative to that")
-    longest, whole = max(len(part.encode()) for part in parts), len(text.encode())
-    if "\0" in text or longest > LONGEST_NAME or whole > LONGEST_PATH or not text.strip("/."):
-        raise UserError(f"{where}: {quoted(text)} can be no file's name; correct it, or take it off the list")
-
-
-def image_id(text: str) -> str:
-    """The id of an image named with or without its suffix; an id keeps dots that are not a known suffix."""
-    path = PurePosixPath(text)
-    known = (*JPEG_SUFFIXES, *OTHER_SUFFIXES)
-    return str(path.with_suffix("")) if path.suffix.lower() in known else str(path)
-
-
-def _resolve(folder: Path, text: str) -> Path:
-    if image_id(text) != str(PurePosixPath(text)):
-        return folder / text
-    for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
-        if os.path.isfile(folder / f"{text}{suffix}"):
-            return folder / f"{text}{suffix}"
-    return folder / f"{text}.jpg"
-
-
-def _jpegs(root: Path) -> Iterator[Path]:
-    return (path for path in sorted(root.rglob("*")) if path.suffix.lower() in JPEG_SUFFIXES and path.is_file())
-
-
-def _others(root: Path) -> list[Path]:
-    return [path for path in sorted(root.rglob("*")) if path.suffix.lower() in OTHER_SUFFIXES and path.is_file()]
+def _from_folder(root: Path) -> tuple[list[tuple[int, ListEntry]], list[Problem]]:
+    images, left_out = find_images(root)
+    others = [problem for problem in left_out if problem.kind == "other-format"]
+    if not images and others:
+        raise UserError(
+            f"{root}: holds no JPEG, but {len(others)} images in other formats, as {others[0].id}; convert them"
+        )
+    entries = [ListEntry(str(path.relative_to(root).with_suffix("")), path, None) for path in images]
+    return [(0, entry) for entry in entries], left_out
 
 
 def _check(entries: list[tuple[int, ListEntry]], source: Path) -> None:
     if not entries:
         raise UserError(f"{source}: names no image; give a list with one id per line, or a folder with JPEG images")
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, Path]] = {}
     for line, entry in entries:
-        if entry.id.startswith("/"):
+        first_line, first = seen.setdefault(entry.id, (line, entry.image))
+        if first != entry.image:
+            where = f"{source}, lines {first_line} and {line}" if line else str(source)
             raise UserError(
-                f"{source}, line {line}: {quoted(entry.id)} leaves the data folder; write it relative to that"
+                f"{where}: {first} and {entry.image} have the same id {quoted(entry.id)}, and outputs are named by it; "
+                "rename one of them, or take it away"
             )
-        if entry.id in seen:
+        if first_line != line:
             raise UserError(
-                f"{source}, line {line}: {quoted(entry.id)} is there already in line {seen[entry.id]}; remove one of "
-                "them"
+                f"{source}, line {line}: {quoted(entry.id)} is there already in line {first_line}; remove one of them"
             )
-        seen[entry.id] = line

@@ -11,7 +11,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 from pplfast.evaluate.scores import CamScores
-from pplfast.evaluate.truth import Pair, check_counted, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
 from pplfast.jobs.pool import default_jobs, map_unordered
 from pplfast.jobs.progress import Progress
@@ -37,14 +37,14 @@ def evaluate_cams(
     check_classes(cams, dataset.classes)
     rows = len(dataset.classes) + 1
     counts = np.zeros((rows, rows - 1, len(edges) + 1), np.int64)
-    unlisted: set[int] = set()
+    unscored = Unscored()
     work = partial(count_chunk, classes=dataset.classes, edges=edges)
     with Progress("scoring CAMs", len(pairs)) as progress:
-        for chunk, (part, found) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
+        for chunk, (part, more) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
             counts += part
-            unlisted |= found
+            unscored.add(more)
             progress.advance(len(chunk))
-    check_counted(int(counts.sum()), pairs, dataset, unlisted)
+    check_counted(int(counts.sum()), pairs, dataset, unscored)
     per_threshold = [class_ious(matrix, dataset.classes) for matrix in confusions(counts)]
     mious = [mean_iou(ious) for ious in per_threshold]
     best = int(np.argmax(mious))
@@ -56,23 +56,22 @@ def evaluate_cams(
         listed=len(dataset),
         miou=mious[best],
         classes=per_threshold[best],
-        warnings=warnings + unlisted_warning(unlisted),
+        warnings=warnings + unscored.warnings(len(pairs), int(counts[1:].sum())),
         threshold=float(values[best]),
         sweep=[(float(value), miou) for value, miou in zip(values, mious, strict=True)],
     )
 
 
-def count_chunk(pairs: list[Pair], classes: ClassList, edges: Float32Array) -> tuple[Int64Array, set[int]]:
-    """Sum of `count_image` over some images, and the masks' values outside the class list."""
+def count_chunk(pairs: list[Pair], classes: ClassList, edges: Float32Array) -> tuple[Int64Array, Unscored]:
+    """Sum of `count_image` over some images, and what of the masks is not scored."""
     table = index_table(classes)
     counts = np.zeros((len(classes) + 1, len(classes), len(edges) + 1), np.int64)
-    unlisted: set[int] = set()
+    unscored = Unscored()
     for pair in pairs:
         cam = load_cam(pair.prediction, len(classes))
-        truth, values = read_truth(pair, cam.size, table)
+        truth = read_truth(pair, cam.size, table, unscored)
         counts += count_image(truth, cam.full(), cam.classes, len(classes), edges)
-        unlisted |= values
-    return counts, unlisted
+    return counts, unscored
 
 
 def count_image(truth: Int64Array, maps: Float32Array, own: IntArray, classes: int, edges: Float32Array) -> Int64Array:

@@ -51,6 +51,7 @@ def class_ious(confusion: Int64Array, classes: ClassList) -> list[ClassIou]:
 
 
 def mean_iou(ious: list[ClassIou]) -> float:
-    """Percent; over background and the classes that truth or prediction has."""
+    """Percent; over background and the classes that truth or prediction has. 0 where there is no such class: what is
+    background alone finds nothing, however well it does."""
     known = [entry.iou for entry in ious if entry.iou is not None]
-    return sum(known) / len(known) if known else 0.0
+    return sum(known) / len(known) if any(entry.iou is not None for entry in ious[1:]) else 0.0

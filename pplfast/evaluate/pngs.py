@@ -5,13 +5,13 @@ from functools import partial
 import numpy as np
 
 from pplfast.arrays import Int64Array
-from pplfast.data.classes import IGNORE, ClassList
+from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import SUFFIX, read_mask
 from pplfast.errors import UserError
 from pplfast.evaluate.confusion import class_ious, confusion_matrix, index_table, mean_iou
 from pplfast.evaluate.scores import Scores
-from pplfast.evaluate.truth import Pair, check_counted, chunks, read_truth, scored_pairs, unlisted_warning
+from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
 from pplfast.jobs.pool import default_jobs, map_unordered
 from pplfast.jobs.progress import Progress
@@ -27,14 +27,19 @@ def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) 
     pairs, warnings = scored_pairs(labels, dataset, SUFFIX, "pplfast label")
     rows = len(dataset.classes) + 1
     confusion = np.zeros((rows, rows + 1), np.int64)
-    unlisted: set[int] = set()
+    unscored, held = Unscored(), set[int]()
     work = partial(count_chunk, classes=dataset.classes)
     with Progress("scoring labels", len(pairs)) as progress:
-        for chunk, (part, values) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
+        for chunk, (part, more, values) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
             confusion += part
-            unlisted |= values
+            unscored.add(more)
+            held |= values
             progress.advance(len(chunk))
-    check_counted(int(confusion.sum()), pairs, dataset, unlisted)
+    check_counted(int(confusion.sum()), pairs, dataset, unscored)
+    if IGNORE in held and held <= {BACKGROUND, IGNORE}:
+        warnings.append(
+            "the labels hold 0 and 255 alone: 255 is no label, so no class is found; save each as its value"
+        )
     ious = class_ious(confusion, dataset.classes)
     return Scores(
         source=str(labels),
@@ -43,25 +48,23 @@ def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) 
         listed=len(dataset),
         miou=mean_iou(ious),
         classes=ious,
-        warnings=warnings + unlisted_warning(unlisted),
+        warnings=warnings + unscored.warnings(len(pairs), int(confusion[1:].sum())),
     )
 
 
-def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[Int64Array, set[int]]:
-    """The confusion summed over some images, and the masks' values outside the class list."""
+def count_chunk(pairs: list[Pair], classes: ClassList) -> tuple[Int64Array, Unscored, set[int]]:
+    """The confusion summed over some images, what of the masks is not scored, and the values of the labels."""
     table = index_table(classes)
     rows = len(classes) + 1
     confusion = np.zeros((rows, rows + 1), np.int64)
-    unlisted: set[int] = set()
+    unscored, held = Unscored(), set[int]()
     for pair in pairs:
         labels = read_mask(pair.prediction)
-        predicted = table[labels]
-        unknown = np.unique(labels[(predicted < 0) & (labels != IGNORE)])
-        if len(unknown):
+        held |= set(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist())
+        unknown = [value for value in sorted(held) if table[value] < 0 and value != IGNORE]
+        if unknown:
             raise UserError(
                 f"{pair.prediction}: holds the value {unknown[0]}, which is no class of the data set; check --classes"
             )
-        truth, values = read_truth(pair, labels.shape, table)
-        confusion += confusion_matrix(truth, predicted, rows)
-        unlisted |= values
-    return confusion, unlisted
+        confusion += confusion_matrix(read_truth(pair, labels.shape, table, unscored), table[labels], rows)
+    return confusion, unscored, held

@@ -16,7 +16,7 @@ class Scores:
     list: str  # the data set's name and list
     images: int  # scored, of
     listed: int
-    miou: float
+    miou: float  # 0 where neither masks nor predictions hold a class
     classes: Sequence[ClassIou]  # background first
     warnings: Sequence[str]
 
@@ -31,8 +31,13 @@ class Scores:
         for entry in self.classes:
             figure = "absent, not counted" if entry.iou is None else f"{entry.iou:5.1f}"
             lines.append(f"  {entry.name:<{width}}  {figure}")
-        counted = sum(entry.iou is not None for entry in self.classes)
-        lines.append(f"  {'mIoU':<{width}}  {self.miou:5.1f}  (over {counted} classes, background included)")
+        counted = [entry.iou is not None for entry in self.classes]
+        mean = (
+            f"{self.miou:5.1f}  (over {sum(counted)} classes, background included)"
+            if any(counted[1:])
+            else "of no class"
+        )
+        lines.append(f"  {'mIoU':<{width}}  {mean}")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 

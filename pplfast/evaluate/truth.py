@@ -1,13 +1,13 @@
 """The masks that a list is scored against."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from pplfast.arrays import Int64Array
-from pplfast.data.classes import IGNORE
+from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
@@ -24,6 +24,36 @@ class Pair:
     id: str
     prediction: Path
     mask: Path
+    shows_class: bool  # its mask should: the image's labels name a class, or are not known
+
+
+@dataclass
+class Unscored:
+    """What some masks hold that no score sees."""
+
+    values: set[int] = field(default_factory=set)  # of no class, and not 255
+    classless: list[Path] = field(default_factory=list)  # masks with 255 and without a class, which should show one
+
+    def add(self, other: "Unscored") -> None:
+        self.values |= other.values
+        self.classless += other.classless
+
+    def warnings(self, masks: int, class_pixels: int) -> list[str]:
+        """masks: how many were read; class_pixels: how many of their pixels count as one of the classes."""
+        found = []
+        if self.values:
+            found.append(
+                f"masks hold the values {', '.join(map(str, sorted(self.values)))}, which are no class of this data "
+                "set: their pixels are not scored"
+            )
+        if self.classless:
+            found.append(
+                f"{len(self.classless)} of {masks} masks hold 255 and no class (as {min(self.classless)}): 255 is "
+                "'ignore', so the classes of these images are not scored; save each as its value"
+            )
+        if not class_pixels:
+            found.append("no pixel of the masks is of a class, so that these figures say nothing of the classes")
+        return found
 
 
 def scored_pairs(folder: StrPath, dataset: Dataset, suffix: str, command: str) -> tuple[list[Pair], list[str]]:
@@ -31,14 +61,20 @@ def scored_pairs(folder: StrPath, dataset: Dataset, suffix: str, command: str) -
 
     Raises UserError without any mask, and for predictions that are missing without a note of their failure.
     """
-    with_mask = [(name, mask) for name, mask in zip(dataset.ids, dataset.masks, strict=True) if mask is not None]
+    shows_class = [dataset.labels is None or bool(dataset.labels[index].any()) for index in range(len(dataset))]
+    listed = zip(dataset.ids, dataset.masks, shows_class, strict=True)
+    with_mask = [(name, mask, shows) for name, mask, shows in listed if mask is not None]
     if not with_mask:
         raise UserError(
             f"{dataset.name}: none of its {len(dataset)} images has a mask; score a list that has masks, "
             "or name their folder with --masks"
         )
-    failed = find_outputs(folder, [name for name, _ in with_mask], suffix, command)
-    pairs = [Pair(name, Path(folder) / f"{name}{suffix}", mask) for name, mask in with_mask if name not in failed]
+    failed = find_outputs(folder, [name for name, _, _ in with_mask], suffix, command)
+    pairs = [
+        Pair(name, Path(folder) / f"{name}{suffix}", mask, shows)
+        for name, mask, shows in with_mask
+        if name not in failed
+    ]
     return pairs, _warnings(dataset, len(dataset) - len(with_mask), failed)
 
 
@@ -46,8 +82,8 @@ def chunks(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return [list(pairs[start : start + IMAGES_PER_TASK]) for start in range(0, len(pairs), IMAGES_PER_TASK)]
 
 
-def read_truth(pair: Pair, size: tuple[int, int], table: Int64Array) -> tuple[Int64Array, set[int]]:
-    """int64 (H, W) confusion rows (-1: not scored), and the mask's values that are no class of the data set.
+def read_truth(pair: Pair, size: tuple[int, int], table: Int64Array, unscored: Unscored) -> Int64Array:
+    """int64 (H, W) confusion rows (-1: not scored). What is not scored is added to `unscored`.
 
     Raises UserError when the mask's size is not that of the prediction.
     """
@@ -57,28 +93,21 @@ def read_truth(pair: Pair, size: tuple[int, int], table: Int64Array) -> tuple[In
             f"{pair.prediction}: is {size[1]} x {size[0]} pixels, but {pair.mask} is {mask.shape[1]} x "
             f"{mask.shape[0]}; the prediction belongs to another image or another version of it"
         )
-    truth = table[mask]
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    return truth, {int(value) for value in values if table[value] < 0 and value != IGNORE}
+    values = {int(value) for value in np.flatnonzero(np.bincount(mask.ravel(), minlength=256))}
+    unscored.values |= {value for value in values if table[value] < 0 and value != IGNORE}
+    if pair.shows_class and IGNORE in values and values <= {BACKGROUND, IGNORE}:
+        unscored.classless.append(pair.mask)
+    return table[mask]
 
 
-def check_counted(pixels: int, pairs: Sequence[Pair], dataset: Dataset, unlisted: set[int]) -> None:
+def check_counted(pixels: int, pairs: Sequence[Pair], dataset: Dataset, unscored: Unscored) -> None:
     """Raises UserError where no pixel of any mask counts: the score of nothing is not 0."""
     if not pixels:
-        held = ", ".join(map(str, [*sorted(unlisted), IGNORE]))
+        held = ", ".join(map(str, [*sorted(unscored.values), IGNORE]))
         raise UserError(
             f"{dataset.name}: nothing can be scored: its {len(pairs)} masks (first: {pairs[0].mask}) hold no value of "
             f"background or a class, only of {held}; give --masks others, or --classes their values"
         )
-
-
-def unlisted_warning(values: set[int]) -> list[str]:
-    if not values:
-        return []
-    return [
-        f"masks hold the values {', '.join(map(str, sorted(values)))}, which are no class of this data set: "
-        "their pixels are not scored"
-    ]
 
 
 def _warnings(dataset: Dataset, without_mask: int, failed: dict[str, str]) -> list[str]:

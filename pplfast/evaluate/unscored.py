@@ -53,7 +53,8 @@ class LabelFacts:
         words = {
             "almost_all": f"{self.almost_all} of {self.images} images are foreground on over {ALMOST_ALL:g} % of their "
             f"area (usual: at most {MAX_ALMOST_ALL:g} % of the images)",
-            "empty": f"{self.empty} of {self.declared} image labels have no pixel (usual: at most {MAX_EMPTY:g} %)",
+            "empty": f"{self.empty} of {self.declared} image labels have no pixel (usual: at most {MAX_EMPTY:g} %)"
+            + ("" if self.foreground else "; 0 is background and 255 no label, so a class needs a value of its own"),
             "absent": f"{self.absent or 0:.1f} % of the foreground is of classes that its image does not have "
             f"(usual: at most {MAX_ABSENT:g} %)",
         }

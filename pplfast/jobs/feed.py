@@ -45,15 +45,23 @@ class Keeper(Protocol):
 
 
 class Feed:
-    """Every image once, grouped by size within a window of the list; a group that waits longest goes first.
+    """Every image once, at most `batch` at a time, grouped by size within a window of the list; a group that waits
+    longest goes first.
 
     Iterate over it to get the batches; an exception of the thread is raised there.
     """
 
     def __init__(
-        self, job: Job, indices: Sequence[int], keeper: Keeper, meter: Meter, threads: int, device: torch.device
+        self,
+        job: Job,
+        indices: Sequence[int],
+        batch: int,
+        keeper: Keeper,
+        meter: Meter,
+        threads: int,
+        device: torch.device,
     ) -> None:
-        self._job, self._indices, self._keeper, self._meter = job, indices, keeper, meter
+        self._job, self._indices, self._batch, self._keeper, self._meter = job, indices, batch, keeper, meter
         self._threads, self._device = threads, resolve_device(device)
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(BATCHES_READY)
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
@@ -74,7 +82,7 @@ class Feed:
 
     def _work(self) -> None:
         try:
-            decoder = Decoder(self._job.batch, self._threads, self._device) if self._job.decodes else None
+            decoder = Decoder(self._batch, self._threads, self._device) if self._job.decodes else None
             with ThreadPoolExecutor(self._threads, "read") as readers:
                 for size, group in self._groups(readers):
                     if not self._keeper.admit(size, len(group)):
@@ -101,7 +109,7 @@ class Feed:
 
     def _groups(self, readers: ThreadPoolExecutor) -> Iterator[tuple[Size, list[int]]]:
         waiting: dict[Size, list[int]] = {}  # in the order of each size's first image
-        held, step = 0, 4 * self._job.batch
+        held, step = 0, 4 * self._batch
         for at in range(0, len(self._indices), step):
             if self._keeper.stopped():
                 return
@@ -116,7 +124,7 @@ class Feed:
                 if len(group) >= self._keeper.batch_of(size):
                     held -= len(group)
                     yield size, waiting.pop(size)
-            while held > WINDOW * self._job.batch:
+            while held > WINDOW * self._batch:
                 size = next(iter(waiting))
                 held -= len(waiting[size])
                 yield size, waiting.pop(size)

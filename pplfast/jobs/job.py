@@ -79,7 +79,8 @@ class Job(ABC):
         return {}
 
     def depends(self, index: int) -> dict[str, Any]:
-        """What decides the result of this image, beside the settings and its file. JSON-able, a record holds it.
+        """What decides the result of this image, beside the settings and its file: texts and lists of whole numbers,
+        which its record holds.
 
         Raises BadImage where it is known to have none, UserError where nothing can be said.
         """

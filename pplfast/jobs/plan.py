@@ -24,7 +24,7 @@ from pplfast.lock import is_locked
 CHUNK = 2**20  # bytes
 PATIENCE = 15.0  # seconds for the ranks of a job that has just been stopped or killed to be gone
 # Of a bad image: what need not lie in its file. The last two end with another --memory, and with --rotated.
-TRIED_AGAIN = ("memory", "maps", "failed", "too-large", "rotated")
+TRIED_AGAIN = ("memory", "maps", "failed", "unreadable", "too-large", "rotated")
 
 
 def share(positions: Int64Array, rank: int, world: int) -> Int64Array:

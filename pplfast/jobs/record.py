@@ -78,6 +78,10 @@ def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_count, value))
 
 
+def _integers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
+
+
 FIELDS: dict[str, Callable[[Any], bool]] = {
     "id": _text,
     "state": lambda value: value in (DONE, BAD) if isinstance(value, str) else False,
@@ -92,7 +96,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "reason": _text,
     "source": lambda value: value is None or _source(value),
     "image_sha256": lambda value: isinstance(value, str) and SHA256.fullmatch(value) is not None,
-    "inputs": lambda value: isinstance(value, dict),  # only ever compared
+    "inputs": lambda value: isinstance(value, dict) and all(_text(part) or _integers(part) for part in value.values()),
     "tiled": _count,
 }
 FILE_FIELDS: dict[str, Callable[[Any], bool]] = {
@@ -106,4 +110,4 @@ FILE_FIELDS: dict[str, Callable[[Any], bool]] = {
 
 def _source(value: Any) -> bool:
     """[bytes, nanoseconds of its change]: since 1970, but before it on odd file systems."""
-    return isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value)
+    return _integers(value) and len(value) == 2

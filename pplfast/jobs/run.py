@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from pplfast.arrays import Int64Array
 from pplfast.cluster.agreement import CODE, DATA, OPTIONS, agree, code_versions
-from pplfast.cluster.ranks import Ranks, gather, local_world, on_main, start_ranks, stop_ranks, together, world_size
+from pplfast.cluster.meeting import local_world, world_size
+from pplfast.cluster.ranks import Ranks, gather, on_all, on_main, start_ranks, stop_ranks, together
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.jobs import status as state
@@ -31,7 +32,7 @@ from pplfast.jobs.record import BAD
 from pplfast.jobs.shards import ShardWriter
 from pplfast.jobs.stopping import Stopping
 from pplfast.jobs.workers import Workers
-from pplfast.lock import hold_folder, is_locked
+from pplfast.lock import hold_folder, is_locked, require_locks
 from pplfast.precision import exact_float32
 
 
@@ -51,7 +52,7 @@ def run_job(job: Job, out: Path, options: JobOptions) -> Outcome:
     """This rank's part in the job on all images that have no output yet, alone or under a launcher.
 
     On rank 0 it returns when all ranks are done. Where the ranks had joined before, as in a chain of several steps,
-    they stay together, and the others return with it. Raises UserError for values and data that do not fit, a folder of
+    they stay together, and all return its outcome. Raises UserError for values and data that do not fit, a folder of
     other settings, a full disk, and where no image at all could be used. A signal ends it in order: see the outcome.
     """
     options.check()
@@ -67,9 +68,11 @@ def run_job(job: Job, out: Path, options: JobOptions) -> Outcome:
             # From here on the ranks need nothing of each other but the file system: a killed one holds nobody up.
             if not together_before:
                 stop_ranks()
-        outcome = _work(job, out, options, ranks, part, manifest, network, Room(room))
-        if together_before:
-            on_main(ranks, lambda: None)
+
+        def work() -> dict[str, Any]:
+            return asdict(_work(job, out, options, ranks, part, manifest, network, Room(room)))
+
+        outcome = Outcome(**(on_all(ranks, work) if together_before else work()))
     if outcome.bad and not outcome.written and not outcome.skipped and not outcome.signal:
         name, reason = outcome.bad[0]
         raise UserError(f"{out}: all {len(outcome.bad)} images failed (first: {name}: {reason})")
@@ -86,6 +89,8 @@ def _plan(
 
     def begin() -> tuple[dict[str, Any], str]:
         held.enter_context(hold_folder(out, PATIENCE))
+        if ranks.world > 1:
+            require_locks(out)
         settings = decide(out, job.wanted, job.choices(ranks.device, network))
         names = (f"{name}{suffix}" for name in dataset.ids for suffix in job.suffixes)
         claim_folder(out, settings, (out / name for name in names))
@@ -106,7 +111,7 @@ def _plan(
 
 def _digest(dataset: Dataset) -> dict[str, Any]:
     """Rank 0 shares out the images by their places in the list."""
-    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    digest = hashlib.sha256(dataset.encoded_ids)
     if dataset.labels is not None:
         digest.update(dataset.labels.tobytes())
     return {"the number of images": len(dataset), "the digest of ids and labels": digest.hexdigest()[:16]}

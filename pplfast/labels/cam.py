@@ -23,8 +23,9 @@ from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
 from pplfast.kernels import cam_fuse
 from pplfast.labels.camfile import SUFFIX, Cam, encode_cam, encode_npy, stored_size
-from pplfast.labels.network import ScaledNetwork, in_tiles, network_choices, total_stride
+from pplfast.labels.network import ScaledNetwork, network_choices
 from pplfast.patch.classifier import PatchClassifier
+from pplfast.patch.tiles import tiled_maps
 from pplfast.recipe import CamConfig
 
 NOT_FINITE = "the maps hold values that are not finite; check the classifier"
@@ -57,8 +58,7 @@ class MapMaker:
         self, model: PatchClassifier, config: CamConfig, precision: str, call_pixels: int, batch: int, threads: int
     ) -> None:
         def tiled(row: Tensor, classes: Tensor, pixels: int) -> Tensor:
-            stride = total_stride(model.backbone)
-            return in_tiles(lambda part: model.maps(part, classes), row, pixels, stride, stride)
+            return tiled_maps(model, row, classes, pixels // 2)  # it holds twice what one call of that size does
 
         self.network = ScaledNetwork(
             model, model.maps, tiled, config.scales, config.flip, precision, call_pixels, batch, threads

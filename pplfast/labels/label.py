@@ -115,10 +115,7 @@ class _Labelling:
     def __init__(
         self, dataset: Dataset, label: LabelConfig, unsure: Unsure, outputs: Sequence[str], engine: str
     ) -> None:
-        check_rule(label, unsure)
-        unknown = [name for name in outputs if name not in OUTPUTS]
-        if unknown or not outputs:
-            raise UserError(f"--outputs {','.join(outputs)}: must be of {', '.join(OUTPUTS)}")
+        check_rule(label, unsure, outputs)
         if engine not in (*presets.ENGINES, presets.AUTO):
             raise UserError(f"CRF engine '{engine}': must be one of {', '.join((*presets.ENGINES, presets.AUTO))}")
         self.label, self.unsure, self.outputs, self.engine = label, unsure, tuple(outputs), engine
@@ -272,8 +269,10 @@ class CamLabelJob(Job):
         return payloads
 
 
-def check_rule(label: LabelConfig, unsure: Unsure) -> None:
+def check_rule(label: LabelConfig, unsure: Unsure, outputs: Sequence[str]) -> None:
     """Raises UserError for values out of range."""
+    if not outputs or any(name not in OUTPUTS for name in outputs):
+        raise UserError(f"--outputs {','.join(outputs)}: must be of {', '.join(OUTPUTS)}")
     presets.check_crf(label.crf)
     if unsure is None:
         presets.check_background(label.background, label.value)

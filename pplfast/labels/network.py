@@ -2,7 +2,6 @@
 image alone passes it."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,9 +20,6 @@ from pplfast.precision import resolve_precision
 
 OVERLAP = 128  # pixels that a tile sees beyond its own part, on each side where there are any
 SMALLEST_TILE = 256  # pixels on a side, overlap not counted
-# Of one call of the network on a CPU: small maps gain from company (8 rows of 188 x 250: 40 % less time a row than
-# one), those of one row of 750 x 1000 do not, and take memory.
-CPU_PIXELS = 800_000
 
 Run = Callable[..., Tensor]  # images (rows, 3, h, w), and what goes with each row -> (rows, ...)
 Tiled = Callable[..., Tensor]  # one row, what goes with it, and the pixels that one call may have
@@ -49,9 +45,8 @@ def network_choices(
 class ScaledNetwork:
     """model: in eval mode. run: of it, on rows of images. tiled: of it, on one row that is larger than call_pixels.
 
-    The rows of a scale (images, then mirrored images) go through the network in groups within `call_pixels`; grouping
-    does not change a row's result beyond rounding. tiled_at: the pixels of the smallest tile of the last call, 0
-    where no image was cut.
+    The rows of a scale (images, then mirrored images) go through the network in groups within `call_pixels`. tiled_at:
+    the pixels of the smallest tile of the last call, 0 where no image was cut.
     """
 
     def __init__(
@@ -82,7 +77,6 @@ class ScaledNetwork:
         """pixels: B times uint8 (H, W, 3); more: (B, ...) each -> per scale what the network makes of B rows, or of
         2 * B with mirrored ones. Raises the device's out-of-memory error where even the smallest tile does not fit."""
         self.tiled_at = 0
-        more = tuple(each.repeat(2, *[1] * (each.ndim - 1)) if self.flip else each for each in more)
         for scaled in ahead(lambda scale: self._scaler.submit(self._resizer, pixels, scale), self._scales, 1):
             with torch.inference_mode(), self.cast():
                 result = self._rows(scaled, more)
@@ -91,13 +85,14 @@ class ScaledNetwork:
             del result
 
     def _rows(self, images: Tensor, more: tuple[Tensor, ...]) -> Tensor:
+        """Of the images, then of the mirrored ones."""
+        more = tuple(each.repeat(2, *[1] * (each.ndim - 1)) if self.flip else each for each in more)
         done: list[Tensor] = []
         rows, at = len(images) * (2 if self.flip else 1), 0
         size = images.shape[2] * images.shape[3]
         tile = self._call_pixels if size > self._call_pixels else 0
         while at < rows:
-            one_call = CPU_PIXELS // size if self.device.type == "cpu" else sys.maxsize
-            count = 1 if tile else min(rows - at, max(1, min(one_call, self._group_pixels // size)))
+            count = 1 if tile else min(rows - at, max(1, self._group_pixels // size))
             part = _take(images, at, at + count)
             arguments = [each[at : at + count] for each in more]
             try:

@@ -90,11 +90,11 @@ def create(
     backbone = BACKBONES.find(name)(DEFAULT_STRIDE if output_stride is None else output_stride)
     if weights in (None, "none"):
         return backbone, None
-    path = _package_file(name) if weights == "auto" else weights
+    path = package_file(name) if weights == "auto" else weights
     return backbone, load_weights(backbone, path)
 
 
-def _package_file(name: str) -> str:
+def package_file(name: str) -> str:
     """The weight file that an installed package brings."""
     if name != "efficientnet_lite0":
         needed = f" ({NEEDED_FILE[name]})" if name in NEEDED_FILE else ""

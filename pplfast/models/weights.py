@@ -1,28 +1,26 @@
 """Weight files into a backbone: every tensor is accounted for, and a mismatch is refused by name."""
 
-import pickletools
-import tarfile
-import warnings
-import zipfile
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from pplfast.errors import UserError
 from pplfast.models.backbone import Backbone
-from pplfast.models.mxnet import is_mxnet_file, published_name, read_params
 from pplfast.models.values import bad_kind, bad_weight
-from pplfast.reading import open_regular
+from pplfast.models.weight_files import read_tables
+from pplfast.reading import shortened
 
-WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the tensors
+# Where "the weights" of a file are, under these names of dictionaries and wrappers; all others (ema, teacher,
+# encoder_q) say which of several networks it is.
+NEUTRAL = {
+    "", "state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "module", "_orig_mod",
+    "backbone", "encoder",
+}  # fmt: skip
 CLASSIFIERS = ("fc.", "_fc.", "linear1000", "fc8.")
-LEGACY_PICKLES = 5  # of torch.save before 1.6: magic number, version, system, the object, the names of its storages
-SMALL_FILE = 2**16  # bytes
 BOOKKEEPING = "num_batches_tracked"  # BatchNorm's counter, meaningless with frozen statistics
 
 
@@ -49,13 +47,15 @@ class LoadReport:
 def load_weights(backbone: Backbone, path: str | Path) -> LoadReport:
     """Copy the tensors of a weight file into `backbone`.
 
-    Formats: PyTorch (.pth, .pt; bare or under "state_dict" or "model", with or without "module."), safetensors, and
-    MXNet .params. Raises UserError naming file and tensors if the backbone is not covered in full, if a shape
-    differs, if the file holds more of the backbone than this one has (ResNet-101 into ResNet-50), and if values are
-    NaN, infinite or absurd.
+    Formats: PyTorch (.pth, .pt), safetensors, and MXNet .params. The tensors may lie in a dictionary of any name
+    ("state_dict", "model_ema") and behind a prefix that wrappers or a larger network gave them ("module._orig_mod.",
+    "backbone."); of several networks in one file the one under a neutral name is taken (NEUTRAL). Raises UserError
+    naming file and tensors if the backbone is not covered in full, if several networks cover it and none or more than
+    one is neutral, if a shape differs, if the file holds more of the backbone than this one has (ResNet-101 into
+    ResNet-50), and if values are NaN, infinite or absurd.
     """
-    tensors = read_tensors(path)
-    report = match(backbone, tensors, str(path))
+    tensors, rest = _of_backbone(backbone, read_tables(path), str(path))
+    report = match(backbone, tensors, rest, str(path))
     _refuse_mismatch(backbone, tensors, report)
     own = backbone.state_dict()
     loaded = {name: tensors[name] for name in report.loaded}
@@ -67,8 +67,9 @@ def load_weights(backbone: Backbone, path: str | Path) -> LoadReport:
     return report
 
 
-def match(backbone: Backbone, tensors: dict[str, Tensor], path: str) -> LoadReport:
-    """Sort the names of the file and of the backbone, without looking at shapes."""
+def match(backbone: Backbone, tensors: dict[str, Tensor], rest: Iterable[str], path: str) -> LoadReport:
+    """Sort the names of the file and of the backbone, without looking at shapes. rest: names without the prefix of the
+    others."""
     own = backbone.state_dict().keys()
     ignored = [
         name for name in tensors if name not in own and (name.startswith(CLASSIFIERS) or name.endswith(BOOKKEEPING))
@@ -77,123 +78,48 @@ def match(backbone: Backbone, tensors: dict[str, Tensor], path: str) -> LoadRepo
         path=path,
         loaded=tuple(name for name in own if name in tensors),
         missing=tuple(name for name in own if name not in tensors),
-        unexpected=tuple(name for name in tensors if name not in own and name not in ignored),
+        unexpected=(*(name for name in tensors if name not in own and name not in ignored), *rest),
         ignored=tuple(ignored),
     )
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by their PyTorch names; code in the file is never run."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such weight file; give an existing file, 'auto' or 'none'")
-    try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        if is_mxnet_file(path):
-            return {published_name(name): tensor for name, tensor in read_params(path).items()}
-        return _read_torch(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the file") from None
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return _strip(load_file(path))
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    _refuse_bomb(path)
-    _refuse_legacy(path)
-    with open_regular(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how old the format is; what matters is an error
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can make the reader fail in nearly any way
-            reason = (str(error).strip() or "damaged").splitlines()[0]
+def _of_backbone(
+    backbone: Backbone, tables: dict[str, dict[str, Tensor]], path: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors behind the prefix under which a file has most of the backbone's, without it, and the names of the
+    others in their table. Where that is nearly nothing, the largest table as it is."""
+    own = backbone.state_dict().keys()
+    found = {(where, prefix): count for where in tables for prefix, count in _prefixes(own, tables[where]).items()}
+    most = max(found.values(), default=0)
+    best = [place for place, count in found.items() if count == most]
+    if most < len(own) / 2:  # another network: a few names that all networks have say nothing
+        return max(tables.values(), key=len), []
+    if len(best) > 1:
+        names = [f"{where}.{prefix}".strip(".") for where, prefix in best]
+        neutral = [place for place, name in zip(best, names, strict=True) if NEUTRAL.issuperset(name.split("."))]
+        if len(neutral) != 1:
             raise UserError(
-                f"{path}: not a readable weight file ({reason[:120]}); expected a PyTorch state dict "
-                "(.pth, .pt), .safetensors or MXNet .params file"
-            ) from None
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = _tensors_of(content)
-    if not tensors:
-        raise UserError(
-            f"{path}: holds no tensors by name; expected a state dict, bare or under "
-            f"{' or '.join(repr(wrapper) for wrapper in WRAPPERS)}"
-        )
-    return _strip(tensors)
+                f"{path}: holds {len(best)} networks ({_some(names)}); save one of them in a file of its own"
+            )
+        best = neutral
+    where, prefix = best[0]
+    table = tables[where]
+    inside = {name.removeprefix(prefix): tensor for name, tensor in table.items() if name.startswith(prefix)}
+    return inside, [name for name in table if not name.startswith(prefix)]
 
 
-def _refuse_bomb(path: Path) -> None:
-    """torch.save packs without compression. A zip file whose contents are larger than itself is not from there, and
-    would be unpacked to any size."""
-    if not _is_zip(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as file:
-            entries = file.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # torch's reader says what is wrong with it
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise UserError(
-            f"{path}: a compressed archive, not a file of torch.save, which does not compress; unpack it, or fetch the "
-            "weights again"
-        )
-
-
-def _is_zip(path: Path) -> bool:
-    """Damaged ones too: torch's reader says what is wrong with them."""
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return True
-
-
-def _refuse_legacy(path: Path) -> None:
-    """Of the formats before zip: tar archives, which torch unpacks into a folder, and pickles whose storages are larger
-    than the file, for which torch makes room before it reads."""
-    if _is_zip(path):
-        return
-    if tarfile.is_tarfile(path):
-        raise UserError(f"{path}: a tar archive; unpack it, and give the weights inside")
-    most = max(path.stat().st_size, SMALL_FILE)
-    with open_regular(path) as file:
-        try:
-            largest = max((number for _ in range(LEGACY_PICKLES) for number in _storage_numbers(file)), default=0)
-        except Exception:  # no pickle: torch's reader says what is wrong with it
-            return
-    if largest > most:
-        raise UserError(f"{path}: is smaller than the tensors that it claims to hold; fetch the weights again")
-
-
-def _storage_numbers(file: BinaryIO) -> Iterator[int]:
-    """The whole numbers of one pickle that stand near a reference to a storage: one of them is its size."""
-    recent: deque[int] = deque(maxlen=12)  # opcodes; a reference has nine
-    for operation, argument, _ in pickletools.genops(file):
-        recent.append(argument if type(argument) is int else 0)
-        if operation.name == "BINPERSID":
-            yield max(recent)
-
-
-def _tensors_of(content: Any) -> dict[str, Tensor]:
-    if not isinstance(content, dict):
-        return {}
-    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-
-
-def _strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the "module." that (Distributed)DataParallel puts before every name."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+def _prefixes(own: Iterable[str], tensors: Iterable[str]) -> Counter[str]:
+    """Prefix, "" or with its dot -> how many of the backbone's names the file has behind it."""
+    counts: Counter[str] = Counter()
+    own = set(own)
+    depth = max(name.count(".") for name in own) + 1
+    for name in tensors:
+        parts = name.rsplit(".", depth)
+        for start in range(len(parts)):
+            suffix = ".".join(parts[start:])
+            if suffix in own:
+                counts[name.removesuffix(suffix)] += 1
+    return counts
 
 
 def _refuse_mismatch(backbone: Backbone, tensors: dict[str, Tensor], report: LoadReport) -> None:
@@ -204,7 +130,8 @@ def _refuse_mismatch(backbone: Backbone, tensors: dict[str, Tensor], report: Loa
         if tensors[name].shape != own[name].shape
     ]
     roots = {name.split(".")[0] for name in own}
-    excess = [name for name in report.unexpected if name.split(".")[0] in roots]
+    excess = [name for name in report.unexpected if name in tensors and name.split(".")[0] in roots]
+    others = "" if report.loaded else f"; the file has {_some(tensors)}"
     for names, what in (
         (report.missing, "tensors of the backbone are missing"),
         (shapes, "tensors have another shape"),
@@ -212,11 +139,11 @@ def _refuse_mismatch(backbone: Backbone, tensors: dict[str, Tensor], report: Loa
     ):
         if names:
             raise UserError(
-                f"{report.path}: not weights of {backbone.name}: {len(names)} {what} ({_some(names)}); "
+                f"{report.path}: not weights of {backbone.name}: {len(names)} {what} ({_some(names)}{others}); "
                 "give the file of this backbone, or name the backbone of this file"
             )
 
 
 def _some(names: Iterable[str], count: int = 4) -> str:
     names = list(names)
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    return ", ".join(shortened(name) for name in names[:count]) + (", ..." if len(names) > count else "")

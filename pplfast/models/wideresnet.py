@@ -2,11 +2,11 @@
 
 from typing import NamedTuple, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.kernels import add_scale_act, scale_act
 from pplfast.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Activation, Backbone, BlockSpec
+from pplfast.models.dropout import dropout
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 
@@ -59,11 +59,12 @@ class PreActivationUnit(nn.Module):
 
 
 class PreActivationBottleneck(nn.Module):
-    """BN-ReLU-conv three times (1x1, 3x3, 1x1), with dropout of whole channels before the last two."""
+    """BN-ReLU-conv three times (1x1, 3x3, 1x1), with dropout of whole channels before the last two: as `layer` and
+    the one after it."""
 
-    def __init__(self, inputs: int, outputs: int, dilation: int, dropout: float):
+    def __init__(self, inputs: int, outputs: int, dilation: int, dropout: float, layer: int):
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.layer = dropout, layer
         self.bn_branch2a = FrozenBatchNorm(inputs)
         self.conv_branch2a = Conv(inputs, outputs // 4, 1)
         self.bn_branch2b1 = FrozenBatchNorm(outputs // 4)
@@ -78,11 +79,11 @@ class PreActivationBottleneck(nn.Module):
         if activated is None:
             activated = scale_act(x, *self.bn_branch2a.affine(), "relu")
         y = self.conv_branch2a(activated, self.bn_branch2b1, "relu")
-        y = self.conv_branch2b1(self._drop(y), self.bn_branch2b2, "relu")
-        return add(self.conv_branch2b2(self._drop(y)), self.conv_branch1(activated), following)
+        y = self.conv_branch2b1(self._drop(y, 0), self.bn_branch2b2, "relu")
+        return add(self.conv_branch2b2(self._drop(y, 1)), self.conv_branch1(activated), following)
 
-    def _drop(self, y: Tensor) -> Tensor:
-        return F.dropout2d(y, self.dropout) if self.training else y
+    def _drop(self, y: Tensor, place: int) -> Tensor:
+        return dropout(y, self.dropout, self.layer + place, self.training)
 
     @property
     def last_conv(self) -> Conv:
@@ -115,8 +116,8 @@ class WideResNet38(Backbone):
                 self.add_module(name, PreActivationUnit(inputs, row.mid, row.out, stride, dilation, row.dilation))
                 specs.append(BlockSpec(name, stride, row.out))
                 inputs = row.out
-        for name, outputs, dropout in BOTTLENECKS:
-            self.add_module(name, PreActivationBottleneck(inputs, outputs, 4, dropout))
+        for name, outputs, rate in BOTTLENECKS:
+            self.add_module(name, PreActivationBottleneck(inputs, outputs, 4, rate, layer=2 * len(specs)))
             specs.append(BlockSpec(name, 1, outputs))
             inputs = outputs
         self.bn7 = FrozenBatchNorm(inputs)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pplfast.kernels import patch_split, patch_split_act
 from pplfast.models.backbone import Backbone
+from pplfast.models.dropout import branches
 from pplfast.models.layers import folded_once
 
 
@@ -67,7 +68,8 @@ def _advance(backbone: Backbone, x: Tensor, groups: list[_Group], first: int, la
     if first == last:
         return x
     for group in groups:
-        group.x, group.activated = backbone.run(group.x, first, last, activated=group.activated), None
+        with branches([(index + 1, rows) for index, rows in zip(group.stages, group.sizes, strict=True)]):
+            group.x, group.activated = backbone.run(group.x, first, last, activated=group.activated), None
     return backbone.run(x, first, last)
 
 

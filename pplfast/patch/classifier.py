@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pplfast.kernels import cam_head
 from pplfast.models.backbone import Backbone, Network
+from pplfast.models.dropout import dropout
 from pplfast.patch.branches import PatchStage, run_branches
 from pplfast.patch.pooling import Pooling, pool
 
@@ -82,10 +83,14 @@ class PatchClassifier(Network):
                 raise ValueError(f"grid {stage.grid} is below 1")
         self.stages = tuple(stages)
 
-    def features(self, images: Tensor) -> Features:
-        """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
+    def check_stages(self) -> None:
+        """Raises RuntimeError where the mode needs stages and `set_stage` has not named them."""
         if self.mode == "explicit" and not self.stages:
             raise RuntimeError("set_stage() must name the explicit classifier's stages first")
+
+    def features(self, images: Tensor) -> Features:
+        """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
+        self.check_stages()
         patched, global_map = run_branches(self.backbone, images, self.stages, detach=self.mode == "explicit")
         if self.mode == "progressive" and not self.stages:
             patched = [(global_map, 1)]
@@ -107,7 +112,7 @@ class PatchClassifier(Network):
         # Under autocast a linear layer would round the pooled means and the logits to bf16.
         with torch.autocast(images.device.type, enabled=False):
             weight = self.classifier.weight.flatten(1)
-            pooled_SC = F.dropout(torch.cat(pooled, dim=1).to(weight.dtype), self.dropout, self.training)
+            pooled_SC = dropout(torch.cat(pooled, dim=1).to(weight.dtype), self.dropout, 0, self.training)
             return F.linear(pooled_SC, weight)
 
     @torch.no_grad()

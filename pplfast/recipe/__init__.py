@@ -3,7 +3,7 @@
 A recipe names what it reproduces. Unknown keys and values out of range are errors that name the file and the key.
 """
 
-from pplfast.recipe.checks import PRECISIONS
+from pplfast.recipe.ranges import PRECISIONS
 from pplfast.recipe.reading import Part, load_recipe, part_from_dict, preset_names, recipe_from_dict, recipe_to_dict
 from pplfast.recipe.settings import (
     AffinityConfig,

@@ -1,11 +1,12 @@
-"""What every number of a recipe may be. One table: for files, --set, --seed, saved recipes and Python alike."""
+"""What every number and every name of a recipe may be: for files, --set, --seed, saved recipes and Python alike."""
 
 import math
 import reprlib
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pplfast.errors import UserError
+from pplfast.errors import UserError, did_you_mean
+from pplfast.labels.presets import BACKGROUNDS, NONE, PRESETS
 
 LONGEST_TEXT = 4096  # characters
 MOST_ENTRIES = 64  # of a list
@@ -63,6 +64,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "warmup": Range(0, 10_000_000, note="optimizer steps"),
         "batch": IMAGES,
         "accumulation": Range(1, 65536),
+        "micro_batch": Range(0, 65536, note="0: not set"),
         "zero": Range(0, 2),
         "clip": Range(0, 1_000_000, note="0: none"),
     },
@@ -85,6 +87,29 @@ RANGES: dict[str, dict[str, Range]] = {
 }
 
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+VARIANTS = ("plain", "ppl", "explicit")
+HEADS = ("auto", "light", "largefov", "aspp")
+CRFS = (*PRESETS, NONE)
+# The same of texts that are one of a few names. What may be a part of one's own is found when its table is used.
+NAMES: dict[str, dict[str, tuple[str, ...]]] = {
+    "OptimConfig": {"precision": PRECISIONS, "reduction": ("fp32", "bf16")},
+    "CamConfig": {"precision": ("auto", "fp32", "bf16")},
+    "LabelConfig": {"background": BACKGROUNDS, "crf": CRFS},
+    "AffinityConfig": {"crf": CRFS},
+    "SegmentationConfig": {"head": HEADS, "crf": CRFS},
+    "Recipe": {"variants": VARIANTS},
+}
+
+
+class SettingError(UserError):
+    """A setting that cannot be. key: in its table. what: the value and what it must be, or what else is wrong."""
+
+    def __init__(self, kind: type, key: str, what: str) -> None:
+        super().__init__(f"{kind.__name__}.{key}{what}")
+        self.key, self.what = key, what
+
+
 class _Short(reprlib.Repr):
     """Of any value, however deep, long or large: at most some dozens of characters."""
 
@@ -99,30 +124,30 @@ class _Short(reprlib.Repr):
 short = _Short().repr
 
 
-def check_value(kind: type, key: str, value: Any, shown: str) -> None:
-    """kind: a class of settings.py. shown: what the message says before the range. Raises UserError."""
-    allowed = RANGES.get(kind.__name__, {}).get(key)
-    for entry in value if isinstance(value, tuple | list) else (value,):
-        if allowed is not None and isinstance(entry, int | float) and not allowed.holds(entry):
-            raise UserError(f"{shown} = {short(value)}: must be {allowed}")
-        if isinstance(entry, str):
-            _check_text(entry, shown)
-    if isinstance(value, tuple | list) and len(value) > MOST_ENTRIES:
-        raise UserError(f"{shown}: has {len(value)} entries; must be at most {MOST_ENTRIES}")
-
-
-def _check_text(text: str, shown: str) -> None:
-    if len(text) > LONGEST_TEXT:
-        raise UserError(f"{shown}: has {len(text)} characters; must be at most {LONGEST_TEXT}")
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UserError(f"{shown} = {short(text)}: must be text without a NUL or half a character")
-
-
-def check_ranges(part: Any) -> None:
-    """Every value of one table of settings, as it is made in Python. Raises UserError naming it."""
+def check_values(part: Any) -> None:
+    """Every value of one table of settings by itself. Raises SettingError."""
+    kind = type(part)
     for entry in fields(part):
         value = getattr(part, entry.name)
-        check_value(type(part), entry.name, value, f"{type(part).__name__}.{entry.name}")
+        several = isinstance(value, tuple | list)
+        for single in value if several else (value,):
+            if wrong := _wrong(kind, entry.name, single):
+                raise SettingError(kind, entry.name, f" = {short(value)}: {wrong}")
+        if several and len(value) > MOST_ENTRIES:
+            raise SettingError(kind, entry.name, f": has {len(value)} entries; must be at most {MOST_ENTRIES}")
+
+
+def _wrong(kind: type, key: str, value: Any) -> str:
+    allowed, names = RANGES.get(kind.__name__, {}).get(key), NAMES.get(kind.__name__, {}).get(key)
+    if allowed is not None and isinstance(value, int | float) and not allowed.holds(value):
+        return f"must be {allowed}"
+    if not isinstance(value, str):
+        return ""
+    if len(value) > LONGEST_TEXT:
+        return f"has {len(value)} characters; must be at most {LONGEST_TEXT}"
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "must be text without a NUL or half a character"
+    return f"must be one of {', '.join(names)}{did_you_mean(value, names)}" if names and value not in names else ""
 
 
 def finite_float(value: int) -> float:

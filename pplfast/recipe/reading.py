@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pplfast.errors import UserError, did_you_mean
-from pplfast.recipe.checks import check_recipe
 from pplfast.recipe.overrides import Overrides, apply_overrides
-from pplfast.recipe.ranges import check_value, finite_float, short
+from pplfast.recipe.ranges import SettingError, finite_float, short
 from pplfast.recipe.settings import AugmentConfig, ModelConfig, OptimConfig, Recipe
 
 Part = TypeVar("Part")
@@ -62,7 +61,7 @@ def _read(name: str) -> tuple[str, str]:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise UserError(f"{name}: is no recipe file: larger than {LARGEST_FILE // 1000} kB; give a TOML file")
-        return name, content.decode("utf-8")
+        return name, content.decode("utf-8-sig")  # Notepad writes a byte order mark
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{name}: neither a recipe file nor a preset{did_you_mean(name, preset_names())} "
@@ -81,7 +80,8 @@ def recipe_from_dict(table: dict[str, Any], source: str) -> Recipe:
     source: what messages call it. Raises UserError naming the source, the key and what it must be.
     """
     recipe = part_from_dict(Recipe, table, source)
-    check_recipe(recipe, source)
+    if not recipe.stages:
+        raise UserError(f"{source}: 'stages' = []: must be at least one [[stages]] table")
     return recipe
 
 
@@ -132,14 +132,13 @@ def _build(kind: Any, table: dict[str, Any], source: str, path: str, base: Any =
         if entry.default_factory is not dataclasses.MISSING
     }
     values = {key: _convert(value, hints[key], source, f"{path}{key}", bases.get(key)) for key, value in table.items()}
-    for key, value in values.items():
-        check_value(kind, key, value, f"{source}: '{path}{key}'")
-    if base is not None:
-        return dataclasses.replace(base, **values)
     for entry in dataclasses.fields(kind):
-        if entry.default is entry.default_factory is dataclasses.MISSING and entry.name not in values:
+        if entry.default is entry.default_factory is dataclasses.MISSING and entry.name not in values and base is None:
             raise UserError(f"{source}: '{path}{entry.name}' is missing")
-    return kind(**values)
+    try:
+        return kind(**values) if base is None else dataclasses.replace(base, **values)
+    except SettingError as error:
+        raise UserError(f"{source}: '{path}{error.key}'{error.what}") from None
 
 
 def _convert(value: Any, hint: Any, source: str, path: str, base: Any = None) -> Any:

@@ -1,16 +1,29 @@
 """Every setting of a run as frozen dataclasses; a table of the TOML file is one of them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from pplfast.recipe.ranges import check_ranges
+from pplfast.errors import UserError
+from pplfast.labels.presets import check_background
+from pplfast.recipe.ranges import SettingError, check_values, short
 
 
 class Settings:
-    """What every table has: numbers out of the ranges of ranges.py cannot be, however it is made."""
+    """What every table has: values that ranges.py does not allow, and such as do not go together, cannot be, however it
+    is made."""
 
     def __post_init__(self) -> None:
-        """Raises UserError naming the setting and its range."""
-        check_ranges(self)
+        """Raises UserError naming the setting and what it must be."""
+        check_values(self)
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raises SettingError for values that may be alone, but not with the others of this table."""
+
+    def need(self, condition: bool, key: str, expected: str) -> None:
+        if not condition:
+            value: Any = getattr(self, key)
+            raise SettingError(type(self), key, f" = {short(value)}: must be {expected}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,10 @@ class AugmentConfig(Settings):
     flip: float = 0.5  # probability
     jitter: float = 0.0  # strength of brightness, contrast and saturation change: factors in 1 +- jitter
 
+    def check_together(self) -> None:
+        low, high = self.resize_long
+        self.need(low <= high, "resize_long", "two sizes, low <= high")
+
 
 @dataclass(frozen=True)
 class OptimConfig(Settings):
@@ -46,11 +63,21 @@ class OptimConfig(Settings):
     poly: float = 0.9  # lr * (1 - iteration / iterations)^poly, per stage
     warmup: int = 0  # iterations of linear warm-up at the start of the first stage
     batch: int = 16  # images per optimizer step, over all ranks and accumulation steps
-    accumulation: int = 1
+    accumulation: int = 1  # parts that a batch is computed in, one after the other, each shared among the ranks
+    micro_batch: int = 0  # in place of accumulation: images that a rank computes at once, at most; 0: not set
     precision: str = "auto"  # "auto": bf16 where it is fast, else fp32; or "fp32", "bf16", "fp16" (GPU only)
     zero: int = 0  # DeepSpeed ZeRO stage, 0 to 2
     reduction: str = "fp32"  # "fp32" | "bf16": the gradients on their way between ranks
     clip: float = 0.0  # gradient norm; 0: none
+
+    def check_together(self) -> None:
+        parts = f"accumulation = {self.accumulation}"
+        self.need(self.batch % self.accumulation == 0, "batch", f"a multiple of {parts}")
+        self.need(not self.micro_batch or self.accumulation == 1, "micro_batch", f"left out with {parts}")
+        if self.precision == "fp16":
+            self.need(self.reduction == "fp32", "reduction", "fp32 with precision = 'fp16'; or train in bf16")
+            # DeepSpeed 0.19.8 takes the norm of the scaled gradients at ZeRO 1 and 2.
+            self.need(not self.clip or not self.zero, "clip", "0 with precision = 'fp16', or zero 0; or train in bf16")
 
 
 @dataclass(frozen=True)
@@ -72,6 +99,9 @@ class CamConfig(Settings):
     batch: int = 8  # images of one shape at a time
     precision: str = "auto"  # "auto": bf16 where it is fast, else fp32
 
+    def check_together(self) -> None:
+        self.need(bool(self.scales), "scales", "one size or more")
+
 
 @dataclass(frozen=True)
 class LabelConfig(Settings):
@@ -80,6 +110,14 @@ class LabelConfig(Settings):
     background: str = "threshold"  # "threshold" | "alpha"
     value: float = 0.0  # the threshold or the exponent; threshold 0: the best of the sweep
     crf: str = "probabilities"  # preset name, or "none"
+
+    def check_together(self) -> None:
+        if self.background == "threshold" and self.value == 0:
+            return
+        try:
+            check_background(self.background, self.value)
+        except UserError as error:
+            raise SettingError(type(self), "value", f": {error}") from None
 
 
 @dataclass(frozen=True)
@@ -106,6 +144,9 @@ class AffinityConfig(Settings):
     walk: WalkConfig = field(default_factory=WalkConfig)
     label: LabelConfig = field(default_factory=lambda: LabelConfig(crf="none"))  # from the walked maps
 
+    def check_together(self) -> None:
+        self.need(self.background <= self.foreground, "background", f"at most foreground = {self.foreground}")
+
 
 @dataclass(frozen=True)
 class SegmentationConfig(Settings):
@@ -121,6 +162,12 @@ class SegmentationConfig(Settings):
     flip: bool = True
     test_batch: int = 4  # images of one shape at a time
     crf: str = "deeplab"  # preset name, or "none"
+
+    def check_together(self) -> None:
+        self.need(bool(self.scales), "scales", "one size or more")
+        if self.model.pooling != "mean":
+            what = f" = {short(self.model.pooling)}: must be left out: a segmentation network does not pool"
+            raise SettingError(type(self), "model.pooling", what)
 
 
 @dataclass(frozen=True)

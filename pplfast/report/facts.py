@@ -5,7 +5,8 @@ from typing import Any
 from pplfast.evaluate.unscored import ALMOST_ALL, MAX_ABSENT, MAX_ALMOST_ALL, MAX_EMPTY, suspicious
 from pplfast.report.charts import swatch, table
 from pplfast.report.markup import NOTHING, Markup, element, join
-from pplfast.report.view import LABELS, RunView
+from pplfast.report.view import RunView
+from pplfast.steps import LABELS
 
 
 def warnings(view: RunView) -> Markup:

@@ -19,7 +19,8 @@ from pplfast.report.images import (
     read_photo,
 )
 from pplfast.report.markup import NOTHING, Markup, element, join
-from pplfast.report.view import LABELS, RunView, VariantView
+from pplfast.report.view import RunView, VariantView
+from pplfast.steps import LABELS
 
 
 def choose(dataset: Dataset, count: int) -> list[int]:
@@ -69,16 +70,16 @@ def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> Mar
         figures.append(_figure(labels_over(photo.pixels, label_map(mask, photo)), "truth"))
     columns = [_column(name, figures)]
     for variant in variants:
-        columns.append(_column(variant.title, _outputs(variant.folder, dataset, name, photo), variant.key))
+        columns.append(_column(variant.title, _outputs(variant, dataset, name, photo), variant.key))
     return element("article", *columns, css="example single" if len(variants) == 1 else "example")
 
 
-def _outputs(folder: Path, dataset: Dataset, name: str, photo: Photo) -> list[Markup]:
+def _outputs(variant: VariantView, dataset: Dataset, name: str, photo: Photo) -> list[Markup]:
     """Figures of what one variant made of one image; a file that cannot be read is named in its place."""
     figures = []
     try:
-        check_classes(folder / "cams", dataset.classes)
-        cam = _own_cam(folder / "cams" / f"{name}.npz", dataset, photo)
+        check_classes(variant.folder / "cams", dataset.classes)
+        cam = _own_cam(variant.folder / "cams" / f"{name}.npz", dataset, photo)
         figures += [
             _figure(heat_over(photo.pixels, values), f"CAM {dataset.classes.names[column]}")
             for column, values in zip(cam.classes, cam.maps, strict=True)
@@ -86,8 +87,8 @@ def _outputs(folder: Path, dataset: Dataset, name: str, photo: Photo) -> list[Ma
     except (OSError, UserError) as error:
         figures.append(_note(str(error)))
     for source, caption in LABELS.items():
-        path = folder / source / f"{name}.png"
-        if path.exists():
+        path = variant.folder / source / f"{name}.png"
+        if source in variant.seconds and path.exists():  # an earlier run with other settings may have left more
             try:
                 figures.append(_figure(labels_over(photo.pixels, label_map(path, photo)), caption))
             except UserError as error:

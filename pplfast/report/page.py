@@ -8,7 +8,8 @@ from pplfast.report.facts import facts_section, warnings
 from pplfast.report.gallery import gallery
 from pplfast.report.markup import NOTHING, Child, Markup, element, join, stylesheet
 from pplfast.report.tables import class_table, delta, duration, scored, summary_table, times_table
-from pplfast.report.view import CAMS, LABELS, RunView, VariantView
+from pplfast.report.view import CAMS, RunView, VariantView
+from pplfast.steps import LABELS
 
 # The browser, too, runs no script and fetches nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

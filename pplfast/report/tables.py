@@ -5,60 +5,17 @@ from collections.abc import Sequence
 from pplfast.report.charts import bar, row, swatch, table
 from pplfast.report.markup import NOTHING, Child, Markup, element, join
 from pplfast.report.view import RunView, ScoreView, VariantView
-
-STEPS = {
-    "train": "training",
-    "cams": "CAMs",
-    "eval_cam": "threshold sweep",
-    "labels": "labels before the CRF",
-    "labels_crf": "labels through the CRF",
-    "eval_label": "scoring labels",
-    "eval_label_crf": "scoring labels after the CRF",
-    "cams_train": "CAMs to train on",
-    "affinity_labels": "confident labels",
-    "boundary": "training of the boundaries",
-    "walk": "random walk",
-    "eval_walk": "threshold sweep after the walk",
-    "labels_walk": "labels from the walk",
-    "eval_label_walk": "scoring labels from the walk",
-    "walk_train": "random walk to train on",
-    "labels_train": "labels to train on",
-    "segmentation": "training of the segmentation",
-    "predictions": "segmentation",
-    "eval_segmentation": "scoring the segmentation",
-    "facts_label": "reading the labels",
-    "facts_label_crf": "reading the labels after the CRF",
-    "facts_label_walk": "reading the labels from the walk",
-    "facts_segmentation": "reading the segmentation",
-}
-
-# What each figure is of, in the order of the chain.
-SCORED = {
-    "cams": "CAMs",
-    "labels": "labels without CRF",
-    "labels_crf": "labels after the CRF",
-    "labels_walk": "labels after the random walk",
-    "predictions": "segmentation network",
-}
-
-# The same over narrow columns.
-SHORT = {
-    "cams": "CAMs",
-    "labels": "labels",
-    "labels_crf": "after CRF",
-    "labels_walk": "after walk",
-    "predictions": "network",
-}
+from pplfast.steps import SHOWN, STEP
 
 
 def scored(variants: Sequence[VariantView]) -> list[tuple[str, str]]:
-    """The entries of SCORED that some variant has a figure for."""
+    """Name and text of the maps and labels that some variant has a figure for, in the order of the chain."""
     with_crf = any(variant.with_crf for variant in variants)
     return [
-        (name, text)
-        for name, text in SCORED.items()
-        if any(name in variant.mious for variant in variants)
-        and (with_crf or name != "labels_crf")  # without CRF that is the figure of the labels before it, again
+        (step.name, step.text)
+        for step in SHOWN
+        if any(step.name in variant.mious for variant in variants)
+        and (with_crf or step.name != "labels_crf")  # without CRF that is the figure of the labels before it, again
     ]
 
 
@@ -94,7 +51,7 @@ Column = tuple[VariantView, str, ScoreView]
 
 def class_table(view: RunView) -> Markup:
     """IoU of each class; NOTHING where nothing is scored."""
-    titles = dict(SHORT)
+    titles = {step.name: step.short for step in SHOWN}
     if any("labels_crf" in variant.scores for variant in view.variants):
         del titles["labels"]  # what the CRF begins with
     columns = [
@@ -107,7 +64,7 @@ def class_table(view: RunView) -> Markup:
         element("p", f"Not shown: {problem}", css="note")
         for variant in view.variants
         for name, problem in variant.unreadable.items()
-        if name in SHORT
+        if name in STEP and STEP[name].short
     ]
     if not columns and not notes:
         return NOTHING
@@ -156,7 +113,7 @@ def times_table(view: RunView) -> Markup:
             rate = variant.rates.get(step)
             cells: tuple[Child, ...] = (
                 join([swatch(variant.key), variant.title]),
-                STEPS.get(step, step),
+                STEP[step].title if step in STEP else step,
                 duration(seconds),
                 f"{rate:.1f}" if rate else "",
                 bar(seconds / longest, f"b-{variant.key}"),

@@ -10,26 +10,9 @@ from pplfast.checked import Table, read_table
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.errors import UserError
 from pplfast.report.losses import Losses, read_losses
+from pplfast.steps import LABELS, SCORES, SHOWN, VARIANTS
 
-VARIANTS = {"plain": "Plain classifier", "ppl": "Progressive patch learning", "explicit": "Explicit patch learning"}
-
-# Folders of label PNGs in the order of the chain: each is made from the one before.
-LABELS = {
-    "labels": "labels without CRF",
-    "labels_crf": "labels after the CRF",
-    "labels_walk": "labels after the random walk",
-    "predictions": "segmentation network",
-}
-
-# What is scored, the file of its scores, and its figure in the summary.
-CAMS = "cams"
-SCORES = {
-    CAMS: ("eval_cam.json", "cam_miou"),
-    "labels": ("eval_label.json", "label_before_crf_miou"),
-    "labels_crf": ("eval_label_crf.json", "label_miou"),
-    "labels_walk": ("eval_label_walk.json", "walk_label_miou"),
-    "predictions": ("eval_segmentation.json", "segmentation_miou"),
-}
+CAMS = SHOWN[0].name
 NO_CRF = "none"
 
 AGAIN = "give `pplfast run` the same command again, which writes it anew"
@@ -55,15 +38,15 @@ class VariantView:
     key: str  # plain, ppl or explicit
     title: str
     folder: Path
-    mious: dict[str, float]  # by the names of SCORES, in percent; only what is scored
+    mious: dict[str, float]  # by the names of SHOWN, in percent; only what is scored
     background: str
     crf: str
     seconds: dict[str, float]  # by step
     rates: dict[str, float]  # images/s by step
     facts: dict[str, dict[str, Any]]  # by LABELS: counts as of `LabelFacts`, of label sets that no mask scores
     losses: Losses
-    scores: dict[str, ScoreView]  # by SCORES; those that the data set has masks for
-    unreadable: dict[str, str]  # by SCORES, and "train": files that have to be shown as missing, and why
+    scores: dict[str, ScoreView]  # by SHOWN; those that the data set has masks for
+    unreadable: dict[str, str]  # by SHOWN, and "train": files that have to be shown as missing, and why
 
     @property
     def with_crf(self) -> bool:
@@ -159,7 +142,8 @@ def _open(config: DataConfig) -> tuple[Dataset | None, str]:
 
 
 def _read_variant(folder: Path, key: str, numbers: Table, classes: "_Classes") -> VariantView:
-    mious = {name: numbers.number(entry, 0, PERCENT) for name, (_, entry) in SCORES.items() if numbers.has(entry)}
+    scored = {step.name: SCORES[step.name] for step in SHOWN if numbers.has(SCORES[step.name].figure)}
+    mious = {name: numbers.number(score.figure, 0, PERCENT) for name, score in scored.items()}
     crf = numbers.text("crf")
     losses, scores = Losses(), {}
     unreadable: dict[str, str] = {}
@@ -167,11 +151,11 @@ def _read_variant(folder: Path, key: str, numbers: Table, classes: "_Classes") -
         losses = read_losses(folder / "train" / "log.jsonl")
     except UserError as problem:
         unreadable["train"] = str(problem)
-    for name, (file, _) in SCORES.items():
-        expected = name in mious and not (name == "labels_crf" and crf == NO_CRF)
-        if expected or os.path.lexists(folder / file):
+    for name, score in scored.items():
+        if name != "labels_crf" or crf != NO_CRF:
+            file = folder / score.output
             try:
-                scores[name] = classes.check(folder / file, _read_scores(folder / file, name == CAMS))
+                scores[name] = classes.check(file, _read_scores(file, name == CAMS))
             except UserError as problem:
                 unreadable[name] = str(problem)
     return VariantView(

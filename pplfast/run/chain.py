@@ -1,26 +1,31 @@
 """The whole chain: check the data, train each variant, CAMs, labels, scores, summary, report."""
 
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pplfast.data.check import IMAGE_KINDS, check_dataset, unseen_classes, unusable
+from pplfast.cluster.agreement import CODE, DATA, RECIPE, agree, code_versions
+from pplfast.cluster.meeting import world_size
+from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together, while_others_wait
+from pplfast.data.check import IMAGE_KINDS, check_dataset, class_remarks, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.problems import ERROR, Problem
+from pplfast.data.problems import ERROR, WARNING, Problem
 from pplfast.doctor import hardware, versions
 from pplfast.errors import UserError, one_line
 from pplfast.files import check_inside, is_output, remove_file, write_json
 from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
-from pplfast.run.config import RunConfig, absolute, fingerprint
+from pplfast.run.config import Lists, RunConfig, absolute, file_contents, file_states, fingerprint, parts_of
 from pplfast.run.facts import few_steps
-from pplfast.run.refinement import check_refinement, has_segmentation
 from pplfast.run.steps import Steps
-from pplfast.run.variant import VariantChain, output_files, step_names
-from pplfast.train.plan import check_plan, check_segmentation
+from pplfast.run.variant import output_files, run_variant
+from pplfast.steps import TEST, TRAIN, VAL, steps_of
+from pplfast.train.check import check_recipe
 from pplfast.train.trainer import TrainOptions, use_threads
 
 MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
@@ -29,63 +34,84 @@ MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look
 def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Do what is not done yet of a run in `config.out`; returns its summary, which is also in summary.json.
 
-    Images that cannot be used are named and left out, up to MAX_UNUSABLE of a list; repaired ones come back with the
-    next call. say: called with one line per step. Raises UserError for data, settings or outputs that cannot be used;
-    the same call continues after it, or after a kill, where it stopped. Raises it at once where another process writes
-    to `config.out`.
+    Under a launcher every rank calls it alike. Images that cannot be used are named and left out, up to MAX_UNUSABLE of
+    a list; repaired ones come back with the next call. say: called on rank 0 with one line per step. Raises UserError
+    for data, settings or outputs that cannot be used; the same call continues after it, or after a kill, where it
+    stopped, on any number of ranks. Raises it at once where another process writes to `config.out`.
     """
-    with hold_folder(config.out):
-        return _run(config, say)
+    with hold_run(config) as ranks:
+        return _run(config, ranks, say if ranks.main else lambda line: None)
 
 
-def _run(config: RunConfig, say: Callable[[str], None]) -> dict[str, Any]:
-    use_threads(config.training or TrainOptions())  # of all steps, whether this call trains or an earlier one did
-    train_set, val_set, test_set = open_sets(config)
-    steps = step_names(config, train_set, val_set, test_set)
-    announce = _Announcer(say, 2 + len(config.variants) * len(steps))
+@contextmanager
+def hold_run(config: RunConfig) -> Iterator[Ranks]:
+    """Join the ranks, and hold the folder of the run on rank 0."""
+    options = config.training or TrainOptions()
+    ranks = start_ranks(options.local_rank, options.stuck_after)
+    with ExitStack() as held:
+        # A launcher that starts again may not have ended the rank 0 of before yet.
+        wait = options.lost_after if ranks.world > 1 else 0.0
+        on_main(ranks, lambda: held.enter_context(hold_folder(config.out, wait)))
+        yield ranks
+
+
+def _run(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
+    use_threads(config.training or TrainOptions(), ranks.local_world)  # of all steps, whether this call trains or not
+    sets = together(ranks, lambda: open_sets(config))
+    _agree(config, sets, ranks)
+    announce = _Announcer(say, 2 + len(config.variants) * len(steps_of(parts_of(config.recipe, sets))))
+    on_main(ranks, lambda: _begin(config))
+    lists, left_out = _check_data(config, sets, ranks, announce)
+    train_set, val_set = lists.sets[TRAIN], lists.sets[VAL]
+    if few := few_steps(config.recipe, len(train_set)):
+        announce.note(few)
+    for remark in class_remarks(train_set):
+        announce.note(f"warning: {remark}")
+    if not any(val_set.masks):
+        announce.note(f"{val_set.name} has no masks: nothing is scored")
+    parts = {variant: run_variant(config, variant, lists, ranks, announce.of(variant)) for variant in config.variants}
+    summary = _summary(config, lists, left_out, parts)
+    on_main(ranks, lambda: write_json(config.out / "summary.json", summary))
+    announce("report")
+    while_others_wait(ranks, lambda: str(write_report(config.out)))
+    return summary
+
+
+def open_sets(config: RunConfig) -> dict[str, Dataset]:
+    """The lists by TRAIN, VAL and TEST, which is VAL's without one. Raises UserError for what would otherwise be found
+    only after training."""
+    train_set, val_set = open_dataset(config.train), open_dataset(config.val)
+    test_set = open_dataset(config.test) if config.test and config.recipe.segmentation.epochs else val_set
+    _check_usable(config, train_set, val_set, test_set)
+    return {TRAIN: train_set, VAL: val_set, TEST: test_set}
+
+
+def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
+    compiled = config.training.compile if config.training else ""
+    check_recipe(config.recipe, config.variants, len(train_set.classes), world_size(os.environ), compiled)
+    for dataset in (train_set, val_set):
+        if dataset.labels is None:
+            raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")
+    for dataset in (val_set, test_set):
+        if train_set.classes != dataset.classes:
+            raise UserError(f"{dataset.name}: has other classes than {train_set.name}; give both with --classes")
+    if not config.variants:
+        raise UserError("no variants to run; give --variants plain,ppl")
+
+
+def _agree(config: RunConfig, sets: dict[str, Dataset], ranks: Ranks) -> None:
+    """Ranks that want different things would wait for each other."""
+    if ranks.world > 1:
+        recipe = {**recipe_to_dict(config.recipe), "variants": config.variants, "--out": str(config.out)}
+        data = {f"the digest of ids and labels of {key}": fingerprint(dataset) for key, dataset in sets.items()}
+        agree(ranks, {CODE: code_versions(), RECIPE: recipe, DATA: data})
+
+
+def _begin(config: RunConfig) -> None:
     check_inside(config.out, output_files(config))
     write_json(config.out / "run.json", _record(config))
     is_output(config.out / "report.html")  # not a folder, which would be found when all else is done
     remove_file(config.out / "summary.json")  # it never describes a run that has been changed since
-    lists = {config.train: train_set, config.val: val_set}
-    if config.test and test_set is not val_set:
-        lists[config.test] = test_set
-    left_out = _check_data(lists, config, announce)
-    train_set, val_set, test_set = (_without(dataset, left_out) for dataset in (train_set, val_set, test_set))
-    if few := few_steps(config.recipe, len(train_set)):
-        announce.note(few)
-    if unseen := unseen_classes(train_set):
-        announce.note(unseen)
-    if not any(val_set.masks):
-        announce.note(f"{val_set.name} has no masks: nothing is scored")
-    parts = {
-        variant: VariantChain(config, variant, train_set, val_set, test_set, announce.of(variant)).run()
-        for variant in config.variants
-    }
-    summary = _summary(config, train_set, val_set, parts)
-    if left_out:
-        summary["data"]["left_out"] = left_out
-    if has_segmentation(config.recipe):
-        summary["data"]["test"] = _describe(test_set)
-    summary["warnings"] = [
-        f"{variant}, {text}"
-        for variant, part in parts.items()
-        for facts in part["without_masks"].values()
-        for text in facts["warnings"]
-    ]
-    write_json(config.out / "summary.json", summary)
-    announce("report")
-    write_report(config.out)
-    return summary
-
-
-def open_sets(config: RunConfig) -> tuple[Dataset, Dataset, Dataset]:
-    """The training, the validation and the test list, which is the second one where there is no other. Raises UserError
-    for what would otherwise be found only after training."""
-    train_set, val_set = open_dataset(config.train), open_dataset(config.val)
-    test_set = open_dataset(config.test) if config.test and has_segmentation(config.recipe) else val_set
-    _check_usable(config, train_set, val_set, test_set)
-    return train_set, val_set, test_set
 
 
 class _Announcer:
@@ -117,70 +143,73 @@ class _VariantAnnouncer:
         self.parent.note(f"{self.variant}: {text}")
 
 
-def _check_usable(config: RunConfig, train_set: Dataset, val_set: Dataset, test_set: Dataset) -> None:
-    """What would otherwise be found only after training."""
-    check_refinement(config.recipe)
-    check_plan(config.recipe, config.variants)
-    if has_segmentation(config.recipe):
-        check_segmentation(config.recipe.segmentation)
-    for dataset in (train_set, val_set):
-        if dataset.labels is None:
-            raise UserError(f"{dataset.name}: has no image labels; name their file with --labels")
-    for dataset in (val_set, test_set):
-        if train_set.classes != dataset.classes:
-            raise UserError(f"{dataset.name}: has other classes than {train_set.name}; give both with --classes")
-    if not config.variants:
-        raise UserError("no variants to run; give --variants plain,ppl")
-
-
-def _check_data(lists: dict[DataConfig, Dataset], config: RunConfig, announce: _Announcer) -> dict[str, str]:
-    """What is wrong with each image that has to be left out, by id."""
+def _check_data(
+    config: RunConfig, sets: dict[str, Dataset], ranks: Ranks, announce: _Announcer
+) -> tuple[Lists, dict[str, str]]:
+    """The lists without the images that have to be left out, and what is wrong with each of those, by id."""
+    configs = {TRAIN: config.train, VAL: config.val}
+    if config.test and sets[TEST] is not sets[VAL]:
+        configs[TEST] = config.test
+    settings = {key: fingerprint(sets[key]) for key in configs} | {
+        "roots": [str(absolute(data).root) for data in configs.values()],
+        "files": on_main(ranks, lambda: {key: file_states(sets[key]) for key in configs}),
+    }
+    steps = Steps(config.out, ranks, announce)
 
     def action() -> dict[str, Any]:
-        warnings = 0
-        left_out: dict[str, str] = {}
-        for data, dataset in lists.items():
-            problems: list[Problem] = []
-            open_dataset(data, problems)
-            report = check_dataset(dataset, problems)
-            bad = {
-                problem.id: f"{problem.path}: {problem.message}"
-                for problem in report.problems
-                if problem.kind in IMAGE_KINDS
-            }
-            fatal = [
-                problem
-                for problem in report.problems
-                if problem.severity == ERROR
-                and (problem.id not in bad or len(bad) > max(1, MAX_UNUSABLE * len(dataset)))
-            ]
-            if fatal:
-                raise UserError(
-                    f"{fatal[0].path}: {fatal[0].message} ({report.errors} such errors in {dataset.name}; "
-                    "`pplfast data check` lists them)"
-                )
-            warnings += report.warnings
-            left_out |= bad
-        if warnings:
-            announce.note(f"{warnings} warnings; `pplfast data check` lists them")
-        return {"warnings": warnings, "left_out": left_out}
+        return while_others_wait(ranks, lambda: _check_lists(configs, sets, announce))
 
-    train_set, val_set, *test_set = (lists[config.train], lists[config.val], *list(lists.values())[2:])
-    settings = {
-        "train": fingerprint(train_set),
-        "val": fingerprint(val_set),
-        "roots": [str(absolute(config.train).root), str(absolute(config.val).root)],
-    }
-    if config.test and test_set:
-        settings["test"] = [fingerprint(test_set[0]), str(absolute(config.test).root)]
-    result = Steps(config.out, announce).run("check data", settings, [], action)
+    result = steps.run("check data", settings, action)
     left_out: dict[str, str] = result.values["left_out"]
-    if result.skipped:
-        paths = {id: path for dataset in lists.values() for id, path in zip(dataset.ids, dataset.images, strict=True)}
-        left_out = {id: reason for id, reason in left_out.items() if unusable(paths[id])}
+    bad = [path for set in sets.values() for id, path in zip(set.ids, set.images, strict=True) if id in left_out]
+    if result.skipped and on_main(ranks, lambda: not all(map(unusable, bad))):
+        steps.forget("check data")  # a file can be read again, though nobody has written to it
+        result = steps.run("check data", settings, action)
+        left_out = result.values["left_out"]
     for reason in left_out.values():
         announce.note(f"left out: {reason}")
-    return left_out
+    usable = {key: _without(dataset, left_out) for key, dataset in sets.items()}
+    return Lists(usable, result.values["content"], result.values["masks"]), left_out
+
+
+def _check_lists(configs: dict[str, DataConfig], sets: dict[str, Dataset], announce: _Announcer) -> dict[str, Any]:
+    warnings = 0
+    left_out: dict[str, str] = {}
+    for data, dataset in {data: sets[key] for key, data in configs.items()}.items():  # each list once
+        problems: list[Problem] = []
+        open_dataset(data, problems)
+        report = check_dataset(dataset, problems)
+        for problem in report.problems:
+            if not problem.id and problem.severity == WARNING:
+                announce.note(f"warning: {problem.path}: {problem.message}")
+        bad = {
+            problem.id: f"{problem.path}: {problem.message}"
+            for problem in report.problems
+            if problem.kind in IMAGE_KINDS
+        }
+        fatal = [
+            problem
+            for problem in report.problems
+            if problem.severity == ERROR and (problem.id not in bad or len(bad) > max(1, MAX_UNUSABLE * len(dataset)))
+        ]
+        if fatal:
+            raise UserError(
+                f"{fatal[0].path}: {fatal[0].message} ({report.errors} such errors in {dataset.name}; "
+                "`pplfast data check` lists them)"
+            )
+        warnings += report.warnings
+        left_out |= bad
+    if warnings:
+        announce.note(f"{warnings} warnings; `pplfast data check` lists them")
+    usable = {key: _without(dataset, left_out) for key, dataset in sets.items()}
+    files = {part for dataset in usable.values() for part in (dataset.images, dataset.masks)}
+    contents = {paths: file_contents(paths) for paths in files}
+    return {
+        "warnings": warnings,
+        "left_out": left_out,
+        "content": {key: contents[dataset.images] for key, dataset in usable.items()},
+        "masks": {key: contents[dataset.masks] for key, dataset in usable.items()},
+    }
 
 
 def _without(dataset: Dataset, left_out: dict[str, str]) -> Dataset:
@@ -197,16 +226,31 @@ def _record(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _summary(config: RunConfig, train_set: Dataset, val_set: Dataset, parts: dict[str, Any]) -> dict[str, Any]:
+def _summary(config: RunConfig, lists: Lists, left_out: dict[str, str], parts: dict[str, Any]) -> dict[str, Any]:
     """Figures by variant; mIoU in percent, times in seconds, of the pass that finished each step."""
+    train_set = lists.sets[TRAIN]
+    data: dict[str, Any] = {
+        "train": {"list": train_set.name, "images": len(train_set)},
+        "val": _describe(lists.sets[VAL]),
+    }
+    if lists.parts(config.recipe).segmentation:
+        data["test"] = _describe(lists.sets[TEST])
+    if left_out:
+        data["left_out"] = left_out
     return {
         "recipe": config.recipe.name,
         "seed": config.recipe.seed,
-        "data": {"train": {"list": train_set.name, "images": len(train_set)}, "val": _describe(val_set)},
+        "data": data,
         **parts,
         "seconds": round(sum(sum(part["seconds"].values()) for part in parts.values()), 1),
         "versions": versions(),
         "hardware": hardware(),
+        "warnings": [
+            f"{variant}, {text}"
+            for variant, part in parts.items()
+            for facts in part["without_masks"].values()
+            for text in facts["warnings"]
+        ],
     }
 
 

@@ -2,12 +2,17 @@
 
 import dataclasses
 import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.data.dataset import DataConfig, Dataset
+from pplfast.labels.presets import NONE
 from pplfast.recipe import Recipe
+from pplfast.steps import TEST, TRAIN, VAL, Parts
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions
@@ -26,7 +31,7 @@ class RunConfig:
     recipe: Recipe
     variants: tuple[str, ...]
     out: Path
-    jobs: int  # processes of the CRF and of the scoring
+    jobs: int | None = None  # processes of the CRF and of the scoring; None: one per core
     training: "TrainOptions | None" = None  # None: the defaults
     command: str = ""  # for the record
     test: DataConfig | None = None
@@ -62,9 +67,60 @@ def absolute(config: DataConfig) -> DataConfig:
     )
 
 
+@dataclass(frozen=True)
+class Lists:
+    """The data of a run by TRAIN, VAL and TEST, which is the validation list where there is no other. content, masks:
+    what the files of its images and masks hold."""
+
+    sets: dict[str, Dataset]
+    content: dict[str, str]
+    masks: dict[str, str]
+
+    def parts(self, recipe: Recipe) -> Parts:
+        return parts_of(recipe, self.sets)
+
+
+def parts_of(recipe: Recipe, sets: dict[str, Dataset]) -> Parts:
+    return Parts(
+        crf=recipe.label.crf != NONE,
+        affinity=recipe.affinity.epochs > 0,
+        segmentation=recipe.segmentation.epochs > 0,
+        masks=any(sets[VAL].masks),
+        test_masks=any(sets[TEST].masks),
+        one_list=fingerprint(sets[TRAIN]) == fingerprint(sets[VAL]),
+    )
+
+
 def fingerprint(dataset: Dataset) -> str:
-    """Changes with the ids, classes and labels. Files are taken on trust, so that a data set can be moved."""
+    """Changes with the ids, classes and labels, not with the place, so that a data set can be moved."""
     digest = hashlib.sha256(repr((dataset.ids, dataset.classes)).encode())
     if dataset.labels is not None:
         digest.update(dataset.labels.tobytes())
     return digest.hexdigest()[:16]
+
+
+def file_states(dataset: Dataset) -> str:
+    """Changes whenever an image or a mask has been written to, moved or given other rights: one look at each."""
+    digest = hashlib.sha256()
+    for path in (*dataset.images, *dataset.masks):
+        try:
+            found = os.stat(path) if path else None
+        except OSError:
+            found = None
+        digest.update(repr(found and (found.st_size, found.st_mtime_ns, found.st_ctime_ns)).encode())
+    return digest.hexdigest()[:16]
+
+
+def file_contents(paths: Iterable[Path | None]) -> str:
+    """Changes with what the files hold, and with their order. Reads them whole."""
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(_content, paths))).hexdigest()[:16]
+
+
+def _content(path: Path | None) -> bytes:
+    """32 bytes; of a file that cannot be read, which the check of the data names, zeros."""
+    try:
+        with open(path or "", "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return bytes(32)

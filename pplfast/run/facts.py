@@ -8,17 +8,8 @@ from pplfast.data.sampling import steps_per_epoch
 from pplfast.evaluate import LabelFacts
 from pplfast.labels.presets import DEFAULT_THRESHOLD
 from pplfast.recipe import OptimConfig, Recipe
-from pplfast.report.view import LABELS
+from pplfast.steps import FACTS, LABELS
 from pplfast.train.schedules import stage_iterations
-
-# The step that takes the place of scoring where a list has no masks, by the step that made the labels.
-FACTS = {
-    "labels": "facts_label",  # only where no CRF follows
-    "labels_crf": "facts_label_crf",
-    "labels_walk": "facts_label_walk",
-    "predictions": "facts_segmentation",
-}
-FACT_FILES = {name: f"{name}.json" for name in FACTS.values()}
 
 FEW_STEPS = 100  # of a classifier; masks that were trained with fewer were of no use
 
@@ -49,11 +40,11 @@ def facts_summary(values: dict[str, dict[str, Any]], recipe: Recipe, train_image
     """
     found = {}
     for source, step in FACTS.items():
-        if step in values:
-            found[source] = values[step] | {
+        if step.name in values:
+            found[source] = values[step.name] | {
                 "warnings": [
                     f"{LABELS[source]}: {text}. Remedy: {remedy(kind, source, recipe, train_images)} (docs/recipes.md)"
-                    for kind, text in _facts(values[step]).concerns().items()
+                    for kind, text in _facts(values[step.name]).concerns().items()
                 ]
             }
     return found

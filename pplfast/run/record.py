@@ -26,13 +26,15 @@ class Values(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Record:
-    """settings: any JSON. The rest only where the step is done."""
+    """settings: any JSON. stamp: when its outputs were begun, updated: when they last changed; "" where not known.
+    The rest only where the step is done."""
 
     settings: Any
     done: bool
     values: dict[str, Any]
     seconds: float
     stamp: str
+    updated: str
 
 
 def read_record(path: Path) -> Record:
@@ -40,10 +42,14 @@ def read_record(path: Path) -> Record:
     table = read_json(path)
     if "settings" not in table or type(table.get("done")) is not bool:
         raise _refusal(path, "settings or done are missing")
+    stamp = table.get("stamp", "")
+    updated = table.get("updated", stamp)
+    if not all(isinstance(time, str) and (STAMP.fullmatch(time) or not time) for time in (stamp, updated)):
+        raise _refusal(path, "its times are none")
     if not table["done"]:
-        return Record(table["settings"], False, {}, 0.0, "")
-    values, seconds, stamp = (table.get(key) for key in ("values", "seconds", "stamp"))
-    if not isinstance(values, dict) or not _number(seconds) or not isinstance(stamp, str) or not STAMP.fullmatch(stamp):
+        return Record(table["settings"], False, {}, 0.0, stamp, updated)
+    values, seconds = table.get("values"), table.get("seconds")
+    if not isinstance(values, dict) or not _number(seconds) or not stamp:
         raise _refusal(path, "values, seconds or stamp are none")
     for name, value in values.items():
         if name in KINDS and not KINDS[name](value):
@@ -51,7 +57,7 @@ def read_record(path: Path) -> Record:
     if (values.get("declared") is None) != (values.get("empty") is None):
         raise _refusal(path, "declared and empty do not go together")
     assert isinstance(seconds, int | float), "checked"
-    return Record(table["settings"], True, Values(values, path), seconds, stamp)
+    return Record(table["settings"], True, Values(values, path), seconds, stamp, updated)
 
 
 def _refusal(path: Path, reason: str) -> UserError:
@@ -75,8 +81,8 @@ def _optional_count(value: Any) -> bool:
 
 
 def _figure(value: Any) -> bool:
-    """A loss that was never logged is NaN."""
-    return value is None or type(value) is float or _number(value)
+    """A loss of one's own may be below 0."""
+    return value is None or (type(value) in (int, float) and abs(value) < 2**53)
 
 
 def _text(value: Any) -> bool:
@@ -90,6 +96,8 @@ def _texts(value: Any) -> bool:
 # Of the values that the program uses again.
 KINDS: dict[str, Callable[[Any], bool]] = {
     "left_out": _texts,
+    "content": _texts,
+    "masks": _texts,
     "miou": _figure,
     "threshold": _optional,
     "missing": _count,

@@ -5,13 +5,11 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+from pplfast.cluster.ranks import Ranks, on_main
 from pplfast.files import check_inside, write_json
-from pplfast.lock import hold_folder
-from pplfast.run.chain import run
+from pplfast.run.chain import hold_run, run
 from pplfast.run.config import RunConfig
-
-FIGURES = ("cam_miou", "label_before_crf_miou", "label_miou")
-REFINED = ("walk_miou", "walk_label_miou", "segmentation_miou")  # where the recipe has them
+from pplfast.steps import SCORES
 
 
 def run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -19,15 +17,16 @@ def run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None
 
     {"seeds": [...], "mean": {variant: {figure: mean}}, "runs": {"seed0": summary, ...}}, mIoU in percent.
     """
-    with hold_folder(config.out):
-        return _run_seeds(config, seeds, say)
+    with hold_run(config) as ranks:
+        return _run_seeds(config, seeds, ranks, say)
 
 
-def _run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
+def _run_seeds(config: RunConfig, seeds: Sequence[int], ranks: Ranks, say: Callable[[str], None]) -> dict[str, Any]:
     runs = {}
-    check_inside(config.out, [config.out / f"seed{seed}" / "name" for seed in seeds])
+    on_main(ranks, lambda: check_inside(config.out, [config.out / f"seed{seed}" / "name" for seed in seeds]))
     for seed in seeds:
-        say(f"seed {seed}:")
+        if ranks.main:
+            say(f"seed {seed}:")
         runs[f"seed{seed}"] = run(
             dataclasses.replace(
                 config, out=config.out / f"seed{seed}", recipe=dataclasses.replace(config.recipe, seed=seed)
@@ -35,7 +34,7 @@ def _run_seeds(config: RunConfig, seeds: Sequence[int], say: Callable[[str], Non
             say,
         )
     result = {"recipe": config.recipe.name, "seeds": list(seeds), "mean": _means(config.variants, runs), "runs": runs}
-    write_json(config.out / "summary.json", result)
+    on_main(ranks, lambda: write_json(config.out / "summary.json", result))
     return result
 
 
@@ -44,7 +43,7 @@ def _means(variants: Sequence[str], runs: dict[str, Any]) -> dict[str, dict[str,
     means: dict[str, dict[str, float | None]] = {}
     for variant in variants:
         first = next(iter(runs.values()))[variant]
-        figures = [*FIGURES, *(figure for figure in REFINED if figure in first)]
+        figures = [step.figure for step in SCORES.values() if step.figure in first]
         values = {figure: [summary[variant][figure] for summary in runs.values()] for figure in figures}
         means[variant] = {figure: None if None in some else round(fmean(some), 3) for figure, some in values.items()}
     return means

@@ -1,26 +1,20 @@
 """The figures of a run as text."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from pplfast.evaluate.unscored import ALMOST_ALL
-from pplfast.report.view import LABELS, VARIANTS
+from pplfast.steps import LABELS, SCORES, SHOWN, VARIANTS
 
-CHAIN = (
-    ("seed", "cam_miou"),
-    ("+CRF", "label_miou"),
-    ("+walk", "walk_label_miou"),
-    ("segmentation", "segmentation_miou"),
-)
-SCORES = (("CAM mIoU", "cam_miou"), ("labels, no CRF", "label_before_crf_miou"), ("labels, CRF", "label_miou"))
+FIGURES = [(step.short, SCORES[step.name].figure) for step in SHOWN]  # head, name in the summary
+TIMES = {"train time": ("train",), "CAM time": ("cams",), "label time": ("labels", "labels_crf")}
 
 
 def closing(summary: dict[str, Any], out: Path) -> str:
     """What `pplfast run` says in the end: figures, what looks wrong, and where the labels and the report are."""
     parts = [
         summary_table(summary),
-        chain_table(summary),
         facts_table(summary),
         "\n".join(f"warning: {text}" for text in summary["warnings"]),
         label_folders(summary, out),
@@ -31,42 +25,21 @@ def closing(summary: dict[str, Any], out: Path) -> str:
 def summary_table(summary: dict[str, Any]) -> str:
     """One line per variant. mIoU in percent, times in seconds. Columns without any figure are left out."""
     parts = {name: summary[name] for name in VARIANTS if name in summary}
-    columns = _known(SCORES, parts.values(), with_crf=any(part["crf"] != "none" for part in parts.values()))
-    rows: list[Sequence[str]] = [("variant", *(head for head, _ in columns), "background", "train", "CAMs", "labels")]
+    columns = _known(parts.values(), with_crf=any(part["crf"] != "none" for part in parts.values()))
+    rows = [("variant", *(head for head, _ in columns), "background", *TIMES)]
     for variant, part in parts.items():
-        seconds = part["seconds"]
-        rows.append(
-            (
-                variant,
-                *(_figure(part[key]) for _, key in columns),
-                part["background"],
-                f"{seconds['train']:.0f} s",
-                f"{seconds['cams']:.0f} s",
-                f"{seconds['labels'] + seconds.get('labels_crf', 0):.0f} s",
-            )
-        )
-    val = summary["data"]["val"]
-    scored = (
+        times = [sum(part["seconds"].get(step, 0) for step in steps) for steps in TIMES.values()]
+        figures = [_figure(part.get(key)) for _, key in columns]
+        rows.append((variant, *figures, part["background"], *(f"{time:.0f} s" for time in times)))
+    val, test = summary["data"]["val"], summary["data"].get("test")
+    notes = [
         f"mIoU in percent, scored on {val['list']}: {val['scored']} of {val['images']} images"
         if val["scored"]
         else f"{val['list']}: {val['images']} images, no masks, nothing scored"
-    )
-    return "\n".join([*_align(rows), scored])
-
-
-def chain_table(summary: dict[str, Any]) -> str:
-    """From the seed to the segmentation network, one line per variant; "" without refinement or scores. In percent."""
-    parts = {name: summary[name] for name in VARIANTS if name in summary}
-    columns = _known(CHAIN, parts.values(), with_crf=any(part["crf"] != "none" for part in parts.values()))
-    if not any(head in ("+walk", "segmentation") for head, _ in columns):
-        return ""
-    rows = [
-        ("variant", *(head for head, _ in columns)),
-        *((name, *(_figure(part.get(key)) for _, key in columns)) for name, part in parts.items()),
     ]
-    test = summary["data"].get("test")
-    note = f"segmentation on {test['list']}: {test['scored']} of {test['images']} images scored" if test else None
-    return "\n".join([*_align(rows), *([note] if note else [])])
+    if test and test["scored"]:
+        notes.append(f"network: on {test['list']}: {test['scored']} of {test['images']} images")
+    return "\n".join([*_align(rows), *notes])
 
 
 def facts_table(summary: dict[str, Any]) -> str:
@@ -99,8 +72,8 @@ def label_folders(summary: dict[str, Any], out: Path) -> str:
     """Where the label PNGs are, the last of the chain first."""
     rows = []
     for variant in (key for key in VARIANTS if key in summary):
-        found = [source for source in reversed(LABELS) if (out / variant / source).is_dir()]
-        rows += [(str(out / variant / source), LABELS[source]) for source in found]
+        made = [source for source in reversed(LABELS) if source in summary[variant]["seconds"]]
+        rows += [(str(out / variant / source), LABELS[source]) for source in made]
     return "\n".join(["label PNGs:", *(f"  {line}" for line in _align(rows, left=True))])
 
 
@@ -120,7 +93,7 @@ def seeds_table(result: dict[str, Any]) -> str:
     """One line per variant and seed, and the mean. mIoU in percent."""
     means = result["mean"].values()
     with_crf = any(run[name]["crf"] != "none" for run in result["runs"].values() for name in result["mean"])
-    columns = _known((*SCORES, *CHAIN[2:]), means, with_crf)
+    columns = _known(means, with_crf)
     if not columns:
         return "no masks, nothing scored; each seed's report says what its labels show by themselves"
     rows = [("variant", "seed", *(head for head, _ in columns))]
@@ -132,13 +105,11 @@ def seeds_table(result: dict[str, Any]) -> str:
     return "\n".join(_align(rows))
 
 
-def _known(
-    columns: Iterable[tuple[str, str]], parts: Collection[dict[str, Any]], with_crf: bool
-) -> list[tuple[str, str]]:
-    """The columns that some part has a figure for. Without a CRF the figure after it is the one before it, again."""
+def _known(parts: Collection[dict[str, Any]], with_crf: bool) -> list[tuple[str, str]]:
+    """The FIGURES that some part has. Without a CRF the figure after it is the one before it, again."""
     return [
         (head, key)
-        for head, key in columns
+        for head, key in FIGURES
         if any(part.get(key) is not None for part in parts) and (with_crf or key != "label_miou")
     ]
 

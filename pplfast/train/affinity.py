@@ -12,7 +12,6 @@ from torch import Tensor
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.errors import UserError
 from pplfast.extend import refuse_modules_within
 from pplfast.files import StrPath
 from pplfast.kernels.random_walk import neighbours, straight_path
@@ -21,6 +20,7 @@ from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.networks import BOUNDARY, find_network
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig, ModelConfig, part_from_dict
+from pplfast.train.check import check_affinity
 from pplfast.train.masks import mask_record, with_masks
 from pplfast.train.network_file import as_described, load_weights_into, read_network, read_training, save_network
 from pplfast.train.plan import StagePlan
@@ -63,8 +63,7 @@ class AffinityTask(Task[BoundaryNet]):
         self.title = f"boundary network, {classifier.backbone.name}"
 
     def check(self) -> None:
-        if self.config.augment.crop % STRIDE:
-            raise UserError(f"affinity.augment.crop = {self.config.augment.crop}: must be a multiple of {STRIDE}")
+        check_affinity(self.config)
 
     def record(self) -> dict[str, Any]:
         return mask_record(NAME, dataclasses.asdict(self.config), self.dataset, self.seed)

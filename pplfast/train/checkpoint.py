@@ -43,6 +43,10 @@ class Progress:
     steps: int = 0  # optimizer steps done in all stages
     stage_ended: bool = False
     seconds: float = 0.0  # spent in training, over all sessions
+    loss: float = 0.0  # mean of the last interval of the log; 0 before there was one
+    open_loss: float = 0.0  # sum over the steps since then
+    open_steps: int = 0
+    images_per_s: float = 0.0  # of the session that wrote it; 0 before the first interval
 
 
 @dataclass(frozen=True)
@@ -192,19 +196,16 @@ def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
     progress, scale = manifest.get("progress"), manifest.get("loss_scale")
     if not isinstance(progress, dict) or not isinstance(scale, dict):
         raise UserError(f"{MANIFEST} lacks the progress or the loss scale")
-    kinds: dict[str, tuple[type, ...]] = {
-        "stage": (int,),
-        "iteration": (int,),
-        "steps": (int,),
-        "stage_ended": (bool,),
-        "seconds": (int, float),
-    }
-    for name, kind in kinds.items():
-        value: Any = progress.get(name)
-        if type(value) not in kind or not 0 <= value < 2**53:
+    usual = asdict(Progress())
+    for name, value in progress.items():
+        low = -(2**53) if name in ("loss", "open_loss") else 0  # of an own loss
+        like = (int, float) if isinstance(usual.get(name), float) else (type(usual.get(name)),)
+        if name not in usual or type(value) not in like or not low <= value < 2**53:
             raise UserError(f"{MANIFEST}: {name} is not as a checkpoint has it")
     numbers = all(type(value) in (int, float) and abs(value) < 2**128 for value in scale.values())
-    if progress.keys() != kinds.keys() or not numbers or not all(map(LOSS_SCALE.fullmatch, scale)):
+    # The others are not in the checkpoints of pplfast 0.1.0.
+    complete = {"stage", "iteration", "steps", "stage_ended", "seconds"} <= progress.keys()
+    if not complete or not numbers or not all(map(LOSS_SCALE.fullmatch, scale)):
         raise UserError(f"{MANIFEST} is not that of a checkpoint")
     return Checkpoint(path, Progress(**progress), scale)
 

@@ -15,6 +15,7 @@ from pplfast.networks import CLASSIFIER
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import Recipe
 from pplfast.train import loss as losses
+from pplfast.train.check import check_classifier
 from pplfast.train.identity import describe
 from pplfast.train.model_file import DESCRIPTION, ClassifierInfo, library_versions, read_info, save_classifier
 from pplfast.train.network_file import as_described
@@ -58,8 +59,10 @@ class ClassifierTask(Task[PatchClassifier]):
         dataset = self.dataset
         if len(dataset) == 0 or dataset.labels is None:
             raise UserError(f"{dataset.name}: {'no image labels; give --labels' if len(dataset) else 'no images'}")
+        if not dataset.labels.any():
+            raise UserError(f"{dataset.name}: none of its images has any of the classes; add images of them")
+        check_classifier(self.recipe, (self.variant,), len(dataset.classes))
         self.loss = losses.LOSSES.find(self.recipe.loss)
-        losses.check_loss(self.recipe.loss, self.loss, len(dataset.classes))
 
     def record(self) -> dict[str, Any]:
         return describe(self.recipe, self.variant, self.dataset)

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -21,40 +22,40 @@ BUCKET = 8_000_000  # gradients reduced together: 32 MB in float32, enough to fi
 def check_precision(optim: OptimConfig, device: torch.device) -> None:
     if optim.precision == "fp16" and device.type != "cuda":
         raise UserError("optim.precision = 'fp16': needs a GPU; choose bf16 or fp32")
-    if optim.precision == "fp16" and optim.zero and optim.clip:
-        # DeepSpeed 0.19.8 takes the norm of the scaled gradients there.
+
+
+@dataclass(frozen=True)
+class Share:
+    """How the images of an optimizer step are computed."""
+
+    parts: int  # one after the other, their gradients added up
+    group: int  # images of a part, over all ranks
+    micro_batch: int  # images of a part that one rank has, at most
+
+
+def share_batch(optim: OptimConfig, world: int) -> Share:
+    """Among `world` ranks, any number of which a run continues on. With `optim.micro_batch` the parts follow from it.
+    Raises UserError if some ranks would have nothing to do."""
+    parts = optim.accumulation
+    if optim.micro_batch:
+        fitting = (n for n in range(1, optim.batch + 1) if optim.batch % n == 0)
+        parts = next(n for n in fitting if optim.batch <= n * world * optim.micro_batch)
+    group = optim.batch // parts
+    if group < world:
         raise UserError(
-            f"optim.clip = {optim.clip} with fp16: DeepSpeed clips wrongly at optim.zero = {optim.zero}; "
-            f"set optim.zero = 0, or choose bf16"
+            f"optim.batch = {optim.batch} in {parts} parts: is less than an image for each of {world} ranks; use fewer "
+            f"ranks, or a larger batch"
         )
-    if optim.reduction == "bf16" and optim.precision == "fp16":
-        raise UserError("optim.reduction = 'bf16' with optim.precision = 'fp16': reduce in fp32, or train in bf16")
+    return Share(parts, group, -(-group // world))
 
 
-def check_compile(mode: str, optim: OptimConfig) -> None:
-    if mode == "reduce-overhead" and optim.accumulation > 1:
+def check_compile(mode: str, share: Share) -> None:
+    if mode == "reduce-overhead" and share.parts > 1:
         # A replayed CUDA graph may write its gradients to the memory where those of the part before still are: untried.
         raise UserError(
-            f"--compile {mode}: cannot add up the gradients of optim.accumulation = {optim.accumulation} parts; "
-            f"choose default, or set optim.accumulation = 1"
+            f"--compile {mode}: cannot add up the gradients of {share.parts} parts of a batch; choose default, or set "
+            f"optim.accumulation = 1 and no optim.micro_batch"
         )
-
-
-def micro_batch(optim: OptimConfig, ranks: Ranks) -> int:
-    """The most images that one rank has in one accumulation step; ranks that do not divide the batch share it almost
-    evenly, so that a run continues on whatever is left of its ranks. Raises UserError if some would have none."""
-    if optim.batch % optim.accumulation:
-        raise UserError(
-            f"optim.batch = {optim.batch}: is not a multiple of optim.accumulation {optim.accumulation}; "
-            f"choose one that is"
-        )
-    group = optim.batch // optim.accumulation
-    if group < ranks.world:
-        raise UserError(
-            f"optim.batch = {optim.batch} in optim.accumulation = {optim.accumulation} parts: is less than "
-            f"an image for each of {ranks.world} ranks; use fewer ranks, or a larger batch"
-        )
-    return -(-group // ranks.world)
 
 
 def compile_network(model: nn.Module, mode: str) -> None:
@@ -115,9 +116,10 @@ def _optimizer(model: Network, optim: OptimConfig, device: torch.device) -> torc
 
 
 def _config(model: nn.Module, optim: OptimConfig, ranks: Ranks) -> dict[str, Any]:
+    share = share_batch(optim, ranks.world)
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_batch(optim, ranks),
-        "gradient_accumulation_steps": optim.accumulation,
+        "train_micro_batch_size_per_gpu": share.micro_batch,
+        "gradient_accumulation_steps": share.parts,
         "gradient_clipping": optim.clip,
         # DeepSpeed overlaps the reduction with the backward pass at ZeRO 1 and 2 only. Its buckets of 500 million
         # elements would hold a whole network, and leave nothing to overlap.

@@ -12,7 +12,14 @@ from pplfast.recipe.reading import completed
 from pplfast.train.model_file import DESCRIPTION, library_versions
 
 RECORD = "recipe.json"
-USED = ("seed", "loss", "model", "augment", "optim", "stages")  # parts of a recipe that training depends on
+# Parts of a recipe that training depends on, and those of the tables of the other networks.
+USED = ("seed", "loss", "model", "augment", "optim", "stages")
+USED_OF_NETWORK = {
+    "boundary": ("epochs", "radius", "augment", "optim"),
+    "segmentation": ("epochs", "head", "balanced", "model", "augment", "optim"),
+}
+OF_CLASSIFIER = ("dropout", "pooling")  # keys of [segmentation.model] that its network has no use for
+FOR_INFORMATION = ("recipe", "settings", "versions", "precision", "float32")  # precision: what "auto" came to
 
 
 def describe(recipe: Recipe, variant: str, dataset: Dataset) -> dict[str, Any]:
@@ -33,9 +40,8 @@ def describe(recipe: Recipe, variant: str, dataset: Dataset) -> dict[str, Any]:
 def claim_folder(folder: Path, record: dict[str, Any], resume: bool, result: str = DESCRIPTION) -> str:
     """Decide what to do with `folder`: "finished", "resume" or "start". Called by rank 0 alone.
 
-    record: what the run is; all of it but `versions`, `precision` (what "auto" came to when the run began), `float32`
-    and the parts of `recipe` that training does not use has to agree with the folder's. result: the file that a
-    finished run has.
+    record: what the run is; all of it that its training depends on has to agree with the folder's: not versions, not
+    settings of what follows, not where the data set lies. result: the file that a finished run has.
     Writes recipe.json into a fresh folder. Raises UserError if the folder belongs to another run, or to an unfinished
     one and `resume` is off.
     """
@@ -68,10 +74,18 @@ def _refuse_other(folder: Path, there: dict[str, Any], record: dict[str, Any]) -
 
 def _essence(record: dict[str, Any]) -> dict[str, Any]:
     record = completed(record)
-    recipe = record.get("recipe")
-    recipe = recipe if isinstance(recipe, dict) else {}
-    rest = {key: value for key, value in record.items() if key not in ("recipe", "versions", "precision", "float32")}
-    return {**rest, **{key: recipe.get(key) for key in USED}}
+    network, dataset = record.get("network"), _table(record.get("dataset"))
+    used = USED_OF_NETWORK.get(network, USED) if isinstance(network, str) else USED
+    settings = _table(record.get("settings" if network else "recipe"))
+    kept = {key: settings.get(key) for key in used}
+    if network:
+        kept["model"] = {key: value for key, value in _table(kept.get("model")).items() if key not in OF_CLASSIFIER}
+    rest = {key: value for key, value in record.items() if key not in FOR_INFORMATION}
+    return {**rest, "dataset": {key: value for key, value in dataset.items() if key != "name"}, **kept}
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -87,6 +101,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _digest(dataset: Dataset) -> str:
     """Of the ids and the labels; the images themselves are taken on trust."""
-    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    digest = hashlib.sha256(dataset.encoded_ids)
     digest.update(dataset.known_labels.tobytes())
     return digest.hexdigest()[:16]

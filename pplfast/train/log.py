@@ -57,10 +57,7 @@ class TrainLog:
     total: steps of the whole run."""
 
     def __init__(self, run: RunInfo, total: int, loggers: tuple[str, ...], console: Console | None = None) -> None:
-        lines = JsonLines(run)
-        last = lines.last.get("loss")
-        self.last_loss = math.nan if last is None else float(last)  # before `run.step`
-        self._loggers: dict[str, Logger] = {"jsonl": lines, **open_loggers(loggers, run)}
+        self._loggers: dict[str, Logger] = {"jsonl": JsonLines(run), **open_loggers(loggers, run)}
         self._display = make_display(console or Console(file=sys.stderr), run.step, total)
 
     def write(self, interval: Interval) -> None:

@@ -50,7 +50,7 @@ class JsonLines:
 
     def __init__(self, run: RunInfo) -> None:
         self.path = run.folder / JSONL
-        self.last: dict[str, Any] = _keep_until(self.path, run.step)  # of the lines that stayed
+        _keep_until(self.path, run.step)
         self._file = open_append(self.path)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -159,22 +159,19 @@ def _find(name: str) -> _Known:
     return _Known(own)
 
 
-def _keep_until(path: Path, step: int) -> dict[str, Any]:
-    """Drop the lines after `step`, and a torn last one. Returns the last that stays; {} if none does."""
-    last: dict[str, Any] = {}
+def _keep_until(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and a torn last one."""
     kept = []
     for _, line in read_lines(path):
         try:
             entry = parse_json(line)
             if entry["iteration"] <= step and _is_loss(entry.get("loss")):
                 kept.append(line)
-                last = entry
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     if path.exists():
         with atomic_path(path) as temporary:
             temporary.write_bytes(b"".join(kept))
-    return last
 
 
 def _is_loss(value: Any) -> bool:

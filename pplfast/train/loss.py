@@ -68,6 +68,6 @@ def check_loss(name: str, loss: Loss, classes: int) -> None:
 def image_losses(logits: Tensor, labels: Tensor, weights: Tensor, loss: Loss = soft_margin) -> Tensor:
     """logits float32 (B, C), labels (B, C) of 0 and 1, weights (B,) of 0 and 1 -> weighted losses float32 (B,).
 
-    Weight 0 marks an image that only fills the batch.
+    Weight 0 marks an image that is only there because a batch cannot be empty.
     """
     return weights * loss(logits, labels)

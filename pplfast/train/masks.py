@@ -20,8 +20,8 @@ def with_masks(dataset: Dataset, folder: Path) -> Dataset:
 
 
 def mask_record(network: str, settings: dict[str, Any], dataset: Dataset, seed: int) -> dict[str, Any]:
-    """The contents of recipe.json: the settings, the list, and the labels' bytes."""
-    digest = hashlib.sha256("\n".join(dataset.ids).encode())
+    """The contents of recipe.json: the settings (all of the network's table), the list, and the labels' bytes."""
+    digest = hashlib.sha256(dataset.encoded_ids)
     for path in dataset.masks:
         assert path is not None, "with_masks() leaves out images without one"
         digest.update(path.read_bytes())

@@ -1,18 +1,13 @@
 """What a recipe and a variant mean for one backbone: the kind of classifier, and its stages."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from pplfast.errors import UserError
-from pplfast.models import NAMES, Backbone, create
-from pplfast.models.segmentation import SegmentationNet
+from pplfast.models import Backbone, create
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS, check_pooling
-from pplfast.recipe import ModelConfig, Recipe, SegmentationConfig, StageConfig
-from pplfast.train.loss import LOSSES, check_loss
+from pplfast.recipe import Recipe, StageConfig
 
 MODE_OF_VARIANT = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
 
@@ -50,27 +45,6 @@ def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassi
     branches = len(stages[0].patches)
     model = PatchClassifier(backbone, classes, MODE_OF_VARIANT[variant], recipe.model.dropout, branches, pooling)
     return model, stages
-
-
-def check_plan(recipe: Recipe, variants: Sequence[str]) -> None:
-    """Raises UserError for a backbone, loss, pooling, position or grid of the recipe that cannot be, before anything
-    is trained; weights are not looked at."""
-    check_loss(recipe.loss, LOSSES.find(recipe.loss), 2)
-    check_pooling(recipe.model.pooling, POOLINGS.find(recipe.model.pooling))
-    backbone = _without_weights(recipe.model)
-    for variant in variants:
-        plan_stages(recipe, variant, backbone)
-
-
-def _without_weights(model: ModelConfig) -> Backbone:
-    """Its names and shapes: without memory, but for own ones, whose code may want numbers."""
-    with torch.device("meta" if model.backbone in NAMES else "cpu"):
-        return create(model.backbone, output_stride=model.output_stride)[0]
-
-
-def check_segmentation(config: SegmentationConfig) -> None:
-    """The same for a segmentation network's backbone and head."""
-    SegmentationNet(_without_weights(config.model), 2, config.head)
 
 
 def plan_stages(recipe: Recipe, variant: str, backbone: Backbone) -> tuple[StagePlan, ...]:

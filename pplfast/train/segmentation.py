@@ -12,13 +12,13 @@ from pplfast.data.classes import BACKGROUND, IGNORE, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.loader import Batch, TrainLoader
 from pplfast.described import described_classes
-from pplfast.errors import UserError
 from pplfast.extend import refuse_modules_within
 from pplfast.files import StrPath
 from pplfast.models import create
-from pplfast.models.segmentation import HEADS, SegmentationNet
+from pplfast.models.segmentation import SegmentationNet
 from pplfast.networks import SEGMENTATION, find_network
 from pplfast.recipe import ModelConfig, SegmentationConfig, part_from_dict
+from pplfast.train.check import check_segmentation
 from pplfast.train.masks import mask_record, with_masks
 from pplfast.train.network_file import as_described, load_weights_into, read_network, read_training, save_network
 from pplfast.train.plan import StagePlan
@@ -58,8 +58,7 @@ class SegmentationTask(Task[SegmentationNet]):
         self.title = f"segmentation network, {config.model.backbone}"
 
     def check(self) -> None:
-        if self.config.head not in HEADS:
-            raise UserError(f"segmentation.head '{self.config.head}': must be one of {', '.join(HEADS)}")
+        check_segmentation(self.config)
 
     def record(self) -> dict[str, Any]:
         return mask_record(NAME, dataclasses.asdict(self.config), self.dataset, self.seed)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pplfast.cluster.ranks import EveryRankError, OtherRankError, Ranks, gather
 from pplfast.data.loader import Batch, TrainLoader
+from pplfast.models.dropout import drawn_by
 from pplfast.models.values import bad_weight
 from pplfast.train.checkpoint import CheckpointFolder
 from pplfast.train.schedules import steps_per_epoch
@@ -34,7 +35,8 @@ def step_batches(loader: TrainLoader, accumulation: int, step: int) -> Iterator[
 
 
 def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
-    """Random numbers (dropout) as a function of the step: a resumed run draws the same without a saved state."""
+    """torch's generator, from which networks of one's own may draw, as a function of the step: a resumed run draws the
+    same without a saved state. What comes with pplfast draws by `drawn_by`, without regard to the rank."""
     state = np.random.SeedSequence([seed % 2**32, stage, iteration, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))
 
@@ -47,11 +49,13 @@ def train_step(
     mark: Callable[[str], None],
     ranks: Ranks,
     wish: bool = False,
+    draw: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward and update. Returns float32 (2,) on the device, the same on all ranks: the mean loss over all
     images of all ranks, and how many ranks have a `wish`; and this rank's losses, one per row of the batches.
 
     image_losses: the network's outputs and the batch -> weighted losses (B,). mark: told what is about to be done.
+    draw: the seed and the step, for dropout.
 
     DeepSpeed averages gradients over ranks and accumulation steps. With unequal shares (the last step of an epoch)
     that is not the mean over the images: each loss is scaled so that it is.
@@ -61,7 +65,8 @@ def train_step(
     for k, batch in enumerate(batches):
         engine.set_gradient_accumulation_boundary(k == len(batches) - 1)
         mark("forward")
-        batch_losses = image_losses(engine(batch.images), batch)
+        with drawn_by(*draw, batch.indices.numpy(), ranks.device):
+            batch_losses = image_losses(engine(batch.images), batch)
         mark("backward")
         engine.backward(batch_losses.sum() * (ranks.world * accumulation / images))
         engine.step()
@@ -94,7 +99,7 @@ class LossWatch:
     def __init__(self, ids: Sequence[str], ranks: Ranks, checkpoints: CheckpointFolder) -> None:
         self._ids, self._ranks, self._checkpoints = ids, ranks, checkpoints
         self._pending: _Pending | None = None
-        self._values: list[float] = []
+        self.sum, self.count = 0.0, 0  # of the losses that were read since the last `interval_mean`
         self.last = float("nan")  # the last loss that was read
         self.wished = False  # by any rank in the steps that were read, until set back
 
@@ -112,8 +117,9 @@ class LossWatch:
     def interval_mean(self) -> float:
         """The mean loss of the steps since the last call, this one included. Raises as `add` does."""
         self._read()
-        values, self._values = self._values, []
-        return sum(values) / len(values)
+        mean = self.sum / self.count
+        self.sum, self.count = 0.0, 0
+        return mean
 
     def settle(self) -> None:
         """Wait for the last step's loss. Raises as `add` does."""
@@ -141,7 +147,7 @@ class LossWatch:
         self.wished |= wishes > 0
         if not math.isfinite(self.last):
             self._stop(pending)
-        self._values.append(self.last)
+        self.sum, self.count = self.sum + self.last, self.count + 1
 
     def _stop(self, pending: _Pending) -> None:
         bad = ~torch.isfinite(pending.losses.cpu())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 
 from pplfast import cpu
-from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together
+from pplfast.cluster.meeting import EXIT_LOST
+from pplfast.cluster.ranks import EveryRankError, Ranks, gather, on_main, start_ranks, together
 from pplfast.cluster.watchdog import Watchdog
 from pplfast.data.loader import Batch, TrainLoader
-from pplfast.errors import UserError
+from pplfast.errors import Terminated, UserError
 from pplfast.files import StrPath, check_inside, is_output, read_json
 from pplfast.lock import hold_folder
 from pplfast.models.backbone import Network
@@ -71,7 +73,7 @@ class TrainResult:
     folder: Path
     steps: int
     seconds: float  # over all sessions
-    images_per_s: float  # of the session that finished; 0 where it had nothing left to train
+    images_per_s: float  # of the session that finished, or of the one before where it had nothing left to train
     loss: float  # mean of the last interval
     already_finished: bool
 
@@ -83,6 +85,7 @@ class _Run:
     options: TrainOptions
     ranks: Ranks
     optim: OptimConfig  # the task's, its precision decided
+    share: engines.Share  # of its batch
     model: Network
     stages: tuple[StagePlan, ...]
     loader: TrainLoader
@@ -91,7 +94,6 @@ class _Run:
     watchdog: Watchdog
     meter: Meter = field(init=False)  # once the precision is decided
     log: TrainLog | None = None  # of rank 0
-    loss: float = float("nan")  # mean of the last interval
 
     def say(self, text: str) -> None:
         if self.log:
@@ -99,7 +101,7 @@ class _Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.loader.batches_per_epoch, self.task.optim.accumulation)
+        return steps_per_epoch(self.loader.batches_per_epoch, self.share.parts)
 
     @property
     def iterations(self) -> list[int]:
@@ -140,9 +142,9 @@ def _run_task(
         return TrainResult(run.folder, already_finished=True, **task.read_training(run.folder))
     checkpoint, notes = run.checkpoints.latest() if state == "resume" else (None, [])
     progress = checkpoint.progress if checkpoint else Progress()
+    run.watch.sum, run.watch.count = progress.open_loss, progress.open_steps
     run.log = together(ranks, lambda: _open_log(run, progress) if ranks.main else None)
     if run.log:
-        run.loss = run.log.last_loss
         for line in (*opening_lines(task, run.optim, ranks, run.stages, run.iterations, options.compile), *notes):
             run.say(line)
         if checkpoint:
@@ -164,8 +166,8 @@ def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks,
     if ranks.main:
         check_loggers(options.loggers)
     engines.check_precision(task.optim, ranks.device)
-    engines.check_compile(options.compile, task.optim)
-    micro_batch = engines.micro_batch(task.optim, ranks)
+    share = engines.share_batch(task.optim, ranks.world)
+    engines.check_compile(options.compile, share)
     threads = use_threads(options, ranks.local_world)
     exact_float32()
     torch.manual_seed(task.seed)
@@ -174,18 +176,18 @@ def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks,
         cpu.install(model, ranks.device)
     loader = task.load(
         model,
-        batch_size=micro_batch,
+        batch_size=share.micro_batch,
         rank=ranks.rank,
         world_size=ranks.world,
         seed=task.seed,
         cache_mb=options.cache_mb,
         threads=threads,
         device=ranks.device,
-        group=task.optim.batch // task.optim.accumulation,
+        group=share.group,
     )
     checkpoints = CheckpointFolder(folder / "checkpoints", ranks, options.keep)
     watch = LossWatch(task.dataset.ids, ranks, checkpoints)
-    return _Run(task, folder, options, ranks, task.optim, model, stages, loader, checkpoints, watch, watchdog)
+    return _Run(task, folder, options, ranks, task.optim, share, model, stages, loader, checkpoints, watch, watchdog)
 
 
 def _claim(run: _Run, record: dict[str, Any], resume: bool) -> tuple[str, str]:
@@ -213,7 +215,7 @@ def _open_log(run: _Run, progress: Progress) -> TrainLog:
 
 
 def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress, profiler: StepProfiler) -> Progress:
-    batches = step_batches(run.loader, run.task.optim.accumulation, progress.steps)
+    batches = step_batches(run.loader, run.share.parts, progress.steps)
     state = run.checkpoints.read(checkpoint) if checkpoint else None
     if state:
         restore_weights(run.model, state, run.ranks)
@@ -277,10 +279,11 @@ def _run_stage(
             engine,
             step_inputs,
             task.losses,
-            task.optim.accumulation,
+            run.share.parts,
             _marker(run, at),
             run.ranks,
-            run.checkpoints.wanted(options.checkpoint_seconds),
+            run.checkpoints.wanted(options.checkpoint_seconds) or run.watchdog.stop > 0,
+            (task.seed, progress.steps),
         )
         run.watchdog.mark(f"{at}, after it")
 
@@ -295,7 +298,7 @@ def _run_stage(
         run.meter.add(sum(batch.total for batch in step_inputs))
         profiler.step()
         if progress.stage_ended or progress.iteration % options.log_every == 0:
-            _log(run, progress, rates[progress.iteration - 1])
+            progress = _log(run, progress, rates[progress.iteration - 1])
         if progress.stage_ended or _checkpoint_due(run, progress):
             if progress.stage_ended:
                 check_ranks(run.model, frozen, run.ranks, stage + 1)
@@ -305,8 +308,28 @@ def _run_stage(
             run.watchdog.mark(f"{at}, waiting for the checkpoint before to be on the disk")
             run.checkpoints.finish()  # before the copy: no more than one state in memory
             run.watchdog.mark(f"{at}, copying its checkpoint")
+            progress = dataclasses.replace(progress, open_loss=run.watch.sum, open_steps=run.watch.count)
             run.checkpoints.save(collect_state(engine, run.ranks, momentum=not progress.stage_ended), progress)
+            _end_if_told(run)
     return progress
+
+
+def _end_if_told(run: _Run) -> None:
+    """After a checkpoint, called by all ranks: raises KeyboardInterrupt, or Terminated, on all where signals have told
+    them to end. Where they have told some only, something has happened to these: starting again may help."""
+    told = gather(run.ranks, run.watchdog.stop)
+    if not any(told):
+        return
+    run.checkpoints.finish()
+    run.watchdog.leave_together()
+    if all(told):
+        raise Terminated if signal.SIGTERM in told else KeyboardInterrupt
+    ended = ", ".join(str(rank) for rank, number in enumerate(told) if number)
+    if not run.ranks.main:
+        raise SystemExit(EXIT_LOST)
+    error = EveryRankError(f"rank {ended} was told by a signal to end; this run ends on all hosts; start it again")
+    error.exit_code = EXIT_LOST
+    raise error
 
 
 def _marker(run: _Run, at: str) -> Callable[[str], None]:
@@ -316,24 +339,25 @@ def _marker(run: _Run, at: str) -> Callable[[str], None]:
 def _checkpoint_due(run: _Run, progress: Progress) -> bool:
     """The same on all ranks: steps are counted by each, time by rank 0 alone, which tells the others with a loss."""
     every = run.options.checkpoint_every
-    return run.watch.wished or bool(every and progress.iteration % every == 0)
+    told = run.ranks.world == 1 and run.watchdog.stop > 0  # several agree by the wish
+    return told or run.watch.wished or bool(every and progress.iteration % every == 0)
 
 
-def _log(run: _Run, progress: Progress, rate: float) -> None:
+def _log(run: _Run, progress: Progress, rate: float) -> Progress:
     """Close an interval of steps."""
-    run.loss = run.watch.interval_mean()
-    rates = run.meter.interval()
+    loss, rates = run.watch.interval_mean(), run.meter.interval()
     if run.log:
         epoch, plan = progress.steps / run.steps_per_epoch, run.stages[progress.stage]
-        run.log.write(Interval(progress.stage, len(run.stages), plan, progress.steps, epoch, run.loss, rate, rates))
+        run.log.write(Interval(progress.stage, len(run.stages), plan, progress.steps, epoch, loss, rate, rates))
+    return dataclasses.replace(progress, loss=loss, images_per_s=run.meter.images_per_s)
 
 
 def _save_result(run: _Run, progress: Progress) -> TrainResult:
     training: dict[str, Any] = {
         "steps": progress.steps,
         "seconds": round(progress.seconds, 3),
-        "images_per_s": round(run.meter.images_per_s, 2),
-        "loss": run.loss,
+        "images_per_s": round(progress.images_per_s, 2),
+        "loss": progress.loss,
     }
     on_main(run.ranks, lambda: run.task.save(run.model, run.stages[-1], training, run.folder))
     return TrainResult(run.folder, already_finished=False, **training)

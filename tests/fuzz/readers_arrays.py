@@ -28,6 +28,7 @@ from pplfast.evaluate import submission, unscored
 from pplfast.evaluate.truth import Pair
 from pplfast.jobs.screen import screen
 from pplfast.labels.camfile import Cam, load_cam, save_cam, stored_size
+from pplfast.labels.camfolder import CamFolder
 from pplfast.labels.rules import FinishLabels, Scores
 from pplfast.npy import load_npy_dict
 from pplfast.recipe import LabelConfig
@@ -58,14 +59,17 @@ def _one_with_cam(folder: Path) -> None:
 
 
 def _label_cam(folder: Path) -> None:
-    """As the workers of a labelling job do."""
-    scores = Scores(folder / "im.jpg", (31, 44), cam=folder / "cams/im.npz", pixels=read_pixels(folder / "im.jpg"))
-    FinishLabels(CLASSES.ids, LabelConfig("threshold", 0.3, "probabilities"), None)(scores)
-    FinishLabels(CLASSES.ids, LabelConfig(crf="none"), (0.05, 0.3))(scores)
+    """What a job does of one image: labels through the CRF, and confident ones."""
+    dataset = _one(folder)
+    cams, pixels = CamFolder(folder / "cams", dataset), read_pixels(dataset.images[0])
+    assert cams.state(0)
+    scores = Scores(dataset.images[0], pixels.shape[:2], cam=cams.file(0), pixels=pixels)
+    for crf, unsure in (("probabilities", None), ("none", (0.05, 0.3))):
+        FinishLabels(dataset.classes.ids, LabelConfig("threshold", 0.3, crf), unsure)(scores)
 
 
 def _score_cam(folder: Path) -> object:
-    pair = Pair("im2", folder / "cams/im2.npz", folder / "masks/im2.png")
+    pair = Pair("im2", folder / "cams/im2.npz", folder / "masks/im2.png", True)
     return evaluate_cams.count_chunk([pair], classes=CLASSES, edges=np.array([0.1, 0.3], np.float32))
 
 
@@ -140,7 +144,7 @@ def _check_one(folder: Path) -> None:
 
 def _score_label(folder: Path) -> None:
     path = folder / "masks/im.png"
-    evaluate_pngs.count_chunk([Pair("im", path, folder / "truth.png")], CLASSES)
+    evaluate_pngs.count_chunk([Pair("im", path, folder / "truth.png", True)], CLASSES)
 
 
 def _label_facts(folder: Path) -> object:

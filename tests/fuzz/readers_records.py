@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import data_sets
+import torch
+from jobs_small import Mean, SmallClassifier, plan_of
 
 import fuzz.mutate as mutate
 from fuzz.reader import Reader
@@ -17,13 +19,14 @@ from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.demo import MARKER, RENDERER, make_demo
 from pplfast.data.demo_config import DemoConfig
 from pplfast.files import write_json
-from pplfast.labels import folder as label_folder
-from pplfast.labels.stream import job
+from pplfast.jobs.folder import claim_folder, decide, find_outputs, read_settings
 from pplfast.jobs.manifest import MERGED, checksum, merge, read_manifest
-from pplfast.jobs.plan import make_plan, source_state
+from pplfast.jobs.plan import source_state
+from pplfast.jobs.run import _merge_in_order
 from pplfast.jobs.shards import OPEN_SUFFIX
 from pplfast.jobs.status import Status, Total, read_status, status_file
-from pplfast.recipe import LabelConfig, load_recipe
+from pplfast.labels.network import network_choices
+from pplfast.recipe import load_recipe
 from pplfast.train import identity
 from pplfast.train.classifier import ClassifierTask
 from pplfast.train.loggers import JsonLines, RunInfo
@@ -35,8 +38,10 @@ CLASSES = "cat=8,dog=12"
 SETTINGS = {
     "scales": [0.5, 1.0],
     "flip": True,
-    "classes": [8, 12],
+    "class_ids": [8, 12],
     "classifier": "0123456789abcdef",
+    "precision": "fp32",
+    "call_pixels": 1 << 20,
     "cams": {"value": 0.3},
 }
 JSON = mutate.mixed(json_tree, json_tree, json_tree)
@@ -63,25 +68,19 @@ def small_config(root: Path) -> DataConfig:
 def _label_folder(folder: Path) -> None:
     folder.joinpath("out").mkdir()
     write_json(folder / "out/settings.json", SETTINGS)
-    for name in IDS_OF_IMAGES[1:]:
-        (folder / f"out/{name}.png").write_bytes(b"x")
-    (folder / "out/bad.jsonl").write_text('{"id": "a.1", "error": "damaged"}\n{"id": "b", "error": "é"}\n')
 
 
 def _read_settings(folder: Path) -> None:
-    out = folder / "out"
-    label_folder.read_settings(out)
-    config = SimpleNamespace(engine="auto", out=out, label=LabelConfig())
-    job.resolve_engine(config, SimpleNamespace(type="cpu"))
-    label_folder.claim_folder(out, SETTINGS)
+    """As a job that goes on in the folder, with what was decided there where that can be."""
+    out, cpu = folder / "out", torch.device("cpu")
+    read_settings(out)
+    model = SmallClassifier()
+    settings = decide(out, SETTINGS, network_choices(model, model.maps, "auto", cpu, 1 << 28))
+    assert settings["precision"] in ("fp32", "bf16") and type(settings["call_pixels"]) is int
+    claim_folder(out, settings)
 
 
-def _read_bad(folder: Path) -> None:
-    for reason in label_folder.find_outputs(folder / "out", IDS_OF_IMAGES, ".png", "pplfast cam").values():
-        assert isinstance(reason, str), reason
-
-
-# ---- the labelling job
+# ---- a job
 
 
 def _job(folder: Path) -> None:
@@ -103,6 +102,7 @@ def _job(folder: Path) -> None:
             "kind": "truncated",
             "reason": "x",
             "source": source_state(dataset.images[0]),
+            "inputs": {"bad": "x"},
             "time": 1.5,
         },
         {
@@ -111,6 +111,10 @@ def _job(folder: Path) -> None:
             "files": [{"file": "b.png", **entry}],
             "time": 2.5,
             "classes": [8],
+            "source": source_state(dataset.images[1]),
+            "inputs": {"classes": [8]},
+            "image_sha256": checksum(dataset.images[1].read_bytes()),
+            "tiled": 65536,
             "height": 30,
             "width": 40,
         },
@@ -132,11 +136,11 @@ def _job(folder: Path) -> None:
 def _plan(verify: bool) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
         dataset, out = small_data(folder / "data"), folder / "out"
-        label_folder.find_outputs(out, ["b"], ".png", "pplfast label")
-        make_plan(dataset, out, verify)
+        find_outputs(out, ["b"], ".png", "pplfast label")
+        plan_of(Mean(dataset), out, verify)
         left = (folder / "data/b.jpg", folder / "data/labels.csv")
         assert all(path.exists() for path in left), "removed a file outside the labels' folder"
-        job._merge_in_order(dataset, out)
+        _merge_in_order(dataset, out)
         read_manifest(out)
 
     return read
@@ -238,7 +242,6 @@ def readers() -> list[Reader]:
             named=("input/out:",),
             writes=True,
         ),
-        Reader("bad_jsonl", "out/bad.jsonl", _label_folder, LINES, _read_bad, named=("input/out:",)),
         Reader("manifest", f"out/{MERGED}", _job, LINES, _plan(False), writes=True),
         Reader("manifest_verify", f"out/{MERGED}", _job, LINES, _plan(True), writes=True),
         Reader("manifest_rank", "out/manifest/rank00000.jsonl", _job, LINES, _plan(True), writes=True, named=(MERGED,)),

@@ -5,11 +5,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 from fuzz.reader import Reader
 from fuzz.readers_records import JSON, small_config, small_data
-from pplfast.recipe import LabelConfig, load_recipe
+from pplfast.cluster.ranks import Ranks
+from pplfast.data.dataset import Dataset
+from pplfast.recipe import load_recipe
 from pplfast.run.chain import _check_data
-from pplfast.run.variant import VariantChain
+from pplfast.run.config import Lists
+from pplfast.run.steps import Steps
+from pplfast.run.variant import _summary
+from pplfast.run.work import Work
+from pplfast.steps import STEP, TEST, TRAIN, VAL
+
+ALONE = Ranks(0, 1, 1, torch.device("cpu"))
 
 
 class Silent:
@@ -22,10 +32,8 @@ class Silent:
         pass
 
 
-def _chain(folder: Path) -> VariantChain:
-    dataset = small_data(folder / "data")
-    config = SimpleNamespace(recipe=load_recipe("demo"), out=folder)
-    return VariantChain(config, "plain", dataset, dataset, dataset, Silent())
+def _sets(root: Path) -> dict[str, Dataset]:
+    return dict.fromkeys((TRAIN, VAL, TEST), small_data(root))
 
 
 FACTS = {
@@ -49,24 +57,25 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 
 
-def _run_steps(folder: Path) -> VariantChain:
-    chain = _chain(folder)
+def _run_steps(folder: Path) -> Work:
+    config: Any = SimpleNamespace(recipe=load_recipe("demo"), out=folder)
+    work = Work(config, "plain", Lists(_sets(folder / "data"), {}, {}), folder, ALONE, Silent())
+    steps = Steps(folder / "plain", ALONE, Silent())
     for name, values in VALUES.items():
-        chain.step(name, {"a": [1, 2.5], "name": name}, lambda values=values: dict(values))
-    return chain
+        settings, output = {"a": [1, 2.5], "name": name}, folder / "plain" / STEP[name].output
+        work.results[name] = steps.run(name, settings, lambda values=values: dict(values), output, STEP[name].kind)
+    return work
 
 
 def _steps(folder: Path) -> None:
-    chain = _run_steps(folder)
+    _run_steps(folder)
     for name in VALUES:
-        output = chain.output(name)
+        output = folder / "plain" / STEP[name].output
         output.touch() if output.suffix else output.mkdir()
 
 
 def _read_steps(folder: Path) -> None:
-    chain = _run_steps(folder)
-    label = chain.resolve_label(LabelConfig(crf="none"), "eval_cam")
-    json.dumps(chain.summary(label))
+    json.dumps(_summary(_run_steps(folder)))
 
 
 RECORD = "steps/check data.json"  # holds the place of its data set, which is another one for each process
@@ -86,9 +95,9 @@ def _read_lists(folder: Path) -> None:
 
 
 def _check_lists(folder: Path) -> None:
-    root = folder / "data"
-    config = small_config(root)
-    _check_data({config: small_data(root)}, SimpleNamespace(train=config, val=config, test=None, out=folder), Silent())
+    config: Any = small_config(folder / "data")
+    config = SimpleNamespace(train=config, val=config, test=None, out=folder)
+    _check_data(config, _sets(folder / "data"), ALONE, Silent())
 
 
 def readers() -> list[Reader]:
