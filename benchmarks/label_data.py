@@ -1,5 +1,6 @@
 """A data set of many small images and a classifier with random weights: for what is about files, not about labels."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import torch
 from PIL import Image
 
 from pplfast.models import create
+from pplfast.models.boundary import BoundaryNet
+from pplfast.models.segmentation import SegmentationNet
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
-from pplfast.recipe import ModelConfig
+from pplfast.recipe import AffinityConfig, ModelConfig, SegmentationConfig
 from pplfast.train.model_file import ClassifierInfo, library_versions, save_classifier
+from pplfast.train.network_file import save_network
 
 CLASSES = ("bus", "cat", "person")
 SIZES = ((48, 32), (32, 48), (40, 40))  # width, height
@@ -68,26 +72,44 @@ def make_model(
     save_classifier(model, info, folder)
 
 
-def label_arguments(root: Path, out: Path, *more: str) -> list[str]:
-    """Of `pplfast label`, for the data set that `make_images` made: one scale, since the labels do not matter."""
+def make_boundary(folder: Path) -> None:
+    torch.manual_seed(0)
+    net, _ = create("efficientnet_lite0", weights="none", output_stride=16)
+    info = {"backbone": "efficientnet_lite0", "output_stride": 16, "settings": dataclasses.asdict(AffinityConfig())}
+    save_network(BoundaryNet(net), "boundary", info, folder)
+
+
+def make_segmentation(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = SegmentationConfig(model=ModelConfig(backbone="efficientnet_lite0", output_stride=16))
+    net, _ = create("efficientnet_lite0", weights="none", output_stride=16)
+    model = SegmentationNet(net, len(CLASSES) + 1)
+    info = {
+        "model": dataclasses.asdict(config.model),
+        "head": model.head_name,
+        "class_names": CLASSES,
+        "class_ids": tuple(range(1, len(CLASSES) + 1)),
+        "settings": dataclasses.asdict(config),
+    }
+    save_network(model, "segmentation", info, folder)
+
+
+def data_arguments(root: Path) -> list[str]:
+    """Of the data set that `make_images` made."""
+    named = [f"{name}={number}" for number, name in enumerate(CLASSES, 1)]
     return [
-        "label",
-        "--data",
-        str(root / "images"),
-        "--labels",
-        str(root / "labels.csv"),
-        "--classes",
-        ",".join(CLASSES),
-        "--model",
-        str(root / "model"),
-        "--out",
-        str(out),
-        "--scales",
-        "1",
-        "--no-flip",
-        "--value",
-        "0.4",
-        "--precision",
-        "fp32",
-        *more,
+        *("--data", str(root / "images"), "--labels", str(root / "labels.csv")),
+        *("--classes", ",".join(named)),
     ]
+
+
+def cam_arguments(root: Path, out: Path, *more: str) -> list[str]:
+    """Of `pplfast cam`: one scale, since the maps do not matter."""
+    scales = ["--scales", "1", "--no-flip", "--precision", "fp32"]
+    return ["cam", *data_arguments(root), "--model", str(root / "model"), "--out", str(out), *scales, *more]
+
+
+def label_arguments(root: Path, out: Path, *more: str) -> list[str]:
+    """Of `pplfast label`, likewise."""
+    words = cam_arguments(root, out, "--value", "0.4", *more)
+    return ["label", *words[1:]]

@@ -26,7 +26,7 @@ def test_values_that_are_none_are_one_line(text, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("data", (b'{"zero_optimization": {},}', b"", b"\xff\xfe{\0}\0", b'\xef\xbb\xbf{1}', b"3"))
+@pytest.mark.parametrize("data", (b'{"zero_optimization": {},}', b"", b"\xff\xfe{\0}\0", b"\xef\xbb\xbf{1}", b"3"))
 def test_a_file_of_the_users_own_is_not_to_be_deleted(data, tmp_path):
     (tmp_path / "ds.json").write_bytes(data)
     with pytest.raises(UserError, match=r"ds\.json: .*; give a DeepSpeed configuration") as error:

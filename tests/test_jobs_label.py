@@ -16,7 +16,7 @@ import pytest
 from label_jobs import BAD, label, pngs
 from PIL import Image
 
-from pplfast.benchmarks import label_kill
+from pplfast.benchmarks import job_kill
 from pplfast.benchmarks.label_data import image_id, label_arguments, make_images
 from pplfast.cli import main
 from pplfast.data.masks import read_mask, voc_palette
@@ -316,5 +316,5 @@ def test_two_ranks_under_the_launcher(clean, tmp_path):
 
 def test_killed_and_started_again(tmp_path):
     """The small version of `make test-kill-label`."""
-    figures = label_kill.run(tmp_path, images=90, kills=1, seed=3)
+    figures = job_kill.run(tmp_path, images=90, kills=1, seed=3)
     assert figures["kills"] == 1 and figures["labels_correct_and_once"] == 90

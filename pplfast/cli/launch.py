@@ -73,7 +73,7 @@ def launch_options(args: argparse.Namespace) -> LaunchOptions:
 
 def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
     """Find what is wrong with the command before ranks are started, each of which would say it again: options and
-    recipe, and for a launch on this machine (`here`) the network (of this kind) and the list. Ends the process where
+    recipe, and for a launch on this machine (`here`) the network (of this kind) and the lists. Ends the process where
     the options are wrong, and raises UserError for the rest."""
     from pplfast.cli import build_parser
     from pplfast.cli.model import find_model
@@ -92,7 +92,9 @@ def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
         check_root(Path(args.data))
         if kind is not None and args.model:
             find_model(args.model, kind)
-        read_list(Path(args.data), args.list, args.labels)
+        of_run = [name for name in ("train_list", "val_list") if getattr(args, name, None)]
+        for name in of_run or ([] if words[0] == "run" else ["list"]):
+            read_list(Path(args.data), getattr(args, name), args.labels)
 
 
 def run(args: argparse.Namespace) -> int:
