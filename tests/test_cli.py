@@ -197,14 +197,9 @@ def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
 
 
 def test_threads_of_torch_and_of_decoding():
-    import inspect
-
     import torch
 
-    from pplfast.cli.machine import DECODING, MEMORY, use_threads
-    from pplfast.labels.cam import generate_cams
-    from pplfast.labels.segment import segment_images
-    from pplfast.labels.walk import walk_cams
+    from pplfast.cli.machine import DECODING, use_threads
 
     before = torch.get_num_threads()
     try:
@@ -212,9 +207,6 @@ def test_threads_of_torch_and_of_decoding():
         assert use_threads(argparse.Namespace(threads=before + 1)) == torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
-    for function in (generate_cams, segment_images, walk_cams):
-        assert inspect.signature(function).parameters["threads"].default == DECODING
-        assert inspect.signature(function).parameters["memory"].default == MEMORY
 
 
 @pytest.mark.parametrize("command", ("cam", "label", "segment test", "refine walk", "run"))

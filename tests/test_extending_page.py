@@ -52,7 +52,7 @@ def test_the_reader_and_the_calls_for_one_image(tmp_path, monkeypatch, one_threa
     options = TrainOptions(threads=1)
     pplfast.train_classifier(recipe, dataset, "runs/photos/ppl/train", options=options)
     pplfast.generate_cams(pplfast.load_classifier("runs/photos/ppl/train"), dataset, recipe.cam, "cams")
-    pplfast.generate_labels("cams", dataset, pplfast.LabelConfig(value=0.5, crf="none"), "pngs", jobs=1)
+    pplfast.generate_labels("cams", dataset, pplfast.LabelConfig(value=0.5, crf="none"), "pngs")
     segmentation = pplfast.SegmentationConfig(
         1, model=recipe.model, augment=recipe.augment, optim=recipe.optim, crf="none"
     )

@@ -19,6 +19,7 @@ from pplfast.jobs.memory import DECODED, SCALED, Room, budget_bytes, crf_bytes, 
 from pplfast.labels.cam import CamJob, generate_cams
 from pplfast.labels.camfile import Cam, save_cam
 from pplfast.labels.camfolder import CamFolder
+from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.label import CamLabelJob, LabelJob, generate_labels, label_dataset
 from pplfast.labels.segment import SegmentJob, segment_images
 from pplfast.labels.walk import walk_cams
@@ -163,6 +164,25 @@ def test_images_under_way_stay_within_the_room(tmp_path, monkeypatch):
         save_cam(cams / f"{name}.npz", Cam(own, np.ones((len(own), 10, 14)), (40, 53)))
     assert generate_labels(cams, dataset, NO_CRF, tmp_path / "out", SMALL).written == 5
     assert len(taken) == 5 and all(now <= most == room for now, most in taken)
+
+
+def test_a_crf_without_memory_costs_its_image(tmp_path, monkeypatch):
+    """It is bad alone, and tried again."""
+    dataset, out, labelled = small_dataset(tmp_path), tmp_path / "labels", DeviceLabeller.__call__
+    model = FakeClassifier().eval()
+
+    def without_memory(self, pixels, maps, labels):
+        if labels.all():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return labelled(self, pixels, maps, labels)
+
+    monkeypatch.setattr(DeviceLabeller, "__call__", without_memory)
+    outcome = label_dataset(model, dataset, CONFIG, LabelConfig(value=0.3), out, engine="device", options=SMALL)
+    assert outcome.written == 4 and [name for name, _ in outcome.bad] == ["im2"]
+    assert "does not fit into the memory of the device" in outcome.bad[0][1]
+    monkeypatch.undo()
+    again = label_dataset(model, dataset, CONFIG, LabelConfig(value=0.3), out, engine="device", options=SMALL)
+    assert again.written == 1
 
 
 @pytest.mark.parametrize("value", (0.1, float("nan"), float("inf"), -1.0))

@@ -174,8 +174,13 @@ class Limited(FakeClassifier):
 
 
 @pytest.fixture
-def mixed(tmp_path):
-    """Images of two sizes, and a large one."""
+def mixed(tmp_path, monkeypatch):
+    """Images of two sizes, and a large one; its tiles are those of a network without patches."""
+
+    def tiled(model, row, classes, pixels):
+        return in_tiles(lambda part: model.maps(part, classes), row, pixels, 4, 4)
+
+    monkeypatch.setattr("pplfast.labels.cam.tiled_maps", tiled)
     sizes, paths = ((60, 80), (60, 80), (530, 610), (50, 50)), []
     for index, (height, width) in enumerate(sizes):
         paths.append(tmp_path / f"im{index}.jpg")

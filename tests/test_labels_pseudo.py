@@ -94,7 +94,7 @@ def test_when_all_images_fail_it_is_an_error(small):
     for image in dataset.images:
         image.unlink()
     with pytest.raises(UserError, match="all 5 images failed .first: im0: .*im0.jpg: no such file"):
-        generate_labels(cams, dataset, WITH_CRF, out, ONE)
+        generate_labels(cams, dataset, THRESHOLD, out, ONE)
 
 
 def test_an_output_that_cannot_be_written_stops_the_run(small, monkeypatch):
@@ -182,7 +182,7 @@ def test_confident_labels(tmp_path):
     labels = np.array(Image.open(tmp_path / "out" / "im2.png"))
     assert not labels[:, :14].any() and (labels[:, 21:25] == 255).all() and (labels[:, -14:] == 8).all()
     assert read_json(tmp_path / "out" / "settings.json")["unsure"] == [0.05, 0.3]
-    with pytest.raises(UserError, match=r"affinity.background = 0.5: is above affinity.foreground = 0.3"):
+    with pytest.raises(UserError, match=r"background = 0.5: must be at most foreground = 0.3"):
         wrong = AffinityConfig(foreground=0.3, background=0.5)
         generate_affinity_labels(tmp_path / "cams", dataset, wrong, tmp_path / "no", ONE)
     with pytest.raises(UserError, match="two thresholds, 0 < LOW < HIGH < 1"):

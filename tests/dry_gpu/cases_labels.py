@@ -7,16 +7,15 @@ import torch
 from cases_train import CLASSES, RADIUS, autocast, classifier, images, segmentation_net
 from torch import Tensor
 
-from pplfast.jobs.activations import activation_bytes
 from pplfast.kernels import cam_fuse, random_walk
 from pplfast.labels import network
 from pplfast.labels.cam import MapMaker
 from pplfast.labels.device_crf import DeviceLabeller
-from pplfast.labels.segment import probabilities
+from pplfast.labels.segment import Segmenter
 from pplfast.labels.walk import edges
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
-from pplfast.recipe import CamConfig, LabelConfig
+from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig
 
 HEIGHT, WIDTH = 375, 500
 SCALES = (0.5, 1.0, 1.5, 2.0)
@@ -42,14 +41,12 @@ def map_maker(backbone: str, rows: str) -> Callable[[], None]:
     """rows "groups": three of the four rows at a time at scale 1. "tiles": scale 2 in six parts."""
     wanted, scales, count = {"groups": (3 * HEIGHT * WIDTH, (0.5, 1.0, 1.5), 2), "tiles": (400_000, (2.0,), 1)}[rows]
     model = classifier(backbone, "progressive").eval()
-    pixels = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
-    ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}
-    network.Resizer = lambda *_: lambda _, scale: ready[scale]  # DALI's needs a real device
-    with autocast("bf16"):
-        activation_bytes(model.maps, torch.device("cuda"))  # as before a job: weights are folded, and kept
-    made = MapMaker(model, CamConfig(scales=scales), "bf16", wanted, count, 1)
+    pixels = _scale_ready(count, scales)
+    maker = MapMaker(model, CamConfig(scales=scales), "bf16", wanted, count, 1)
     classes = torch.zeros(count, WANTED, dtype=torch.int64)
-    return lambda: _expect(made(pixels, classes), (count, WANTED, HEIGHT, WIDTH))
+    with torch.inference_mode(), maker.network.cast():  # as in a job, which counts what the network takes
+        model.maps(images(1, 64, 64), torch.zeros(1, WANTED, dtype=torch.int64, device="cuda"))
+    return lambda: _expect(maker(pixels, classes), (count, WANTED, HEIGHT, WIDTH))
 
 
 def crf(preset: str, unsure: str) -> Callable[[], None]:
@@ -81,14 +78,9 @@ def walk(backbone: str) -> Callable[[], None]:
 
 def predict(backbone: str, precision: str) -> Callable[[], None]:
     model = segmentation_net(backbone).eval()
-    scaled = [images(4, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES]
-
-    def run() -> None:
-        with torch.inference_mode(), autocast(precision):
-            found = sum(probabilities(model(x), (HEIGHT, WIDTH), True) for x in scaled)
-        _expect(found, (2, CLASSES + 1, HEIGHT, WIDTH))
-
-    return run
+    pixels = _scale_ready(2, SCALES)
+    segmenter = Segmenter(model, SegmentationConfig(scales=SCALES), precision, 2**40, 2, 1)
+    return lambda: _expect(segmenter(pixels), (2, CLASSES + 1, HEIGHT, WIDTH))
 
 
 def large(what: str) -> Callable[[], None]:
@@ -99,6 +91,13 @@ def large(what: str) -> Callable[[], None]:
         return lambda: _expect(cam_fuse(scaled, height, width, True), (1, WANTED, height, width))
     cams, edge = torch.empty(1, WANTED, 1000, 1500, device="cuda"), torch.empty(1, 1000, 1500, device="cuda")
     return lambda: _expect(random_walk(cams, edge, 256), (1, WANTED, 1000, 1500))
+
+
+def _scale_ready(count: int, scales: tuple[float, ...]) -> list[np.ndarray]:
+    """Decoded images; what DALI makes of them, which needs a real device, is there."""
+    ready = {scale: images(count, *_scaled(HEIGHT, WIDTH, scale)) for scale in scales}
+    network.Resizer = lambda *_: lambda _, scale: ready[scale]
+    return [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
 
 
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:

@@ -33,14 +33,14 @@ MAPS = {
 }
 BOUNDARY = {"wrn38": (380, 755), "resnet50": (95, 165), "efficientnet_lite0": (45, 60)}
 SEGMENTATION = {"wrn38": (1560, 1560), "resnet50": (315, 315), "efficientnet_lite0": (120, 175)}
-PREDICTION = {"wrn38": (2350, 3375), "resnet50": (405, 705), "efficientnet_lite0": (480, 850)}
+PREDICTION = {"wrn38": (2350, 3375), "resnet50": (405, 705), "efficientnet_lite0": (330, 550)}
 MAP_MAKER = {
     ("wrn38", "groups"): 375,
     ("wrn38", "tiles"): 220,
     ("resnet50", "groups"): 55,
-    ("efficientnet_lite0", "groups"): 77,
+    ("efficientnet_lite0", "groups"): 48,
 }
-WALK = {"wrn38": 4205, "resnet50": 890, "efficientnet_lite0": 735}
+WALK = {"wrn38": 4205, "resnet50": 890, "efficientnet_lite0": 430}
 CRF = {"probabilities": 980, "labels": 875, "deeplab": 740}
 # On CUDA a group normalisation makes its tensors NCHW, and so is the gradient of an interpolation of few channels.
 HEAD_NCHW = {"wrn38": 1, "resnet50": 4, "efficientnet_lite0": 5}
