@@ -31,6 +31,7 @@ SCALED = 3 * 4 * 2  # one scale in float32, and the next one being made
 # Measured with pydensecrf: 286 bytes a pixel for 3 labels, 368 for 6. The rest: decoded image, scores, marginals and
 # their copies on the way to a worker.
 CRF_PIXEL, CRF_LABEL = 230, 60
+USUAL_CLASSES = 4  # of an image at most, where they are not known beforehand
 
 
 def crf_bytes(classes: int) -> int:

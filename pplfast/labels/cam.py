@@ -109,7 +109,7 @@ class ClassifierJob(Job):
         )
 
     def depends(self, index: int) -> dict[str, Any]:
-        return {"classes": [self.dataset.classes.ids[c] for c in self.classes(index)]}
+        return {"classes": [int(position) for position in self.classes(index)]}
 
     def classes(self, index: int) -> Int64Array:
         """Positions in the class list of an image's classes."""
@@ -196,8 +196,8 @@ def labels_of(dataset: Dataset) -> UInt8Array:
 
 
 def class_settings(dataset: Dataset) -> dict[str, Any]:
-    """Of a folder whose files speak of classes by their places in a list, or by their values in masks."""
-    return {"class_names": list(dataset.classes.names), "class_ids": list(dataset.classes.ids)}
+    """Of a folder whose files speak of classes by their places in a list."""
+    return {"class_names": list(dataset.classes.names)}
 
 
 def classifier_hash(model: PatchClassifier) -> str:

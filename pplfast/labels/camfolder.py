@@ -14,6 +14,8 @@ from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.record import DONE
 from pplfast.labels.camfile import SUFFIX, Cam, load_cam
 
+CLOCKS = 2.0  # seconds that a file server's clock may be ahead of a rank's
+
 
 class CamFolder:
     """Raises UserError for a folder without the CAMs of the data set, and for CAMs of other classes."""
@@ -40,7 +42,8 @@ class CamFolder:
             raise BadImage("cam", f"{path} cannot be read ({error.strerror}); make it with `pplfast cam`") from None
         record = self._records.get(name, {})
         for file in record.get("files", ()) if record.get("state") == DONE else ():
-            if file["file"] == f"{name}{SUFFIX}" and file["bytes"] == found.st_size:
+            as_recorded = file["bytes"] == found.st_size and found.st_mtime <= record.get("time", 0) + CLOCKS
+            if file["file"] == f"{name}{SUFFIX}" and as_recorded:
                 return {"cam": file["sha256"]}
         return {"cam": [found.st_size, found.st_mtime_ns]}
 
@@ -58,15 +61,10 @@ def load_cam_of(path: Path, size: tuple[int, int], classes: int) -> Cam:
 
 def check_classes(folder: StrPath, classes: ClassList) -> None:
     """CAM files hold places in a class list. Raises UserError where that list is known, and is not `classes`."""
-    settings = read_settings(folder) or {}
-    for what, key, now in (("classes", "class_names", classes.names), ("values", "class_ids", classes.ids)):
-        was = settings.get(key)
-        if was is not None and was != list(now):
-            raise UserError(
-                f"{folder}: was made for the {what} {_words(was)}, not {_words(now)}; give --classes the same list, in "
-                "the same order"
-            )
-
-
-def _words(values: Any) -> str:
-    return ",".join(map(str, values)) if isinstance(values, list | tuple) else repr(values)
+    was = (read_settings(folder) or {}).get("class_names")
+    if was is not None and was != list(classes.names):
+        names = ",".join(map(str, was)) if isinstance(was, list) else repr(was)
+        raise UserError(
+            f"{folder}: was made for the classes {names}, not {','.join(classes.names)}; give --classes the same list, "
+            "in the same order"
+        )

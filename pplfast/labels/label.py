@@ -14,7 +14,7 @@ from pplfast.data.images import BadImage
 from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.jobs.job import Batch, Choice, Finish, Job
-from pplfast.jobs.memory import DECODED, SCALED, crf_bytes
+from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
 from pplfast.labels import presets
@@ -28,7 +28,6 @@ from pplfast.recipe import AffinityConfig, CamConfig, LabelConfig
 
 OUTPUTS = ("png", "npy", "shards")
 BATCH = 8  # images of one size at a time, of CAM files on a device
-USUAL = 4  # classes of an image at most, where only the CAM files say them
 
 
 def label_dataset(
@@ -100,11 +99,6 @@ def generate_affinity_labels(
 ) -> Outcome:
     """Confident labels for the boundary network, `out/<id>.png`: mask ids, 0 sure background, 255 unsure; as in IRN
     (arXiv 1904.05044). All else as in `generate_labels`."""
-    if config.background > config.foreground:
-        raise UserError(
-            f"affinity.background = {config.background}: is above affinity.foreground = "
-            f"{config.foreground}; sure objects need the higher threshold"
-        )
     label, unsure = LabelConfig("threshold", 0.0, config.crf), (config.background, config.foreground)
     return label_cams(cams, dataset, label, out, unsure, engine, options, "confident labels")
 
@@ -126,7 +120,13 @@ class _Labelling:
     def wanted(self) -> dict[str, Any]:
         label = asdict(self.label) if self.unsure is None else {"crf": self.label.crf}
         engine = {} if self.engine == presets.AUTO or not self.with_crf else {"crf_engine": self.engine}
-        return {**label, "unsure": self.unsure, "outputs": list(self.outputs), **engine}
+        return {
+            **label,
+            "class_ids": list(self._class_ids),
+            "unsure": self.unsure,
+            "outputs": list(self.outputs),
+            **engine,
+        }
 
     def choices(self, device: torch.device) -> dict[str, Choice]:
         """On a GPU the processes of a machine's cores would be what all wait for."""
@@ -231,7 +231,9 @@ class CamLabelJob(Job):
 
     def pixel_bytes(self) -> float:
         labels = self.dataset.labels
-        most = min(USUAL, len(self.dataset.classes)) if labels is None else int(labels.sum(axis=1).max(initial=0))
+        most = min(USUAL_CLASSES, len(self.dataset.classes))
+        if labels is not None:
+            most = int(labels.sum(axis=1).max(initial=0))
         return DECODED + self._rule.pixel_bytes(most)
 
     def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:

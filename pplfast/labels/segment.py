@@ -16,7 +16,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage
 from pplfast.files import StrPath
 from pplfast.jobs.job import Batch, Choice, Finish, Job
-from pplfast.jobs.memory import DECODED, SCALED, crf_bytes
+from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
 from pplfast.labels import presets
@@ -79,7 +79,7 @@ class SegmentJob(Job):
     def pixel_bytes(self) -> float:
         rows = len(self._ids)
         copies = 2 * (2 if self._config.flip else 1) + 2  # logits and softmax; the sum over the scales, what is kept
-        crf = 0 if self._config.crf == presets.NONE else crf_bytes(rows - 1)
+        crf = 0 if self._config.crf == presets.NONE else crf_bytes(min(rows - 1, USUAL_CLASSES))
         return DECODED + SCALED * max(self._config.scales) ** 2 + 4 * rows * copies + crf
 
     def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
