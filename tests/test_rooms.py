@@ -12,8 +12,12 @@ APART = ("pplfast.labels.presets",)  # names and ranges, which recipes are check
 
 
 def modules(root: Path) -> dict[str, Path]:
-    files = (root / "pplfast").rglob("*.py")
-    return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    """By their names; kernels/ is imported as pplfast.kernels."""
+    found = {}
+    for path in (*(root / "pplfast").rglob("*.py"), *(root / "kernels").rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        found[name if name.split(".")[0] == "pplfast" else f"pplfast.{name}"] = path
+    return found
 
 
 def imports(statements: list[ast.stmt], known: dict[str, Path]) -> Iterator[str]:
