@@ -18,7 +18,7 @@ from pplfast.kernels import mean_field
 from pplfast.kernels.backend import force
 from pplfast.labels.crf import dense_crf
 from pplfast.labels.device_crf import crf_terms, unary
-from pplfast.labels.presets import PRESETS, CrfPreset
+from pplfast.recipe.crf_presets import PRESETS, CrfPreset
 
 BENCH = "crf"
 DIFFERENT_LIMIT = 1e-3  # share of pixels with another label

@@ -21,9 +21,9 @@ from pplfast.benchmarks.reference import ReferenceClassifier
 from pplfast.benchmarks.reference.cam import image_cam, image_label, load_scales
 from pplfast.benchmarks.results import Ratio, Report
 from pplfast.data.dataset import DataConfig, Dataset
-from pplfast.labels.presets import DEFAULT_THRESHOLD
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import CamConfig, LabelConfig
+from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 
 BENCH = "label"
 POSITIONS = {"resnet50": "layer3", "efficientnet_lite0": "group5"}

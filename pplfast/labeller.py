@@ -22,7 +22,6 @@ from pplfast.errors import UserError, did_you_mean, naming, out_of_memory
 from pplfast.jobs.memory import budget_bytes, split_budget
 from pplfast.labels.cam import MapMaker
 from pplfast.labels.network import Run, network_choices
-from pplfast.labels.presets import DEFAULT_THRESHOLD, check_background, check_crf
 from pplfast.labels.rules import label_scores, most_likely
 from pplfast.labels.segment import Segmenter, rows_of
 from pplfast.models.backbone import Network
@@ -31,6 +30,7 @@ from pplfast.networks import CLASSIFIER, SEGMENTATION, find_network, networks_in
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import default_device, exact_float32
 from pplfast.recipe import CamConfig, LabelConfig, SegmentationConfig
+from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD, check_background, check_crf
 from pplfast.train import model_file, network_file, segmentation
 
 THREADS = 2  # DALI's

@@ -1,4 +1,4 @@
-"""Training on two hosts: real network namespaces, real sshd, DeepSpeed's launcher over pdsh, gloo between the ranks.
+"""Training on two hosts: real network namespaces, real sshd, DeepSpeed's launcher over ssh, gloo between the ranks.
 
 `make test-multinode` runs this; it takes minutes, so that `make test` does not. Each test prints its figures.
 """

@@ -199,12 +199,16 @@ def test_the_module_runs_as_a_process_without_a_traceback(tmp_path):
 def test_threads_of_torch_and_of_decoding():
     import torch
 
-    from pplfast.cli.machine import DECODING, use_threads
+    from pplfast.cli.machine import job_options
 
     before = torch.get_num_threads()
+    words = ["cam", "--data", ".", "--model", "m", "--out", "o"]
     try:
-        assert use_threads(argparse.Namespace(threads=0)) == DECODING and torch.get_num_threads() == before
-        assert use_threads(argparse.Namespace(threads=before + 1)) == torch.get_num_threads() == before + 1
+        args = build_parser("cam").parse_args([*words, "--threads", str(before + 1)])
+        args.local_rank = None
+        assert job_options(args).threads == torch.get_num_threads() == before + 1
+        args.threads = 0
+        assert job_options(args).threads is None
     finally:
         torch.set_num_threads(before)
 

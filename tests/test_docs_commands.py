@@ -33,7 +33,7 @@ NOT_RUN = {
     r"(\w+=\S+ )*pplfast train .*--logger .*(wandb|mlflow)": "not installed; tests/test_train_trackers.py",
     r"pplfast doctor": "tests/test_doctor.py runs it",
     r"pplfast bench .*": "minutes; tests/test_bench_runs.py and test_bench_results.py run them",
-    r"(DS_ACCELERATOR=cpu )?pplfast launch .*": "several ranks; tests/test_train_runs.py, test_label_job.py",
+    r"(DS_ACCELERATOR=cpu )?pplfast launch .*": "several ranks; tests/test_train_runs.py, test_jobs_label.py",
     r"pplfast run .*--(ranks|hostfile) .*": "several ranks; tests/test_run_ranks.py",
     r"pplfast run .*--seeds .*": "many trainings; tests/test_run_chain.py",
     r"pplfast run .*--out runs/(photos-long|tuned)\b.*": "the same as runs/photos, with other values",

@@ -122,7 +122,7 @@ def test_the_other_networks_of_an_own_backbone(trained, images, tmp_path, one_th
     model = pplfast.load_classifier(trained)
     pplfast.generate_cams(model, dataset, pplfast.CamConfig(scales=(1.0,), precision="fp32"), tmp_path / "cams")
     label = pplfast.LabelConfig(value=0.5, crf="none")
-    assert pplfast.generate_labels(tmp_path / "cams", dataset, label, tmp_path / "labels", jobs=1).written == 10
+    assert pplfast.generate_labels(tmp_path / "cams", dataset, label, tmp_path / "labels").written == 10
     optim, augment = recipe.optim, recipe.augment
     affinity = pplfast.AffinityConfig(epochs=0.5, optim=optim, augment=augment)
     pplfast.train_boundaries(affinity, model, dataset, tmp_path / "labels", tmp_path / "boundary", options=OPTIONS)

@@ -10,8 +10,8 @@ from pplfast.kernels import backend, cam_fuse, dense_crf, mean_field
 from pplfast.kernels.cam_fuse import cam_fuse_plain
 from pplfast.kernels.permutohedral import build_lattice, gather, spread
 from pplfast.labels.device_crf import DeviceLabeller, crf_terms
-from pplfast.labels.presets import PRESETS
 from pplfast.recipe import CamConfig, LabelConfig
+from pplfast.recipe.crf_presets import PRESETS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -10,9 +10,9 @@ from pplfast.errors import UserError
 from pplfast.jobs.job import Finish, Finished
 from pplfast.jobs.manifest import checksum
 from pplfast.jobs.workers import Task, Workers, finish
-from pplfast.labels.presets import NONE
 from pplfast.labels.rules import FinishLabels
 from pplfast.recipe import LabelConfig
+from pplfast.recipe.crf_presets import NONE
 
 
 class Poison:

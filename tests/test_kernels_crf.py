@@ -13,9 +13,9 @@ from pplfast.kernels import backend, dense_crf, mean_field
 from pplfast.kernels.permutohedral import build_lattice, filter_plain, filter_values, gather, spread
 from pplfast.labels.crf import dense_crf as pydensecrf
 from pplfast.labels.device_crf import DeviceLabeller, crf_terms, unary
-from pplfast.labels.presets import PRESETS
 from pplfast.labels.rules import label_scores
 from pplfast.recipe import LabelConfig
+from pplfast.recipe.crf_presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 interpreted = pytest.mark.skipif(not backend.INTERPRETED, reason="needs TRITON_INTERPRET=1 (no GPU)")

@@ -15,7 +15,7 @@ from pplfast.errors import UserError
 from pplfast.jobs.pool import map_unordered
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.crf import dense_crf, dense_crf_each
-from pplfast.labels.presets import PRESETS, check_background, check_crf
+from pplfast.recipe.crf_presets import PRESETS, check_background, check_crf
 
 RNG = np.random.default_rng(3)
 IMAGE = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)

@@ -13,7 +13,8 @@ from pplfast.cli.train import LOGGERS
 from pplfast.errors import UserError
 from pplfast.train import TrainOptions, loggers, train
 from pplfast.train.log import TrainLog
-from pplfast.train.loggers import KNOWN, check_loggers, numbers, open_loggers
+from pplfast.train.loggers import KNOWN, check_loggers, open_loggers
+from pplfast.train.run_info import numbers
 
 
 def test_the_command_knows_the_same_names():

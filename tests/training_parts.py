@@ -7,9 +7,9 @@ from pplfast.models import create
 from pplfast.patch.branches import PatchStage
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.train.log import Interval
-from pplfast.train.loggers import RunInfo
 from pplfast.train.meter import Rates
 from pplfast.train.plan import StagePlan
+from pplfast.train.run_info import RunInfo
 
 SETTINGS = {"variant": "ppl", "recipe": {"optim": {"lr": 0.1}, "scales": [0.5, 1.0]}, "long": "x" * 1000}
 RATES = Rates(2.0, 4.0, 0.5, None, 1.5)

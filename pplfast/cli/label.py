@@ -22,9 +22,9 @@ from pplfast.cli.parser import CommandParser
 from pplfast.cli.recorded import say_settings, scales_text
 from pplfast.data.options import OWN_CLASSES, RARE, add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.labels import presets
 from pplfast.networks import CLASSIFIER
 from pplfast.recipe import LabelConfig
+from pplfast.recipe import crf_presets as presets
 
 ALPHA_NEEDS_VALUE = "--background alpha needs --value; usual: 4, 24, 32"
 
@@ -58,8 +58,8 @@ def configure(parser: CommandParser) -> None:
         "--crf",
         metavar="CRF",
         help=f"preset of the dense CRF ({', '.join(presets.PRESETS)}, {presets.NONE}; default: with --model "
-        f"label.crf of the network's recipe, with --cams {defaults.crf}); with --model also what computes it: "
-        "pydensecrf (processes), device (with the network, exact too; the default on a GPU), or "
+        f"label.crf of the network's recipe, with --cams {defaults.crf}); also what computes it: "
+        "pydensecrf (processes), device (exact too; the default on a GPU), or "
         "both words, device:labels",
     )
     add_jobs_argument(parser, "of the CRF, shared by a machine's ranks")
@@ -70,7 +70,7 @@ def configure(parser: CommandParser) -> None:
         "at HIGH nor background at LOW becomes 255 (default: every pixel is decided)",
     )
     add_memory_argument(parser, f"{LARGE_IMAGES}; 8 are enough for 12 megapixels of two classes with a CRF")
-    add_threads_argument(parser, "the cores of a rank, a quarter of them for decoding")
+    add_threads_argument(parser)
     add_job_arguments(parser)
     _configure_model(parser.add_argument_group("with --model"))
 

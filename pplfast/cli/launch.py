@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pplfast.cluster.hosts import MOST_SLOTS, read_hostfile
-from pplfast.cluster.launch import LaunchOptions, launch
+from pplfast.cli.ranks import add_launch_arguments, launch_options
+from pplfast.cluster.launch import launch
 from pplfast.errors import UserError
 from pplfast.networks import BOUNDARY, CLASSIFIER, SEGMENTATION, Kind
 
@@ -31,44 +31,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND ...",
         help=f"one of {', '.join(COMMANDS)}, and its options",
     )
-
-
-def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--hostfile",
-        metavar="FILE",
-        help="lines like 'node-a slots=8'; started by ssh (default: this machine alone)",
-    )
-    parser.add_argument(
-        "--ranks",
-        type=int,
-        default=0,
-        metavar="N",
-        help="ranks of this machine, without --hostfile (default: one per GPU)",
-    )
-    parser.add_argument(
-        "--restarts",
-        type=int,
-        default=0,
-        metavar="N",
-        help="start again so many times after a failure, on the hosts that answer; training continues "
-        "from its last checkpoint (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--master-addr", metavar="ADDRESS", help="of the first host (default: the first that `hostname -I` gives there)"
-    )
-
-
-def launch_options(args: argparse.Namespace) -> LaunchOptions:
-    """Those of `add_launch_arguments`. Raises UserError for numbers and host files that mean nothing."""
-    for name in ("ranks", "restarts"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name} {getattr(args, name)}: must be 0 or more")
-    if args.ranks > MOST_SLOTS:
-        raise UserError(f"--ranks {args.ranks}: must be {MOST_SLOTS} or less")
-    if args.hostfile:
-        read_hostfile(args.hostfile)  # what is wrong with it does not wait for the command's own options
-    return LaunchOptions(args.hostfile, args.ranks, args.restarts, args.master_addr)
 
 
 def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:

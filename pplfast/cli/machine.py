@@ -9,22 +9,20 @@ from pplfast.jobs import JobOptions, Outcome
 from pplfast.jobs.pool import default_jobs
 
 LARGE_IMAGES = "large ones go in smaller batches and in tiles, and images for which it does not suffice are bad"
-DECODING = 2  # the `threads` of the functions that make CAMs and labels, where none are given
 
 
 def add_jobs_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--jobs", type=int, metavar="N", help=f"processes {what} (default: one per core)")
+    parser.add_argument("--jobs", type=int, metavar="N", help=f"processes {what} (default: one per core of a rank)")
 
 
-def add_threads_argument(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = f"one per core, {DECODING} for decoding"
-) -> None:
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads",
         type=int,
         default=0,
         metavar="N",
-        help=f"CPU threads of the network and of decoding, each (default: {default})",
+        help="CPU threads of the network and of decoding, each (default: the cores of a rank, a quarter of them for "
+        "decoding)",
     )
 
 
@@ -68,10 +66,13 @@ def add_job_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
 def job_options(args: argparse.Namespace) -> JobOptions:
     """Of those arguments; gives torch its threads, of --threads or this rank's share of the cores. Imports torch: check
     the other arguments first."""
+    import torch
+
     from pplfast.jobs.run import share_threads
 
     share_threads()
-    use_threads(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     return JobOptions(
         memory=getattr(args, "memory", None),
         jobs=getattr(args, "jobs", None),
@@ -93,16 +94,3 @@ def say_outcome(outcome: Outcome, what: str, out: str) -> int:
 
 def jobs_from_arguments(args: argparse.Namespace) -> int:
     return default_jobs() if args.jobs is None else int(args.jobs)
-
-
-def use_threads(args: argparse.Namespace) -> int:
-    """Give torch the threads of --threads, where it is given; returns those for decoding.
-
-    Imports torch: check the other arguments first.
-    """
-    if not args.threads:
-        return DECODING
-    import torch
-
-    torch.set_num_threads(args.threads)
-    return int(args.threads)

@@ -17,11 +17,19 @@ GROUPS = {
     "recipe": ("--recipe", "--set", "--variant", "--variants", "--seed", "--seeds"),
     "maps and labels": (
         *("--scales", "--no-flip", "--batch", "--precision", "--background", "--value", "--crf"),
-        *("--radius", "--beta", "--steps"),
+        *("--unsure", "--radius", "--beta", "--steps"),
     ),
-    "output": ("--out", "--dry-run", "--resume", "--npy", "--json", "--images"),
+    "output": ("--out", "--dry-run", "--resume", "--verify", "--fail-on-bad", "--npy", "--json", "--images"),
     "checkpoints and log": (
-        *("--checkpoint-seconds", "--checkpoint-every", "--keep", "--log-every", "--logger", "--profile"),
+        *(
+            "--checkpoint-seconds",
+            "--checkpoint-every",
+            "--keep",
+            "--log-every",
+            "--logger",
+            "--profile",
+            "--prometheus",
+        ),
     ),
     "machine": (
         *("--jobs", "--threads", "--memory", "--cache-mb", "--compile", "--no-compile", "--deepspeed"),

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.cli.launch import add_launch_arguments, launch_options
 from pplfast.cli.machine import LARGE_IMAGES, add_jobs_argument, add_memory_argument, check_machine_arguments
 from pplfast.cli.parser import CommandParser
+from pplfast.cli.ranks import add_launch_arguments, launch_options
 from pplfast.cli.recipes import FOR_FOLDERS, default_recipe
 from pplfast.cli.train import (
     add_recipe_arguments,

@@ -18,9 +18,9 @@ from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model
 from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments
-from pplfast.labels.presets import NONE, PRESETS, check_crf
 from pplfast.networks import SEGMENTATION
 from pplfast.recipe import Recipe, SegmentationConfig
+from pplfast.recipe.crf_presets import NONE, PRESETS, check_crf
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import Dataset

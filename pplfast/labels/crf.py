@@ -1,11 +1,11 @@
-"""The dense CRF (Kraehenbuehl and Koltun, 2011) through pydensecrf; its presets are in presets.py."""
+"""The dense CRF (Kraehenbuehl and Koltun, 2011) through pydensecrf; its presets are in recipe/crf_presets.py."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from pplfast.arrays import Float32Array, UInt8Array
-from pplfast.labels.presets import PRESETS, CrfPreset
+from pplfast.recipe.crf_presets import PRESETS, CrfPreset
 
 
 def dense_crf(image: UInt8Array, probabilities: Float32Array, preset: str | CrfPreset) -> Float32Array:

@@ -9,8 +9,8 @@ from torch import Tensor
 from pplfast.arrays import UInt8Array
 from pplfast.data.handover import to_device
 from pplfast.kernels import CrfTerms, mean_field
-from pplfast.labels.presets import PRESETS, CrfPreset
 from pplfast.recipe import LabelConfig
+from pplfast.recipe.crf_presets import PRESETS, CrfPreset
 
 CLIP = 1e-5  # of probabilities, as pydensecrf's users have it
 UNSURE = 255

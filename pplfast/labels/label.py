@@ -17,7 +17,6 @@ from pplfast.jobs.job import Batch, Choice, Finish, Job
 from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
-from pplfast.labels import presets
 from pplfast.labels.cam import NOT_FINITE, ClassifierJob, class_settings, own_classes
 from pplfast.labels.camfile import Cam
 from pplfast.labels.camfolder import CamFolder, load_cam_of
@@ -25,6 +24,7 @@ from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.rules import FinishLabels, Scores, Unsure
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig, CamConfig, LabelConfig
+from pplfast.recipe import crf_presets as presets
 
 OUTPUTS = ("png", "npy", "shards")
 BATCH = 8  # images of one size at a time, of CAM files on a device

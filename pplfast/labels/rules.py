@@ -12,11 +12,12 @@ from pplfast.arrays import Float32Array, IntArray, UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.masks import mask_image
 from pplfast.jobs.job import Finish, Finished
-from pplfast.labels import crf, presets
+from pplfast.labels import crf
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.camfile import Cam, encode_npy, resize_bilinear, stored_size
 from pplfast.labels.camfolder import load_cam_of
 from pplfast.recipe import LabelConfig
+from pplfast.recipe import crf_presets as presets
 
 Unsure = tuple[float, float] | None
 

@@ -19,11 +19,11 @@ from pplfast.jobs.job import Batch, Choice, Finish, Job
 from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
-from pplfast.labels import presets
 from pplfast.labels.network import ScaledNetwork, in_tiles, network_choices, total_stride
 from pplfast.labels.rules import FinishPrediction, Prediction
 from pplfast.models.segmentation import SegmentationNet, head_stride
 from pplfast.recipe import SegmentationConfig
+from pplfast.recipe import crf_presets as presets
 
 LEAST = 0.01  # probability that a class must reach somewhere in the image to take part in its CRF
 

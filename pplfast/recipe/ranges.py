@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pplfast.errors import UserError, did_you_mean
-from pplfast.labels.presets import BACKGROUNDS, NONE, PRESETS
+from pplfast.recipe.crf_presets import BACKGROUNDS, NONE, PRESETS
 
 LONGEST_TEXT = 4096  # characters
 MOST_ENTRIES = 64  # of a list

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pplfast.errors import UserError
-from pplfast.labels.presets import check_background
+from pplfast.recipe.crf_presets import check_background
 from pplfast.recipe.ranges import SettingError, check_values, short
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.data.dataset import DataConfig, Dataset
-from pplfast.labels.presets import NONE
 from pplfast.recipe import Recipe
+from pplfast.recipe.crf_presets import NONE
 from pplfast.steps import TEST, TRAIN, VAL, Parts
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 
 from pplfast.data.sampling import steps_per_epoch
 from pplfast.evaluate import LabelFacts
-from pplfast.labels.presets import DEFAULT_THRESHOLD
 from pplfast.recipe import OptimConfig, Recipe
+from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 from pplfast.steps import FACTS, LABELS
 from pplfast.train.schedules import stage_iterations
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.cluster.ranks import Ranks
-from pplfast.labels.presets import DEFAULT_THRESHOLD
+from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 from pplfast.run.config import Lists, RunConfig
 from pplfast.run.facts import facts_summary
 from pplfast.run.steps import Announce, Steps

@@ -16,11 +16,11 @@ from pplfast.files import remove_file, write_json
 from pplfast.jobs import JobOptions, Outcome
 from pplfast.labels.cam import generate_cams
 from pplfast.labels.label import generate_affinity_labels, generate_labels
-from pplfast.labels.presets import DEFAULT_THRESHOLD, NONE
 from pplfast.labels.segment import segment_images
 from pplfast.labels.walk import walk_cams
 from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe, recipe_to_dict
+from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD, NONE
 from pplfast.run.config import Lists, RunConfig, fingerprint
 from pplfast.run.steps import Announce, StepResult
 from pplfast.steps import STEP, Step

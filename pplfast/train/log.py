@@ -13,9 +13,10 @@ from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.recipe import OptimConfig
 from pplfast.train.display import Shown, make_display
-from pplfast.train.loggers import JsonLines, Logger, RunInfo, open_loggers
+from pplfast.train.loggers import JsonLines, Logger, open_loggers
 from pplfast.train.meter import Rates
 from pplfast.train.plan import StagePlan
+from pplfast.train.run_info import RunInfo
 from pplfast.train.task import Task
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from pplfast.errors import UserError, explain_os_error
 from pplfast.extend import import_object
 from pplfast.files import append_line, atomic_path, check_inside, open_append, parse_json, read_lines
+from pplfast.train.run_info import RunInfo, numbers
 
 JSONL, TENSORBOARD = "log.jsonl", "tb"
 DEFAULT = ("jsonl", "tensorboard")
@@ -30,19 +31,6 @@ class Logger(Protocol):
 
     def close(self) -> None:
         """The run is over, finished or not."""
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    folder: Path  # of the run; there already
-    step: int  # steps done before: 0, or where a resumed run goes on
-    name: str  # for people
-    settings: Mapping[str, Any]  # what recipe.json holds: nested, JSON-able
-
-
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The values that can be drawn over the steps."""
-    return {key: value for key, value in values.items() if isinstance(value, int | float) and key != "iteration"}
 
 
 class JsonLines:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pplfast.errors import UserError
 from pplfast.files import is_output, read_json, write_json
-from pplfast.train.loggers import RunInfo, numbers
+from pplfast.train.run_info import RunInfo, numbers
 
 IDS = "trackers.json"  # in the run's folder: tracker -> id of the run there
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")

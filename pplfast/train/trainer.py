@@ -29,11 +29,12 @@ from pplfast.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pplfast.train.consistency import check_ranks, frozen_checksums
 from pplfast.train.identity import RECORD, claim_folder
 from pplfast.train.log import Interval, TrainLog, opening_lines
-from pplfast.train.loggers import DEFAULT, RunInfo, check_loggers
+from pplfast.train.loggers import DEFAULT, check_loggers
 from pplfast.train.meter import Meter
 from pplfast.train.plan import StagePlan
 from pplfast.train.profile import FOLDER as PROFILE
 from pplfast.train.profile import StepProfiler
+from pplfast.train.run_info import RunInfo
 from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
 from pplfast.train.state import collect_state, restore_optimizer, restore_weights
 from pplfast.train.step import LossWatch, seed_step, step_batches, train_step

@@ -29,7 +29,8 @@ from pplfast.labels.network import network_choices
 from pplfast.recipe import load_recipe
 from pplfast.train import identity
 from pplfast.train.classifier import ClassifierTask
-from pplfast.train.loggers import JsonLines, RunInfo
+from pplfast.train.loggers import JsonLines
+from pplfast.train.run_info import RunInfo
 from pplfast.train.trackers import IDS, _keep_run_id, _run_id
 from pplfast.train.trainer import _claim
 
