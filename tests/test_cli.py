@@ -1,6 +1,5 @@
 """The command line's frame: help, unknown commands, and errors in one line."""
 
-import argparse
 import importlib
 import os
 import subprocess
