@@ -22,7 +22,7 @@ demo: $(STAMP) ## the whole chain on a data set made on the spot: runs/demo/repo
 	$(BIN)/pplfast data demo --out runs/demo/data
 	$(BIN)/pplfast run --data runs/demo/data --recipe demo --out runs/demo
 
-# mypy needs one core, the tests one: side by side. Each prints its output when it is done, so that none is mixed.
+# Side by side: mypy has nothing to do most of the time. Each prints its output when it is done, so that none is mixed.
 check: $(STAMP) ## lint, types, and the tests that start no process: under a minute
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target lint types test-quick
 
@@ -33,9 +33,9 @@ lint: $(STAMP) ## ruff: lint and format
 types: $(STAMP) ## mypy, strict
 	$(BIN)/python -m mypy
 
-# One thread: the tests' tensors are small, and a second thread would fight with mypy for the other core.
+# One thread each: the tests' tensors are small.
 test-quick: $(STAMP) ## the tests of a second or less that start no process; they fail if they start one
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
 
 test: check ## all tests: check first, then the rest
 	@$(MAKE) --no-print-directory test-rest
