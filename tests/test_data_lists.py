@@ -97,10 +97,11 @@ def test_absolute_paths_into_a_voc_layout_are_used(tmp_path):
 
 def test_absolute_paths_elsewhere_are_named(photos, tmp_path):
     other = save_image(tmp_path / "other" / "x.jpg")
-    message = refusal(photos, "a", str(other))  # of a long path the middle is left out
-    assert f"list.txt, line 2: '{str(other)[:10]}" in message and "x.jpg' lies outside the data folder" in message
+    message = refusal(photos, "a", str(other))  # a long path is shortened
+    assert f"list.txt, line 2: '{str(other)[:10]}" in message and "lies outside the data folder" in message
     mask = write(tmp_path / "other" / "a.png", b"")
-    assert "line 1: " in refusal(photos, f"/a.jpg {mask}") and "a.png' lies outside" in refusal(photos, f"/a.jpg {mask}")
+    message = refusal(photos, f"/a.jpg {mask}")
+    assert f"line 1: '{str(mask)[:10]}" in message and "lies outside" in message
     assert listed(photos, "/a.jpg /masks/of/another/machine/a.png").masks == (None,)
     assert "write paths relative to --data" in missing(photos, "/home/somebody/x.jpg")
     for path in (r"C:\Users\x.jpg", "D:/x.jpg", r"\\server\share\x.jpg"):
