@@ -60,7 +60,7 @@ def add_cam_arguments(parser: argparse._ActionsContainer) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help="images of one shape at a time (default: cam.batch of the network's recipe)",
+        help="images of one shape at a time on a GPU (default: cam.batch of the network's recipe)",
     )
     parser.add_argument(
         "--precision",
