@@ -34,7 +34,7 @@ from pplfast.models.segmentation import SegmentationNet
 
 # An early cut and a later one: progressive takes the later, explicit both.
 CUTS = {"wrn38": ("b3_2", "b4_5"), "resnet50": ("layer2", "layer3"), "efficientnet_lite0": ("group3", "group5")}
-MODES = ("plain", "progressive", "explicit")
+VARIANTS = ("plain", "ppl", "explicit")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CLASSES, LOSS_SCALE = 20, 1024.0
 # Largest difference between the Triton kernels and their plain definitions, of whole networks, relative.
@@ -114,9 +114,9 @@ class Smoke:
         return [row["name"] for row in self.lines if not row.get("ok", True)]
 
 
-def case(backbone: str, mode: str) -> Case:
-    cuts = {"plain": (), "progressive": CUTS[backbone][1:], "explicit": CUTS[backbone]}[mode]
-    return Case(backbone, CLASSES, tuple((name, 2) for name in cuts), mode == "explicit")
+def case(backbone: str, variant: str) -> Case:
+    cuts = {"plain": (), "ppl": CUTS[backbone][1:], "explicit": CUTS[backbone]}[variant]
+    return Case(backbone, CLASSES, tuple((name, 2) for name in cuts), variant == "explicit")
 
 
 def picture(smoke: Smoke, batch: int, height: int, width: int) -> torch.Tensor:
@@ -160,11 +160,11 @@ def train_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
         return F.multilabel_soft_margin_loss(logits, labels)
 
     for backbone in backbones:
-        for mode in MODES:
-            model = models.make_pplfast(case(backbone, mode), smoke.device)
+        for variant in VARIANTS:
+            model = models.make_pplfast(case(backbone, variant), smoke.device)
             models.freeze(model, model.backbone.frozen_default)
             for precision in DTYPES:
-                name = f"train {backbone} {mode} {precision}"
+                name = f"train {backbone} {variant} {precision}"
                 if precision == "fp16" and smoke.device == "cpu":
                     smoke.leave_out(name, "fp16 needs a GPU")
                     continue
@@ -175,7 +175,7 @@ def kernel_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
     """Logits and the classifier's gradient by the Triton kernels and by their plain definitions, one process."""
     batch, side = smoke.sizes.compare
     for backbone in backbones:
-        model = models.make_pplfast(case(backbone, "progressive"), smoke.device)
+        model = models.make_pplfast(case(backbone, "ppl"), smoke.device)
         models.no_dropout(model)
 
         def outputs(precision: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,7 +221,7 @@ def map_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
     scaled = [picture(smoke, 4, round(height * scale), round(width * scale)) for scale in smoke.sizes.scales]
     images = Images(height, width, scaled, classes)
     for backbone in backbones:
-        model = models.make_pplfast(case(backbone, "progressive"), smoke.device).eval()
+        model = models.make_pplfast(case(backbone, "ppl"), smoke.device).eval()
 
         def cams(bf16: bool) -> dict[str, Any]:
             maps = pplfast_cams(model, images, bf16)

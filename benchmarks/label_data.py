@@ -56,7 +56,7 @@ def make_model(
 ) -> None:
     torch.manual_seed(0)
     net, _ = create(backbone, weights=weights, output_stride=16)
-    model = PatchClassifier(net, len(classes), "progressive")
+    model = PatchClassifier(net, len(classes), "ppl")
     model.set_stage([PatchStage(net.position(position) + 1, 2)])
     info = ClassifierInfo(
         "ppl",

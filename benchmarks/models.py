@@ -29,15 +29,15 @@ class Case:
     weights: str = "none"  # as in recipes
 
     @property
-    def mode(self) -> str:
-        return "explicit" if self.explicit else "progressive" if self.stages else "plain"
+    def variant(self) -> str:
+        return "explicit" if self.explicit else "ppl" if self.stages else "plain"
 
 
 def make_pplfast(case: Case, device: str = "cpu") -> PatchClassifier:
     """The same weights each time; the classifier's are random."""
     torch.manual_seed(SEED)
     backbone, _ = create(case.backbone, case.weights, case.output_stride)
-    model = PatchClassifier(backbone, case.classes, case.mode, branches=max(len(case.stages), 1))
+    model = PatchClassifier(backbone, case.classes, case.variant, branches=max(len(case.stages), 1))
     model.set_stage([PatchStage(backbone.position(name) + 1, grid) for name, grid in case.stages])
     cpu.install(model, torch.device(device))
     return model.to(device)

@@ -48,7 +48,8 @@ def make_work(name: str) -> Callable[[], Any]:
         network, grid, (cut, stride) = what, 2, CAMS[what]
     backbone, _ = create(network, "none", stride)
     backbone.freeze(backbone.frozen_default)
-    model = PatchClassifier(backbone, 20, "progressive")
+    variant = "ppl" if importlib.util.find_spec("pplfast.steps") else "progressive"  # as checkouts of before call it
+    model = PatchClassifier(backbone, 20, variant)
     model.set_stage([PatchStage(backbone.position(cut) + 1, grid)])
     make_fast(torch.device("cpu"), model, step)
     return training(torch, model) if step else cams(torch, model)

@@ -25,7 +25,7 @@ CASES = [
 
 
 def _name(case: models.Case) -> str:
-    return f"{case.backbone}-{case.mode}"
+    return f"{case.backbone}-{case.variant}"
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

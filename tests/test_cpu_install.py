@@ -21,20 +21,20 @@ from pplfast.patch.classifier import PatchClassifier
 CPU = torch.device("cpu")
 
 
-def classifier(name, monkeypatch, mode="progressive"):
+def classifier(name, monkeypatch, variant="ppl"):
     make, cut = TINY[name]
     backbone = make(monkeypatch)
     backbone.freeze(2)
-    model = PatchClassifier(backbone, 3, mode)
-    model.set_stage([] if mode == "plain" else [PatchStage(backbone.position(cut) + 1, 2)])
+    model = PatchClassifier(backbone, 3, variant)
+    model.set_stage([] if variant == "plain" else [PatchStage(backbone.position(cut) + 1, 2)])
     torch.nn.init.normal_(model.classifier.weight)
     return model
 
 
-@pytest.mark.parametrize("mode", ("plain", "progressive", "explicit"))
+@pytest.mark.parametrize("variant", ("plain", "ppl", "explicit"))
 @pytest.mark.parametrize("name", TINY)
-def test_training_and_maps_are_the_same_once_installed(name, mode, monkeypatch, one_thread):
-    model = classifier(name, monkeypatch, mode)
+def test_training_and_maps_are_the_same_once_installed(name, variant, monkeypatch, one_thread):
+    model = classifier(name, monkeypatch, variant)
     other = copy.deepcopy(model)
     cpu.install(other, CPU)
     assert list(other.state_dict()) == list(model.state_dict())

@@ -169,7 +169,7 @@ def test_heads_and_taps_of_an_own_backbone():
 def test_pooling_of_patches_equals_its_definition(name):
     torch.manual_seed(0)
     backbone, _ = create("own_parts:Tiny")
-    model = PatchClassifier(backbone, 3, "progressive", pooling=POOLINGS.find(name)).eval()
+    model = PatchClassifier(backbone, 3, "ppl", pooling=POOLINGS.find(name)).eval()
     torch.nn.init.normal_(model.classifier.weight)
     model.set_stage([PatchStage(1, 3)])
     images = torch.randn(2, 3, 90, 70)
@@ -203,7 +203,7 @@ def test_a_subclass_of_a_network_does_not_take_its_shortcuts(monkeypatch, regist
 
     pplfast.register_backbone("shallow", Shallow)
     monkeypatch.setattr("pplfast.cpu.strips.run_shared", lambda *_: pytest.fail("the shortcut of ResNet"))
-    model = PatchClassifier(create("shallow")[0], 2, "progressive").eval()
+    model = PatchClassifier(create("shallow")[0], 2, "ppl").eval()
     model.set_stage([PatchStage(model.backbone.position("layer2") + 1, 2)])
     cpu.install(model, torch.device("cpu"))
     assert model.maps(torch.randn(1, 3, 32, 32)).shape == (1, 2, 2, 2)

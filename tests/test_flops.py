@@ -21,26 +21,26 @@ SIZE = 64
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", (0, 3))
 @pytest.mark.parametrize(
-    "mode, cuts",
+    "variant, cuts",
     (
         ("plain", ()),
-        ("progressive", (("layer3", 2),)),
+        ("ppl", (("layer3", 2),)),
         ("explicit", (("layer2", 4), ("layer3", 2))),
     ),
 )
-def test_operations_are_those_of_the_method(mode, cuts, frozen):
+def test_operations_are_those_of_the_method(variant, cuts, frozen):
     """Counted independently: on the plain reference, which classifies a map before it is pooled."""
-    model = classifier("resnet50", mode, cuts, frozen)
+    model = classifier("resnet50", variant, cuts, frozen)
     cells = (SIZE // 16) ** 2
     late = 3 * 2 * 20 * 2048 * (len(cuts) + 1) * (cells - 1)  # operations of the classifier on all cells but one
-    case = Case("resnet50", 20, cuts, explicit=mode == "explicit", output_stride=16)
+    case = Case("resnet50", 20, cuts, explicit=variant == "explicit", output_stride=16)
     assert training_flops(model, SIZE, CPU) == step_flops(case, 1, SIZE, frozen) - late
 
 
 @pytest.mark.slow
 def test_operations_of_the_cpus_own_layers_are_the_same():
     """Depthwise convolutions run in an operator that torch's counter does not know."""
-    model = classifier("efficientnet_lite0", "progressive", (("group5", 2),), 3)
+    model = classifier("efficientnet_lite0", "ppl", (("group5", 2),), 3)
     expected = training_flops(model, SIZE, CPU)
     cpu.install(model, CPU)
     assert training_flops(model, SIZE, CPU) == expected

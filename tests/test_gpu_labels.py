@@ -87,7 +87,7 @@ def maker():
     from pplfast.labels.cam import MapMaker
 
     def make(call_pixels: int) -> MapMaker:
-        model = classifier("efficientnet_lite0", "progressive").to(DEVICE)
+        model = classifier("efficientnet_lite0", "ppl").to(DEVICE)
         return MapMaker(model, CamConfig(scales=(0.5, 1.0)), "fp32", call_pixels, 8, 2)
 
     return make

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from dry_gpu.table import BACKBONES, MODES
+from dry_gpu.table import BACKBONES, VARIANTS
 
 from pplfast.models import create
 from pplfast.patch.branches import PatchStage
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 DEVICE = torch.device("cuda")
 CLASSES, WARM, WATCHED = 5, 3, 3
 POSITIONS = {"wrn38": ("b3_2", "b4_5"), "resnet50": ("layer2", "layer3"), "efficientnet_lite0": ("group3", "group5")}
-STAGES = {"plain": 0, "progressive": 1, "explicit": 2}
+STAGES = {"plain": 0, "ppl": 1, "explicit": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +28,12 @@ def exact():
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def classifier(name: str, mode: str) -> PatchClassifier:
+def classifier(name: str, variant: str) -> PatchClassifier:
     """In eval mode: WideResNet-38 has dropout inside. Gradients are those of training, since BatchNorm is frozen."""
     torch.manual_seed(0)
     backbone, _ = create(name, "none")
-    model = PatchClassifier(backbone, CLASSES, mode, branches=STAGES[mode] or 1)
-    model.set_stage([PatchStage(backbone.position(name) + 1, 2) for name in POSITIONS[name][: STAGES[mode]]])
+    model = PatchClassifier(backbone, CLASSES, variant, branches=STAGES[variant] or 1)
+    model.set_stage([PatchStage(backbone.position(name) + 1, 2) for name in POSITIONS[name][: STAGES[variant]]])
     backbone.freeze(backbone.frozen_default)
     return model.eval()
 
@@ -61,10 +61,10 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm().clamp(min=1e-12))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", BACKBONES)
-def test_classifier_equals_the_one_on_the_cpu(name, mode):
-    reference, (images, labels) = classifier(name, mode), batch(2, 80, 112)  # grids and strides leave remainders
+def test_classifier_equals_the_one_on_the_cpu(name, variant):
+    reference, (images, labels) = classifier(name, variant), batch(2, 80, 112)  # grids and strides leave remainders
     model = copy.deepcopy(reference).to(DEVICE)
     wanted, wanted_grads = forward_backward(reference, images, labels)
     found, grads = forward_backward(model, images, labels)
@@ -76,10 +76,10 @@ def test_classifier_equals_the_one_on_the_cpu(name, mode):
 
 
 @pytest.mark.parametrize("precision", (torch.bfloat16, torch.float16), ids=str)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", BACKBONES)
-def test_half_precision_is_near_and_its_gradients_are_float32(name, mode, precision):
-    single, (images, labels) = classifier(name, mode).to(DEVICE), batch(2, 64, 96)
+def test_half_precision_is_near_and_its_gradients_are_float32(name, variant, precision):
+    single, (images, labels) = classifier(name, variant).to(DEVICE), batch(2, 64, 96)
     half = copy.deepcopy(single)
     wanted, wanted_grads = forward_backward(single, images, labels)
     found, grads = forward_backward(half, images, labels, precision)
@@ -101,7 +101,7 @@ def test_a_training_step_falls_and_never_waits(zero, precision):
 
     ranks = start_ranks()
     optim = OptimConfig(lr=1e-3, batch=4, precision=precision, zero=zero)
-    model = classifier("efficientnet_lite0", "progressive").train()
+    model = classifier("efficientnet_lite0", "ppl").train()
     model.dropout = 0.2
     engine = start_engine(model, optim, ranks)
     images, labels = (tensor.to(DEVICE) for tensor in batch(4, 96, 96))

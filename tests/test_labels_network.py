@@ -236,7 +236,7 @@ def test_what_a_call_may_have_follows_what_the_network_takes():
 def test_maps_of_a_real_network_depend_on_the_batch_by_no_more_than_rounding():
     """Not to the last bit: what multiplies matrices is chosen by how many rows they have."""
     torch.manual_seed(0)
-    model = PatchClassifier(create("efficientnet_lite0")[0], 3, "progressive").eval()
+    model = PatchClassifier(create("efficientnet_lite0")[0], 3, "ppl").eval()
     nn.init.normal_(model.classifier.weight, std=0.1)
     model.set_stage((PatchStage(8, 2),))
     pixels, classes = pictures(3, 60, 80), torch.tensor([[0, 1], [1, 2], [2, 0]])

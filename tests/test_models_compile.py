@@ -15,7 +15,7 @@ def test_one_graph_with_the_same_loss_and_gradients(name, monkeypatch, one_threa
     make, cut = TINY[name]
     backbone = make(monkeypatch)
     backbone.freeze(2)
-    model = PatchClassifier(backbone, 3, "progressive").train()
+    model = PatchClassifier(backbone, 3, "ppl").train()
     model.set_stage([PatchStage(backbone.position(cut) + 1, 2)])
     for module in model.modules():
         if hasattr(module, "dropout"):

@@ -65,7 +65,7 @@ def test_without_images_torch_draws_and_nothing_is_dropped_outside_of_training()
         assert dropout(x, 0.5, 0, False) is x and dropout(x, 0.0, 0, True) is x
 
 
-@pytest.mark.parametrize("mode", ("progressive", "explicit"))
+@pytest.mark.parametrize("mode", ("ppl", "explicit"))
 def test_a_network_computes_the_same_of_an_image_on_one_rank_and_on_two(mode, monkeypatch, one_thread):
     """WideResNet-38 drops inside; where its cuts lie behind one another, branches share a batch."""
     make, _ = TINY["wrn38"]
@@ -96,7 +96,7 @@ def test_what_compilers_are_told_of_it_is_right():
 def test_dropout_is_part_of_the_one_graph_that_is_compiled(monkeypatch, one_thread):
     make, cut = TINY["wrn38"]
     backbone = make(monkeypatch)
-    model = PatchClassifier(backbone, 3, "progressive", dropout=0.5).train()
+    model = PatchClassifier(backbone, 3, "ppl", dropout=0.5).train()
     model.set_stage([PatchStage(backbone.position(cut) + 1, 2)])
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)

@@ -14,10 +14,10 @@ FAMILIES = ("effnet", "resnet", "preact")
 SIZE = (37, 51)  # odd: no K divides any map of it
 
 
-def make_model(family: str, mode: str, branches: int = 1, dropout: float = 0.0, *layout: tuple) -> PatchClassifier:
+def make_model(family: str, variant: str, branches: int = 1, dropout: float = 0.0, *layout: tuple) -> PatchClassifier:
     torch.manual_seed(0)
     backbone = TinyBackbone(family, *layout)
-    model = PatchClassifier(backbone, classes=3, mode=mode, dropout=dropout, branches=branches).double()
+    model = PatchClassifier(backbone, classes=3, variant=variant, dropout=dropout, branches=branches).double()
     torch.nn.init.normal_(model.classifier.weight)
     return model
 
@@ -57,7 +57,7 @@ def assert_equals_definition(model, size=SIZE):
 @pytest.mark.parametrize("position", (1, 2, 3, 4))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_progressive_equals_definition(family, position, grid):
-    model = make_model(family, "progressive")
+    model = make_model(family, "ppl")
     model.set_stage([PatchStage(position, grid)])
     assert_equals_definition(model)
 
@@ -83,11 +83,11 @@ def test_explicit_equals_definition(family, stages):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_patches_equals_definition(family):
     assert_equals_definition(make_model(family, "plain"))
-    assert_equals_definition(make_model(family, "progressive"))
+    assert_equals_definition(make_model(family, "ppl"))
 
 
 def test_dropout_drops_whole_channels_as_the_definition_does():
-    model = make_model("resnet", "progressive", dropout=0.5)
+    model = make_model("resnet", "ppl", dropout=0.5)
     model.set_stage([PatchStage(2, 2)])
     images, _labels = make_batch()
     torch.manual_seed(3)
@@ -150,7 +150,7 @@ def test_explicit_branches_send_no_gradient_below_their_cut():
 
 
 def test_maps_of_chosen_classes():
-    model = make_model("preact", "progressive")
+    model = make_model("preact", "ppl")
     model.set_stage([PatchStage(2, 2)])
     images, _ = make_batch()
     chosen = model.maps(images, classes=torch.tensor([[2], [0]]))
@@ -159,7 +159,7 @@ def test_maps_of_chosen_classes():
 
 
 def test_stages_that_cannot_be():
-    model = make_model("effnet", "progressive")
+    model = make_model("effnet", "ppl")
     for stages, word in (
         ([PatchStage(0, 2)], "outside"),
         ([PatchStage(5, 2)], "outside"),
@@ -175,10 +175,10 @@ def test_stages_that_cannot_be():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode, names", (("progressive", ["group3"]), ("explicit", ["group2", "group4"])))
-def test_efficientnet_equals_definition(mode, names, one_thread):
+@pytest.mark.parametrize("variant, names", (("ppl", ["group3"]), ("explicit", ["group2", "group4"])))
+def test_efficientnet_equals_definition(variant, names, one_thread):
     backbone, _ = create("efficientnet_lite0", weights="none")
     backbone.freeze(2)
-    model = PatchClassifier(backbone, 3, mode, branches=len(names)).double()
+    model = PatchClassifier(backbone, 3, variant, branches=len(names)).double()
     model.set_stage([PatchStage(backbone.position(name) + 1, 2) for name in names])
     assert_equals_definition(model)

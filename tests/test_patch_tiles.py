@@ -16,25 +16,27 @@ from pplfast.patch.tiles import tiled_maps
 pytestmark = pytest.mark.usefixtures("one_thread")
 STAGES = {
     "plain": [[]],
-    "progressive": [[], [(1, 2)], [(3, 3)], [(4, 4)]],
+    "ppl": [[], [(1, 2)], [(3, 3)], [(4, 4)]],
     "explicit": [[(1, 2), (3, 2)], [(3, 4), (1, 3)], [(2, 2), (2, 3)]],
 }
 
 
-def build(backbone, mode, stages, classes=3):
+def build(backbone, variant, stages, classes=3):
     torch.manual_seed(1)
-    model = PatchClassifier(backbone, classes, mode, branches=len(stages)).eval()
+    model = PatchClassifier(backbone, classes, variant, branches=len(stages)).eval()
     torch.nn.init.normal_(model.classifier.weight)
     model.set_stage([PatchStage(*stage) for stage in stages])
     return model
 
 
-@pytest.mark.parametrize("mode, stages", [(mode, stages) for mode, all_of in STAGES.items() for stages in all_of])
+@pytest.mark.parametrize(
+    "variant, stages", [(variant, stages) for variant, all_of in STAGES.items() for stages in all_of]
+)
 @pytest.mark.parametrize("family", ("effnet", "resnet", "preact"))
-def test_equal_where_the_overlap_covers_what_a_cell_sees(family, mode, stages, monkeypatch):
+def test_equal_where_the_overlap_covers_what_a_cell_sees(family, variant, stages, monkeypatch):
     monkeypatch.setattr(tiles, "SMALLEST", 16)
     torch.manual_seed(0)
-    model, seen = build(TinyBackbone(family), mode, stages).double(), []
+    model, seen = build(TinyBackbone(family), variant, stages).double(), []
     run, most = model.backbone.run, 170 * 170
     classes = torch.tensor([[2, -1, 0]])
     for size in ((301, 203), (160, 384)):
@@ -57,28 +59,28 @@ def picture(height, width):
     return (image / image.std()).contiguous(memory_format=torch.channels_last)
 
 
-NETWORKS = (  # name, output stride, mode, stages, size, side of a tile, whether with the CPU's own implementations
+NETWORKS = (  # name, output stride, variant, stages, size, side of a tile, whether with the CPU's own implementations
     ("efficientnet_lite0", 16, "plain", [], (1000, 750), 620, False),
-    ("efficientnet_lite0", 16, "progressive", [("group3", 2)], (600, 401), 450, True),
+    ("efficientnet_lite0", 16, "ppl", [("group3", 2)], (600, 401), 450, True),
     ("efficientnet_lite0", 32, "explicit", [("group2", 3), ("group4", 2)], (600, 401), 450, False),
-    ("resnet50", 16, "progressive", [("layer2", 2)], (600, 401), 450, False),
+    ("resnet50", 16, "ppl", [("layer2", 2)], (600, 401), 450, False),
     ("tiny resnet101", 8, "plain", [], (1101, 801), 800, True),
-    ("tiny wrn38", None, "progressive", [("b4", 2)], (601, 801), 450, True),
+    ("tiny wrn38", None, "ppl", [("b4", 2)], (601, 801), 450, True),
     ("tiny wrn38", None, "plain", [], (601, 801), 450, False),
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, stride, mode, places, size, side, installed", NETWORKS)
+@pytest.mark.parametrize("name, stride, variant, places, size, side, installed", NETWORKS)
 def test_real_networks_equal_their_maps_of_the_whole_image(
-    name, stride, mode, places, size, side, installed, monkeypatch
+    name, stride, variant, places, size, side, installed, monkeypatch
 ):
     torch.manual_seed(0)
     if name.startswith("tiny"):
         (reference.tiny_resnet if "resnet" in name else reference.tiny_wideresnet)(monkeypatch)  # fewer channels
         name = name.removeprefix("tiny ")
     backbone, _ = create(name, "auto" if name.startswith("eff") else "none", stride)
-    model = build(backbone, mode, [(backbone.position(place), grid) for place, grid in places], 20)
+    model = build(backbone, variant, [(backbone.position(place), grid) for place, grid in places], 20)
     if installed:
         cpu.install(model, torch.device("cpu"))
     image = picture(*size)
@@ -91,7 +93,7 @@ def test_real_networks_equal_their_maps_of_the_whole_image(
 @pytest.mark.parametrize("installed", (False, True))
 def test_bf16_under_autocast(installed):
     backbone, _ = create("efficientnet_lite0", "auto")
-    model, image = build(backbone, "progressive", [(backbone.position("group3"), 2)], 20), picture(600, 401)
+    model, image = build(backbone, "ppl", [(backbone.position("group3"), 2)], 20), picture(600, 401)
     exact = model.maps(image)
     if installed:
         cpu.install(model, torch.device("cpu"))
@@ -102,7 +104,7 @@ def test_bf16_under_autocast(installed):
 
 
 def test_what_fits_goes_through_at_once(monkeypatch):
-    model, seen = build(TinyBackbone("preact"), "progressive", [(2, 2)]), []
+    model, seen = build(TinyBackbone("preact"), "ppl", [(2, 2)]), []
     run, image = model.backbone.run, torch.randn(1, 3, 64, 80)
     whole = model.maps(image)
     monkeypatch.setattr(model.backbone, "run", lambda x, *a: (seen.append(a), run(x, *a))[1])

@@ -23,7 +23,7 @@ def lines_of_a_step(name: str) -> dict[str, int]:
     """File -> lines, docstrings and comments included, blank ones not."""
     backbone, _ = create(name, weights="none")
     backbone.freeze(backbone.frozen_default)
-    model = PatchClassifier(backbone, 20, "progressive", dropout=0.5).train()
+    model = PatchClassifier(backbone, 20, "ppl", dropout=0.5).train()
     model.set_stage([PatchStage(backbone.position(CUTS[name]) + 1, 2)])
     images = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     root = Path(pplfast.__file__).parent

@@ -180,7 +180,7 @@ def test_operations_and_memory_are_logged(plain_run):
     lines = lines_of(plain_run.folder)
     assert len(lines) == 8 and all(line["mfu"] is None and 0.1 < line["memory_peak_gib"] < 64 for line in lines)
     per_image = [line["tflops"] * 1e12 / line["images_per_s"] for line in lines]
-    model = classifier("efficientnet_lite0", "progressive", (("group3", 2),), 3)
+    model = classifier("efficientnet_lite0", "ppl", (("group3", 2),), 3)
     # Of 3 classes instead of 20: the classifier has next to nothing to do.
     assert per_image[0] == pytest.approx(training_flops(model, 32, CPU), rel=5e-3)
     model.set_stage([PatchStage(model.backbone.position("group5") + 1, 2)])

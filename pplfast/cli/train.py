@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
+from pplfast.steps import VARIANTS
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions, TrainResult
 
-VARIANTS = ("plain", "ppl", "explicit")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 MOST = 1e9  # of a number whose upper end is of no use
 LOGGERS = ("jsonl", "tensorboard", "wandb", "mlflow")

@@ -15,8 +15,7 @@ from pplfast.models.backbone import Backbone, Network
 from pplfast.models.dropout import dropout
 from pplfast.patch.branches import PatchStage, run_branches
 from pplfast.patch.pooling import Pooling, pool
-
-MODES = ("plain", "progressive", "explicit")
+from pplfast.steps import VARIANTS
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class PatchClassifier(Network):
     Args:
         backbone: any pplfast.models.Backbone.
         classes: number of classes.
-        mode: "plain", "progressive" or "explicit".
+        variant: "plain", "ppl" (progressive) or "explicit".
         dropout: probability of dropping a pooled channel of an image in training; the same distribution as
             dropping whole channels of the concatenated map.
-        branches: S for the explicit mode.
+        branches: S of the explicit variant.
         pooling: of each branch's features: a mode of kernels.patch_pool, or float32 (B, C, H, W) -> (B, C). With
             another than the mean a map's mean is no longer its class's logit; maps are made as ever.
     """
@@ -50,30 +49,30 @@ class PatchClassifier(Network):
         self,
         backbone: Backbone,
         classes: int,
-        mode: str,
+        variant: str,
         dropout: float = 0.0,
         branches: int = 1,
         pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, not {mode!r}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {tuple(VARIANTS)}, not {variant!r}")
         self.backbone = backbone
-        self.mode = mode
+        self.variant = variant
         self.dropout = dropout
         self.pooling = pooling
-        self.branches = {"plain": 0, "progressive": 1, "explicit": branches}[mode]
+        self.branches = {"plain": 0, "ppl": 1, "explicit": branches}[variant]
         self.classifier = nn.Conv2d((self.branches + 1) * backbone.channels, classes, 1, bias=False)
         # Small enough that the loss starts at log 2 for every class, whatever the number of branches.
         nn.init.normal_(self.classifier.weight, std=0.01)
         self.stages: tuple[PatchStage, ...] = ()
 
     def set_stage(self, stages: Sequence[PatchStage]) -> None:
-        """Where the patches are cut from now on. Raises ValueError if the mode cannot take these stages."""
-        allowed = {"plain": (0,), "progressive": (0, 1), "explicit": (self.branches,)}[self.mode]
+        """Where the patches are cut from now on. Raises ValueError if the variant cannot take these stages."""
+        allowed = {"plain": (0,), "ppl": (0, 1), "explicit": (self.branches,)}[self.variant]
         if len(stages) not in allowed:
             raise ValueError(
-                f"a {self.mode} classifier takes {' or '.join(map(str, allowed))} stages, not {len(stages)}"
+                f"a {self.variant} classifier takes {' or '.join(map(str, allowed))} stages, not {len(stages)}"
             )
         last = len(self.backbone.specs) - 1
         for stage in stages:
@@ -84,15 +83,15 @@ class PatchClassifier(Network):
         self.stages = tuple(stages)
 
     def check_stages(self) -> None:
-        """Raises RuntimeError where the mode needs stages and `set_stage` has not named them."""
-        if self.mode == "explicit" and not self.stages:
+        """Raises RuntimeError where the variant needs stages and `set_stage` has not named them."""
+        if self.variant == "explicit" and not self.stages:
             raise RuntimeError("set_stage() must name the explicit classifier's stages first")
 
     def features(self, images: Tensor) -> Features:
         """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
         self.check_stages()
-        patched, global_map = run_branches(self.backbone, images, self.stages, detach=self.mode == "explicit")
-        if self.mode == "progressive" and not self.stages:
+        patched, global_map = run_branches(self.backbone, images, self.stages, detach=self.variant == "explicit")
+        if self.variant == "ppl" and not self.stages:
             patched = [(global_map, 1)]
         return Features(patched, global_map)
 

@@ -37,11 +37,11 @@ def concatenated(model: PatchClassifier, images: Tensor) -> Tensor:
         x_i.append(backbone.run(x_i[-1], i, i + 1))
     global_map = _tail(model, x_i[-1])
     stages = model.stages
-    if model.mode == "progressive" and not stages:
+    if model.variant == "ppl" and not stages:
         stages = (PatchStage(len(backbone.specs), 1),)
     merged = []
     for stage in stages:
-        x = x_i[stage.position].detach() if model.mode == "explicit" else x_i[stage.position]
+        x = x_i[stage.position].detach() if model.variant == "explicit" else x_i[stage.position]
         x = split(x, stage.grid, remaining_stride(backbone, stage.position))
         for i in range(stage.position, len(backbone.specs)):
             x = backbone.run(x, i, i + 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe.crf_presets import BACKGROUNDS, NONE, PRESETS
+from pplfast.steps import VARIANTS
 
 LONGEST_TEXT = 4096  # characters
 MOST_ENTRIES = 64  # of a list
@@ -88,7 +89,6 @@ RANGES: dict[str, dict[str, Range]] = {
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-VARIANTS = ("plain", "ppl", "explicit")
 HEADS = ("auto", "light", "largefov", "aspp")
 CRFS = (*PRESETS, NONE)
 # The same of texts that are one of a few names. What may be a part of one's own is found when its table is used.
@@ -98,7 +98,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "LabelConfig": {"background": BACKGROUNDS, "crf": CRFS},
     "AffinityConfig": {"crf": CRFS},
     "SegmentationConfig": {"head": HEADS, "crf": CRFS},
-    "Recipe": {"variants": VARIANTS},
+    "Recipe": {"variants": tuple(VARIANTS)},
 }
 
 

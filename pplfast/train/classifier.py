@@ -14,12 +14,13 @@ from pplfast.files import StrPath
 from pplfast.networks import CLASSIFIER
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import Recipe
+from pplfast.steps import VARIANTS
 from pplfast.train import loss as losses
 from pplfast.train.check import check_classifier
 from pplfast.train.identity import describe
 from pplfast.train.model_file import DESCRIPTION, ClassifierInfo, library_versions, read_info, save_classifier
 from pplfast.train.network_file import as_described
-from pplfast.train.plan import MODE_OF_VARIANT, StagePlan, build_model
+from pplfast.train.plan import StagePlan, build_model
 from pplfast.train.task import Task
 from pplfast.train.trainer import TrainOptions, TrainResult, run_task
 
@@ -41,8 +42,8 @@ def train(
     launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
     run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
-    if variant not in MODE_OF_VARIANT:
-        raise UserError(f"--variant {variant}: choose one of: {', '.join(MODE_OF_VARIANT)}")
+    if variant not in VARIANTS:
+        raise UserError(f"--variant {variant}: choose one of: {', '.join(VARIANTS)}")
     return run_task(ClassifierTask(recipe, variant, dataset), out, resume, options)
 
 

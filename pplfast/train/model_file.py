@@ -21,7 +21,8 @@ from pplfast.networks import CLASSIFIER, find_network
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS
 from pplfast.recipe import ModelConfig, Part, StageConfig, part_from_dict
-from pplfast.train.plan import MODE_OF_VARIANT, patch_stage
+from pplfast.steps import VARIANTS
+from pplfast.train.plan import patch_stage
 from pplfast.version import __version__
 
 WEIGHTS, DESCRIPTION = "classifier.safetensors", "classifier.json"
@@ -100,7 +101,7 @@ def read_info(path: str | Path) -> ClassifierInfo:
         table["class_names"], table["class_ids"] = classes.names, classes.ids
         table["stages"] = tuple(_stage(stage, f"{folder / DESCRIPTION}: stages") for stage in table["stages"])
         info = ClassifierInfo(**table)
-        if info.variant not in MODE_OF_VARIANT or not isinstance(info.dataset, str):
+        if info.variant not in VARIANTS or not isinstance(info.dataset, str):
             raise ValueError("variant or dataset is none")
         if not all(isinstance(part, dict) for part in (info.model, info.recipe, info.training, info.versions)):
             raise ValueError("model, recipe, training or versions is no table")
@@ -129,7 +130,7 @@ def _described_model(info: ClassifierInfo, folder: Path) -> PatchClassifier:
     return PatchClassifier(
         backbone,
         len(info.class_names),
-        MODE_OF_VARIANT[info.variant],
+        info.variant,
         config.dropout,
         branches=len(info.stages),
         pooling=POOLINGS.find(config.pooling),

@@ -9,8 +9,6 @@ from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS, check_pooling
 from pplfast.recipe import Recipe, StageConfig
 
-MODE_OF_VARIANT = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
-
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -43,7 +41,7 @@ def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassi
     backbone.freeze(backbone.frozen_default if frozen < 0 else frozen)
     stages = plan_stages(recipe, variant, backbone)
     branches = len(stages[0].patches)
-    model = PatchClassifier(backbone, classes, MODE_OF_VARIANT[variant], recipe.model.dropout, branches, pooling)
+    model = PatchClassifier(backbone, classes, variant, recipe.model.dropout, branches, pooling)
     return model, stages
 
 

@@ -24,8 +24,8 @@ PRESET_HEIGHTS = {"probabilities": 375, "labels": 333, "deeplab": 281}  # apart:
 UNSURE = {"sure": None, "unsure": (0.1, 0.6)}
 
 
-def maps(backbone: str, mode: str, precision: str) -> Callable[[], None]:
-    model = classifier(backbone, mode).eval()
+def maps(backbone: str, variant: str, precision: str) -> Callable[[], None]:
+    model = classifier(backbone, variant).eval()
     scaled = [images(16, *_scaled(HEIGHT, WIDTH, scale)) for scale in SCALES]
     classes = torch.zeros(16, WANTED, dtype=torch.int64, device="cuda")
 
@@ -40,7 +40,7 @@ def maps(backbone: str, mode: str, precision: str) -> Callable[[], None]:
 def map_maker(backbone: str, rows: str) -> Callable[[], None]:
     """rows "groups": three of the four rows at a time at scale 1. "tiles": scale 2 in six parts."""
     wanted, scales, count = {"groups": (3 * HEIGHT * WIDTH, (0.5, 1.0, 1.5), 2), "tiles": (400_000, (2.0,), 1)}[rows]
-    model = classifier(backbone, "progressive").eval()
+    model = classifier(backbone, "ppl").eval()
     pixels = _scale_ready(count, scales)
     maker = MapMaker(model, CamConfig(scales=scales), "bf16", wanted, count, 1)
     classes = torch.zeros(count, WANTED, dtype=torch.int64)

@@ -15,17 +15,17 @@ from pplfast.train.loss import image_losses
 from pplfast.train.segmentation import pixel_losses
 
 CLASSES, RADIUS = 20, 5
-STAGES = {"plain": 0, "progressive": 1, "explicit": 2}
+STAGES = {"plain": 0, "ppl": 1, "explicit": 2}
 POSITIONS = {"wrn38": ("b3_2", "b4_5"), "resnet50": ("layer2", "layer3"), "efficientnet_lite0": ("group3", "group5")}
 SIZES = {"wrn38": (4, 448), "resnet50": (4, 448), "efficientnet_lite0": (8, 256)}  # batch, side
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def classifier(backbone_name: str, mode: str) -> PatchClassifier:
+def classifier(backbone_name: str, variant: str) -> PatchClassifier:
     with torch.device("cuda"):
         backbone, _ = create(backbone_name, "none")
-        model = PatchClassifier(backbone, CLASSES, mode, dropout=0.5, branches=STAGES[mode] or 1)
-    positions = POSITIONS[backbone_name][: STAGES[mode]]
+        model = PatchClassifier(backbone, CLASSES, variant, dropout=0.5, branches=STAGES[variant] or 1)
+    positions = POSITIONS[backbone_name][: STAGES[variant]]
     model.set_stage([PatchStage(backbone.position(name) + 1, 2) for name in positions])
     backbone.freeze(backbone.frozen_default)
     return model
@@ -47,9 +47,9 @@ def images(batch: int, height: int, width: int) -> Tensor:
     return torch.empty(batch, height, width, 3, device="cuda").permute(0, 3, 1, 2)
 
 
-def train_classifier(backbone: str, mode: str, precision: str) -> Callable[[], None]:
+def train_classifier(backbone: str, variant: str, precision: str) -> Callable[[], None]:
     batch, side = SIZES[backbone]
-    model = classifier(backbone, mode).train()
+    model = classifier(backbone, variant).train()
     labels, weights = torch.zeros(batch, CLASSES, device="cuda"), torch.ones(batch, device="cuda")
     return _step(model, images(batch, side, side), lambda logits: image_losses(logits, labels, weights), precision)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 BACKBONES = ("wrn38", "resnet50", "efficientnet_lite0")
-MODES = ("plain", "progressive", "explicit")
+MODES = ("plain", "ppl", "explicit")
 
 
 @dataclass(frozen=True)
