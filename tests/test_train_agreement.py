@@ -157,7 +157,7 @@ def test_it_takes_no_time(dataset):
     agreement.code_versions.cache_clear()
     begin = time.process_time()
     settings(task)
-    assert time.process_time() - begin < 0.05
+    assert time.process_time() - begin < 0.25
 
 
 @pytest.mark.slow
