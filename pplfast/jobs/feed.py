@@ -79,7 +79,12 @@ class Feed:
                 raise item
             yield item
             del item  # or it would be held while the next one is made
-        self._thread.join()  # DALI's threads end with it, not with the process, which they would abort
+
+    def end(self) -> None:
+        """Wait for the thread, once the keeper says that all is stopped or all images came: DALI's threads end with it,
+        not with the process, which they would abort."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         try:

@@ -80,6 +80,7 @@ class Pipeline:
                 time.sleep(0.02)
             self._ended.set()
             writer.join()
+            feed.end()
             self._ends.workers.close(cancel=self._failure is not None)
         if self._failure is not None:
             raise self._failure

@@ -44,7 +44,8 @@ class Stopping:
         if self._main:  # no other one may handle signals
             self._handlers = {number: signal.signal(number, _ignore) for number in SIGNALS}
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -52,7 +53,10 @@ class Stopping:
             signal.set_wakeup_fd(self._wakeup)
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
-        os.close(self._write)  # ends the thread
+        os.close(
+            self._write
+        )  # ends the thread, which holds what is to be abandoned: not beyond the end of the process,
+        self._thread.join()  # since freeing a tensor in a thread while Python ends aborts it
 
     def _watch(self) -> None:
         timer: threading.Timer | None = None
@@ -74,6 +78,7 @@ class Stopping:
                 self._end()
         if timer is not None:
             timer.cancel()
+            timer.join()
         os.close(self._read)
 
     def _end(self) -> None:
