@@ -19,7 +19,7 @@ def test_every_line_of_one_backbone(tmp_path):
     written = json.loads(smoke.out.read_text())
     assert written["complete"] and written["device"] == "cpu"
     lines = {row["name"]: row for row in written["lines"]}
-    for mode in gpu_smoke.MODES:
+    for mode in gpu_smoke.VARIANTS:
         for precision in ("bf16", "fp32"):
             row = lines[f"train efficientnet_lite0 {mode} {precision}"]
             assert row["ok"] and row["loss"] > 0 and row["seconds"] > 0, row

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 BACKBONES = ("wrn38", "resnet50", "efficientnet_lite0")
-MODES = ("plain", "ppl", "explicit")
+VARIANTS = ("plain", "ppl", "explicit")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Limits:
     nchw: int = 0
 
 
-# MiB of a training step by mode, in half precision and in float32; gradients and momentum are among them.
+# MiB of a training step by variant, in half precision and in float32; gradients and momentum are among them.
 # Batch 4 at 448 x 448, EfficientNet-Lite0: 8 at 256 x 256.
 TRAINING = {
     "wrn38": ((1315, 2570), (2030, 4055), (2595, 5190)),
@@ -50,13 +50,13 @@ LATTICE_WAITS, LATTICE_COPIES = 3, 2  # their number of vertices is a result; sm
 def _table() -> dict[str, Limits]:
     table = {}
     for backbone in BACKBONES:
-        for mode, (half, single) in zip(MODES, TRAINING[backbone], strict=True):
-            table[f"train/{backbone}/{mode}/bf16"] = Limits(half)
-            table[f"train/{backbone}/{mode}/fp16"] = Limits(half, waits=1)  # the loss scaler: are all values finite?
-            table[f"train/{backbone}/{mode}/fp32"] = Limits(single)
-        for mode, sizes in zip(MODES, MAPS[backbone], strict=True):
+        for variant, (half, single) in zip(VARIANTS, TRAINING[backbone], strict=True):
+            table[f"train/{backbone}/{variant}/bf16"] = Limits(half)
+            table[f"train/{backbone}/{variant}/fp16"] = Limits(half, waits=1)  # the loss scaler: are all values finite?
+            table[f"train/{backbone}/{variant}/fp32"] = Limits(single)
+        for variant, sizes in zip(VARIANTS, MAPS[backbone], strict=True):
             for precision, mib in zip(("bf16", "fp32"), sizes, strict=True):
-                table[f"maps/{backbone}/{mode}/{precision}"] = Limits(mib)
+                table[f"maps/{backbone}/{variant}/{precision}"] = Limits(mib)
         for k, precision in enumerate(("bf16", "fp32")):
             table[f"boundary/{backbone}/{precision}"] = Limits(BOUNDARY[backbone][k], nchw=7)
             table[f"segmentation/{backbone}/{precision}"] = Limits(SEGMENTATION[backbone][k], nchw=HEAD_NCHW[backbone])
