@@ -82,7 +82,7 @@ def _a_block_without_gradient() -> AbstractContextManager:
 
 CASE = "train/resnet50/plain/bf16"
 FAULTS = {
-    "D1": Fault("train/efficientnet_lite0/progressive/bf16", FORWARD, _float_operand),
+    "D1": Fault("train/efficientnet_lite0/ppl/bf16", FORWARD, _float_operand),
     "D12": Fault("boundary/resnet50/bf16", COUNTING, _counted_by_bincount),
     "nchw": Fault(CASE, FORWARD, _nchw),
     "copy": Fault(CASE, FORWARD, _copied),
