@@ -40,6 +40,8 @@ from pplfast.train.state import collect_state, restore_optimizer, restore_weight
 from pplfast.train.step import LossWatch, seed_step, step_batches, train_step
 from pplfast.train.task import Task
 
+TELLING = 0.5  # seconds between the first and the last rank that a signal reaches
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -321,6 +323,9 @@ def _end_if_told(run: _Run) -> None:
     told = gather(run.ranks, run.watchdog.stop)
     if not any(told):
         return
+    if not all(told):  # a launcher tells one after the other, and each notices in a thread of its own
+        time.sleep(TELLING)
+        told = gather(run.ranks, run.watchdog.stop)
     run.checkpoints.finish()
     run.watchdog.leave_together()
     if all(told):
