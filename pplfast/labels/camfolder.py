@@ -47,6 +47,13 @@ class CamFolder:
                 return {"cam": file["sha256"]}
         return {"cam": [found.st_size, found.st_mtime_ns]}
 
+    def load(self, index: int, size: tuple[int, int]) -> Cam | BadImage:
+        """The CAM of an image of that size (H, W), or what is wrong with its file."""
+        try:
+            return load_cam_of(self.file(index), size, len(self._dataset.classes))
+        except UserError as error:
+            return BadImage("cam", str(error))
+
 
 def load_cam_of(path: Path, size: tuple[int, int], classes: int) -> Cam:
     """The CAM file of an image of that size (H, W). UserError where it is missing, damaged or of another size."""

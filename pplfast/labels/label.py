@@ -19,7 +19,7 @@ from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
 from pplfast.labels.cam import NOT_FINITE, ClassifierJob, class_settings, own_classes
 from pplfast.labels.camfile import Cam
-from pplfast.labels.camfolder import CamFolder, load_cam_of
+from pplfast.labels.camfolder import CamFolder
 from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.rules import FinishLabels, Scores, Unsure
 from pplfast.patch.classifier import PatchClassifier
@@ -250,12 +250,7 @@ class CamLabelJob(Job):
         ]
 
     def _on_device(self, batch: Batch, labeller: DeviceLabeller) -> list[Any | BadImage]:
-        loaded: list[Cam | BadImage] = []
-        for index in batch.indices:
-            try:
-                loaded.append(load_cam_of(self._cams.file(index), batch.size, len(self.dataset.classes)))
-            except UserError as error:
-                loaded.append(BadImage("cam", str(error)))
+        loaded = [self._cams.load(index, batch.size) for index in batch.indices]
         good = [(row, cam) for row, cam in enumerate(loaded) if isinstance(cam, Cam)]
         counts = np.array([len(cam.classes) for _, cam in good])
         maps = torch.zeros(len(good), max(counts, default=0), *batch.size)

@@ -12,7 +12,6 @@ from torch import Tensor
 from pplfast.data.dataset import Dataset
 from pplfast.data.handover import HostCopy, to_device
 from pplfast.data.images import BadImage
-from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.jobs.job import Batch, Choice, Finish, Job
 from pplfast.jobs.memory import DECODED, SCALED
@@ -22,7 +21,7 @@ from pplfast.kernels import random_walk
 from pplfast.kernels.random_walk import neighbours
 from pplfast.labels.cam import CamOfRow, FinishCam, class_settings
 from pplfast.labels.camfile import SUFFIX, Cam, stored_size
-from pplfast.labels.camfolder import CamFolder, load_cam_of
+from pplfast.labels.camfolder import CamFolder
 from pplfast.labels.network import ScaledNetwork, in_tiles, network_choices, total_stride
 from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.recipe import WalkConfig
@@ -85,7 +84,7 @@ class WalkJob(Job):
 
     def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
         config, device = self._config, self._network.device
-        loaded = [self._load(index, batch.size) for index in batch.indices]
+        loaded = [self._cams.load(index, batch.size) for index in batch.indices]
         most = max((len(cam.classes) for cam in loaded if isinstance(cam, Cam)), default=0)
         maps = torch.zeros(len(loaded), max(1, most), *stored_size(*batch.size))
         for row, cam in zip(maps, loaded, strict=True):
@@ -100,12 +99,6 @@ class WalkJob(Job):
             cam if isinstance(cam, BadImage) else CamOfRow(row, cam.classes, batch.size, result, tiled=tiled)
             for row, cam in enumerate(loaded)
         ]
-
-    def _load(self, index: int, size: tuple[int, int]) -> Cam | BadImage:
-        try:
-            return load_cam_of(self._cams.file(index), size, len(self.dataset.classes))
-        except UserError as error:
-            return BadImage("cam", str(error))
 
 
 def edges(found: Tensor) -> Tensor:

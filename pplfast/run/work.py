@@ -18,7 +18,6 @@ from pplfast.labels.cam import generate_cams
 from pplfast.labels.label import generate_affinity_labels, generate_labels
 from pplfast.labels.segment import segment_images
 from pplfast.labels.walk import walk_cams
-from pplfast.precision import default_device
 from pplfast.recipe import LabelConfig, Recipe, recipe_to_dict
 from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD, NONE
 from pplfast.run.config import Lists, RunConfig, fingerprint
@@ -94,7 +93,7 @@ class Work:
         config = self.recipe.cam
 
         def job() -> Outcome:
-            model = together(self.ranks, lambda: load_classifier(self._source(step, "train"))).to(default_device())
+            model = together(self.ranks, lambda: load_classifier(self._source(step, "train")))
             return generate_cams(model, self._dataset(step), config, self._out(step), options=self._job_options)
 
         return {"cam": dataclasses.asdict(config)}, self._job(step, job)
@@ -118,7 +117,7 @@ class Work:
         config, cams = self.recipe.affinity.walk, self._source(step, "cams")
 
         def job() -> Outcome:
-            model = together(self.ranks, lambda: load_boundaries(self._source(step, "boundary"))).to(default_device())
+            model = together(self.ranks, lambda: load_boundaries(self._source(step, "boundary")))
             return walk_cams(model, cams, self._dataset(step), config, self._out(step), self._job_options)
 
         return {"walk": dataclasses.asdict(config)}, self._job(step, job)
@@ -128,7 +127,6 @@ class Work:
 
         def job() -> Outcome:
             model, classes = together(self.ranks, lambda: load_segmentation(self._source(step, "segmentation")))
-            model.to(default_device())
             return segment_images(model, classes, self._dataset(step), config, self._out(step), self._job_options)
 
         return _some(config, "scales", "flip", "crf"), self._job(step, job)
