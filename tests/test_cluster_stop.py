@@ -145,4 +145,8 @@ def test_a_signal_between_two_attempts(monkeypatch, tmp_path, number):
 
     monkeypatch.setattr(launching, "answering", answering)
     monkeypatch.setattr(launching.subprocess, "Popen", None)
-    assert launch(["label"], LaunchOptions(str(tmp_path / "hosts")), lambda _: None) == 128 + number
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and stays so
+    try:
+        assert launch(["label"], LaunchOptions(str(tmp_path / "hosts")), lambda _: None) == 128 + number
+    finally:
+        signal.signal(number, before)

@@ -106,6 +106,14 @@ def test_own_classes_come_first_and_in_order():
     np.testing.assert_array_equal(own_classes(LABELS[[3, 4]]), [[2], [1]])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (64, 1), (1, 64), (90, 7)])
+def test_an_image_that_is_trained_on_gets_its_maps_however_thin_it_is(small, size):
+    dataset, out, model = small
+    Image.new("RGB", size, (90, 120, 40)).save(dataset.images[1])
+    assert generate_cams(model, dataset, CONFIG, out, options=OPTIONS).bad == []
+    assert load_cam(out / f"{dataset.ids[1]}.npz").size == size[::-1]
+
+
 def test_images_without_a_class_get_files_without_maps(small):
     """In a batch with an image that has some, and in one of their own."""
     dataset, out, model = small

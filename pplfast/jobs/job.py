@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
 
+SMALLEST = 8  # pixels on the short side of an image: below, no scale gives a network anything to look at
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images of one size (H, W): their positions in the data set, and uint8 (H, W, 3) RGB each, unless the job does not
@@ -59,14 +62,15 @@ class Job(ABC):
     """title: for the display. command: that makes these outputs. suffixes: of the files of an image.
 
     wanted: what decides the results of all images, JSON-able, as the user asks for it.
-    batch: images of one size at a time, at most. decodes: whether `compute` looks at the pixels.
-    shards: images of a tar, or 0: the outputs are files.
+    batch: images of one size at a time, at most. smallest: pixels on the short side of an image, at least.
+    decodes: whether `compute` looks at the pixels. shards: images of a tar, or 0: the outputs are files.
     """
 
     title: str
     command: str
     suffixes: tuple[str, ...]
     batch = 1
+    smallest = SMALLEST
     decodes = True
     shards = 0
 

@@ -63,7 +63,7 @@ class Pipeline:
     def run(self, indices: Sequence[int], threads: int, device: torch.device) -> None:
         """Returns when all is done, or what was in flight after a stop. Raises what a stage raised."""
         # On a CPU the last bits of an image's result depend on what is beside it in a call, so it goes alone: ranks and
-        # restarts must not show. It costs a hundredth of the time; on a GPU, whose last bits vary anyway, most of it.
+        # restarts must not show. The jobs take no longer for it (benchmarks/jobs_old_new.py). A GPU needs the company.
         self._batch = 1 if device.type == "cpu" else self._job.batch
         feed = Feed(self._job, indices, self._batch, self, self._meter, threads, device)
         writer = threading.Thread(target=self._write_results, name="write", daemon=True)
@@ -96,7 +96,8 @@ class Pipeline:
             raise BadImage("name", f"its output's name would have {longest} bytes, and file systems have room for 255")
         self._known[index] = {"source": source_state(path), "inputs": inputs(self._job, index)}
         self._job.depends(index)
-        info = screen(path, self._options.rotated, int(self._room.size / self._pixel))
+        most = int(self._room.size / self._pixel)
+        info = screen(path, self._options.rotated, most, self._job.smallest)
         return info.height, info.width
 
     def batch_of(self, size: Size) -> int:

@@ -6,19 +6,19 @@ from PIL import Image, ImageFile
 
 from pplfast.data.images import BadImage, ImageInfo, inspect_image
 from pplfast.files import StrPath
+from pplfast.jobs.job import SMALLEST
 from pplfast.jobs.memory import too_large
 
-SMALLEST = 8  # pixels on the short side: below, no scale gives the network anything to look at
 DEPTH = {"I;16": "16-bit", "I;16B": "16-bit", "I": "32-bit", "F": "floating-point"}
 UPRIGHT = 1
 
 
-def screen(path: StrPath, rotated: bool, most_pixels: int) -> ImageInfo:
+def screen(path: StrPath, rotated: bool, most_pixels: int, smallest: int = SMALLEST) -> ImageInfo:
     """The header of an image that can be used; BadImage with `kind` and a reason for all others.
 
     rotated: accept images that EXIF turns. They are used as stored; whether that is what a reader of a label sees
     depends on the reader.
-    most_pixels: what the memory budget allows.
+    most_pixels: what the memory budget allows. smallest: pixels on the short side.
     """
     try:
         info = inspect_image(path)
@@ -28,10 +28,10 @@ def screen(path: StrPath, rotated: bool, most_pixels: int) -> ImageInfo:
         raise
     if info.width * info.height > most_pixels:
         raise too_large(info.width, info.height, most_pixels)
-    if min(info.width, info.height) < SMALLEST:
+    if min(info.width, info.height) < smallest:
         raise BadImage(
             "too-small",
-            f"{info.width} x {info.height} pixels: too small for a map (at least {SMALLEST} "
+            f"{info.width} x {info.height} pixels: too small for a map (at least {smallest} "
             "on each side); take it off the list",
         )
     if info.orientation != UPRIGHT and not rotated:

@@ -122,6 +122,7 @@ class ClassifierJob(Job):
 
 class CamJob(ClassifierJob):
     title, command = "CAMs", "pplfast cam"
+    smallest = 1  # what is trained on gets its part of the chain, however thin it is
 
     def __init__(self, model: PatchClassifier, dataset: Dataset, config: CamConfig, npy: bool) -> None:
         super().__init__(model, dataset, config, {})

@@ -211,6 +211,7 @@ class LabelJob(ClassifierJob):
 
 class CamLabelJob(Job):
     title, command, suffixes = "labels", "pplfast label", (".png",)
+    smallest = 1  # what is trained on gets its part of the chain, however thin it is
 
     def __init__(self, cams: CamFolder, dataset: Dataset, label: LabelConfig, unsure: Unsure, engine: str) -> None:
         self._rule, self._cams = _Labelling(dataset, label, unsure, ("png",), engine), cams

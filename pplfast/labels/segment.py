@@ -47,6 +47,7 @@ def segment_images(
 
 class SegmentJob(Job):
     title, command, suffixes = "segmentation", "pplfast segment test", (".png",)
+    smallest = 1  # what is trained on gets its part of the chain, however thin it is
 
     def __init__(
         self, model: SegmentationNet, classes: ClassList, dataset: Dataset, config: SegmentationConfig

@@ -52,6 +52,7 @@ def walk_cams(
 
 class WalkJob(Job):
     title, command, suffixes, batch = "random walk", "pplfast refine walk", (SUFFIX,), BATCH
+    smallest = 1  # what is trained on gets its part of the chain, however thin it is
 
     def __init__(self, model: BoundaryNet, cams: CamFolder, dataset: Dataset, config: WalkConfig) -> None:
         walk = {"radius": config.radius, "beta": config.beta, "steps": config.steps, "precision": "fp32"}
