@@ -17,8 +17,8 @@ def step_flops(case: Case, batch: int, size: int, frozen: int) -> int:
     """
     with torch.device("meta"):
         backbone = create_backbone(case.backbone, case.output_stride)
-        stages = [(_position(backbone.names, name), grid) for name, grid in case.stages]
-        model = ReferenceClassifier(backbone, case.classes, stages, case.explicit)
+        cuts = [(_position(backbone.names, name), grid) for name, grid in case.cuts]
+        model = ReferenceClassifier(backbone, case.classes, cuts, case.explicit)
         model.freeze(frozen)
         images = torch.empty(batch, 3, size, size)
         with FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:

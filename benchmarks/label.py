@@ -1,5 +1,5 @@
-"""From files to pseudo labels: the streaming job against one image at a time, images per second of each of its stages,
-and which stage holds it up."""
+"""From files to pseudo labels: the streaming job against one image at a time, images per second of each of its phases,
+and which phase holds it up."""
 
 import contextlib
 import os
@@ -102,9 +102,9 @@ def _measure(
     extra = {}
     for precision, contestant in contestants.items():
         if contestant in samples:
-            rates = {stage: round(rate, 2) for stage, rate in results[precision].stage_rates().items()}
-            extra[contestant] = {"bottleneck": results[precision].bottleneck, "stage_images_per_second": rates}
-            print(f"    {contestant}: images/s by stage: " + ", ".join(f"{k} {v:g}" for k, v in rates.items()))
+            rates = {phase: round(rate, 2) for phase, rate in results[precision].phase_rates().items()}
+            extra[contestant] = {"bottleneck": results[precision].bottleneck, "phase_images_per_second": rates}
+            print(f"    {contestant}: images/s by phase: " + ", ".join(f"{k} {v:g}" for k, v in rates.items()))
     report.add(BENCH, name, samples, PAIRS, images=len(dataset), extra=extra)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import AffinityConfig, ModelConfig, SegmentationConfig
 from pplfast.train.model_file import ClassifierInfo, library_versions, save_classifier
@@ -57,7 +57,7 @@ def make_model(
     torch.manual_seed(0)
     net, _ = create(backbone, weights=weights, output_stride=16)
     model = PatchClassifier(net, len(classes), "ppl")
-    model.set_stage([PatchStage(net.position(position) + 1, 2)])
+    model.set_cuts([Cut(net.position(position) + 1, 2)])
     info = ClassifierInfo(
         "ppl",
         classes,

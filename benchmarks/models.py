@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pplfast import cpu
 from pplfast.benchmarks.reference import ReferenceClassifier, create_backbone, load_published
 from pplfast.models.registry import create
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.precision import cpu_has_bf16
 
@@ -19,26 +19,26 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """A classifier: the stages are (name of the block after which the patches are cut, grid)."""
+    """A classifier: the cuts are (name of the block after which the patches are cut, grid)."""
 
     backbone: str
     classes: int
-    stages: tuple[tuple[str, int], ...]
+    cuts: tuple[tuple[str, int], ...]
     explicit: bool = False
     output_stride: int = 16
     weights: str = "none"  # as in recipes
 
     @property
     def variant(self) -> str:
-        return "explicit" if self.explicit else "ppl" if self.stages else "plain"
+        return "explicit" if self.explicit else "ppl" if self.cuts else "plain"
 
 
 def make_pplfast(case: Case, device: str = "cpu") -> PatchClassifier:
     """The same weights each time; the classifier's are random."""
     torch.manual_seed(SEED)
     backbone, _ = create(case.backbone, case.weights, case.output_stride)
-    model = PatchClassifier(backbone, case.classes, case.variant, branches=max(len(case.stages), 1))
-    model.set_stage([PatchStage(backbone.position(name) + 1, grid) for name, grid in case.stages])
+    model = PatchClassifier(backbone, case.classes, case.variant, branches=max(len(case.cuts), 1))
+    model.set_cuts([Cut(backbone.position(name) + 1, grid) for name, grid in case.cuts])
     cpu.install(model, torch.device(device))
     return model.to(device)
 
@@ -55,8 +55,8 @@ def make_reference(case: Case, source: PatchClassifier, device: str = "cpu") -> 
     backbone = create_backbone(case.backbone, case.output_stride)
     load_published(backbone, source.backbone.state_dict())
     # Blocks are found by their number: both lists have the same blocks.
-    stages = [(source.backbone.position(name), grid) for name, grid in case.stages]
-    model = ReferenceClassifier(backbone, case.classes, stages, case.explicit)
+    cuts = [(source.backbone.position(name), grid) for name, grid in case.cuts]
+    model = ReferenceClassifier(backbone, case.classes, cuts, case.explicit)
     model.classifier.load_state_dict(source.classifier.state_dict())
     return model.to(device)
 

@@ -3,7 +3,7 @@
     python benchmarks/old_new.py OLD NEW [--out FILE.json] [--rounds N] [--only step_group5_4 cams_resnet50 ...]
 
 Each checkout has a process of its own with its own interpreter (CHECKOUT/.venv/bin/python), which does one piece of
-work when it is told to, by what both have: create, PatchClassifier, PatchStage; made fast as its own jobs do it.
+work when it is told to, by what both have: create, PatchClassifier; made fast as its own jobs do it.
 """
 
 import argparse
@@ -36,7 +36,6 @@ def make_work(name: str) -> Callable[[], Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     from pplfast.models import create
-    from pplfast.patch.branches import PatchStage
     from pplfast.patch.classifier import PatchClassifier
 
     kind, what = name.split("_", 1)
@@ -49,8 +48,11 @@ def make_work(name: str) -> Callable[[], Any]:
     backbone, _ = create(network, "none", stride)
     backbone.freeze(backbone.frozen_default)
     variant = "ppl" if importlib.util.find_spec("pplfast.steps") else "progressive"  # as checkouts of before call it
-    model = PatchClassifier(backbone, 20, variant)
-    model.set_stage([PatchStage(backbone.position(cut) + 1, grid)])
+    model: Any = PatchClassifier(backbone, 20, variant)
+    branches: Any = importlib.import_module("pplfast.patch.branches")
+    cut_class = getattr(branches, "Cut", None) or branches.PatchStage  # before
+    set_cuts = getattr(model, "set_cuts", None) or model.set_stage
+    set_cuts([cut_class(backbone.position(cut) + 1, grid)])
     make_fast(torch.device("cpu"), model, step)
     return training(torch, model) if step else cams(torch, model)
 

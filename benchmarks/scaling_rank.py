@@ -44,7 +44,7 @@ def train() -> None:
     train_step(
         engine,
         inputs,
-        lambda outputs, batch: image_losses(outputs, batch.labels, batch.weights),
+        lambda outputs, batch: image_losses(outputs, batch.targets, batch.weights),
         1,
         lambda what: None,
         ranks,

@@ -147,7 +147,7 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
         return under_tf32(models.training_step(model, optimizer, batch, labels, bf16), rounded)
 
     ours = models.make_pplfast(case, device)
-    plain = replace(case, stages=())
+    plain = replace(case, cuts=())
     reference = models.make_reference(case, ours, device)
     steps = {"reference": step(reference, images, False, False)}
     if device == "cuda":
@@ -263,7 +263,7 @@ def _same_training(
 def _floors(report: Report, work: Work, case: Case) -> dict[str, float]:
     """Seconds that the step's model operations take at the measured matrix-product rate."""
     flops = step_flops(case, work.batch, work.size, work.frozen)
-    plain = step_flops(replace(case, stages=()), work.batch, work.size, work.frozen)
+    plain = step_flops(replace(case, cuts=()), work.batch, work.size, work.frozen)
     fp32 = report.ceilings["matmul_fp32"]
     floors = {"reference": flops / fp32, "pplfast": flops / fp32, "plain": plain / fp32}
     if "matmul_bf16" in report.ceilings:

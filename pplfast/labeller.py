@@ -75,7 +75,7 @@ class Labeller(ABC):
 class CamLabeller(Labeller):
     """A classifier's class activation maps, and labels from them.
 
-    model: in eval mode, its stage set, on the device to use. Maps: of the classes asked for, in that order (all of the
+    model: in eval mode, its cuts set, on the device to use. Maps: of the classes asked for, in that order (all of the
     network without any); scales and flips summed, each divided by its maximum, so that a map says where its class is
     and not whether the image has it. Labels therefore need the image's classes.
     """

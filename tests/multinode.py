@@ -239,7 +239,7 @@ def steps_trained(record: Path) -> dict[int, list[int]]:
         # The ranks of one session start within seconds of each other; the next session starts much later.
         for line in lines:
             session = max(k for k, start in enumerate(sessions) if line["session"] > start - 5)
-            step = line["iteration"] + (30 if line["stage"] else 0)
+            step = line["step"] + (30 if line["stage"] else 0)
             if step not in last or session > last[step][0]:
                 last[step] = (session, [])
             if session == last[step][0]:

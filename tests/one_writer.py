@@ -58,7 +58,7 @@ def make_kinds(root: Path) -> list[Kind]:
 
 
 def weights(out: Path) -> object:
-    losses = [(line["iteration"], line["loss"]) for line in map(json.loads, (out / "log.jsonl").open(encoding="utf-8"))]
+    losses = [(line["step"], line["loss"]) for line in map(json.loads, (out / "log.jsonl").open(encoding="utf-8"))]
     return hashlib.sha256((out / "classifier.safetensors").read_bytes()).hexdigest(), losses
 
 

@@ -1,7 +1,7 @@
 """`pplfast` with a record of what each rank trained on, and one planned misfortune.
 
 Arguments: FOLDER RANK:STEP:ACTION|none, then those of `pplfast`. After every step each rank appends a line to
-FOLDER/rank<N>.jsonl: session, world, host, stage, iteration, ids. A restored state is collected again and compared,
+FOLDER/rank<N>.jsonl: session, world, host, stage, step, ids. A restored state is collected again and compared,
 bit by bit, with the checkpoint; the result goes to FOLDER/restored.jsonl. ACTION befalls that rank once, inside step
 STEP of its session: kill (SIGKILL) or hang.
 """
@@ -32,10 +32,10 @@ def append(name: str, line: dict) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def seed_step(seed, stage, iteration, rank):
+def seed_step(seed, stage, number, rank):
     global place
-    place = (stage, iteration)
-    step.seed_step(seed, stage, iteration, rank)
+    place = (stage, number)
+    step.seed_step(seed, stage, number, rank)
 
 
 def train_step(engine, batches, *rest):
@@ -57,7 +57,7 @@ def train_step(engine, batches, *rest):
             "world": ranks.world,
             "host": socket.gethostname(),
             "stage": place[0],
-            "iteration": place[1],
+            "step": place[1],
             "images": images,
         },
     )

@@ -86,8 +86,8 @@ def make_run(folder: Path, config: DataConfig, dataset: Dataset, variants: dict[
         write_json(root / "eval_label.json", before.to_dict())
         write_json(root / "eval_label_crf.json", after.to_dict())
         (root / "train").mkdir()
-        log = [json.dumps({"iteration": step, "loss": 0.6 * math.exp(-step / 40) + 0.1}) for step in range(1, 121)]
-        (root / "train" / "log.jsonl").write_text("\n".join(log) + '\n{"iteration": 121, "lo')
+        log = [json.dumps({"step": step, "loss": 0.6 * math.exp(-step / 40) + 0.1}) for step in range(1, 121)]
+        (root / "train" / "log.jsonl").write_text("\n".join(log) + '\n{"step": 121, "lo')
         summary[name] = {
             "cam_miou": cams.miou,
             "cam_threshold": cams.threshold,

@@ -27,7 +27,8 @@ if dies and os.environ["RANK"] == "1":
 time.sleep(300)
 """
 LAUNCH = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup it is ignored
 from pplfast.cluster import launch as launching
 launching.PROGRAM = (sys.argv[1],)
 launching.LEASH = ("-c", "import sys; from pplfast.cluster import leash; leash.ENDING = leash.LEFTOVERS = 2\\n"

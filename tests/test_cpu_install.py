@@ -15,7 +15,7 @@ from pplfast.models import create
 from pplfast.models.layers import Conv, FrozenBatchNorm
 from pplfast.models.registry import NAMES
 from pplfast.patch import definition
-from pplfast.patch.branches import PatchStage, remaining_stride
+from pplfast.patch.branches import Cut, remaining_stride
 from pplfast.patch.classifier import PatchClassifier
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def classifier(name, monkeypatch, variant="ppl"):
     backbone = make(monkeypatch)
     backbone.freeze(2)
     model = PatchClassifier(backbone, 3, variant)
-    model.set_stage([] if variant == "plain" else [PatchStage(backbone.position(cut) + 1, 2)])
+    model.set_cuts([] if variant == "plain" else [Cut(backbone.position(cut) + 1, 2)])
     torch.nn.init.normal_(model.classifier.weight)
     return model
 
@@ -92,7 +92,7 @@ def test_shared_cells_equal_the_definition(name, cut, grid, size, monkeypatch):
     step = strips.SharedPatches.step
     monkeypatch.setattr(strips.SharedPatches, "step", lambda *args: taken.append(step(*args)) or taken[-1])
     model = classifier(name, monkeypatch).eval().double()
-    model.set_stage([PatchStage(model.backbone.position(cut) + 1, grid)])
+    model.set_cuts([Cut(model.backbone.position(cut) + 1, grid)])
     expected = definition.maps(model, images := torch.randn(1, 3, *size, dtype=torch.float64)).detach()
     cpu.install(model, CPU)
     torch.testing.assert_close(model.maps(images).double(), expected, rtol=1e-6, atol=1e-6)
@@ -122,7 +122,7 @@ def test_reach_and_stride_of_real_blocks(name, output_stride, position, size, bl
     monkeypatch.setattr(backbone, "specs", backbone.specs[: first + blocks])
     monkeypatch.setattr(backbone, "run", lambda y, a, b, *more: x if a == 0 else run(y, a, b, *more))
     with torch.no_grad():
-        patches, whole = strips.run_shared(backbone, x, PatchStage(first, 2))
+        patches, whole = strips.run_shared(backbone, x, Cut(first, 2))
         expected = run(definition.split(x, 2, remaining_stride(backbone, first)), first, first + blocks)
         torch.testing.assert_close(whole, run(x, first, first + blocks), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(patches, expected, rtol=1e-4, atol=1e-4)

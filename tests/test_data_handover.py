@@ -92,11 +92,11 @@ def test_training_batches(streams, dataset, masks):
     streams.events.clear()
     found = list(TrainLoader(dataset, AUGMENT, MEAN, STD, 4, threads=1, masks=masks, device=GPU).epoch(0))
     assert_handed_over(
-        streams, [tensor for batch in found for tensor in (batch.images, batch.labels, batch.weights)], "augment"
+        streams, [tensor for batch in found for tensor in (batch.images, batch.targets, batch.weights)], "augment"
     )
     assert len(streams.of("transfer", "augment")) == len(found) * (1 if masks else 2)
     for batch, one in zip(found, expected, strict=True):
-        for name in ("images", "labels", "weights"):
+        for name in ("images", "targets", "weights"):
             assert torch.equal(getattr(batch, name), getattr(one, name))
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 

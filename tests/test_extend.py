@@ -15,7 +15,7 @@ from pplfast.models.boundary import BoundaryNet
 from pplfast.models.registry import BACKBONES
 from pplfast.models.resnet import ResNet
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS, check_pooling
 from pplfast.train.loss import LOSSES, check_loss, image_losses
@@ -171,7 +171,7 @@ def test_pooling_of_patches_equals_its_definition(name):
     backbone, _ = create("own_parts:Tiny")
     model = PatchClassifier(backbone, 3, "ppl", pooling=POOLINGS.find(name)).eval()
     torch.nn.init.normal_(model.classifier.weight)
-    model.set_stage([PatchStage(1, 3)])
+    model.set_cuts([Cut(1, 3)])
     images = torch.randn(2, 3, 90, 70)
     features = model.features(images)
     size = features.global_map.shape[2:]
@@ -204,6 +204,6 @@ def test_a_subclass_of_a_network_does_not_take_its_shortcuts(monkeypatch, regist
     pplfast.register_backbone("shallow", Shallow)
     monkeypatch.setattr("pplfast.cpu.strips.run_shared", lambda *_: pytest.fail("the shortcut of ResNet"))
     model = PatchClassifier(create("shallow")[0], 2, "ppl").eval()
-    model.set_stage([PatchStage(model.backbone.position("layer2") + 1, 2)])
+    model.set_cuts([Cut(model.backbone.position("layer2") + 1, 2)])
     cpu.install(model, torch.device("cpu"))
     assert model.maps(torch.randn(1, 3, 32, 32)).shape == (1, 2, 2, 2)

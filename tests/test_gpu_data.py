@@ -143,7 +143,7 @@ def test_training_batches_of_a_late_step_are_those_of_a_prompt_one(training_set)
         for epoch in (1, 2, 3):
             for batch in one.epoch(epoch):
                 pause()
-                kept += [batch.images.clone(), batch.labels.clone(), batch.weights.clone()]
+                kept += [batch.images.clone(), batch.targets.clone(), batch.weights.clone()]
                 del batch
         return [tensor.cpu() for tensor in kept]
 

@@ -8,7 +8,7 @@ import torch
 from dry_gpu.table import BACKBONES, VARIANTS
 
 from pplfast.models import create
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -33,7 +33,7 @@ def classifier(name: str, variant: str) -> PatchClassifier:
     torch.manual_seed(0)
     backbone, _ = create(name, "none")
     model = PatchClassifier(backbone, CLASSES, variant, branches=STAGES[variant] or 1)
-    model.set_stage([PatchStage(backbone.position(name) + 1, 2) for name in POSITIONS[name][: STAGES[variant]]])
+    model.set_cuts([Cut(backbone.position(name) + 1, 2) for name in POSITIONS[name][: STAGES[variant]]])
     backbone.freeze(backbone.frozen_default)
     return model.eval()
 

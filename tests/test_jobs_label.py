@@ -207,7 +207,7 @@ def test_all_outputs_device_crf_and_unsure(clean, tmp_path):
                 data = (out / entry["file"]).read_bytes()[entry["offset"] : entry["offset"] + entry["bytes"]]
                 assert data == members[entry["member"]]
     metrics = (tmp_path / "metrics.prom").read_text()
-    assert 'pplfast_label_images{state="finished"} 24' in metrics and 'stage="network"' in metrics
+    assert 'pplfast_label_images{state="finished"} 24' in metrics and 'phase="network"' in metrics
     unsure = tmp_path / "unsure"
     arguments = list(label_arguments(clean, unsure, "--unsure", "0.2,0.7", "--jobs", "1"))
     at = arguments.index("--value")

@@ -1,4 +1,4 @@
-"""One rank's stages: errors of one image cost that image, memory that does not suffice goes image by image."""
+"""One rank's phases: errors of one image cost that image, memory that does not suffice goes image by image."""
 
 import errno
 import os

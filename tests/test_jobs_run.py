@@ -357,7 +357,7 @@ def test_progress_for_prometheus(data, tmp_path):
     options = dataclasses.replace(OPTIONS, prometheus=tmp_path / "m.prom")
     run_job(Mean(data), tmp_path / "out", options)
     text = (tmp_path / "m.prom").read_text()
-    assert 'images{state="finished"} 6' in text and 'images{state="bad"} 1' in text and 'stage="decode"' in text
+    assert 'images{state="finished"} 6' in text and 'images{state="bad"} 1' in text and 'phase="decode"' in text
 
 
 # --- ranks ---

@@ -7,13 +7,13 @@ import pytest
 
 from pplfast.jobs import status
 from pplfast.jobs.meter import Meter, bottleneck
-from pplfast.jobs.progress import Progress
+from pplfast.jobs.progress import ProgressBar
 
 
 def test_status_of_all_ranks_together(tmp_path):
     meter = Meter({"crf": 2})
-    for stage, seconds in (("network", 0.5), ("crf", 3.0), ("encode", 0.1)):
-        meter.add(stage, seconds)
+    for phase, seconds in (("network", 0.5), ("crf", 3.0), ("encode", 0.1)):
+        meter.add(phase, seconds)
     meter.count(done=3, bad=1)
     assert meter.utilisation()["crf"] > meter.utilisation()["network"] and bottleneck(meter.utilisation()) == "crf"
     beat = status.Heartbeat(tmp_path, "token", 1, 10, meter)
@@ -26,7 +26,7 @@ def test_status_of_all_ranks_together(tmp_path):
     assert status.wait_for_ranks(lambda: [found], 2, lambda rank: False, lambda: False) == [0]
     status.write_prometheus(tmp_path / "m.prom", [found], 12, 2)
     text = (tmp_path / "m.prom").read_text()
-    assert 'pplfast_label_images{state="pending"} 6' in text and 'rank="1",stage="crf"' in text
+    assert 'pplfast_label_images{state="pending"} 6' in text and 'rank="1",phase="crf"' in text
     assert all(line.startswith("#") or len(line.split()) == 2 for line in text.splitlines())
 
 
@@ -66,7 +66,7 @@ def test_a_status_that_no_rank_writes_is_none(tmp_path, change):
 
 
 def test_the_rate_counts_this_start_alone_and_the_count_all(capsys):
-    with Progress("labels", 10, earlier=30) as progress:
+    with ProgressBar("labels", 10, earlier=30) as progress:
         progress._start -= 2.0
         progress.show(4, ", 1 bad", last=True)
     said = capsys.readouterr().err

@@ -9,7 +9,7 @@ from jobs_small import FinishMean
 from pplfast.errors import UserError
 from pplfast.jobs.job import Finish, Finished
 from pplfast.jobs.manifest import checksum
-from pplfast.jobs.workers import Task, Workers, finish
+from pplfast.jobs.workers import Item, Workers, finish
 from pplfast.labels.rules import FinishLabels
 from pplfast.recipe import LabelConfig
 from pplfast.recipe.crf_presets import NONE
@@ -23,7 +23,7 @@ class Poison:
 
 
 def task(index, payload, name=None):
-    return Task(name or f"im{index}", index, (12, 16), payload)
+    return Item(name or f"im{index}", index, (12, 16), payload)
 
 
 @dataclass

@@ -110,10 +110,10 @@ def test_find_outputs_tells_failed_from_missing(tmp_path):
 
 def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    with progress.Progress("CAMs", 4) as bar:
+    with progress.ProgressBar("CAMs", 4) as bar:
         bar.advance(1)
         bar.advance(3)
-    with progress.Progress("nothing", 0):
+    with progress.ProgressBar("nothing", 0):
         pass
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and bar.seconds > 0

@@ -19,7 +19,7 @@ from pplfast.labels.network import SMALLEST_TILE, ScaledNetwork, in_tiles, netwo
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.models.segmentation import SegmentationNet, head_stride
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import CamConfig
 
@@ -238,7 +238,7 @@ def test_maps_of_a_real_network_depend_on_the_batch_by_no_more_than_rounding():
     torch.manual_seed(0)
     model = PatchClassifier(create("efficientnet_lite0")[0], 3, "ppl").eval()
     nn.init.normal_(model.classifier.weight, std=0.1)
-    model.set_stage((PatchStage(8, 2),))
+    model.set_cuts((Cut(8, 2),))
     pixels, classes = pictures(3, 60, 80), torch.tensor([[0, 1], [1, 2], [2, 0]])
     maker = MapMaker(model, CamConfig((0.5, 1.0), True, 3, "fp32"), "fp32", 2**22, 3, 1)
     together = maker(pixels, classes).clone()

@@ -97,8 +97,8 @@ def test_batch_layout(dataset, epochs):
     for batch in epochs[0]:
         assert batch.images.dtype == torch.float32 and batch.images.shape[1:] == (3, 64, 64)
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        assert batch.labels.dtype == batch.weights.dtype == torch.float32 and batch.indices.dtype == torch.int64
-        assert (batch.labels.numpy() == dataset.labels[batch.indices.numpy()]).all()
+        assert batch.targets.dtype == batch.weights.dtype == torch.float32 and batch.indices.dtype == torch.int64
+        assert (batch.targets.numpy() == dataset.labels[batch.indices.numpy()]).all()
     assert [len(batch.indices) for batch in epochs[0]] == [4, 4, 3]
     assert [batch.total for batch in epochs[0]] == [4, 4, 3]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from models_reference import TINY
 
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ def test_one_graph_with_the_same_loss_and_gradients(name, monkeypatch, one_threa
     backbone = make(monkeypatch)
     backbone.freeze(2)
     model = PatchClassifier(backbone, 3, "ppl").train()
-    model.set_stage([PatchStage(backbone.position(cut) + 1, 2)])
+    model.set_cuts([Cut(backbone.position(cut) + 1, 2)])
     for module in model.modules():
         if hasattr(module, "dropout"):
             module.dropout = 0.0

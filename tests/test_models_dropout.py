@@ -9,7 +9,7 @@ from models_reference import TINY
 from torch import Tensor
 
 from pplfast.models.dropout import _drawing, branches, drawn_by, dropout, kept_channels
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 
 CPU = torch.device("cpu")
@@ -71,8 +71,8 @@ def test_a_network_computes_the_same_of_an_image_on_one_rank_and_on_two(mode, mo
     make, _ = TINY["wrn38"]
     backbone = make(monkeypatch)
     model = PatchClassifier(backbone, 3, mode, dropout=0.5, branches=2).double().train()
-    cuts = [PatchStage(backbone.position(name) + 1, 2) for name in ("b4", "b6")]
-    model.set_stage(cuts if mode == "explicit" else cuts[:1])
+    cuts = [Cut(backbone.position(name) + 1, 2) for name in ("b4", "b6")]
+    model.set_cuts(cuts if mode == "explicit" else cuts[:1])
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     with drawn_by(1, 2, IMAGES[:4], CPU):
         whole = model(images)
@@ -97,7 +97,7 @@ def test_dropout_is_part_of_the_one_graph_that_is_compiled(monkeypatch, one_thre
     make, cut = TINY["wrn38"]
     backbone = make(monkeypatch)
     model = PatchClassifier(backbone, 3, "ppl", dropout=0.5).train()
-    model.set_stage([PatchStage(backbone.position(cut) + 1, 2)])
+    model.set_cuts([Cut(backbone.position(cut) + 1, 2)])
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
     torch._dynamo.config.error_on_recompile, before = True, torch._dynamo.config.error_on_recompile

@@ -7,7 +7,7 @@ from patch_backbones import TinyBackbone
 
 from pplfast.models.registry import create
 from pplfast.patch import definition
-from pplfast.patch.branches import PatchStage, run_branches
+from pplfast.patch.branches import Cut, run_branches
 from pplfast.patch.classifier import PatchClassifier
 
 FAMILIES = ("effnet", "resnet", "preact")
@@ -58,13 +58,13 @@ def assert_equals_definition(model, size=SIZE):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_progressive_equals_definition(family, position, grid):
     model = make_model(family, "ppl")
-    model.set_stage([PatchStage(position, grid)])
+    model.set_cuts([Cut(position, grid)])
     assert_equals_definition(model)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stages",
+    "cuts",
     (
         [(1, 2), (3, 2), (4, 2)],  # all batched
         [(2, 3), (3, 3)],
@@ -73,9 +73,9 @@ def test_progressive_equals_definition(family, position, grid):
     ),
 )
 @pytest.mark.parametrize("family", FAMILIES)
-def test_explicit_equals_definition(family, stages):
-    model = make_model(family, "explicit", branches=len(stages))
-    model.set_stage([PatchStage(*stage) for stage in stages])
+def test_explicit_equals_definition(family, cuts):
+    model = make_model(family, "explicit", branches=len(cuts))
+    model.set_cuts([Cut(*cut) for cut in cuts])
     assert_equals_definition(model)
 
 
@@ -88,7 +88,7 @@ def test_without_patches_equals_definition(family):
 
 def test_dropout_drops_whole_channels_as_the_definition_does():
     model = make_model("resnet", "ppl", dropout=0.5)
-    model.set_stage([PatchStage(2, 2)])
+    model.set_cuts([Cut(2, 2)])
     images, _labels = make_batch()
     torch.manual_seed(3)
     fast = model.train()(images)
@@ -105,7 +105,7 @@ def test_one_patch_equals_the_global_branch(family):
     backbone = TinyBackbone(family).double()
     images, _ = make_batch((32, 48))
     for position in (1, 2, 3, 4):
-        [(patches, grid)], whole = run_branches(backbone, images, [PatchStage(position, 1)], detach=False)
+        [(patches, grid)], whole = run_branches(backbone, images, [Cut(position, 1)], detach=False)
         assert grid == 1
         torch.testing.assert_close(patches, whole, rtol=1e-12, atol=1e-12)
 
@@ -119,7 +119,7 @@ def test_patches_do_not_see_each_other(family):
 
     def features(x):
         backbone.run = lambda y, first, last, **more: x if (first, last) == (0, 1) else original(y, first, last, **more)
-        return run_branches(backbone, torch.zeros(2, 3, 1, 1), [PatchStage(1, 3)], detach=False)[0][0][0]
+        return run_branches(backbone, torch.zeros(2, 3, 1, 1), [Cut(1, 3)], detach=False)[0][0][0]
 
     changed = x_1.clone()
     changed[1, :, 10, 12] += 1.0  # image 1, patch row 1, column 1 of a 3 x 3 grid with 8 x 12 cells each
@@ -129,7 +129,7 @@ def test_patches_do_not_see_each_other(family):
 
 def test_prefix_runs_once_and_equal_branches_run_as_one_batch():
     model = make_model("effnet", "explicit", branches=3)
-    model.set_stage([PatchStage(1, 2), PatchStage(2, 2), PatchStage(4, 3)])
+    model.set_cuts([Cut(1, 2), Cut(2, 2), Cut(4, 3)])
     model(make_batch()[0])
     batches = {}
     for first, last, size in model.backbone.runs:
@@ -140,7 +140,7 @@ def test_prefix_runs_once_and_equal_branches_run_as_one_batch():
 
 def test_explicit_branches_send_no_gradient_below_their_cut():
     model = make_model("resnet", "explicit", branches=1)
-    model.set_stage([PatchStage(3, 2)])
+    model.set_cuts([Cut(3, 2)])
     with torch.no_grad():
         model.classifier.weight[:, model.backbone.channels :] = 0  # silence the global branch
     model(make_batch()[0]).sum().backward()
@@ -151,26 +151,26 @@ def test_explicit_branches_send_no_gradient_below_their_cut():
 
 def test_maps_of_chosen_classes():
     model = make_model("preact", "ppl")
-    model.set_stage([PatchStage(2, 2)])
+    model.set_cuts([Cut(2, 2)])
     images, _ = make_batch()
     chosen = model.maps(images, classes=torch.tensor([[2], [0]]))
     every = model.maps(images)
     torch.testing.assert_close(chosen[:, 0], torch.stack([every[0, 2], every[1, 0]]))
 
 
-def test_stages_that_cannot_be():
+def test_cuts_that_cannot_be():
     model = make_model("effnet", "ppl")
-    for stages, word in (
-        ([PatchStage(0, 2)], "outside"),
-        ([PatchStage(5, 2)], "outside"),
-        ([PatchStage(2, 0)], "grid"),
-        ([PatchStage(1, 2), PatchStage(2, 2)], "2"),
+    for cuts, word in (
+        ([Cut(0, 2)], "outside"),
+        ([Cut(5, 2)], "outside"),
+        ([Cut(2, 0)], "grid"),
+        ([Cut(1, 2), Cut(2, 2)], "2"),
     ):
         with pytest.raises(ValueError, match=word):
-            model.set_stage(stages)
+            model.set_cuts(cuts)
     with pytest.raises(ValueError, match="plain"):
-        make_model("effnet", "plain").set_stage([PatchStage(2, 2)])
-    with pytest.raises(RuntimeError, match="set_stage"):
+        make_model("effnet", "plain").set_cuts([Cut(2, 2)])
+    with pytest.raises(RuntimeError, match="set_cuts"):
         make_model("effnet", "explicit", branches=2)(make_batch()[0])
 
 
@@ -180,5 +180,5 @@ def test_efficientnet_equals_definition(variant, names, one_thread):
     backbone, _ = create("efficientnet_lite0", weights="none")
     backbone.freeze(2)
     model = PatchClassifier(backbone, 3, variant, branches=len(names)).double()
-    model.set_stage([PatchStage(backbone.position(name) + 1, 2) for name in names])
+    model.set_cuts([Cut(backbone.position(name) + 1, 2) for name in names])
     assert_equals_definition(model)

@@ -9,34 +9,32 @@ from patch_backbones import TinyBackbone
 from pplfast import cpu
 from pplfast.models.registry import create
 from pplfast.patch import tiles
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.tiles import tiled_maps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-STAGES = {
+CUTS = {
     "plain": [[]],
     "ppl": [[], [(1, 2)], [(3, 3)], [(4, 4)]],
     "explicit": [[(1, 2), (3, 2)], [(3, 4), (1, 3)], [(2, 2), (2, 3)]],
 }
 
 
-def build(backbone, variant, stages, classes=3):
+def build(backbone, variant, cuts, classes=3):
     torch.manual_seed(1)
-    model = PatchClassifier(backbone, classes, variant, branches=len(stages)).eval()
+    model = PatchClassifier(backbone, classes, variant, branches=len(cuts)).eval()
     torch.nn.init.normal_(model.classifier.weight)
-    model.set_stage([PatchStage(*stage) for stage in stages])
+    model.set_cuts([Cut(*cut) for cut in cuts])
     return model
 
 
-@pytest.mark.parametrize(
-    "variant, stages", [(variant, stages) for variant, all_of in STAGES.items() for stages in all_of]
-)
+@pytest.mark.parametrize("variant, cuts", [(variant, cuts) for variant, all_of in CUTS.items() for cuts in all_of])
 @pytest.mark.parametrize("family", ("effnet", "resnet", "preact"))
-def test_equal_where_the_overlap_covers_what_a_cell_sees(family, variant, stages, monkeypatch):
+def test_equal_where_the_overlap_covers_what_a_cell_sees(family, variant, cuts, monkeypatch):
     monkeypatch.setattr(tiles, "SMALLEST", 16)
     torch.manual_seed(0)
-    model, seen = build(TinyBackbone(family), variant, stages).double(), []
+    model, seen = build(TinyBackbone(family), variant, cuts).double(), []
     run, most = model.backbone.run, 170 * 170
     classes = torch.tensor([[2, -1, 0]])
     for size in ((301, 203), (160, 384)):
@@ -59,7 +57,7 @@ def picture(height, width):
     return (image / image.std()).contiguous(memory_format=torch.channels_last)
 
 
-NETWORKS = (  # name, output stride, variant, stages, size, side of a tile, whether with the CPU's own implementations
+NETWORKS = (  # name, output stride, variant, cuts, size, side of a tile, whether with the CPU's own implementations
     ("efficientnet_lite0", 16, "plain", [], (1000, 750), 620, False),
     ("efficientnet_lite0", 16, "ppl", [("group3", 2)], (600, 401), 450, True),
     ("efficientnet_lite0", 32, "explicit", [("group2", 3), ("group4", 2)], (600, 401), 450, False),
@@ -112,10 +110,10 @@ def test_what_fits_goes_through_at_once(monkeypatch):
     assert seen == [(0, 2), (2, 5), (2, 5)]
 
 
-def test_one_image_and_its_stages_are_needed():
+def test_one_image_and_its_cuts_are_needed():
     model = build(TinyBackbone("resnet"), "explicit", [(1, 2)])
     with pytest.raises(ValueError, match=r"must be \(1, 3, height, width\)"):
         tiled_maps(model, torch.randn(2, 3, 32, 32), None, 1000)
-    model.stages = ()
-    with pytest.raises(RuntimeError, match="set_stage"):
+    model.cuts = ()
+    with pytest.raises(RuntimeError, match="set_cuts"):
         tiled_maps(model, torch.randn(1, 3, 32, 32), None, 1000)

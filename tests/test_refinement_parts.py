@@ -62,13 +62,13 @@ def test_masks_are_cut_like_their_images_and_never_interpolated(masked):
     augment = AugmentConfig(crop=64, resize_long=(40, 90))
     loader = TrainLoader(masked, augment, (0,) * 3, (1,) * 3, batch_size=10, seed=3, threads=1, masks=True)
     [batch] = loader.epoch(0)
-    assert batch.labels.dtype == torch.int64 and batch.labels.shape == (10, 64, 64)
+    assert batch.targets.dtype == torch.int64 and batch.targets.shape == (10, 64, 64)
     uniforms = sampling.epoch_uniforms(3, 0, 10)[batch.indices.numpy()]
     shapes = np.array([(60, 64 + index) for index in batch.indices.tolist()])
     cut = sampling.geometry(shapes, uniforms, augment)
     for row, index in enumerate(batch.indices.tolist()):
         mask, size = read_mask(masked.masks[index]), cut.size[row].astype(int)
-        found = batch.labels[row].numpy()
+        found = batch.targets[row].numpy()
         found = found[:, ::-1] if cut.flip[row] else found
         at = np.rint(cut.place[row] * (64 - size)).astype(int)
         inner = found[at[0] : at[0] + size[0], at[1] : at[1] + size[1]]
@@ -86,7 +86,7 @@ def test_masks_are_cut_like_their_images_and_never_interpolated(masked):
         options = [mask[rows][:, columns] for rows, _ in choices for _, columns in choices]
         assert np.any([inner == option for option in options], axis=0).all()
     [again] = loader.epoch(0)  # from the cache
-    assert torch.equal(again.labels, batch.labels)
+    assert torch.equal(again.targets, batch.targets)
 
 
 def test_masks_that_do_not_fit_are_named(masked, tmp_path):
@@ -148,7 +148,7 @@ def test_losses_ask_for_no_value_of_a_tensor():
 
 def test_the_table_of_rows_stays_on_the_device_of_the_labels(masked):
     task = SegmentationTask(SegmentationConfig(), masked, seed=0)
-    batch = SimpleNamespace(labels=torch.zeros(2, 8, 8, dtype=torch.int64, device="meta"), weights=1)
+    batch = SimpleNamespace(targets=torch.zeros(2, 8, 8, dtype=torch.int64, device="meta"), weights=1)
     for _ in range(2):
         assert task.losses(torch.randn(2, 4, 2, 2, device="meta"), batch).shape == (2,)
         assert task.table.is_meta

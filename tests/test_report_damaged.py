@@ -229,14 +229,14 @@ def test_large_files_take_little_memory(tmp_path, monkeypatch):
         tracemalloc.stop()
     assert found.note.endswith("only its first 64 MiB are shown")
     monkeypatch.setattr(losses, "MAX_LOG", 2000)
-    (tmp_path / "log.jsonl").write_text('{"iteration": 1, "loss": 1}\n' * 1000)
-    assert 70 < len(read_losses(tmp_path / "log.jsonl").steps) < 80
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 1}\n' * 1000)
+    assert 80 < len(read_losses(tmp_path / "log.jsonl").steps) < 91
 
 
 def test_a_log_keeps_its_good_lines_and_counts_the_others(tmp_path):
-    good = ['{"iteration": 1, "loss": 0.5}', '{"iteration": 2, "loss": null}', '{"iteration": 3, "loss": 0.25}']
-    bad = ["{}", "[]", '{"iteration": "1", "loss": 1}', '{"iteration": 1, "loss": NaN}', "\x00", '{"loss": 1}', '{"it']
-    (tmp_path / "log.jsonl").write_text("\n".join([*good[:2], *bad, good[2], '{"iteration": 4, "lo']))
+    good = ['{"step": 1, "loss": 0.5}', '{"step": 2, "loss": null}', '{"step": 3, "loss": 0.25}']
+    bad = ["{}", "[]", '{"step": "1", "loss": 1}', '{"step": 1, "loss": NaN}', "\x00", '{"loss": 1}', '{"it']
+    (tmp_path / "log.jsonl").write_text("\n".join([*good[:2], *bad, good[2], '{"step": 4, "lo']))
     found = read_losses(tmp_path / "log.jsonl")
     assert list(found.steps) == [1, 2, 3] and found.values[2] == 0.25 and math.isnan(found.values[1])
     assert found.note.endswith(f"log.jsonl: {len(bad)} lines of it cannot be read")

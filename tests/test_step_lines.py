@@ -12,7 +12,7 @@ import torch
 
 import pplfast
 from pplfast.models import create
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 
 CUTS = {"wrn38": "b4_5", "resnet50": "layer3", "efficientnet_lite0": "group5"}
@@ -24,7 +24,7 @@ def lines_of_a_step(name: str) -> dict[str, int]:
     backbone, _ = create(name, weights="none")
     backbone.freeze(backbone.frozen_default)
     model = PatchClassifier(backbone, 20, "ppl", dropout=0.5).train()
-    model.set_stage([PatchStage(backbone.position(CUTS[name]) + 1, 2)])
+    model.set_cuts([Cut(backbone.position(CUTS[name]) + 1, 2)])
     images = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     root = Path(pplfast.__file__).parent
     rooms = tuple(str(root / room) for room in ("patch", "models"))

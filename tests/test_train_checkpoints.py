@@ -20,9 +20,9 @@ ONE_RANK = Ranks(0, 1, 1, torch.device("cpu"))
 
 
 def save(checkpoints: CheckpointFolder, *places: tuple[int, int, bool]) -> None:
-    for stage, iteration, ended in places:
-        state = TrainState({"model.a": torch.full((300,), float(iteration))}, {"scale": 1024.0})
-        checkpoints.save(state, Progress(stage, iteration, 10 * stage + iteration, ended))
+    for stage, step, ended in places:
+        state = TrainState({"model.a": torch.full((300,), float(step))}, {"scale": 1024.0})
+        checkpoints.save(state, Progress(stage, step, 10 * stage + step, ended))
     checkpoints.finish()
 
 
@@ -68,7 +68,7 @@ def test_damage_is_noticed_every_time_and_the_one_before_used(tmp_path, kind):
         damage(folder / "stage1-0000010", kind, random.Random(seed))
         checkpoints = CheckpointFolder(folder, ONE_RANK, keep=2)
         found, [note] = checkpoints.latest()
-        assert found.progress.iteration == 9 and checkpoints.last == folder / "stage1-0000009"
+        assert found.progress.stage_steps == 9 and checkpoints.last == folder / "stage1-0000009"
         assert note.startswith(f"{folder / 'stage1-0000010'}: passed over, not whole (")
 
 
@@ -79,7 +79,7 @@ def test_a_damaged_one_does_not_push_out_good_ones(tmp_path):
     (tmp_path / "stage1-0000010" / STATE).write_bytes(b"")
     (tmp_path / ".stage1-0000011.partial").mkdir()
     found, notes = checkpoints.latest()
-    assert found.progress.iteration == 8 and len(notes) == 1
+    assert found.progress.stage_steps == 8 and len(notes) == 1
     assert not (tmp_path / ".stage1-0000011.partial").exists()
     save(checkpoints, (0, 9, False))
     assert names(tmp_path) == ["stage1-0000009"]
@@ -125,11 +125,11 @@ class SlowDisk:
 def test_the_last_one_is_whole_and_one_is_written_at_a_time(tmp_path, monkeypatch):
     disk, checkpoints = SlowDisk(monkeypatch), CheckpointFolder(tmp_path, ONE_RANK, keep=9)
     state = TrainState({"model.a": torch.zeros(9)})
-    checkpoints.save(state, Progress(iteration=1))
+    checkpoints.save(state, Progress(stage_steps=1))
     assert disk.writing.acquire(timeout=30)
     assert checkpoints.last is None and names(tmp_path) == [".stage1-0000001.partial"]
     disk.through.release(2)
-    checkpoints.save(state, Progress(iteration=2))
+    checkpoints.save(state, Progress(stage_steps=2))
     assert checkpoints.last == tmp_path / "stage1-0000001"
     checkpoints.finish()
     assert checkpoints.last == tmp_path / "stage1-0000002" and disk.most == 1
@@ -141,7 +141,7 @@ def test_rank_0_wants_one_after_so_many_seconds(tmp_path, monkeypatch):
     checkpoints, other = (CheckpointFolder(tmp_path, Ranks(rank, 1, 1, torch.device("cpu")), 9) for rank in (0, 1))
     now[0] += 5
     assert checkpoints.wanted(5) and not checkpoints.wanted(6) and not other.wanted(5)
-    checkpoints.save(TrainState({"model.a": torch.zeros(9)}), Progress(iteration=1))
+    checkpoints.save(TrainState({"model.a": torch.zeros(9)}), Progress(stage_steps=1))
     now[0] += 5
     assert not checkpoints.wanted(5)  # it is still being written
     disk.through.release()

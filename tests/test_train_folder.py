@@ -19,7 +19,7 @@ from pplfast.train.state import TrainState
 from pplfast.train.trainer import _recorded_precision
 
 ONE_RANK = Ranks(0, 1, 1, torch.device("cpu"))
-PROGRESS = {"stage": 0, "iteration": 9, "steps": 9, "stage_ended": False, "seconds": 1.5}
+PROGRESS = {"stage": 0, "stage_steps": 9, "steps": 9, "stage_ended": False, "seconds": 1.5}
 GOOD = {"progress": PROGRESS, "world": 1, "loss_scale": {}}
 
 
@@ -44,9 +44,9 @@ def write(folder, manifest, state: bytes | None = None) -> None:
         GOOD | {"progress": []},
         GOOD | {"progress": {}},
         GOOD | {"progress": PROGRESS | {"more": 1}},
-        GOOD | {"progress": PROGRESS | {"iteration": -1}},
-        GOOD | {"progress": PROGRESS | {"iteration": "9"}},
-        GOOD | {"progress": PROGRESS | {"iteration": True}},
+        GOOD | {"progress": PROGRESS | {"stage_steps": -1}},
+        GOOD | {"progress": PROGRESS | {"stage_steps": "9"}},
+        GOOD | {"progress": PROGRESS | {"stage_steps": True}},
         GOOD | {"progress": PROGRESS | {"steps": 10**400}},
         GOOD | {"progress": PROGRESS | {"stage_ended": 1}},
         GOOD | {"progress": PROGRESS | {"seconds": float("nan")}},
@@ -114,7 +114,7 @@ def test_only_own_names_are_checkpoints_and_links_are_none(tmp_path):
     (folder / ".mine.partial").mkdir()
     checkpoints = CheckpointFolder(folder, ONE_RANK, 1)
     assert checkpoints.latest()[0].path.name == "stage1-0000001"
-    checkpoints.save(TrainState({"model.a": torch.zeros(3)}), Progress(iteration=2, steps=2))
+    checkpoints.save(TrainState({"model.a": torch.zeros(3)}), Progress(stage_steps=2, steps=2))
     checkpoints.finish()
     assert {"stage-x", "stage1-abc", "stage1-0000007", ".mine.partial", "stage1-0000002"} <= set(os.listdir(folder))
     assert "stage1-0000001" not in os.listdir(folder) and len(os.listdir(other)) == 3
@@ -129,7 +129,7 @@ def test_checkpoints_behind_a_link_are_neither_read_nor_deleted(tmp_path):
     checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints", ONE_RANK, 1)
     with pytest.raises(UserError, match="run/checkpoints: a symbolic link leads out of"):
         checkpoints.latest()
-    checkpoints.save(TrainState({"model.a": torch.zeros(3)}), Progress(iteration=9))
+    checkpoints.save(TrainState({"model.a": torch.zeros(3)}), Progress(stage_steps=9))
     with pytest.raises(UserError, match="run/checkpoints: a symbolic link leads out of"):
         checkpoints.finish()
     assert len(os.listdir(other)) == 3
@@ -157,8 +157,8 @@ def test_the_log_does_not_go_through_a_link_and_keeps_only_what_it_wrote(tmp_pat
         JsonLines(info)
     assert not (tmp_path / "victim").exists()
     log.unlink()
-    lines = ['{"iteration": 1, "loss": 2.5}', "[" * 10**5, "7", '{"iteration": 2, "loss": "x"}', '{"iteration": [2]}']
-    log.write_text("\n".join([*lines, '{"iteration": 3, "loss": NaN}', "9" * 5000, '{"iteration": 4']) + "\n")
+    lines = ['{"step": 1, "loss": 2.5}', "[" * 10**5, "7", '{"step": 2, "loss": "x"}', '{"step": [2]}']
+    log.write_text("\n".join([*lines, '{"step": 3, "loss": NaN}', "9" * 5000, '{"step": 4']) + "\n")
     logger = JsonLines(info)
     logger.close()
     assert log.read_text() == lines[0] + "\n"

@@ -18,7 +18,7 @@ from training_parts import classifier
 from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
 from pplfast.flops import training_flops
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.train import TrainOptions, meter, profile, train
 from pplfast.train.display import Lines, Shown, TimeLeft, make_display
 from pplfast.train.log import Interval
@@ -183,7 +183,7 @@ def test_operations_and_memory_are_logged(plain_run):
     model = classifier("efficientnet_lite0", "ppl", (("group3", 2),), 3)
     # Of 3 classes instead of 20: the classifier has next to nothing to do.
     assert per_image[0] == pytest.approx(training_flops(model, 32, CPU), rel=5e-3)
-    model.set_stage([PatchStage(model.backbone.position("group5") + 1, 2)])
+    model.set_cuts([Cut(model.backbone.position("group5") + 1, 2)])
     assert per_image[-1] == pytest.approx(training_flops(model, 32, CPU), rel=5e-3)
 
 
@@ -199,7 +199,7 @@ def test_a_profile_of_some_steps_changes_nothing(plain_run, dataset, tmp_path, c
     assert steps == ["ProfilerStep#5", "ProfilerStep#6"] and "aten::convolution" in names
     assert any("convolution_backward" in name for name in names)
     assert f"profile: {path}; open it at https://ui.perfetto.dev" in capfd.readouterr().err
-    for name in ("loss", "lr", "iteration"):
+    for name in ("loss", "lr", "step"):
         found, expected = ([line[name] for line in lines_of(run.folder)] for run in (done, plain_run))
         assert found == expected
     weights = [(run.folder / "classifier.safetensors").read_bytes() for run in (done, plain_run)]

@@ -22,12 +22,12 @@ def test_the_command_knows_the_same_names():
 
 
 def test_log_of_a_resumed_run_continues_after_the_checkpoint(tmp_path, capsys):
-    lines = [json.dumps({"iteration": step, "loss": 1.0}) for step in (1, 2, 3, 4)]
-    (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"iteration": 5, "lo', encoding="utf-8")
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in (1, 2, 3, 4)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo', encoding="utf-8")
     log = TrainLog(run_info(tmp_path, 2), 10, loggers.DEFAULT)
     log.write(interval(10))
     log.close()
-    assert [(entry["iteration"], entry["loss"]) for entry in entries(tmp_path)] == [(1, 1.0), (2, 1.0), (10, 0.5)]
+    assert [(entry["step"], entry["loss"]) for entry in entries(tmp_path)] == [(1, 1.0), (2, 1.0), (10, 0.5)]
     assert "stage 1/2 (no patches): step 10/10, loss 0.5000, 2.0 images/s, 500.0 GFLOP/s" in capsys.readouterr().err
     assert list((tmp_path / "tb").glob("events.*"))
     TrainLog(run_info(tmp_path / "new"), 10, ("jsonl",)).close()
@@ -139,5 +139,5 @@ def test_an_own_logger_by_the_name_of_its_class(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--logger own_loggers:Broken: cannot start: ValueError\('no'\)"):
         train(recipe, dataset, tmp_path / "broken", options=TrainOptions(threads=1, loggers=("own_loggers:Broken",)))
     train(recipe, dataset, out, options=TrainOptions(threads=1, log_every=1, loggers=("own_loggers:Csv",)))
-    lines = [f"{line['iteration']},{line['loss']}" for line in entries(out)]
+    lines = [f"{line['step']},{line['loss']}" for line in entries(out)]
     assert (out / "own.csv").read_text().splitlines() == [*lines, "saved: True"]  # a server may hold up its end

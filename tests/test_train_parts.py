@@ -20,7 +20,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.described import described_training
 from pplfast.errors import UserError
 from pplfast.models import create
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.precision import exact_float32
 from pplfast.recipe import OptimConfig, recipe_to_dict
 from pplfast.recipe.overrides import apply_overrides
@@ -31,13 +31,13 @@ from pplfast.train.identity import USED_OF_NETWORK, claim_folder, describe
 from pplfast.train.masks import mask_record
 from pplfast.train.model_file import load_classifier
 from pplfast.train.plan import plan_stages
-from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
+from pplfast.train.schedules import learning_rates, steps_of_stage, steps_per_epoch
 from pplfast.train.step import LossWatch, step_batches, train_step
 
 
 def test_learning_rates():
     optim = OptimConfig(lr=0.1, poly=0.9)
-    rates = learning_rates(optim, factor=0.5, iterations=10, warmup=0)
+    rates = learning_rates(optim, factor=0.5, steps=10, warmup=0)
     np.testing.assert_allclose(rates, [0.05 * (1 - t / 10) ** 0.9 for t in range(10)])
     np.testing.assert_allclose(learning_rates(optim, 0.5, 10, warmup=4)[:5] / rates[:5], [0.25, 0.5, 0.75, 1, 1])
 
@@ -93,7 +93,7 @@ def test_options_of_the_command(arguments, expected):
 
 def test_lengths_of_stages():
     assert steps_per_epoch(5, 2) == 3
-    assert [stage_iterations(epochs, 3) for epochs in (1, 0.5, 0.01, 2.4)] == [3, 2, 1, 7]
+    assert [steps_of_stage(epochs, 3) for epochs in (1, 0.5, 0.01, 2.4)] == [3, 2, 1, 7]
 
 
 class FakeLoader:
@@ -191,16 +191,16 @@ def test_plans_of_the_variants():
     ]
     recipe = make_recipe(stages=stages)
     ppl = plan_stages(recipe, "ppl", backbone)
-    assert [(plan.patches, plan.epochs, plan.lr) for plan in ppl] == [
-        ((PatchStage(6, 2),), 1, 1),
-        ((PatchStage(4, 3),), 2, 0.5),
-        ((PatchStage(6, 2),), 1, 1),
+    assert [(plan.cuts, plan.epochs, plan.lr) for plan in ppl] == [
+        ((Cut(6, 2),), 1, 1),
+        ((Cut(4, 3),), 2, 0.5),
+        ((Cut(6, 2),), 1, 1),
         ((), 1, 1),
     ]
     [explicit] = plan_stages(recipe, "explicit", backbone)
-    assert explicit.patches == (PatchStage(6, 2), PatchStage(4, 3)) and explicit.epochs == 5
+    assert explicit.cuts == (Cut(6, 2), Cut(4, 3)) and explicit.epochs == 5
     [plain] = plan_stages(recipe, "plain", backbone)
-    assert plain.patches == () and plain.epochs == 5
+    assert plain.cuts == () and plain.epochs == 5
     with pytest.raises(UserError, match="'head': no block .* follows it; choose one of: stem"):
         plan_stages(make_recipe(stages=[{"position": "head", "grid": 2, "epochs": 1}]), "ppl", backbone)
 

@@ -20,7 +20,7 @@ from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_ima
 
 from pplfast.errors import UserError
 from pplfast.models import create
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.train import TrainOptions, checkpoint, load_classifier, loss, read_info, step, train
 from pplfast.train.checkpoint import CheckpointFolder
@@ -71,7 +71,7 @@ def assert_identical_weights(folder: Path, expected: Path) -> None:
 
 
 def assert_identical_training(folder: Path, expected: Path) -> None:
-    losses, others = ([(line["iteration"], line["loss"]) for line in read_log(path)] for path in (folder, expected))
+    losses, others = ([(line["step"], line["loss"]) for line in read_log(path)] for path in (folder, expected))
     assert losses == others
     weights, other = (load_file(path / "classifier.safetensors") for path in (folder, expected))
     assert weights.keys() == other.keys() and all(torch.equal(weights[name], other[name]) for name in weights)
@@ -79,7 +79,7 @@ def assert_identical_training(folder: Path, expected: Path) -> None:
 
 def test_a_run_from_end_to_end(reference, dataset, capsys):
     lines = read_log(reference.folder)
-    assert [(line["stage"], line["position"], line["grid"], line["iteration"], line["epoch"]) for line in lines] == [
+    assert [(line["stage"], line["position"], line["grid"], line["step"], line["epoch"]) for line in lines] == [
         (1, ["group3"], [2], 1, 0.5),
         (1, ["group3"], [2], 2, 1.0),
         (2, ["group5"], [2], 3, 1.5),
@@ -95,7 +95,7 @@ def test_a_run_from_end_to_end(reference, dataset, capsys):
     assert (info.class_names, info.class_ids) == (dataset.classes.names, dataset.classes.ids)
     assert info.stages == (("group5", 2),) and info.variant == "ppl"
     model = load_classifier(reference.folder / "classifier.safetensors")
-    assert model.stages == (PatchStage(6, 2),) and not model.training
+    assert model.cuts == (Cut(6, 2),) and not model.training
     maps = model.maps(torch.randn(1, 3, 40, 56))
     assert maps.shape == (1, 3, 3, 4) and maps.min() >= 0
 
@@ -253,7 +253,7 @@ def test_killed_and_resumed_equals_uninterrupted(dataset, tmp_path, nine_steps):
     """kill -9 inside step 6, the checkpoint of step 4 torn as well."""
     recipe, whole = nine_steps
     run_until_killed(dataset, tmp_path / "out", "step")
-    assert [line["iteration"] for line in read_log(tmp_path / "out")] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in read_log(tmp_path / "out")] == [1, 2, 3, 4, 5]
     state = tmp_path / "out" / "checkpoints" / "stage1-0000004" / "state.safetensors"
     os.truncate(state, state.stat().st_size // 2)
 
@@ -396,7 +396,7 @@ def test_other_variants(dataset, tmp_path, variant, precision, monkeypatch):
     assert result.steps == 1 and 0 < result.loss < 10
     model = load_classifier(tmp_path / "out")
     assert model.classifier.weight.shape[1] == 1280 * {"plain": 1, "explicit": 3}[variant]
-    assert len(model.stages) == {"plain": 0, "explicit": 2}[variant]
+    assert len(model.cuts) == {"plain": 0, "explicit": 2}[variant]
 
 
 def test_auto_precision_is_decided_once_for_a_run(dataset, tmp_path, monkeypatch, capsys):

@@ -148,7 +148,7 @@ def interrupted_and_resumed(tmp_path: Path, monkeypatch, name: str) -> Path:
         patch.setattr(TrainLog, "write", write)
         train(recipe, dataset, out, options=options)
     train(recipe, dataset, out, resume=True, options=options)
-    assert [entry["iteration"] for entry in entries(out)] == [1, 2, 3, 4]
+    assert [entry["step"] for entry in entries(out)] == [1, 2, 3, 4]
     return out
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pplfast.models import create
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.train.log import Interval
 from pplfast.train.meter import Rates
@@ -37,5 +37,5 @@ def classifier(name: str, mode: str, cuts: tuple[tuple[str, int], ...], frozen: 
     backbone, _ = create(name, weights="none", output_stride=16)
     backbone.freeze(frozen)
     model = PatchClassifier(backbone, 20, mode, dropout=0.5, branches=len(cuts)).train()
-    model.set_stage([PatchStage(backbone.position(block) + 1, grid) for block, grid in cuts])
+    model.set_cuts([Cut(backbone.position(block) + 1, grid) for block, grid in cuts])
     return model

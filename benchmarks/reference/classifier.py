@@ -29,7 +29,7 @@ def merge_patches(patches: Tensor, grid: int, height: int, width: int) -> Tensor
 
 
 class ReferenceClassifier(nn.Module):
-    """Patch learning with `stages` [(position, grid)]: none is the plain classifier, one the implicit variant.
+    """Patch learning with `cuts` [(position, grid)]: none is the plain classifier, one the implicit variant.
 
     `explicit` gives every patched branch a detached map, so that no gradient of it reaches the blocks before it.
     `position` is the number of the block after which the patches are cut. BN always uses its stored statistics.
@@ -39,14 +39,14 @@ class ReferenceClassifier(nn.Module):
         self,
         backbone: ReferenceBackbone,
         classes: int,
-        stages: list[tuple[int, int]],
+        cuts: list[tuple[int, int]],
         explicit: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.stages, self.explicit = backbone, list(stages), explicit
+        self.backbone, self.cuts, self.explicit = backbone, list(cuts), explicit
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d((len(stages) + 1) * backbone.channels, classes, 1, bias=False)
+        self.classifier = nn.Conv2d((len(cuts) + 1) * backbone.channels, classes, 1, bias=False)
         self.train()
 
     def train(self, mode: bool = True) -> "ReferenceClassifier":
@@ -68,7 +68,7 @@ class ReferenceClassifier(nn.Module):
         """[M_1 ; ... ; M_S ; global], (B, (S+1)*C, H, W)."""
         backbone, count = self.backbone, len(self.backbone.names)
         x, start, branches = images, 0, []
-        for position, grid in self.stages:
+        for position, grid in self.cuts:
             x = backbone.run(x, start, position + 1)
             start = position + 1
             patches = split_patches(x.detach() if self.explicit else x, grid, math.prod(backbone.strides[start:]))

@@ -11,7 +11,7 @@ BENCHES = {
     "train": "training steps at every position",
     "loader": "training images per second",
     "cam": "class activation maps over scales and flips",
-    "label": "from files to pseudo labels, stage by stage",
+    "label": "from files to pseudo labels, phase by phase",
     "crf": "the dense CRF on the device against pydensecrf, every preset",
     "walk": "the random walk against the dense matrix (minutes: the dense one is slow)",
     "all": "all of these",

@@ -22,7 +22,7 @@ from pplfast.kernels.geometry import PatchGrid, ceil_div
 from pplfast.models.backbone import Backbone
 from pplfast.models.resnet import Bottleneck, ResNet
 from pplfast.models.wideresnet import PreActivationBottleneck, PreActivationUnit, WideResNet38
-from pplfast.patch.branches import PatchStage, remaining_stride
+from pplfast.patch.branches import Cut, remaining_stride
 from pplfast.patch.classifier import Features, PatchClassifier
 
 # Of all cells, at most so many in strips: beyond that, copying them costs what their convolutions save.
@@ -33,11 +33,11 @@ class CpuPatchClassifier(PatchClassifier):
     """A progressive classifier's maps share the cells of both branches; training runs as everywhere."""
 
     def features(self, images: Tensor) -> Features:
-        alone = torch.is_grad_enabled() or self.training or len(self.stages) != 1
+        alone = torch.is_grad_enabled() or self.training or len(self.cuts) != 1
         if alone or type(self.backbone) not in (ResNet, WideResNet38):  # a subclass may have other blocks
             return super().features(images)
-        patches, global_map = run_shared(self.backbone, images, self.stages[0])
-        return Features([(patches, self.stages[0].grid)], global_map)
+        patches, global_map = run_shared(self.backbone, images, self.cuts[0])
+        return Features([(patches, self.cuts[0].grid)], global_map)
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class _Strip:
     own: tuple[slice, slice]  # where that lies in the unit's output for the strip
 
 
-def run_shared(backbone: Backbone, images: Tensor, stage: PatchStage) -> tuple[Tensor, Tensor]:
+def run_shared(backbone: Backbone, images: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
     """Images (B, 3, height, width) -> patches (B*K*K, C, h, w) and the global map (B, C, H, W), as `run_branches`."""
     last = len(backbone.specs)
-    x = backbone.run(images, 0, stage.position)
-    if not can_share(x, stage.grid, remaining_stride(backbone, stage.position)):
-        patches = patch_split(x, stage.grid, remaining_stride(backbone, stage.position))
-        return backbone.run(patches, stage.position, last), backbone.run(x, stage.position, last)
-    shared = SharedPatches.cut(x, stage.grid)
-    for index in range(stage.position, last):
+    x = backbone.run(images, 0, cut.position)
+    if not can_share(x, cut.grid, remaining_stride(backbone, cut.position)):
+        patches = patch_split(x, cut.grid, remaining_stride(backbone, cut.position))
+        return backbone.run(patches, cut.position, last), backbone.run(x, cut.position, last)
+    shared = SharedPatches.cut(x, cut.grid)
+    for index in range(cut.position, last):
         part = unit(backbone, index)
         following = part.run(x)
         if not shared.step(part, following):
@@ -87,7 +87,7 @@ def unit(backbone: Backbone, index: int) -> Unit:
 
 @dataclass
 class SharedPatches:
-    """The patches of a stage, stitched into one map (B, C, K*h, K*w) beside the unsplit one."""
+    """The patches of a cut, stitched into one map (B, C, K*h, K*w) beside the unsplit one."""
 
     x: Tensor
     grid: int

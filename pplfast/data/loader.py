@@ -28,7 +28,7 @@ class Batch:
     """One rank's rows of one step. The loss of a step is the sum over all ranks of weights * loss, over `total`."""
 
     images: torch.Tensor  # float32 (B, 3, S, S), channels_last, normalised
-    labels: torch.Tensor  # float32 (B, C), 0 or 1; with masks int64 (B, S, S), mask values, 255 in the padding
+    targets: torch.Tensor  # float32 (B, C), 0 or 1; with masks int64 (B, S, S), mask values, 255 in the padding
     weights: torch.Tensor  # float32 (B,): 1, or 0 for a repeated image where a rank has none
     indices: torch.Tensor  # int64 (B,), on the CPU: positions in the data set
     total: int  # images of this step over all ranks, without repeats
@@ -160,13 +160,13 @@ class TrainLoader:
         factors = sampling.jitter_factors(uniforms, self._augment.jitter) if self._augment.jitter > 0 else {}
         return Batch(
             images=self._augmenter(images, geometry, factors),
-            labels=self._labels(shard, images, [mask.result() for mask in masks], geometry),
+            targets=self._targets(shard, images, [mask.result() for mask in masks], geometry),
             weights=self._handover.from_host(torch.from_numpy(shard.weights)),
             indices=torch.from_numpy(shard.indices),
             total=shard.total,
         )
 
-    def _labels(
+    def _targets(
         self, shard: sampling.Shard, images: list[UInt8Array], masks: list[UInt8Array], geometry: sampling.Geometry
     ) -> torch.Tensor:
         if self._cutter is None:

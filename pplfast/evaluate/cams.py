@@ -14,7 +14,7 @@ from pplfast.evaluate.scores import CamScores
 from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
 from pplfast.jobs.pool import default_jobs, map_unordered
-from pplfast.jobs.progress import Progress
+from pplfast.jobs.progress import ProgressBar
 from pplfast.labels.camfile import SUFFIX, load_cam
 from pplfast.labels.camfolder import check_classes
 
@@ -39,7 +39,7 @@ def evaluate_cams(
     counts = np.zeros((rows, rows - 1, len(edges) + 1), np.int64)
     unscored = Unscored()
     work = partial(count_chunk, classes=dataset.classes, edges=edges)
-    with Progress("scoring CAMs", len(pairs)) as progress:
+    with ProgressBar("scoring CAMs", len(pairs)) as progress:
         for chunk, (part, more) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
             counts += part
             unscored.add(more)

@@ -14,7 +14,7 @@ from pplfast.evaluate.scores import Scores
 from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
 from pplfast.jobs.pool import default_jobs, map_unordered
-from pplfast.jobs.progress import Progress
+from pplfast.jobs.progress import ProgressBar
 
 
 def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) -> Scores:
@@ -29,7 +29,7 @@ def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) 
     confusion = np.zeros((rows, rows + 1), np.int64)
     unscored, held = Unscored(), set[int]()
     work = partial(count_chunk, classes=dataset.classes)
-    with Progress("scoring labels", len(pairs)) as progress:
+    with ProgressBar("scoring labels", len(pairs)) as progress:
         for chunk, (part, more, values) in map_unordered(work, chunks(pairs), default_jobs() if jobs is None else jobs):
             confusion += part
             unscored.add(more)

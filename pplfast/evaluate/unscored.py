@@ -20,7 +20,7 @@ from pplfast.data.masks import SUFFIX, read_mask
 from pplfast.errors import UserError
 from pplfast.jobs.folder import find_outputs
 from pplfast.jobs.pool import default_jobs, map_unordered
-from pplfast.jobs.progress import Progress
+from pplfast.jobs.progress import ProgressBar
 
 IMAGES_PER_TASK = 16  # one result per task is sent back
 ALMOST_ALL = 90.0  # percent of an image; its label hardly draws a border
@@ -86,7 +86,7 @@ def inspect_labels(labels: str | os.PathLike[str], dataset: Dataset, jobs: int |
     ]
     chunks = [tasks[start : start + IMAGES_PER_TASK] for start in range(0, len(tasks), IMAGES_PER_TASK)]
     parts = []
-    with Progress("reading labels", len(tasks)) as progress:
+    with ProgressBar("reading labels", len(tasks)) as progress:
         work = partial(count_chunk, classes=dataset.classes)
         for chunk, part in map_unordered(work, chunks, default_jobs() if jobs is None else jobs):
             parts.append(part)

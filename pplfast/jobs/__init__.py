@@ -12,7 +12,7 @@
     memory.py     bytes: the budget, what the network takes, how many images may be under way
     workers.py    processes or threads that finish images, and write their files
     shards.py     WebDataset tars that survive a kill
-    pipeline.py   the stages of one rank, joined by bounded queues
+    pipeline.py   the phases of one rank, joined by bounded queues
     status.py     heartbeats of the ranks; the display; Prometheus text
     stopping.py   Ctrl-C and SIGTERM
     pool.py       a function on many things in processes, where no image's output is made

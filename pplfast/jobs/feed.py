@@ -13,7 +13,7 @@ from pplfast.arrays import UInt8Array
 from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.images import BadImage
 from pplfast.data.pipelines import Decoder, resolve_device
-from pplfast.jobs.job import Batch, Job
+from pplfast.jobs.job import ImageBatch, Job
 from pplfast.jobs.meter import Meter
 
 BATCHES_READY = 2
@@ -63,10 +63,10 @@ class Feed:
     ) -> None:
         self._job, self._indices, self._batch, self._keeper, self._meter = job, indices, batch, keeper, meter
         self._threads, self._device = threads, resolve_device(device)
-        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(BATCHES_READY)
+        self._ready: queue.Queue[ImageBatch | BaseException | None] = queue.Queue(BATCHES_READY)
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         self._thread.start()
         while not self._keeper.stopped():
             try:
@@ -93,7 +93,7 @@ class Feed:
                 for size, group in self._groups(readers):
                     if not self._keeper.admit(size, len(group)):
                         return
-                    batch = Batch(group, size, [])
+                    batch = ImageBatch(group, size, [])
                     if decoder is not None:
                         with self._meter.busy("decode"):
                             batch = self._decode(decoder, readers, batch)
@@ -104,7 +104,7 @@ class Feed:
         except BaseException as error:  # it belongs to the thread that iterates
             self._put(error)
 
-    def _put(self, item: Batch | BaseException | None) -> bool:
+    def _put(self, item: ImageBatch | BaseException | None) -> bool:
         while not self._keeper.stopped():
             try:
                 self._ready.put(item, timeout=POLL)
@@ -142,7 +142,7 @@ class Feed:
         except BadImage as error:
             return error
 
-    def _decode(self, decoder: Decoder, readers: ThreadPoolExecutor, batch: Batch) -> Batch:
+    def _decode(self, decoder: Decoder, readers: ThreadPoolExecutor, batch: ImageBatch) -> ImageBatch:
         encoded, indices = [], []
         for index, data in zip(batch.indices, readers.map(self._read, batch.indices), strict=True):
             if isinstance(data, BadImage):
@@ -159,7 +159,7 @@ class Feed:
             else:
                 good.append(index)
                 pixels.append(image)
-        return Batch(good, batch.size, pixels)
+        return ImageBatch(good, batch.size, pixels)
 
     def _read(self, index: int) -> UInt8Array | BadImage:
         try:

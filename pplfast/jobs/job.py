@@ -17,7 +17,7 @@ SMALLEST = 8  # pixels on the short side of an image: below, no scale gives a ne
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images of one size (H, W): their positions in the data set, and uint8 (H, W, 3) RGB each, unless the job does not
     look at them."""
 
@@ -25,8 +25,8 @@ class Batch:
     size: tuple[int, int]
     pixels: list[UInt8Array]
 
-    def one(self, row: int) -> "Batch":
-        return Batch(self.indices[row : row + 1], self.size, self.pixels[row : row + 1])
+    def one(self, row: int) -> "ImageBatch":
+        return ImageBatch(self.indices[row : row + 1], self.size, self.pixels[row : row + 1])
 
 
 class Choice(NamedTuple):
@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 @dataclass
 class Finished:
     """files: the bytes of each output file, by its suffix. sample: the same for the image's entry in a shard.
-    facts: for its record. seconds: by stage."""
+    facts: for its record. seconds: by phase."""
 
     files: dict[str, bytes]
     sample: dict[str, bytes] = field(default_factory=dict)
@@ -103,6 +103,6 @@ class Job(ABC):
         """What an image holds in host memory from its decoding to its files, per pixel. After `prepare`."""
 
     @abstractmethod
-    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> "list[Any | BadImage] | None":
+    def compute(self, batch: ImageBatch, stopped: Callable[[], bool]) -> "list[Any | BadImage] | None":
         """For each image what the `Finish` gets, which must go to another process, or why there is nothing. None when
         `stopped` says so. Memory that does not suffice is the engine's to handle."""

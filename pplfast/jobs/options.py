@@ -46,7 +46,7 @@ class Outcome:
     """What came of a job: of the whole, on rank 0; of its own part on the others.
 
     written, skipped (were there already): images. bad: (id, reason) of all images of the list without an output.
-    busy: share of the time that each stage worked, mean over the ranks. signal: that stopped it, or 0.
+    busy: share of the time that each phase worked, mean over the ranks. signal: that stopped it, or 0.
     unfinished: ranks that ended before their part was done.
     """
 
@@ -67,16 +67,16 @@ class Outcome:
 
     @property
     def bottleneck(self) -> str:
-        """The stage that worked most: decode, network, crf (with encode) or write."""
+        """The phase that worked most: decode, network, crf (with encode) or write."""
         return bottleneck(self.busy)
 
     def share(self) -> float:
         """Of the time that the bottleneck worked."""
         return self.busy[self.bottleneck] + (self.busy["encode"] if self.bottleneck == "crf" else 0.0)
 
-    def stage_rates(self) -> dict[str, float]:
-        """Images per second that each stage alone would make, from the time that it worked."""
-        return {stage: self.written / (share * self.seconds) for stage, share in self.busy.items() if share > 0}
+    def phase_rates(self) -> dict[str, float]:
+        """Images per second that each phase alone would make, from the time that it worked."""
+        return {phase: self.written / (share * self.seconds) for phase, share in self.busy.items() if share > 0}
 
     def summary(self, what: str, folder: StrPath) -> str:
         """Lines for the user: counts, rate, bottleneck, and the first bad images."""

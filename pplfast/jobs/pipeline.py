@@ -1,9 +1,8 @@
-"""One rank's stages, joined by bounded queues: decode (thread) -> compute (this thread) -> finish, write files
+"""One rank's phases, joined by bounded queues: decode (thread) -> compute (this thread) -> finish, write files
 (workers) -> shards and manifest (thread)."""
 
 import json
 import os
-import queue
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pplfast.data.images import BadImage
 from pplfast.errors import UserError, out_of_memory
 from pplfast.files import remove_file
 from pplfast.jobs.feed import Feed, Size
-from pplfast.jobs.job import Batch, Job
+from pplfast.jobs.job import ImageBatch, Job
 from pplfast.jobs.manifest import ManifestWriter, checksum
 from pplfast.jobs.memory import Room
 from pplfast.jobs.meter import Meter
@@ -28,9 +27,8 @@ from pplfast.jobs.record import BAD, DONE, Record
 from pplfast.jobs.screen import screen
 from pplfast.jobs.shards import ShardWriter
 from pplfast.jobs.stopping import Stopping
-from pplfast.jobs.workers import Result, Task, Workers
+from pplfast.jobs.workers import Item, Result, Workers
 
-POLL = 0.2
 LONGEST_NAME = 255  # bytes, of a file on the usual file systems
 LARGE = 2**28  # bytes: an image that takes as much leaves holes that malloc does not fill with the next one
 NO_ROOM = "it does not fit into the memory of the device even alone; use a larger device, or make it smaller"
@@ -58,10 +56,9 @@ class Pipeline:
         self._known: dict[int, Record] = {}  # what is known of the images under way
         self._out = 0  # images with the workers
         self._failure: BaseException | None = None
-        self._ended = threading.Event()
 
     def run(self, indices: Sequence[int], threads: int, device: torch.device) -> None:
-        """Returns when all is done, or what was in flight after a stop. Raises what a stage raised."""
+        """Returns when all is done, or what was in flight after a stop. Raises what a phase raised."""
         # On a CPU the last bits of an image's result depend on what is beside it in a call, so it goes alone: ranks and
         # restarts must not show. The jobs take no longer for it (benchmarks/jobs_old_new.py). A GPU needs the company.
         self._batch = 1 if device.type == "cpu" else self._job.batch
@@ -78,7 +75,7 @@ class Pipeline:
         finally:
             while self._out and self._failure is None:
                 time.sleep(0.02)
-            self._ended.set()
+            self._ends.workers.finished.put(None)
             writer.join()
             feed.end()
             self._ends.workers.close(cancel=self._failure is not None)
@@ -101,7 +98,7 @@ class Pipeline:
         return info.height, info.width
 
     def batch_of(self, size: Size) -> int:
-        """A quarter of the room at most, so that the stages overlap."""
+        """A quarter of the room at most, so that the phases overlap."""
         return max(1, min(self._batch, self._room.size // 4 // self._bytes(size)))
 
     def admit(self, size: Size, count: int) -> bool:
@@ -135,9 +132,9 @@ class Pipeline:
     def _release(self, size: Size) -> None:
         self._room.give(self._bytes(size))
 
-    # --- stages ---
+    # --- phases ---
 
-    def _compute(self, batch: Batch) -> bool:
+    def _compute(self, batch: ImageBatch) -> bool:
         """Hands the images to the workers. False when stopped."""
         large = self._bytes(batch.size) > LARGE
         with self._meter.busy("network"), no_memory_kept() if large else nullcontext():
@@ -148,16 +145,16 @@ class Pipeline:
             if isinstance(payload, BadImage):
                 self.bad(index, payload, batch.size)
                 continue
-            task = Task(self._job.dataset.ids[index], index, batch.size, payload)
+            item = Item(self._job.dataset.ids[index], index, batch.size, payload)
             with self._lock:
                 self._out += 1
-            if not self._ends.workers.submit(task, self.stopped):
+            if not self._ends.workers.submit(item, self.stopped):
                 with self._lock:
                     self._out -= 1
                 return False
         return True
 
-    def _payloads(self, batch: Batch) -> list[Any | BadImage] | None:
+    def _payloads(self, batch: ImageBatch) -> list[Any | BadImage] | None:
         """A batch that does not fit into memory goes image by image."""
         try:
             return self._job.compute(batch, self.stopped)
@@ -176,13 +173,9 @@ class Pipeline:
         return payloads
 
     def _write_results(self) -> None:
-        while not self._ended.is_set():
+        while (result := self._ends.workers.finished.get()) is not None:
             try:
-                task, result = self._ends.workers.finished.get(timeout=POLL)
-            except queue.Empty:
-                continue
-            try:
-                self._finish(task, result)
+                self._finish(*result)
             except BaseException as error:
                 self._fail(error)
                 return
@@ -190,21 +183,21 @@ class Pipeline:
                 with self._lock:
                     self._out -= 1
 
-    def _finish(self, task: Task, result: Result | BaseException) -> None:
+    def _finish(self, item: Item, result: Result | BaseException) -> None:
         if isinstance(result, BaseException):
             raise result
         if result.failure:
-            self.bad(task.index, BadImage("failed", result.failure), task.size)
+            self.bad(item.index, BadImage("failed", result.failure), item.size)
             return
-        self._release(task.size)
-        for stage, seconds in result.seconds.items():
-            self._meter.add(stage, seconds)
+        self._release(item.size)
+        for phase, seconds in result.seconds.items():
+            self._meter.add(phase, seconds)
         with self._meter.busy("write"), self._lock:
             files, shards = list(result.files), self._ends.shards
-            facts = {**result.facts, "height": task.size[0], "width": task.size[1]}
+            facts = {**result.facts, "height": item.size[0], "width": item.size[1]}
             if shards is not None:
-                said = json.dumps({"id": task.id, **facts}).encode()
-                members, places = shards.add(task.id, {**result.sample, ".json": said})
+                said = json.dumps({"id": item.id, **facts}).encode()
+                members, places = shards.add(item.id, {**result.sample, ".json": said})
                 files += [
                     {
                         "file": file,
@@ -216,13 +209,13 @@ class Pipeline:
                     for member, (file, offset) in zip(members, places, strict=True)
                 ]
             record = {
-                "id": task.id,
+                "id": item.id,
                 "state": DONE,
                 **facts,
                 "files": files,
-                "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+                "seconds": {phase: round(value, 4) for phase, value in result.seconds.items()},
             }
-            self._append(task.index, record)
+            self._append(item.index, record)
             if shards is not None and shards.full():
                 shards.close_shard()
             self._meter.count(done=1)

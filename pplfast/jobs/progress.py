@@ -1,4 +1,4 @@
-"""Progress over a list of images: a bar in a terminal, plain lines elsewhere (logs, pipes)."""
+"""ProgressBar over a list of images: a bar in a terminal, plain lines elsewhere (logs, pipes)."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from rich.progress import Progress as RichProgress
 SECONDS_BETWEEN_LINES = 15.0
 
 
-class Progress:
+class ProgressBar:
     """Use as a context manager; call `advance` per image, or `show` with what is known. Shows images/s and the
     remaining time on stderr. earlier: images that were done before, which the rate does not count."""
 
@@ -32,7 +32,7 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(title, total=total + earlier, completed=earlier, text="")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

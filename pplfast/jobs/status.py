@@ -18,8 +18,8 @@ from pathlib import Path
 from pplfast.errors import UserError
 from pplfast.files import atomic_path, read_json, remove_file
 from pplfast.jobs.manifest import FOLDER
-from pplfast.jobs.meter import STAGES, Meter
-from pplfast.jobs.progress import Progress
+from pplfast.jobs.meter import PHASES, Meter
+from pplfast.jobs.progress import ProgressBar
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 SECONDS_BETWEEN_BEATS = 1.0
@@ -28,7 +28,7 @@ STATUS_FILE = re.compile(r"rank[0-9]{5,9}\.status")
 
 @dataclass(frozen=True)
 class Status:
-    """One rank at one moment. busy: share of the time that each stage worked. memory: resident bytes of the rank's
+    """One rank at one moment. busy: share of the time that each phase worked. memory: resident bytes of the rank's
     own process."""
 
     token: str
@@ -109,7 +109,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_BEATS):
-            with suppress(Exception):  # a full disk is found, and reported, by the stage that writes
+            with suppress(Exception):  # a full disk is found, and reported, by the phase that writes
                 self.write(RUNNING)
 
 
@@ -126,11 +126,11 @@ class Total:
     def of(cls, statuses: Sequence[Status]) -> "Total":
         seconds = max((status.seconds for status in statuses), default=0.0)
         done, bad = sum(s.done for s in statuses), sum(s.bad for s in statuses)
-        busy = {stage: sum(s.busy.get(stage, 0.0) for s in statuses) / max(len(statuses), 1) for stage in STAGES}
+        busy = {phase: sum(s.busy.get(phase, 0.0) for s in statuses) / max(len(statuses), 1) for phase in PHASES}
         return cls(done, bad, (done + bad) / max(seconds, 1e-9), busy)
 
-    def stages(self) -> str:
-        return " ".join(f"{stage} {share:.0%}" for stage, share in self.busy.items())
+    def phases(self) -> str:
+        return " ".join(f"{phase} {share:.0%}" for phase, share in self.busy.items())
 
 
 class Display:
@@ -140,7 +140,7 @@ class Display:
         self, title: str, out: Path, token: str, world: int, total: int, earlier: int, prometheus: Path | None
     ) -> None:
         self._out, self._token, self._world, self._prometheus = out, token, world, prometheus
-        self._progress = Progress(title, total, earlier)
+        self._progress = ProgressBar(title, total, earlier)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, name="display", daemon=True)
         self._thread.start()
@@ -164,7 +164,7 @@ class Display:
     def _update(self, last: bool) -> None:
         statuses, progress = self.statuses(), self._progress
         total = Total.of(statuses)
-        progress.show(total.done + total.bad, f", {total.bad} bad, {total.stages()}", last)
+        progress.show(total.done + total.bad, f", {total.bad} bad, {total.phases()}", last)
         if self._prometheus is not None:
             write_prometheus(self._prometheus, statuses, progress.total + progress.earlier, progress.earlier)
 
@@ -186,12 +186,12 @@ def write_prometheus(path: Path, statuses: Sequence[Status], total: int, earlier
         "# HELP pplfast_label_seconds_left At this rate.",
         "# TYPE pplfast_label_seconds_left gauge",
         f"pplfast_label_seconds_left {left / sums.rate if sums.rate else float('inf'):.6g}".replace("inf", "+Inf"),
-        "# HELP pplfast_label_stage_busy Share of the time that a stage of a rank worked.",
-        "# TYPE pplfast_label_stage_busy gauge",
+        "# HELP pplfast_label_phase_busy Share of the time that a phase of a rank worked.",
+        "# TYPE pplfast_label_phase_busy gauge",
         *(
-            f'pplfast_label_stage_busy{{rank="{s.rank}",stage="{stage}"}} {share:.4f}'
+            f'pplfast_label_phase_busy{{rank="{s.rank}",phase="{phase}"}} {share:.4f}'
             for s in statuses
-            for stage, share in s.busy.items()
+            for phase, share in s.busy.items()
         ),
         "# HELP pplfast_label_resident_bytes Of a rank's own process.",
         "# TYPE pplfast_label_resident_bytes gauge",

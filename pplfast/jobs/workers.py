@@ -21,7 +21,7 @@ MOST_DEATHS = 2  # of workers with one image in hand, before that image is given
 
 
 @dataclass(frozen=True)
-class Task:
+class Item:
     """An image on its way to its files. size: (H, W)."""
 
     id: str
@@ -41,13 +41,13 @@ class Result:
     failure: str = ""  # what is wrong with this image alone
 
 
-def finish(out: Path, how: Finish, task: Task) -> Result:
+def finish(out: Path, how: Finish, item: Item) -> Result:
     """Raises UserError where an output cannot be written: that stops the job. All else is the image's failure."""
     try:
-        finished = how(task.payload)
+        finished = how(item.payload)
     except Exception as error:  # whatever it is, the other images can still be done
         return Result(failure=str(error) if isinstance(error, UserError) else repr(error))
-    files = [_write(out, f"{task.id}{suffix}", data) for suffix, data in finished.files.items()]
+    files = [_write(out, f"{item.id}{suffix}", data) for suffix, data in finished.files.items()]
     return Result(files, finished.sample, finished.facts, finished.seconds)
 
 
@@ -68,12 +68,12 @@ def _start(out: Path, how: Finish) -> None:
     _given = out, how
 
 
-def _finish_given(task: Task) -> Result:
-    return finish(*_given, task)
+def _finish_given(item: Item) -> Result:
+    return finish(*_given, item)
 
 
 class Workers:
-    """Finishes tasks; results come out of `finished` in any order, as (task, Result or exception).
+    """Finishes items; results come out of `finished` in any order, as (item, Result or exception).
 
     A process that dies takes the pool with it, and all images in work look guilty. The pool is started again with half
     the processes, since the usual cause is a lack of memory, and the suspects are repeated one at a time.
@@ -84,7 +84,7 @@ class Workers:
         self._slots = threading.Semaphore(jobs * QUEUED_PER_WORKER)
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._completed = False  # whether any worker has ever finished an image
-        self.finished: queue.SimpleQueue[tuple[Task, Result | BaseException]] = queue.SimpleQueue()
+        self.finished: queue.SimpleQueue[tuple[Item, Result | BaseException] | None] = queue.SimpleQueue()
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor | ThreadPoolExecutor:
@@ -92,44 +92,44 @@ class Workers:
             return ThreadPoolExecutor(self.jobs, "finish")
         return ProcessPoolExecutor(self.jobs, get_context("spawn"), _start, (self._out, self._how))
 
-    def submit(self, task: Task, stopped: Callable[[], bool]) -> bool:
+    def submit(self, item: Item, stopped: Callable[[], bool]) -> bool:
         """Waits for a place in the queue; false when `stopped` says so first."""
         while not self._slots.acquire(timeout=0.2):
             if stopped():
                 return False
-        pool, future = self._send(task)
-        future.add_done_callback(lambda done: self._done(pool, task, done))
+        pool, future = self._send(item)
+        future.add_done_callback(lambda done: self._done(pool, item, done))
         return True
 
-    def _send(self, task: Task) -> tuple[Any, Future[Result]]:
+    def _send(self, item: Item) -> tuple[Any, Future[Result]]:
         while True:
             pool = self._pool
             try:
                 if isinstance(pool, ThreadPoolExecutor):
-                    return pool, pool.submit(finish, self._out, self._how, task)
+                    return pool, pool.submit(finish, self._out, self._how, item)
                 with signals_held():
-                    return pool, pool.submit(_finish_given, task)
+                    return pool, pool.submit(_finish_given, item)
             except BrokenProcessPool:
                 self._replace(pool)
 
-    def _done(self, pool: Any, task: Task, future: Future[Result]) -> None:
+    def _done(self, pool: Any, item: Item, future: Future[Result]) -> None:
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenProcessPool):
             # Not in this thread: it belongs to the broken pool and must be free to end.
-            threading.Thread(target=self._again, args=(pool, task), daemon=True).start()
+            threading.Thread(target=self._again, args=(pool, item), daemon=True).start()
         elif not future.cancelled():
             self._completed = self._completed or error is None
-            self._finish(task, error if error is not None else future.result())
+            self._finish(item, error if error is not None else future.result())
 
-    def _finish(self, task: Task, result: Result | BaseException) -> None:
+    def _finish(self, item: Item, result: Result | BaseException) -> None:
         self._slots.release()
-        self.finished.put((task, result))
+        self.finished.put((item, result))
 
-    def _again(self, pool: Any, task: Task) -> None:
+    def _again(self, pool: Any, item: Item) -> None:
         with self._one_at_a_time:
             for _ in range(MOST_DEATHS):
                 self._replace(pool)
-                pool, future = self._send(task)
+                pool, future = self._send(item)
                 try:
                     result: Result | BaseException = future.result()
                 except BrokenProcessPool:
@@ -137,14 +137,14 @@ class Workers:
                 except BaseException as error:
                     result = error
                 self._completed = True
-                self._finish(task, result)
+                self._finish(item, result)
                 return
         why = "probably for lack of memory; use fewer --jobs"
         if self._completed:
-            self._finish(task, Result(failure=f"its worker process died {MOST_DEATHS + 1} times, {why}"))
+            self._finish(item, Result(failure=f"its worker process died {MOST_DEATHS + 1} times, {why}"))
         else:
             text = f"the worker processes die before they finish an image, {why}, and see what they print above"
-            self._finish(task, UserError(text))
+            self._finish(item, UserError(text))
 
     def _replace(self, broken: Any) -> None:
         with self._lock:

@@ -1,6 +1,5 @@
 """A classifier and images -> class activation maps of each image's classes: scales and flips, summed, normalised."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,13 @@ from pplfast.data.handover import HostCopy, to_device
 from pplfast.data.images import BadImage
 from pplfast.errors import UserError
 from pplfast.files import StrPath
-from pplfast.jobs.job import Batch, Choice, Finish, Finished, Job
+from pplfast.jobs.job import Choice, Finish, Finished, ImageBatch, Job
 from pplfast.jobs.memory import DECODED, SCALED
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
 from pplfast.kernels import cam_fuse
 from pplfast.labels.camfile import SUFFIX, Cam, encode_cam, encode_npy, stored_size
-from pplfast.labels.network import ScaledNetwork, network_choices
+from pplfast.labels.network import ScaledNetwork, layers_hash, network_choices
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.tiles import tiled_maps
 from pplfast.recipe import CamConfig
@@ -42,7 +41,7 @@ def generate_cams(
     """Write `out/<id>.npz` for every image of the data set that has none yet, alone or as one rank of a launcher; with
     `npy` also `<id>.npy`.
 
-    model: in eval mode, its stage set; moved to this rank's device. An image without any class gets a file without
+    model: in eval mode, its cuts set; moved to this rank's device. An image without any class gets a file without
     maps. Source of the maps: arXiv 2209.07828; of their fusion over scales and flips, IRN's code (arXiv 1904.05044).
     Maps are fused and normalised at the image's own size (`high_res` of the npy), then sampled at stride 4.
     Images that cannot be used are noted in `out/manifest.jsonl` and in the outcome, and the rest goes on. Raises
@@ -96,10 +95,10 @@ class ClassifierJob(Job):
             )
         if config.precision != "auto":
             wanted = {**wanted, "precision": config.precision}
-        maps = {"classifier": classifier_hash(model), "scales": list(config.scales), "flip": config.flip}
+        maps = {"classifier": layers_hash(model.classifier), "scales": list(config.scales), "flip": config.flip}
         super().__init__(dataset, {**class_settings(dataset), **maps, **wanted})
         self.model, self.config, self.batch = model, config, config.batch
-        self.labels = labels_of(dataset)
+        self.labels = dataset.known_labels
         self.most_classes = int(self.labels.sum(axis=1).max(initial=0))
 
     def choices(self, device: torch.device, network_bytes: int) -> dict[str, Choice]:
@@ -136,7 +135,7 @@ class CamJob(ClassifierJob):
         copies = 3 + self._npy + 1 / 4  # the sum over the scales, what is added to it, and what is being written
         return DECODED + SCALED * max(self.config.scales) ** 2 + 4 * self.most_classes * copies
 
-    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
+    def compute(self, batch: ImageBatch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
         full = self.maps(batch.pixels, own_classes(self.labels[batch.indices]), stopped)
         if full is None:
             return None
@@ -187,21 +186,6 @@ def own_classes(labels: UInt8Array) -> Tensor:
     return torch.from_numpy(np.argsort(labels == 0, axis=1, kind="stable")[:, :most])
 
 
-def labels_of(dataset: Dataset) -> UInt8Array:
-    """uint8 (N, C). Raises UserError where there are none."""
-    if dataset.labels is None:
-        raise UserError(
-            f"{dataset.name}: has no image labels, and CAMs are made of an image's own classes; give --labels"
-        )
-    return dataset.labels
-
-
 def class_settings(dataset: Dataset) -> dict[str, Any]:
     """Of a folder whose files speak of classes by their places in a list."""
     return {"class_names": list(dataset.classes.names)}
-
-
-def classifier_hash(model: PatchClassifier) -> str:
-    """Names a classifier by its last layer: training never leaves that unchanged."""
-    weight = model.classifier.weight.detach().float().cpu().contiguous().numpy()
-    return hashlib.sha256(weight.tobytes()).hexdigest()[:16]

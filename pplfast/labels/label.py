@@ -13,7 +13,7 @@ from pplfast.data.handover import to_device
 from pplfast.data.images import BadImage
 from pplfast.errors import UserError
 from pplfast.files import StrPath
-from pplfast.jobs.job import Batch, Choice, Finish, Job
+from pplfast.jobs.job import Choice, Finish, ImageBatch, Job
 from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
@@ -45,7 +45,7 @@ def label_dataset(
     """Labels of every image of the data set that has none yet, straight from a classifier, alone or as one rank of a
     launcher.
 
-    model: in eval mode, its stage set; moved to this rank's device. label: its background value must be set. unsure:
+    model: in eval mode, its cuts set; moved to this rank's device. label: its background value must be set. unsure:
     (low, high) thresholds, between which a pixel becomes 255; None: no pixel does. outputs: of "png", "npy" (the CAM
     dict) and "shards" (WebDataset tars of `shard_size` images). engine: of the CRF: "pydensecrf" (processes), "device"
     (with the network), "auto" (the GPU where there is one). An image without any class is background only. Images that
@@ -81,12 +81,9 @@ def label_cams(
     unsure: Unsure = None,
     engine: str = presets.AUTO,
     options: JobOptions = DEFAULTS,
-    title: str = "labels",
 ) -> Outcome:
     """`generate_labels`, or with `unsure` = (low, high) `generate_affinity_labels`: see there."""
-    job = CamLabelJob(CamFolder(cams, dataset), dataset, config, unsure, engine)
-    job.title = title
-    return run_job(job, Path(out), options)
+    return run_job(CamLabelJob(CamFolder(cams, dataset), dataset, config, unsure, engine), Path(out), options)
 
 
 def generate_affinity_labels(
@@ -100,7 +97,7 @@ def generate_affinity_labels(
     """Confident labels for the boundary network, `out/<id>.png`: mask ids, 0 sure background, 255 unsure; as in IRN
     (arXiv 1904.05044). All else as in `generate_labels`."""
     label, unsure = LabelConfig("threshold", 0.0, config.crf), (config.background, config.foreground)
-    return label_cams(cams, dataset, label, out, unsure, engine, options, "confident labels")
+    return label_cams(cams, dataset, label, out, unsure, engine, options)
 
 
 class _Labelling:
@@ -181,7 +178,7 @@ class LabelJob(ClassifierJob):
     def pixel_bytes(self) -> float:
         return DECODED + SCALED * max(self.config.scales) ** 2 + self._rule.pixel_bytes(self.most_classes)
 
-    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
+    def compute(self, batch: ImageBatch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
         rows = self.labels[batch.indices]
         maps = self.maps(batch.pixels, own_classes(rows), stopped)
         if maps is None:
@@ -210,12 +207,13 @@ class LabelJob(ClassifierJob):
 
 
 class CamLabelJob(Job):
-    title, command, suffixes = "labels", "pplfast label", (".png",)
+    command, suffixes = "pplfast label", (".png",)
     smallest = 1  # what is trained on gets its part of the chain, however thin it is
 
     def __init__(self, cams: CamFolder, dataset: Dataset, label: LabelConfig, unsure: Unsure, engine: str) -> None:
         self._rule, self._cams = _Labelling(dataset, label, unsure, ("png",), engine), cams
         super().__init__(dataset, {**class_settings(dataset), "cams": cams.settings, **self._rule.wanted()})
+        self.title = "labels" if unsure is None else "confident labels"
         self.decodes, self.batch = self._rule.with_crf, BATCH
 
     def finish(self, settings: dict[str, Any]) -> Finish:
@@ -237,7 +235,7 @@ class CamLabelJob(Job):
             most = int(labels.sum(axis=1).max(initial=0))
         return DECODED + self._rule.pixel_bytes(most)
 
-    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
+    def compute(self, batch: ImageBatch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
         if self._rule.device_labeller is not None:
             return self._on_device(batch, self._rule.device_labeller)
         return [
@@ -250,7 +248,7 @@ class CamLabelJob(Job):
             for row, index in enumerate(batch.indices)
         ]
 
-    def _on_device(self, batch: Batch, labeller: DeviceLabeller) -> list[Any | BadImage]:
+    def _on_device(self, batch: ImageBatch, labeller: DeviceLabeller) -> list[Any | BadImage]:
         loaded = [self._cams.load(index, batch.size) for index in batch.indices]
         good = [(row, cam) for row, cam in enumerate(loaded) if isinstance(cam, Cam)]
         counts = np.array([len(cam.classes) for _, cam in good])

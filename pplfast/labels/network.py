@@ -1,12 +1,13 @@
 """A network on batches of decoded images: scale by scale, within a number of pixels per call, and in tiles where one
 image alone passes it."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pplfast import cpu
 from pplfast.arrays import UInt8Array
@@ -148,3 +149,12 @@ def _take(images: Tensor, first: int, last: int) -> Tensor:
         return straight
     mirrored = mirrored.flip(3)
     return torch.cat((straight, mirrored)) if len(straight) else mirrored
+
+
+def layers_hash(*layers: nn.Module) -> str:
+    """Names a network by its last layers: training never leaves them unchanged."""
+    digest = hashlib.sha256()
+    for layer in layers:
+        for tensor in layer.state_dict().values():
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,6 +1,5 @@
 """A segmentation network and images -> label PNGs: scales and flips, the mean of the probabilities, dense CRF."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from pplfast.data.classes import BACKGROUND, ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage
 from pplfast.files import StrPath
-from pplfast.jobs.job import Batch, Choice, Finish, Job
+from pplfast.jobs.job import Choice, Finish, ImageBatch, Job
 from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
-from pplfast.labels.network import ScaledNetwork, in_tiles, network_choices, total_stride
+from pplfast.labels.network import ScaledNetwork, in_tiles, layers_hash, network_choices, total_stride
 from pplfast.labels.rules import FinishPrediction, Prediction
 from pplfast.models.segmentation import SegmentationNet, head_stride
 from pplfast.recipe import SegmentationConfig
@@ -54,7 +53,7 @@ class SegmentJob(Job):
     ) -> None:
         presets.check_crf(config.crf)
         wanted = {
-            "network": network_hash(model),
+            "network": layers_hash(model.head),
             "scales": list(config.scales),
             "flip": config.flip,
             "crf": config.crf,
@@ -83,13 +82,13 @@ class SegmentJob(Job):
         crf = 0 if self._config.crf == presets.NONE else crf_bytes(min(rows - 1, USUAL_CLASSES))
         return DECODED + SCALED * max(self._config.scales) ** 2 + 4 * rows * copies + crf
 
-    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
+    def compute(self, batch: ImageBatch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
         found = self._segmenter(batch.pixels, stopped)
         if found is None:
             return None
         return list(self._predictions(batch, found.cpu().numpy()))
 
-    def _predictions(self, batch: Batch, found: Float32Array) -> Iterator[Prediction]:
+    def _predictions(self, batch: ImageBatch, found: Float32Array) -> Iterator[Prediction]:
         tiled = self._segmenter.network.tiled_at
         for pixels, values in zip(batch.pixels, found, strict=True):
             rows = rows_of(values)
@@ -147,11 +146,3 @@ def probabilities(logits: Tensor, size: tuple[int, int], flip: bool) -> Tensor:
 def rows_of(probabilities: np.ndarray) -> np.ndarray:
     """Of float32 (rows, H, W), those that take part in an image's CRF."""
     return np.flatnonzero(probabilities.max(axis=(1, 2)) >= LEAST)
-
-
-def network_hash(model: SegmentationNet) -> str:
-    """Names the network by its head: training never leaves that unchanged."""
-    digest = hashlib.sha256()
-    for tensor in model.head.state_dict().values():
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

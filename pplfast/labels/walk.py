@@ -1,6 +1,5 @@
 """CAM files and a boundary network -> refined CAM files: the random walk of each image's maps within its boundaries."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.handover import HostCopy, to_device
 from pplfast.data.images import BadImage
 from pplfast.files import StrPath
-from pplfast.jobs.job import Batch, Choice, Finish, Job
+from pplfast.jobs.job import Choice, Finish, ImageBatch, Job
 from pplfast.jobs.memory import DECODED, SCALED
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
@@ -22,7 +21,7 @@ from pplfast.kernels.random_walk import neighbours
 from pplfast.labels.cam import CamOfRow, FinishCam, class_settings
 from pplfast.labels.camfile import SUFFIX, Cam, stored_size
 from pplfast.labels.camfolder import CamFolder
-from pplfast.labels.network import ScaledNetwork, in_tiles, network_choices, total_stride
+from pplfast.labels.network import ScaledNetwork, in_tiles, layers_hash, network_choices, total_stride
 from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.recipe import WalkConfig
 
@@ -57,7 +56,13 @@ class WalkJob(Job):
     def __init__(self, model: BoundaryNet, cams: CamFolder, dataset: Dataset, config: WalkConfig) -> None:
         walk = {"radius": config.radius, "beta": config.beta, "steps": config.steps, "precision": "fp32"}
         super().__init__(
-            dataset, {**class_settings(dataset), "boundary": boundary_hash(model), **walk, "cams": cams.settings}
+            dataset,
+            {
+                **class_settings(dataset),
+                "boundary": layers_hash(*model.heads, model.edge),
+                **walk,
+                "cams": cams.settings,
+            },
         )
         self._model, self._cams, self._config = model, cams, config
 
@@ -83,7 +88,7 @@ class WalkJob(Job):
     def pixel_bytes(self) -> float:
         return DECODED + SCALED + 4 * (len(neighbours(self._config.radius)) + MAPS) / STRIDE**2
 
-    def compute(self, batch: Batch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
+    def compute(self, batch: ImageBatch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
         config, device = self._config, self._network.device
         loaded = [self._cams.load(index, batch.size) for index in batch.indices]
         most = max((len(cam.classes) for cam in loaded if isinstance(cam, Cam)), default=0)
@@ -106,12 +111,3 @@ def edges(found: Tensor) -> Tensor:
     """(2 * B, h, w) logits of images, then of the mirrored ones -> edge maps float32 (B, h, w)."""
     plain, mirrored = found.float().chunk(2)
     return torch.sigmoid((plain + mirrored.flip(2)) / 2)
-
-
-def boundary_hash(model: BoundaryNet) -> str:
-    """Names the network by its heads: training never leaves them unchanged."""
-    digest = hashlib.sha256()
-    for head in (*model.heads, model.edge):
-        for tensor in head.state_dict().values():
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pplfast.kernels import cam_head
 from pplfast.models.backbone import Backbone, Network
 from pplfast.models.dropout import dropout
-from pplfast.patch.branches import PatchStage, run_branches
+from pplfast.patch.branches import Cut, run_branches
 from pplfast.patch.pooling import Pooling, pool
 from pplfast.steps import VARIANTS
 
@@ -29,8 +29,8 @@ class Features:
 class PatchClassifier(Network):
     """A backbone and a 1x1 classifier without bias over [M_1 ; ... ; M_S ; global].
 
-    Plain: S = 0. Progressive: S = 1, cut where `set_stage` says; with no stage set, the patched half sees the
-    unsplit image. Explicit: all stages at once, each from features without gradient to the blocks below the cut.
+    Plain: S = 0. Progressive: S = 1, cut where `set_cuts` says; with no cut set, the patched half sees the
+    unsplit image. Explicit: all cuts at once, each from features without gradient to the blocks below the cut.
 
     Source of the method: arXiv 2209.07828.
 
@@ -65,33 +65,33 @@ class PatchClassifier(Network):
         self.classifier = nn.Conv2d((self.branches + 1) * backbone.channels, classes, 1, bias=False)
         # Small enough that the loss starts at log 2 for every class, whatever the number of branches.
         nn.init.normal_(self.classifier.weight, std=0.01)
-        self.stages: tuple[PatchStage, ...] = ()
+        self.cuts: tuple[Cut, ...] = ()
 
-    def set_stage(self, stages: Sequence[PatchStage]) -> None:
-        """Where the patches are cut from now on. Raises ValueError if the variant cannot take these stages."""
+    def set_cuts(self, cuts: Sequence[Cut]) -> None:
+        """Where the patches are cut from now on. Raises ValueError if the variant cannot take these cuts."""
         allowed = {"plain": (0,), "ppl": (0, 1), "explicit": (self.branches,)}[self.variant]
-        if len(stages) not in allowed:
+        if len(cuts) not in allowed:
             raise ValueError(
-                f"a {self.variant} classifier takes {' or '.join(map(str, allowed))} stages, not {len(stages)}"
+                f"a {self.variant} classifier takes {' or '.join(map(str, allowed))} cuts, not {len(cuts)}"
             )
         last = len(self.backbone.specs) - 1
-        for stage in stages:
-            if not 1 <= stage.position <= last:
-                raise ValueError(f"position {stage.position} is outside 1..{last}: blocks must remain on both sides")
-            if stage.grid < 1:
-                raise ValueError(f"grid {stage.grid} is below 1")
-        self.stages = tuple(stages)
+        for cut in cuts:
+            if not 1 <= cut.position <= last:
+                raise ValueError(f"position {cut.position} is outside 1..{last}: blocks must remain on both sides")
+            if cut.grid < 1:
+                raise ValueError(f"grid {cut.grid} is below 1")
+        self.cuts = tuple(cuts)
 
-    def check_stages(self) -> None:
-        """Raises RuntimeError where the variant needs stages and `set_stage` has not named them."""
-        if self.variant == "explicit" and not self.stages:
-            raise RuntimeError("set_stage() must name the explicit classifier's stages first")
+    def check_cuts(self) -> None:
+        """Raises RuntimeError where the variant needs cuts and `set_cuts` has not named them."""
+        if self.variant == "explicit" and not self.cuts:
+            raise RuntimeError("set_cuts() must name the explicit classifier's cuts first")
 
     def features(self, images: Tensor) -> Features:
         """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
-        self.check_stages()
-        patched, global_map = run_branches(self.backbone, images, self.stages, detach=self.variant == "explicit")
-        if self.variant == "ppl" and not self.stages:
+        self.check_cuts()
+        patched, global_map = run_branches(self.backbone, images, self.cuts, detach=self.variant == "explicit")
+        if self.variant == "ppl" and not self.cuts:
             patched = [(global_map, 1)]
         return Features(patched, global_map)
 

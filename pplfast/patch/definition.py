@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pplfast.patch.branches import PatchStage, remaining_stride
+from pplfast.patch.branches import Cut, remaining_stride
 from pplfast.patch.classifier import PatchClassifier
 
 
@@ -36,16 +36,16 @@ def concatenated(model: PatchClassifier, images: Tensor) -> Tensor:
     for i in range(len(backbone.specs)):
         x_i.append(backbone.run(x_i[-1], i, i + 1))
     global_map = _tail(model, x_i[-1])
-    stages = model.stages
-    if model.variant == "ppl" and not stages:
-        stages = (PatchStage(len(backbone.specs), 1),)
+    cuts = model.cuts
+    if model.variant == "ppl" and not cuts:
+        cuts = (Cut(len(backbone.specs), 1),)
     merged = []
-    for stage in stages:
-        x = x_i[stage.position].detach() if model.variant == "explicit" else x_i[stage.position]
-        x = split(x, stage.grid, remaining_stride(backbone, stage.position))
-        for i in range(stage.position, len(backbone.specs)):
+    for cut in cuts:
+        x = x_i[cut.position].detach() if model.variant == "explicit" else x_i[cut.position]
+        x = split(x, cut.grid, remaining_stride(backbone, cut.position))
+        for i in range(cut.position, len(backbone.specs)):
             x = backbone.run(x, i, i + 1)
-        merged.append(merge(_tail(model, x), stage.grid, *global_map.shape[2:]))
+        merged.append(merge(_tail(model, x), cut.grid, *global_map.shape[2:]))
     return torch.cat([*merged, global_map], dim=1)
 
 

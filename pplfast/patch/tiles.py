@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pplfast.kernels import cam_head
 from pplfast.kernels.geometry import PatchGrid, ceil_div, valid_extents
 from pplfast.models.backbone import Backbone
-from pplfast.patch.branches import PatchStage, remaining_stride
+from pplfast.patch.branches import Cut, remaining_stride
 from pplfast.patch.classifier import PatchClassifier
 
 # Pixels that a tile sees beyond its own part, on each side where there are any: what its blocks reach, within bounds.
@@ -37,24 +37,24 @@ def tiled_maps(model: PatchClassifier, image: Tensor, classes: Tensor | None, mo
     each block that makes a small one, so these are few blocks: of the networks of pplfast, ResNet-101 at output stride
     8 alone reaches further than MOST_OVERLAP. An own backbone's reach is that of its modules with a kernel_size; what
     it computes by functions has LEAST_OVERLAP, and nothing covers a mean over the whole map.
-    Raises ValueError for more than one image, RuntimeError for an explicit classifier without stages.
+    Raises ValueError for more than one image, RuntimeError for an explicit classifier without cuts.
     """
     if len(image) != 1:
         raise ValueError(f"image is {tuple(image.shape)}; must be (1, 3, height, width)")
-    model.check_stages()
+    model.check_cuts()
     backbone, last = model.backbone, len(model.backbone.specs)
     head = _Head(model, classes)
     total = torch.zeros((1, head.count, *_cells(image.shape[2:], remaining_stride(backbone, 0))), device=image.device)
     x, done = image, 0
-    for branch in sorted(range(len(model.stages)), key=lambda index: model.stages[index].position):
-        stage = model.stages[branch]
-        x, done = _advance(backbone, x, done, stage.position, most_pixels)
-        x, done = _whole(backbone, x, done, stage.position, most_pixels), stage.position
-        _add_patches(backbone, x, stage, most_pixels, head, branch, total)
+    for branch in sorted(range(len(model.cuts)), key=lambda index: model.cuts[index].position):
+        cut = model.cuts[branch]
+        x, done = _advance(backbone, x, done, cut.position, most_pixels)
+        x, done = _whole(backbone, x, done, cut.position, most_pixels), cut.position
+        _add_patches(backbone, x, cut, most_pixels, head, branch, total)
     x, done = _advance(backbone, x, done, last, most_pixels)
     for place, inner, y in _tiles(backbone, x, done, last, most_pixels):
         total[:, :, *place] += head(y, model.branches)[:, :, *inner]
-        if model.branches and not model.stages:  # the patched half sees the unsplit image
+        if model.branches and not model.cuts:  # the patched half sees the unsplit image
             total[:, :, *place] += head(y, 0)[:, :, *inner]
     return total.clamp_(min=0)
 
@@ -106,25 +106,32 @@ def _whole(backbone: Backbone, x: Tensor, first: int, last: int, most_pixels: in
 
 
 def _add_patches(
-    backbone: Backbone, x: Tensor, stage: PatchStage, most_pixels: int, head: _Head, branch: int, total: Tensor
+    backbone: Backbone, x: Tensor, cut: Cut, most_pixels: int, head: _Head, branch: int, total: Tensor
 ) -> None:
     """Cut x by the grid of the whole image, and add the patches' maps: several patches at a time, or one in tiles."""
-    stride, last = remaining_stride(backbone, stage.position), len(backbone.specs)
+    stride, last = remaining_stride(backbone, cut.position), len(backbone.specs)
     height, width = x.shape[2:]
-    cut = PatchGrid(height, width, stage.grid, stride)
-    h, w, final_h, final_w = cut.patch_height, cut.patch_width, cut.final_patch_height, cut.final_patch_width
-    rows, columns = (valid_extents(extent, cut.grid, size) for extent, size in ((h, cut.height), (w, cut.width)))
-    at_once = max(1, _room(backbone, stage.position, most_pixels) // (h * w))
-    for first in range(0, cut.patches, at_once):
-        numbers = range(first, min(first + at_once, cut.patches))
+    patch_grid = PatchGrid(height, width, cut.grid, stride)
+    h, w, final_h, final_w = (
+        patch_grid.patch_height,
+        patch_grid.patch_width,
+        patch_grid.final_patch_height,
+        patch_grid.final_patch_width,
+    )
+    rows, columns = (
+        valid_extents(extent, patch_grid.grid, size) for extent, size in ((h, patch_grid.height), (w, patch_grid.width))
+    )
+    at_once = max(1, _room(backbone, cut.position, most_pixels) // (h * w))
+    for first in range(0, patch_grid.patches, at_once):
+        numbers = range(first, min(first + at_once, patch_grid.patches))
         patches = x.new_zeros((len(numbers), x.shape[1], h, w)).contiguous(memory_format=torch.channels_last)
         for patch, number in zip(patches, numbers, strict=True):
-            ky, kx = divmod(number, cut.grid)
+            ky, kx = divmod(number, patch_grid.grid)
             patch[:, : rows[ky], : columns[kx]] = x[0, :, ky * h : ky * h + rows[ky], kx * w : kx * w + columns[kx]]
-        patches, done = _advance(backbone, patches, stage.position, last, most_pixels)
+        patches, done = _advance(backbone, patches, cut.position, last, most_pixels)
         for place, inner, y in _tiles(backbone, patches, done, last, most_pixels):
             for maps, number in zip(head(y, branch)[:, :, *inner], numbers, strict=True):
-                ky, kx = divmod(number, cut.grid)
+                ky, kx = divmod(number, patch_grid.grid)
                 here = total[0, :, ky * final_h : (ky + 1) * final_h, kx * final_w : (kx + 1) * final_w][:, *place]
                 here += maps[:, : here.shape[1], : here.shape[2]]  # what lies in the padding is cropped
 

@@ -60,8 +60,8 @@ class OptimConfig(Settings):
     head_factor: float = 10.0  # learning rate of the classifier relative to the backbone
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    poly: float = 0.9  # lr * (1 - iteration / iterations)^poly, per stage
-    warmup: int = 0  # iterations of linear warm-up at the start of the first stage
+    poly: float = 0.9  # lr * (1 - step / steps)^poly, per stage
+    warmup: int = 0  # steps of linear warm-up at the start of the first stage
     batch: int = 16  # images per optimizer step, over all ranks and accumulation steps
     accumulation: int = 1  # parts that a batch is computed in, one after the other, each shared among the ranks
     micro_batch: int = 0  # in place of accumulation: images that a rank computes at once, at most; 0: not set

@@ -48,7 +48,7 @@ def _take(line: bytes, losses: Losses) -> bool:
         return False
     if not isinstance(entry, dict) or "loss" not in entry:
         return False
-    step, loss = entry.get("iteration"), entry["loss"]
+    step, loss = entry.get("step"), entry["loss"]
     if not finite(step, 0, MAX_STEP) or not (loss is None or finite(loss, -MAX_LOSS, MAX_LOSS)):
         return False
     losses.steps.append(step)

@@ -9,14 +9,14 @@ from pplfast.evaluate import LabelFacts
 from pplfast.recipe import OptimConfig, Recipe
 from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 from pplfast.steps import FACTS, LABELS
-from pplfast.train.schedules import stage_iterations
+from pplfast.train.schedules import steps_of_stage
 
 FEW_STEPS = 100  # of a classifier; masks that were trained with fewer were of no use
 
 
 def training_steps(epochs: float, images: int, optim: OptimConfig) -> int:
     """Optimizer steps of a stage, as training counts them."""
-    return stage_iterations(epochs, steps_per_epoch(images, optim.batch))
+    return steps_of_stage(epochs, steps_per_epoch(images, optim.batch))
 
 
 def few_steps(recipe: Recipe, train_images: int) -> str | None:

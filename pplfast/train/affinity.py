@@ -77,7 +77,7 @@ class AffinityTask(Task[BoundaryNet]):
         )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return batch.weights * affinity_losses(outputs, batch.labels, self.config.radius)
+        return batch.weights * affinity_losses(outputs, batch.targets, self.config.radius)
 
     def save(self, model: BoundaryNet, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         backbone = model.backbone

@@ -39,7 +39,7 @@ class Progress:
     order of the data, the learning rate and the random numbers are functions of the step."""
 
     stage: int = 0  # index of the stage in progress, or just ended
-    iteration: int = 0  # optimizer steps done in this stage
+    stage_steps: int = 0  # optimizer steps done in this stage
     steps: int = 0  # optimizer steps done in all stages
     stage_ended: bool = False
     seconds: float = 0.0  # spent in training, over all sessions
@@ -117,7 +117,7 @@ class CheckpointFolder:
 
     def _write(self, state: TrainState, progress: Progress) -> None:
         """The writer."""
-        end = "end" if progress.stage_ended else f"{progress.iteration:07d}"
+        end = "end" if progress.stage_ended else f"{progress.stage_steps:07d}"
         final = self.folder / f"stage{progress.stage + 1}-{end}"
         try:
             state.wait()
@@ -204,7 +204,7 @@ def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
             raise UserError(f"{MANIFEST}: {name} is not as a checkpoint has it")
     numbers = all(type(value) in (int, float) and abs(value) < 2**128 for value in scale.values())
     # The others are not in the checkpoints of pplfast 0.1.0.
-    complete = {"stage", "iteration", "steps", "stage_ended", "seconds"} <= progress.keys()
+    complete = {"stage", "stage_steps", "steps", "stage_ended", "seconds"} <= progress.keys()
     if not complete or not numbers or not all(map(LOSS_SCALE.fullmatch, scale)):
         raise UserError(f"{MANIFEST} is not that of a checkpoint")
     return Checkpoint(path, Progress(**progress), scale)
@@ -212,8 +212,8 @@ def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
 
 def _order(path: Path) -> tuple[int, float]:
     """For names that NAME matches."""
-    stage, _, iteration = path.name.removeprefix("stage").partition("-")
-    return int(stage), float("inf") if iteration == "end" else int(iteration)
+    stage, _, steps = path.name.removeprefix("stage").partition("-")
+    return int(stage), float("inf") if steps == "end" else int(steps)
 
 
 def _guarded(path: Path, action: Callable[[], None]) -> None:

@@ -75,10 +75,10 @@ class ClassifierTask(Task[PatchClassifier]):
         return TrainLoader(self.dataset, self.recipe.augment, model.backbone.mean, model.backbone.std, **options)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return losses.image_losses(outputs, batch.labels, batch.weights, self.loss)
+        return losses.image_losses(outputs, batch.targets, batch.weights, self.loss)
 
     def begin_stage(self, model: PatchClassifier, stage: StagePlan) -> None:
-        model.set_stage(stage.patches)
+        model.set_cuts(stage.cuts)
 
     def save(self, model: PatchClassifier, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         recipe = dataclasses.asdict(self.recipe)

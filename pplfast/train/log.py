@@ -40,7 +40,7 @@ class Interval:
             "stage": self.stage + 1,
             "position": list(self.plan.names),
             "grid": list(self.plan.grids),
-            "iteration": self.step,
+            "step": self.step,
             "epoch": round(self.epoch, 4),
             "loss": self.loss,
             "lr": self.lr,
@@ -93,11 +93,11 @@ def opening_lines(
     optim: OptimConfig,
     ranks: Ranks,
     stages: Sequence[StagePlan],
-    iterations: Sequence[int],
+    steps: Sequence[int],
     compiled: str,
 ) -> list[str]:
-    """What is about to be trained, and on what. optim: its precision decided. iterations: steps of each stage."""
-    plan = ", ".join(f"{stage} for {steps} steps" for stage, steps in zip(stages, iterations, strict=True))
+    """What is about to be trained, and on what. optim: its precision decided. steps: of each stage."""
+    plan = ", ".join(f"{stage} for {count} steps" for stage, count in zip(stages, steps, strict=True))
     dataset = task.dataset
     exact = " and float32 without TF32" if ranks.device.type == "cuda" else ""
     by_compiler = f", compiled ({compiled})" if compiled else ""

@@ -153,7 +153,7 @@ def _keep_until(path: Path, step: int) -> None:
     for _, line in read_lines(path):
         try:
             entry = parse_json(line)
-            if entry["iteration"] <= step and _is_loss(entry.get("loss")):
+            if entry["step"] <= step and _is_loss(entry.get("loss")):
                 kept.append(line)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue

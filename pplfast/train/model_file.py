@@ -22,7 +22,7 @@ from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS
 from pplfast.recipe import ModelConfig, Part, StageConfig, part_from_dict
 from pplfast.steps import VARIANTS
-from pplfast.train.plan import patch_stage
+from pplfast.train.plan import cut_after
 from pplfast.version import __version__
 
 WEIGHTS, DESCRIPTION = "classifier.safetensors", "classifier.json"
@@ -139,7 +139,7 @@ def _described_model(info: ClassifierInfo, folder: Path) -> PatchClassifier:
 
 def load_classifier(path: str | Path) -> PatchClassifier:
     """The classifier of a training folder, a run's folder or variant, or one of its two files: on the CPU, in eval
-    mode, its stage set.
+    mode, its cuts set.
 
     An own backbone or pooling is imported by the name in classifier.json. Raises UserError where there is no
     classifier or several, for a file that is damaged, and for a name that means no backbone or pooling.
@@ -148,9 +148,9 @@ def load_classifier(path: str | Path) -> PatchClassifier:
     try:
         with naming(folder / DESCRIPTION):
             model = _described_model(info, folder)
-            stage = [patch_stage(model.backbone, name, grid) for name, grid in info.stages]
+            cuts = [cut_after(model.backbone, name, grid) for name, grid in info.stages]
         load_state(model, folder / WEIGHTS)
-        model.set_stage(stage)
+        model.set_cuts(cuts)
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS}: no such file; train again") from None
     except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:

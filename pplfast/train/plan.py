@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pplfast.errors import UserError
 from pplfast.models import Backbone, create
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS, check_pooling
 from pplfast.recipe import Recipe, StageConfig
@@ -15,14 +15,14 @@ class StagePlan:
     """One stage of training: one DeepSpeed engine, one run of the learning rate from its start to zero."""
 
     names: tuple[str, ...]  # of the blocks after which the patches are cut
-    patches: tuple[PatchStage, ...]
+    cuts: tuple[Cut, ...]
     epochs: float
     lr: float  # factor on optim.lr
     title: str = "no patches"  # of a stage without patches, in logs
 
     @property
     def grids(self) -> tuple[int, ...]:
-        return tuple(stage.grid for stage in self.patches)
+        return tuple(cut.grid for cut in self.cuts)
 
     def __str__(self) -> str:
         parts = [f"{name} {grid}x{grid}" for name, grid in zip(self.names, self.grids, strict=True)]
@@ -40,7 +40,7 @@ def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassi
     frozen = recipe.model.frozen_blocks
     backbone.freeze(backbone.frozen_default if frozen < 0 else frozen)
     stages = plan_stages(recipe, variant, backbone)
-    branches = len(stages[0].patches)
+    branches = len(stages[0].cuts)
     model = PatchClassifier(backbone, classes, variant, recipe.model.dropout, branches, pooling)
     return model, stages
 
@@ -53,23 +53,23 @@ def plan_stages(recipe: Recipe, variant: str, backbone: Backbone) -> tuple[Stage
         found = {}  # the same cut twice is one branch
         for stage in recipe.stages:
             if stage.position:
-                found[patch_stage(backbone, stage.position, stage.grid)] = stage.position
+                found[cut_after(backbone, stage.position, stage.grid)] = stage.position
         if not found:
             raise UserError("variant explicit: no stage of the recipe has a position; name one, or train plain")
         return (StagePlan(tuple(found.values()), tuple(found), recipe.epochs, 1.0),)
     return tuple(_progressive_stage(backbone, stage) for stage in recipe.stages)
 
 
-def patch_stage(backbone: Backbone, name: str, grid: int) -> PatchStage:
+def cut_after(backbone: Backbone, name: str, grid: int) -> Cut:
     """The cut after the block called `name`. Raises UserError naming the blocks that can be cut after."""
     position = backbone.position(name) + 1
     if position == len(backbone.specs):
         names = ", ".join(spec.name for spec in backbone.specs[:-1])
         raise UserError(f"position '{name}': no block of {backbone.name} follows it; choose one of: {names}")
-    return PatchStage(position, grid)
+    return Cut(position, grid)
 
 
 def _progressive_stage(backbone: Backbone, stage: StageConfig) -> StagePlan:
     if not stage.position:
         return StagePlan((), (), stage.epochs, stage.lr)
-    return StagePlan((stage.position,), (patch_stage(backbone, stage.position, stage.grid),), stage.epochs, stage.lr)
+    return StagePlan((stage.position,), (cut_after(backbone, stage.position, stage.grid),), stage.epochs, stage.lr)

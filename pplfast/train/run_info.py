@@ -16,4 +16,4 @@ class RunInfo:
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The values that can be drawn over the steps."""
-    return {key: value for key, value in values.items() if isinstance(value, int | float) and key != "iteration"}
+    return {key: value for key, value in values.items() if isinstance(value, int | float) and key != "step"}

@@ -1,4 +1,4 @@
-"""Learning rates and lengths of stages, as plain numbers indexed by the iteration."""
+"""Learning rates and lengths of stages, as plain numbers indexed by the step."""
 
 import math
 
@@ -13,14 +13,14 @@ def steps_per_epoch(micro_batches: int, accumulation: int) -> int:
     return math.ceil(micro_batches / accumulation)
 
 
-def stage_iterations(epochs: float, steps: int) -> int:
-    return max(1, round(epochs * steps))
+def steps_of_stage(epochs: float, steps_per_epoch: int) -> int:
+    return max(1, round(epochs * steps_per_epoch))
 
 
-def learning_rates(optim: OptimConfig, factor: float, iterations: int, warmup: int) -> Float64Array:
-    """float64 (iterations,): lr * factor * (1 - t / iterations)^poly, times (t + 1) / warmup in the first `warmup`."""
-    t = np.arange(iterations)
-    rates = optim.lr * factor * (1 - t / iterations) ** optim.poly
+def learning_rates(optim: OptimConfig, factor: float, steps: int, warmup: int) -> Float64Array:
+    """float64 (steps,): lr * factor * (1 - t / steps)^poly, times (t + 1) / warmup in the first `warmup`."""
+    t = np.arange(steps)
+    rates = optim.lr * factor * (1 - t / steps) ** optim.poly
     if warmup:
         rates *= np.minimum(1.0, (t + 1) / warmup)
     return rates

@@ -76,8 +76,8 @@ class SegmentationTask(Task[SegmentationNet]):
         )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        self.table = self.table.to(batch.labels.device)  # stays there: a copy in each step would wait for the device
-        rows = self.table[batch.labels]
+        self.table = self.table.to(batch.targets.device)  # stays there: a copy in each step would wait for the device
+        rows = self.table[batch.targets]
         return batch.weights * pixel_losses(outputs, rows, self.config.balanced)
 
     def save(self, model: SegmentationNet, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:

@@ -34,10 +34,10 @@ def step_batches(loader: TrainLoader, accumulation: int, step: int) -> Iterator[
         epoch, start = epoch + 1, 0
 
 
-def seed_step(seed: int, stage: int, iteration: int, rank: int) -> None:
+def seed_step(seed: int, stage: int, step: int, rank: int) -> None:
     """torch's generator, from which networks of one's own may draw, as a function of the step: a resumed run draws the
     same without a saved state. What comes with pplfast draws by `drawn_by`, without regard to the rank."""
-    state = np.random.SeedSequence([seed % 2**32, stage, iteration, rank]).generate_state(1, np.uint64)
+    state = np.random.SeedSequence([seed % 2**32, stage, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))
 
 

@@ -35,7 +35,7 @@ from pplfast.train.plan import StagePlan
 from pplfast.train.profile import FOLDER as PROFILE
 from pplfast.train.profile import StepProfiler
 from pplfast.train.run_info import RunInfo
-from pplfast.train.schedules import learning_rates, stage_iterations, steps_per_epoch
+from pplfast.train.schedules import learning_rates, steps_of_stage, steps_per_epoch
 from pplfast.train.state import collect_state, restore_optimizer, restore_weights
 from pplfast.train.step import LossWatch, seed_step, step_batches, train_step
 from pplfast.train.task import Task
@@ -107,9 +107,9 @@ class _Run:
         return steps_per_epoch(self.loader.batches_per_epoch, self.share.parts)
 
     @property
-    def iterations(self) -> list[int]:
+    def stage_steps(self) -> list[int]:
         """Optimizer steps of each stage."""
-        return [stage_iterations(stage.epochs, self.steps_per_epoch) for stage in self.stages]
+        return [steps_of_stage(stage.epochs, self.steps_per_epoch) for stage in self.stages]
 
 
 def run_task(
@@ -148,7 +148,7 @@ def _run_task(
     run.watch.sum, run.watch.count = progress.open_loss, progress.open_steps
     run.log = together(ranks, lambda: _open_log(run, progress) if ranks.main else None)
     if run.log:
-        for line in (*opening_lines(task, run.optim, ranks, run.stages, run.iterations, options.compile), *notes):
+        for line in (*opening_lines(task, run.optim, ranks, run.stages, run.stage_steps, options.compile), *notes):
             run.say(line)
         if checkpoint:
             run.say(f"continuing after step {checkpoint.progress.steps} from {checkpoint.path}")
@@ -214,7 +214,7 @@ def _recorded_precision(path: Path) -> str:
 
 def _open_log(run: _Run, progress: Progress) -> TrainLog:
     info = RunInfo(run.folder, progress.steps, f"{run.task.title}, {run.folder}", read_json(run.folder / RECORD))
-    return TrainLog(info, sum(run.iterations), run.options.loggers)
+    return TrainLog(info, sum(run.stage_steps), run.options.loggers)
 
 
 def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress, profiler: StepProfiler) -> Progress:
@@ -234,7 +234,7 @@ def _train_stages(run: _Run, checkpoint: Checkpoint | None, progress: Progress, 
         if state and not progress.stage_ended:
             restore_optimizer(engine, state, run.ranks)
         else:
-            progress = dataclasses.replace(progress, stage=index, iteration=0, stage_ended=False)
+            progress = dataclasses.replace(progress, stage=index, stage_steps=0, stage_ended=False)
         state = None
         frozen = frozen_checksums(run.model)
         try:
@@ -266,18 +266,18 @@ def _run_stage(
     profiler: StepProfiler,
 ) -> Progress:
     task, options, stage = run.task, run.options, progress.stage
-    iterations = run.iterations[stage]
+    steps = run.stage_steps[stage]
     warmup = task.optim.warmup if stage == 0 else 0
     # Python's floats: they end in the checkpoint, which is read back as tensors and plain values only.
-    rates = learning_rates(task.optim, run.stages[stage].lr, iterations, warmup).tolist()
+    rates = learning_rates(task.optim, run.stages[stage].lr, steps, warmup).tolist()
     start, spent = time.monotonic(), progress.seconds
     run.meter.start(stage)
-    while progress.iteration < iterations:
-        at = f"stage {stage + 1} step {progress.iteration + 1}"
+    while progress.stage_steps < steps:
+        at = f"stage {stage + 1} step {progress.stage_steps + 1}"
         run.watchdog.mark(f"{at}, waiting for images")
         step_inputs = next(batches)
-        seed_step(task.seed, stage, progress.iteration, run.ranks.rank)
-        engines.set_learning_rate(engine, rates[progress.iteration])
+        seed_step(task.seed, stage, progress.stage_steps, run.ranks.rank)
+        engines.set_learning_rate(engine, rates[progress.stage_steps])
         shared, losses = train_step(
             engine,
             step_inputs,
@@ -292,16 +292,16 @@ def _run_stage(
 
         progress = dataclasses.replace(
             progress,
-            iteration=progress.iteration + 1,
+            stage_steps=progress.stage_steps + 1,
             steps=progress.steps + 1,
-            stage_ended=progress.iteration + 1 == iterations,
+            stage_ended=progress.stage_steps + 1 == steps,
             seconds=spent + time.monotonic() - start,
         )
         run.watch.add(progress.steps, shared, losses, step_inputs)
         run.meter.add(sum(batch.total for batch in step_inputs))
         profiler.step()
-        if progress.stage_ended or progress.iteration % options.log_every == 0:
-            progress = _log(run, progress, rates[progress.iteration - 1])
+        if progress.stage_ended or progress.stage_steps % options.log_every == 0:
+            progress = _log(run, progress, rates[progress.stage_steps - 1])
         if progress.stage_ended or _checkpoint_due(run, progress):
             if progress.stage_ended:
                 check_ranks(run.model, frozen, run.ranks, stage + 1)
@@ -346,7 +346,7 @@ def _checkpoint_due(run: _Run, progress: Progress) -> bool:
     """The same on all ranks: steps are counted by each, time by rank 0 alone, which tells the others with a loss."""
     every = run.options.checkpoint_every
     told = run.ranks.world == 1 and run.watchdog.stop > 0  # several agree by the wish
-    return told or run.watch.wished or bool(every and progress.iteration % every == 0)
+    return told or run.watch.wished or bool(every and progress.stage_steps % every == 0)
 
 
 def _log(run: _Run, progress: Progress, rate: float) -> Progress:

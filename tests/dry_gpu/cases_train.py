@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.patch.branches import PatchStage
+from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.train.affinity import affinity_losses
 from pplfast.train.loss import image_losses
@@ -26,7 +26,7 @@ def classifier(backbone_name: str, variant: str) -> PatchClassifier:
         backbone, _ = create(backbone_name, "none")
         model = PatchClassifier(backbone, CLASSES, variant, dropout=0.5, branches=STAGES[variant] or 1)
     positions = POSITIONS[backbone_name][: STAGES[variant]]
-    model.set_stage([PatchStage(backbone.position(name) + 1, 2) for name in positions])
+    model.set_cuts([Cut(backbone.position(name) + 1, 2) for name in positions])
     backbone.freeze(backbone.frozen_default)
     return model
 

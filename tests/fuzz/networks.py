@@ -16,7 +16,7 @@ from pplfast.recipe import AffinityConfig, SegmentationConfig, load_recipe, reci
 from pplfast.recipe.settings import ModelConfig
 from pplfast.train.model_file import ClassifierInfo, save_classifier
 from pplfast.train.network_file import save_network
-from pplfast.train.plan import patch_stage
+from pplfast.train.plan import cut_after
 
 NAME = "fuzz.networks:Small"
 TRAINING = {"steps": 9, "seconds": 1.5, "images_per_s": 60.0, "loss": 0.25}
@@ -59,7 +59,7 @@ def write_classifier(folder: Path) -> None:
     recipe = _recipe()
     backbone = small()
     model = PatchClassifier(backbone, 2, "ppl", branches=1)
-    model.set_stage([patch_stage(backbone, "part1", 2)])
+    model.set_cuts([cut_after(backbone, "part1", 2)])
     info = ClassifierInfo(
         "ppl", ("cat", "dog"), (8, 12), (("part1", 2),), recipe["model"], recipe, "data", dict(TRAINING), {"torch": "2"}
     )

@@ -157,7 +157,7 @@ def _read_status(folder: Path) -> None:
     """As the display of rank 0 does, which survives what it cannot read."""
     found = read_status(folder, 0, "token")
     if found is not None:
-        Total.of([found]).stages()
+        Total.of([found]).phases()
 
 
 # ---- training
@@ -174,8 +174,8 @@ def _training(folder: Path) -> None:
     (folder / "train").mkdir()
     write_json(folder / "train" / identity.RECORD, record)
     write_json(folder / "train" / IDS, {"wandb": "0123", "mlflow": "4567"})
-    lines = [json.dumps({"iteration": step, "loss": 1 / step, "epoch": step / 4, "time": 1.5}) for step in range(1, 9)]
-    (folder / "train/log.jsonl").write_text("\n".join(lines) + '\n{"iteration": 9, "lo')
+    lines = [json.dumps({"step": step, "loss": 1 / step, "epoch": step / 4, "time": 1.5}) for step in range(1, 9)]
+    (folder / "train/log.jsonl").write_text("\n".join(lines) + '\n{"step": 9, "lo')
 
 
 def _read_record(folder: Path) -> None:

@@ -86,8 +86,8 @@ def _variant(folder: Path, config: DataConfig) -> None:
     write_json(folder / "eval_label.json", evaluate_labels(folder / "labels", dataset, jobs=1).to_dict())
     write_json(folder / "eval_label_crf.json", evaluate_labels(folder / "labels_crf", dataset, jobs=1).to_dict())
     (folder / "train").mkdir()
-    log = [json.dumps({"iteration": step, "loss": 0.6 / step, "lr": 0.01}) for step in range(1, 30)]
-    (folder / "train/log.jsonl").write_text("\n".join(log) + '\n{"iteration": 31, "lo')
+    log = [json.dumps({"step": step, "loss": 0.6 / step, "lr": 0.01}) for step in range(1, 30)]
+    (folder / "train/log.jsonl").write_text("\n".join(log) + '\n{"step": 31, "lo')
 
 
 def _report(folder: Path) -> None:

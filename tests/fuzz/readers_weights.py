@@ -127,7 +127,7 @@ def _resume_beside(folder: Path) -> None:
     name = file_name((folder / "name").read_bytes())
     (folder / "checkpoints" / name).mkdir(exist_ok=True)
     found, _ = CheckpointFolder(folder / "checkpoints", ALONE, keep=2).latest()
-    assert found is not None and found.progress.iteration == 4, "another checkpoint than the one that is whole"
+    assert found is not None and found.progress.stage_steps == 4, "another checkpoint than the one that is whole"
 
 
 def readers() -> list[Reader]:
