@@ -1,18 +1,18 @@
 """Small jobs without a network, and networks of two layers, for the tests of the engine."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from finish_small import FinishMean
 from label_jobs import jpeg
 from torch import nn
 
 from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.jobs import pipeline, plan
-from pplfast.jobs.job import Finish, Finished, Job
+from pplfast.jobs.job import Job
 from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.options import JobOptions
 from pplfast.models.backbone import BlockSpec
@@ -38,19 +38,6 @@ def replace(path: Path, data: bytes, later: int = 10) -> None:
     before = path.stat().st_mtime_ns if path.exists() else 0
     path.write_bytes(data)
     os.utime(path, ns=(before, before + later * 10**9))
-
-
-@dataclass
-class FinishMean(Finish):
-    """sample: whether the image goes into a shard."""
-
-    suffixes: tuple[str, ...]
-    sample: bool
-
-    def __call__(self, payload) -> Finished:
-        path, text = payload
-        files = {suffix: text.encode() for suffix in self.suffixes}
-        return Finished(files, {".jpg": path.read_bytes(), ".png": text.encode()} if self.sample else {})
 
 
 class Mean(Job):

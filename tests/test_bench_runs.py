@@ -142,7 +142,7 @@ def test_label(report: Report, demo: DataConfig):
     rows = {row["contestant"]: row for row in report.rows}
     assert {"reference", "pplfast"} <= set(rows) and ("reference", "pplfast") in _ratios(report)
     assert rows["pplfast"]["bottleneck"] in ("decode", "network", "crf", "write")
-    assert set(rows["pplfast"]["stage_images_per_second"]) == {"decode", "network", "crf", "encode", "write"}
+    assert set(rows["pplfast"]["phase_images_per_second"]) == {"decode", "network", "crf", "encode", "write"}
 
 
 def test_crf(report: Report, demo: DataConfig):

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 import torch
-from jobs_small import CLASSES, OPTIONS, FinishMean, Mean, images, in_batches, replace
+from finish_small import FinishMean
+from jobs_small import CLASSES, OPTIONS, Mean, images, in_batches, replace
 from label_jobs import BAD, jpeg
 
 from pplfast.data import images as data_images

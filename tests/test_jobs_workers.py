@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 import pytest
-from jobs_small import FinishMean
+from finish_small import FinishMean
 
 from pplfast.errors import UserError
 from pplfast.jobs.job import Finish, Finished
