@@ -40,10 +40,10 @@ test-quick: $(STAMP) ## the tests of a second or less that start no process; the
 test: check ## all tests: check first, then the rest
 	@$(MAKE) --no-print-directory test-rest
 
-# A file's tests stay in one process, since they share fixtures. A test that hangs ends its process (pyproject.toml), and
-# with it the run.
+# Three on two cores: many wait. A file's tests stay in one process, since they share fixtures. A test that hangs ends its
+# process (pyproject.toml), and with it the run.
 test-rest: $(STAMP) ## what check leaves out: whole runs, launchers, killed jobs, timings
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadfile --max-worker-restart=0
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses=3 --dist=loadfile --max-worker-restart=0
 	@# A process that sees a GPU runs only what was written for one: the other tests place their tensors on the CPU.
 	if nvidia-smi -L >/dev/null 2>&1; then $(BIN)/python -m pytest tests/test_gpu_*.py tests/test_kernels_gpu.py; fi
 
