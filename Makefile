@@ -23,7 +23,7 @@ demo: $(STAMP) ## the whole chain on a data set made on the spot: runs/demo/repo
 	$(BIN)/pplfast run --data runs/demo/data --recipe demo --out runs/demo
 
 # Side by side: mypy has nothing to do most of the time. Each prints its output when it is done, so that none is mixed.
-check: $(STAMP) ## lint, types, and the tests that start no process: under a minute
+check: $(STAMP) ## lint, types, and the tests that start no process: about a minute
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target lint types test-quick
 
 lint: $(STAMP) ## ruff: lint and format
