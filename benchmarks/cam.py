@@ -78,7 +78,8 @@ def pplfast_cams(model: PatchClassifier, images: Images, bf16: bool) -> Tensor:
     rows = images.classes.repeat(2, 1)
     with torch.inference_mode(), models.autocast(images.scaled[0].device.type, bf16):
         maps = [model.maps(scaled, rows) for scaled in images.scaled]
-        return cam_fuse(maps, images.height, images.width, True)
+        sizes = [(scaled.shape[2], scaled.shape[3]) for scaled in images.scaled]
+        return cam_fuse(maps, images.height, images.width, True, sizes=sizes, cells=model.backbone.cells())
 
 
 def reference_cams(model: ReferenceClassifier, images: Images, bf16: bool) -> Tensor:

@@ -281,9 +281,11 @@ def loss_lines(smoke: Smoke, backbones: tuple[str, ...]) -> None:
 
         model = SegmentationNet(create(backbone, "none")[0], CLASSES + 1).to(smoke.device)
         model.backbone.freeze(model.backbone.frozen_default)
-        return optimizer_step(
-            model, picture(smoke, batch, side, side), lambda logits: pixel_losses(logits, masks, True).mean(), precision
-        )
+
+        def loss(logits: torch.Tensor) -> torch.Tensor:
+            return pixel_losses(logits, model.cells, masks, True).mean()
+
+        return optimizer_step(model, picture(smoke, batch, side, side), loss, precision)
 
     for backbone in backbones:
         for precision in ("bf16", "fp32"):

@@ -6,6 +6,7 @@ or "relu6"; sums are in float32. Patches are stacked on the batch axis, row-majo
 
 from .cam_fuse import cam_fuse
 from .cam_head import cam_head
+from .cells import Cells, place
 from .dense_crf import CrfTerms, mean_field
 from .depthwise import depthwise
 from .geometry import PatchGrid
@@ -15,6 +16,7 @@ from .random_walk import random_walk
 from .scale_act import add_scale_act, scale_act
 
 __all__ = [
+    "Cells",
     "CrfTerms",
     "PatchGrid",
     "add_scale_act",
@@ -25,6 +27,7 @@ __all__ = [
     "patch_pool",
     "patch_split",
     "patch_split_act",
+    "place",
     "random_walk",
     "scale_act",
 ]

@@ -158,12 +158,14 @@ def _head_case(name: str, dtype: str, tiles: int, sources: int) -> Case:
 
 
 def _fuse_cases() -> list[Case]:
-    types = {"maps": "*fp32", "wide": "*fp32", "wides": ("*fp32",) * 4, "hs": ("fp32",) * 4}
+    floats = ("fp32",) * 4
+    widen = {"maps": "*fp32", "wide": "*fp32", "FIRST": "fp32", "STEP": "fp32"}
+    types = {"wides": ("*fp32",) * 4, "hs": floats, "firsts": floats, "steps": floats}
     options = {"num_warps": WARPS}
     fuse = {"SCALES": 4, "NORMALISE": True, "BLOCK": BLOCK}
     return [
         *(
-            Case(f"cam_fuse widen{name}", widen_kernel, {"FLIP": flip, "BLOCK": BLOCK}, options, types=types)
+            Case(f"cam_fuse widen{name}", widen_kernel, {"FLIP": flip, "BLOCK": BLOCK}, options, types=widen)
             for name, flip in (("", True), (" no flip", False))
         ),
         Case("cam_fuse", cam_fuse_kernel, fuse, options, types=types),

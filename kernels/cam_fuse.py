@@ -1,21 +1,35 @@
 """One set of maps from all scales and flips: unflip, upsample, sum, normalise each class by its maximum."""
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
+from .cells import Cells, place, weights
 from .layout import as_floats
 
 EPSILON = 1e-5  # added to the maximum; the value that this field's code uses
 BLOCK, WARPS = 512, 4  # four pixels a thread, whose loads are on their way together
 
 
-def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool = True) -> Tensor:
-    """The definition: bilinear (align_corners=False) to height x width, sum, x / (max + 1e-5) per image and class."""
+Axes = tuple[Cells, Cells]  # of a scale: its rows and columns, counted in cells of its maps
+
+
+def cam_fuse_plain(
+    maps: list[Tensor],
+    height: int,
+    width: int,
+    flip: bool,
+    normalise: bool = True,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    cells: Cells | None = None,
+) -> Tensor:
+    """The definition: each pixel between the cells around its place, sum, x / (max + 1e-5) per image and class."""
     total = maps[0].new_zeros((), dtype=torch.float32)
-    for scale_maps in maps:
-        full = F.interpolate(scale_maps.float(), size=(height, width), mode="bilinear", align_corners=False)
+    for number, scale_maps in enumerate(maps):
+        rows, columns = _axes(scale_maps, height, width, None if sizes is None else sizes[number], cells)
+        full = place(scale_maps.float(), Cells(0, 1), (rows, columns), (height, width))
         if flip:
             straight, mirrored = full.chunk(2)
             full = straight + mirrored.flip(3)
@@ -25,53 +39,67 @@ def cam_fuse_plain(maps: list[Tensor], height: int, width: int, flip: bool, norm
     return total
 
 
+def _axes(maps: Tensor, height: int, width: int, size: tuple[int, int] | None, cells: Cells | None) -> Axes:
+    """Where the rows and columns of the result lie."""
+    if size is None or cells is None:  # evenly shared
+        rows, columns = (
+            Cells.over(count, pixels) for count, pixels in zip(maps.shape[2:], (height, width), strict=True)
+        )
+    else:
+        rows, columns = (
+            Cells.over(scaled, pixels).seen_from(cells) for scaled, pixels in zip(size, (height, width), strict=True)
+        )
+    return rows, columns
+
+
 # Bytes, O = B*n*H*W outputs, M = numbers in all maps, U = those widened, O * sum of the scales / stride (5/8 O for
 # scales 0.5 to 2 at stride 8): widening reads 4 * M and writes 4 * U, fusing reads 4 * U (each row several times, from
-# the
-# caches) and writes 4 * O; the normalisation reads and writes 4 * O again, from the L2 cache where O fits. Eager writes
-# and reads O at least 3 times a scale: 4 * 12 O for 4 scales without flips. Of widened maps an output takes two loads a
-# scale, of neighbouring numbers by neighbouring threads, in place of eight gathers.
-@triton.jit(do_not_specialize=("ROWS", "w", "W"))
-def widen_kernel(maps, wide, ROWS, w, W, FLIP: tl.constexpr, BLOCK: tl.constexpr):
-    """One program: BLOCK columns of one row. maps ([mirrored rows behind the straight ones,] w) -> wide (ROWS, W)."""
+# the caches) and writes 4 * O; the normalisation reads and writes 4 * O again, from the L2 cache where O fits. Eager
+# writes and reads O at least 3 times a scale: 4 * 12 O for 4 scales without flips. Of widened maps an output takes two
+# loads a scale, of neighbouring numbers by neighbouring threads, in place of eight gathers.
+@triton.jit(do_not_specialize=("ROWS", "w", "W", "FIRST", "STEP"))
+def widen_kernel(maps, wide, ROWS, w, W, FIRST, STEP, FLIP: tl.constexpr, BLOCK: tl.constexpr):
+    """One program: BLOCK columns of one row. maps ([mirrored rows behind the straight ones,] w) -> wide (ROWS, W).
+    Column X lies at FIRST + X * STEP of the maps, in a mirrored one at FIRST + (W - 1 - X) * STEP."""
     row, o_x = _place(W, BLOCK)
     m_x = o_x < W
-    x = tl.maximum((o_x.to(tl.float32) + 0.5) * ((w + 0.0) / W) - 0.5, 0.0)
-    x0 = tl.minimum(x.to(tl.int32), w - 1)
-    x1 = tl.minimum(x0 + 1, w - 1)
     p_row = maps + row * w  # scalar; offsets inside a row fit int32
-    left = _tap(p_row, x0, m_x)
-    right = _tap(p_row, x1, m_x)
+    total = _lerp(p_row, o_x.to(tl.float32) * STEP + FIRST, w, 1, 0, m_x)
     if FLIP:
-        p_row += (row * 0 + ROWS) * w  # row is int64, so is the product; column x lies at w - 1 - x
-        left += _tap(p_row, w - 1 - x0, m_x)
-        right += _tap(p_row, w - 1 - x1, m_x)
-    tl.store(wide + row * W + o_x, left + (x - x0) * (right - left), mask=m_x)
+        p_row += (row * 0 + ROWS) * w  # row is int64, so is the product
+        total += _lerp(p_row, (W - 1 - o_x).to(tl.float32) * STEP + FIRST, w, 1, 0, m_x)
+    tl.store(wide + row * W + o_x, total, mask=m_x)
 
 
 @triton.jit(do_not_specialize=("H", "W"))
 def cam_fuse_kernel(
-    wides, hs, out, peaks, H, W, SCALES: tl.constexpr, NORMALISE: tl.constexpr, BLOCK: tl.constexpr,
+    wides, hs, firsts, steps, out, peaks, H, W, SCALES: tl.constexpr, NORMALISE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK pixels of one plane (image, class). wides: for each scale (planes, h, W)."""
+    """One program: BLOCK pixels of one plane (image, class). wides: for each scale (planes, h, W), in which row Y lies
+    at its first + Y * its step."""
     plane, o_p = _place(H * W, BLOCK)
     m_p = o_p < H * W
-    Y = o_p // W
+    Y = (o_p // W).to(tl.float32)
     X = o_p % W
     total = tl.zeros([BLOCK], tl.float32)
     for s in tl.static_range(SCALES):
         h = tl.cast(hs[s], tl.int32)
-        y = tl.maximum((Y.to(tl.float32) + 0.5) * (hs[s] / H) - 0.5, 0.0)
-        y0 = tl.minimum(y.to(tl.int32), h - 1)
-        y1 = tl.minimum(y0 + 1, h - 1)
-        p_wide = wides[s] + plane * h * W
-        upper = _tap(p_wide, y0 * W + X, m_p)
-        lower = _tap(p_wide, y1 * W + X, m_p)
-        total += upper + (y - y0) * (lower - upper)
+        total += _lerp(wides[s] + plane * h * W, Y * steps[s] + firsts[s], h, W, X, m_p)
     tl.store(out + plane * H * W + o_p, total, mask=m_p)
     if NORMALISE:
         # The maps are not negative, so 0 is neutral; a maximum does not depend on the order of the programs.
         tl.atomic_max(peaks + plane, tl.max(tl.where(m_p, total, 0.0), 0))
+
+
+@triton.jit
+def _lerp(p_map, position, COUNT, PITCH, o_inner, m):
+    """Linear between the two of COUNT cells around `position`; the outermost cell's value beyond it."""
+    position = tl.minimum(tl.maximum(position, 0.0), COUNT - 1.0)
+    o_0 = position.to(tl.int32)
+    o_1 = tl.minimum(o_0 + 1, COUNT - 1)
+    b_0 = _tap(p_map, o_0 * PITCH + o_inner, m)
+    b_1 = _tap(p_map, o_1 * PITCH + o_inner, m)
+    return b_0 + (position - o_0) * (b_1 - b_0)
 
 
 @triton.jit
@@ -99,33 +127,37 @@ def fuse_launch(planes: int, size: int) -> tuple[int]:
     return (planes * triton.cdiv(size, BLOCK),)
 
 
-def _launch(maps: list[Tensor], flip: bool, normalise: bool, out: Tensor) -> None:
+def _launch(maps: list[Tensor], axes: list[Axes], flip: bool, normalise: bool, out: Tensor) -> None:
     planes, (height, width) = out.shape[0] * out.shape[1], out.shape[2:]
     peaks = torch.zeros(planes, dtype=torch.float32, device=out.device)
     wides = tuple(out.new_empty(planes * m.shape[2], width) for m in maps)
-    for scale_maps, wide in zip(maps, wides, strict=True):
+    for scale_maps, wide, (_, columns) in zip(maps, wides, axes, strict=True):
         run(
             widen_kernel, fuse_launch(len(wide), width), out, scale_maps, wide, len(wide), scale_maps.shape[3], width,
-            FLIP=flip, BLOCK=BLOCK, num_warps=WARPS,
+            float(columns.first), float(columns.step), FLIP=flip, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
     launch = fuse_launch(planes, height * width)
+    firsts, steps = zip(*(rows for rows, _ in axes), strict=True)
     run(
-        cam_fuse_kernel, launch, out, wides, as_floats(m.shape[2] for m in maps), out, peaks, height, width,
-        SCALES=len(maps), NORMALISE=normalise, BLOCK=BLOCK, num_warps=WARPS,
+        cam_fuse_kernel, launch, out, wides, as_floats(m.shape[2] for m in maps), as_floats(firsts), as_floats(steps),
+        out, peaks, height, width, SCALES=len(maps), NORMALISE=normalise, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     if normalise:
         run(normalise_kernel, launch, out, out, peaks, height * width, EPS=EPSILON, BLOCK=BLOCK, num_warps=WARPS)
 
 
-def _plain(maps: list[Tensor], flip: bool, normalise: bool, out: Tensor) -> None:
-    """Unflip and add before the interpolation, which is linear and symmetric: half the full-size maps."""
+def _plain(maps: list[Tensor], axes: list[Axes], flip: bool, normalise: bool, out: Tensor) -> None:
+    """Straight and mirrored maps in one product of matrices: [s, m] (h, 2w) @ [c; c mirrored] (2w, W)."""
     out.zero_()
-    for scale_maps in maps:
-        small = scale_maps.to(out.dtype)
+    height, width = out.shape[2:]
+    for small, (rows, columns) in zip(maps, axes, strict=True):
+        h, w = small.shape[2:]
+        down = weights(Cells(0, 1), h, rows, height, out.dtype, out.device)
+        across = weights(Cells(0, 1), w, columns, width, out.dtype, out.device)
+        small = small.to(out.dtype)
         if flip:
-            straight, mirrored = small.chunk(2)
-            small = straight + mirrored.flip(3)
-        out += F.interpolate(small, size=out.shape[2:], mode="bilinear", align_corners=False)
+            small, across = torch.cat(small.chunk(2), 3), torch.cat((across, across.flip(0)), 1)
+        out += down @ (small @ across.mT)
     if normalise:
         out /= out.amax((2, 3), keepdim=True) + EPSILON
 
@@ -136,24 +168,35 @@ def _output(maps: list[Tensor], height: int, width: int, flip: bool) -> Tensor:
 
 
 @torch.library.custom_op("pplfast::cam_fuse", mutates_args=())
-def _cam_fuse(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool) -> Tensor:
+def _cam_fuse(maps: list[Tensor], axes: list[float], height: int, width: int, flip: bool, normalise: bool) -> Tensor:
+    """axes: of each scale the first row, their step, the first column, their step."""
     out = _output(maps, height, width, flip)
     compute = _launch if use_triton(maps[0]) else _plain
-    compute([m.contiguous() for m in maps], flip, normalise, out)
+    by_scale = [(Cells(*axes[i : i + 2]), Cells(*axes[i + 2 : i + 4])) for i in range(0, len(axes), 4)]
+    compute([m.contiguous() for m in maps], by_scale, flip, normalise, out)
     return out
 
 
 @_cam_fuse.register_fake
-def _(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool) -> Tensor:
+def _(maps: list[Tensor], axes: list[float], height: int, width: int, flip: bool, normalise: bool) -> Tensor:
     return _output(maps, height, width, flip)
 
 
-def cam_fuse(maps: list[Tensor], height: int, width: int, flip: bool, normalise: bool = True) -> Tensor:
+def cam_fuse(
+    maps: list[Tensor],
+    height: int,
+    width: int,
+    flip: bool,
+    normalise: bool = True,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    cells: Cells | None = None,
+) -> Tensor:
     """Sum of all scales' maps at height x width: float32 (B, n, height, width). No backward.
 
     maps: for each scale (B*F, n, h, w), not negative; with `flip` F is 2 and rows B.. hold the maps of the mirrored
-    images. Bilinear, align_corners=False. `normalise` divides each image's class by its maximum + 1e-5. Raises
-    ValueError for sizes that do not fit.
+    images. sizes: (h, w) in pixels of the images that each scale's maps were made of; cells: where the network's cells
+    lie in these. Without both, the cells of each map share the image evenly (bilinear, align_corners=False).
+    `normalise` divides each image's class by its maximum + 1e-5. Raises ValueError for sizes that do not fit.
     """
     if not maps:
         raise ValueError("maps is empty: one tensor per scale is needed")
@@ -163,4 +206,9 @@ def cam_fuse(maps: list[Tensor], height: int, width: int, flip: bool, normalise:
     for scale_maps in maps:
         if scale_maps.shape[:2] != (count, n):
             raise ValueError(f"maps of one scale are {tuple(scale_maps.shape)}, of another ({count}, {n}, ...)")
-    return _cam_fuse(maps, height, width, flip, normalise)
+    if sizes is not None and len(sizes) != len(maps):
+        raise ValueError(f"{len(sizes)} sizes of images, but maps of {len(maps)} scales")
+    known = [None] * len(maps) if sizes is None else sizes
+    axes = [_axes(m, height, width, size, cells) for m, size in zip(maps, known, strict=True)]
+    numbers = [float(number) for rows, columns in axes for number in (*rows, *columns)]
+    return _cam_fuse(maps, numbers, height, width, flip, normalise)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bare_backbone import BareBackbone
 from finish_small import FinishMean
 from label_jobs import jpeg
 from torch import nn
@@ -15,7 +16,7 @@ from pplfast.jobs import pipeline, plan
 from pplfast.jobs.job import Job
 from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.options import JobOptions
-from pplfast.models.backbone import BlockSpec
+from pplfast.kernels import Cells
 
 CLASSES = ClassList(("bus", "cat", "person"), (6, 8, 15))
 OPTIONS = JobOptions(memory=0.25, jobs=1, threads=1)
@@ -78,9 +79,8 @@ class Mean(Job):
         ]
 
 
-class SmallBackbone(nn.Module):
-    specs = (BlockSpec("a", 2, 8), BlockSpec("b", 2, 3))
-    mean, std = (127.0,) * 3, (64.0,) * 3
+def small_backbone():
+    return BareBackbone(2, 2, shift=0.0, mean=(127.0,) * 3, std=(64.0,) * 3)
 
 
 class SmallClassifier(nn.Module):
@@ -90,7 +90,7 @@ class SmallClassifier(nn.Module):
     def __init__(self, classes: int = len(CLASSES)):
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = SmallBackbone()
+        self.backbone = small_backbone()
         self.first, self.classifier = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, classes, 3, 2, 1)
         self.rows = []
 
@@ -104,7 +104,7 @@ class SmallBoundary(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(1)
-        self.backbone = SmallBackbone()
+        self.backbone = small_backbone()
         self.heads, self.edge = nn.ModuleList([nn.Conv2d(3, 4, 4, 4)]), nn.Conv2d(4, 1, 1)
 
     def forward(self, images):
@@ -113,12 +113,12 @@ class SmallBoundary(nn.Module):
 
 
 class SmallSegmenter(nn.Module):
-    low = None
+    cells = Cells.over(4, 1)
 
     def __init__(self, rows: int = 1 + len(CLASSES)):
         super().__init__()
         torch.manual_seed(2)
-        self.backbone, self.head = SmallBackbone(), nn.Conv2d(3, rows, 4, 4)
+        self.backbone, self.head = small_backbone(), nn.Conv2d(3, rows, 4, 4)
 
     def forward(self, images):
         right, below = -images.shape[3] % 4, -images.shape[2] % 4

@@ -1,24 +1,10 @@
 """Tiny backbones of the three families, for tests that want every position of a whole network in float64."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    stride: int
-    channels: int
-
-
-@dataclass(frozen=True)
-class Tail:
-    scale: Tensor | None
-    shift: Tensor | None
-    act: str
+from pplfast.models.backbone import Backbone, BlockSpec, Tail
 
 
 class Affine(nn.Module):
@@ -40,7 +26,8 @@ class PostActivation(nn.Module):
         super().__init__()
         self.stride, self.shortcut = stride, stride == 1 and c_in == c_out
         groups = c_in if depthwise else 1
-        self.spatial = nn.Conv2d(c_in, c_in, 3, stride, 1, groups=groups, bias=False)
+        convolution = SameConv if depthwise else nn.Conv2d
+        self.spatial = convolution(c_in, c_in, 3, stride, 1, groups=groups, bias=False)
         self.affine = Affine(c_in)
         self.point = nn.Conv2d(c_in, c_out, 1, bias=False)
 
@@ -64,13 +51,28 @@ class PreActivation(nn.Module):
         return self.conv(activated) + (x if self.branch is None else self.branch(activated))
 
 
-class TinyBackbone(nn.Module):
-    """Blocks of (channels, stride); implements what pplfast.patch asks of a backbone."""
+class SameConv(nn.Conv2d):
+    """With TensorFlow's padding: of an even size one cell at the bottom and right alone, where it has stride 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        needed = [
+            max((-(-side // stride) - 1) * stride + 3 - side, 0) for side, stride in zip(x.shape[2:], self.stride)
+        ]
+        (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in needed)
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, None, self.stride, 0, 1, self.groups)
+
+
+class TinyBackbone(Backbone):
+    """Blocks of (channels, stride), whose windows lie as in the family."""
 
     def __init__(self, family: str, layout: tuple[tuple[int, int], ...] = ((4, 2), (4, 1), (6, 2), (6, 1), (5, 2))):
         super().__init__()
         self.family = family
-        self.specs = tuple(Spec(f"block{i + 1}", stride, channels) for i, (channels, stride) in enumerate(layout))
+        shift = 1.0 if family == "effnet" else 0.0
+        self.specs = tuple(
+            BlockSpec(f"block{i + 1}", stride, channels, shift if stride == 2 else 0.0)
+            for i, (channels, stride) in enumerate(layout)
+        )
         sizes = [3, *(channels for channels, _ in layout)]
         make = {
             "effnet": lambda i, o, s: PostActivation(i, o, s, depthwise=True),
@@ -78,7 +80,6 @@ class TinyBackbone(nn.Module):
             "preact": PreActivation,
         }[family]
         self.blocks = nn.ModuleList(make(sizes[i], *layout[i]) for i in range(len(layout)))
-        self.channels = sizes[-1]
         self.last = Affine(self.channels)
         self.runs: list[tuple[int, int, int]] = []  # first, last, batch of each call
 

@@ -30,7 +30,7 @@ def operators():
         "patch_pool_backward": (torch.randn(1, 4, 3), None, patches.detach(), torch.randn(1, 4, 3), torch.randn(1, 3),
                                 torch.zeros(1, 5, 3, dtype=torch.int32), 2, 5, 4, *tail, "max", 1.0),
         "cam_head": ([patches.detach(), x.detach()], [2, 1], torch.randn(4, 6), 5, 4, *tail, torch.tensor([[1, -1]])),
-        "cam_fuse": ([torch.rand(2, 3, 4, 4), torch.rand(2, 3, 2, 5)], 6, 7, True, True),
+        "cam_fuse": ([torch.rand(2, 3, 4, 4), torch.rand(2, 3, 2, 5)], [0.0, 0.6, -0.2, 0.5] * 2, 6, 7, True, True),
         "random_walk": (torch.rand(1, 2, 5, 6), torch.rand(1, 5, 6), 2, 10.0, 3),
     }  # fmt: skip
 

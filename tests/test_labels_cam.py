@@ -1,12 +1,13 @@
 """CAM generation: fusion in closed form, flips, normalisation, files, resume, bad images."""
 
 import errno
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from bare_backbone import BareBackbone
 from labels_small import LABELS, SIZES, small_dataset
 from PIL import Image
 from torch import nn
@@ -34,7 +35,7 @@ class FakeClassifier(nn.Module):
 
     def __init__(self, classes=3):
         super().__init__()
-        self.backbone = SimpleNamespace(mean=MEAN, std=STD, specs=(SimpleNamespace(stride=4),))
+        self.backbone = BareBackbone(4, mean=MEAN, std=STD)
         self.classifier = nn.Conv2d(3, classes, 1, bias=False)
         nn.init.normal_(self.classifier.weight, generator=torch.Generator().manual_seed(0))
 
@@ -52,6 +53,15 @@ def scaled(pixels, scale):
     return Resizer(MEAN, STD, 1, 1, Handover(torch.device("cpu")))([pixels], scale).clone()
 
 
+def at_pixels(cells, scaled, size):
+    """Cells of 4 x 4 pixels of an image of the `scaled` size -> the values at the pixels of the unscaled one."""
+    for axis in (0, 1):
+        pixels = (np.arange(size[axis]) + 0.5) * scaled[axis] / size[axis] - 0.5
+        centres = 4 * np.arange(cells.shape[axis]) + 1.5
+        cells = np.apply_along_axis(partial(np.interp, pixels, centres), axis, cells)
+    return cells.astype(np.float32)
+
+
 def definition(model, pixels, labels, config=CONFIG):
     """The published recipe, one image and one class at a time."""
     height, width = pixels.shape[:2]
@@ -63,8 +73,8 @@ def definition(model, pixels, labels, config=CONFIG):
             for flipped in (False, True)[: 1 + config.flip]:
                 cells = F.avg_pool2d(image.flip(3) if flipped else image, 4, ceil_mode=True)
                 shown = F.relu(torch.einsum("c,bchw->bhw", model.classifier.weight[c, :, 0, 0], cells))
-                shown = shown.flip(2) if flipped else shown
-                total += F.interpolate(shown[None], (height, width), mode="bilinear", align_corners=False)[0, 0]
+                full = torch.from_numpy(at_pixels(shown[0].detach().numpy(), image.shape[2:], (height, width)))
+                total += full.flip(1) if flipped else full
         result.append(total / (total.max() + 1e-5))
     return torch.stack(result).detach().numpy()
 

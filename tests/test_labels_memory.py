@@ -2,11 +2,11 @@
 
 import dataclasses
 import struct
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from bare_backbone import BareBackbone
 from labels_small import small_dataset, write_cams
 from test_labels_cam import FakeClassifier
 from torch import nn
@@ -16,6 +16,7 @@ from pplfast.errors import UserError
 from pplfast.jobs import JobOptions, feed
 from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.memory import DECODED, SCALED, Room, budget_bytes, crf_bytes, split_budget
+from pplfast.kernels import Cells
 from pplfast.labels.cam import CamJob, generate_cams
 from pplfast.labels.camfile import Cam, save_cam
 from pplfast.labels.camfolder import CamFolder
@@ -66,7 +67,7 @@ class Pixels(nn.Module):
 
     def __init__(self, rows):
         super().__init__()
-        self.backbone = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3, specs=(SimpleNamespace(stride=4),))
+        self.backbone, self.cells = BareBackbone(4), Cells.over(4, 1)
         self.head = self.edge = nn.Conv2d(3, rows, 4, 4)
         self.heads = [self.head]
 

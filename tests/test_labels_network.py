@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bare_backbone import BareBackbone
 from labels_small import CLASSES
 from PIL import Image
 from test_labels_cam import CONFIG, OPTIONS, FakeClassifier
@@ -15,10 +16,10 @@ from pplfast.jobs.manifest import read_manifest
 from pplfast.labels import network as module
 from pplfast.labels.cam import MapMaker, generate_cams
 from pplfast.labels.camfile import load_cam
-from pplfast.labels.network import SMALLEST_TILE, ScaledNetwork, in_tiles, network_choices, total_stride
+from pplfast.labels.network import SMALLEST_TILE, ScaledNetwork, in_tiles, network_choices
 from pplfast.models import create
 from pplfast.models.boundary import STRIDE, BoundaryNet
-from pplfast.models.segmentation import SegmentationNet, head_stride
+from pplfast.models.segmentation import SegmentationNet
 from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.recipe import CamConfig
@@ -33,8 +34,7 @@ class Strided(nn.Module):
 
     def __init__(self):
         super().__init__()
-        specs = (SimpleNamespace(stride=2), SimpleNamespace(stride=2))
-        self.backbone = SimpleNamespace(mean=(120.0,) * 3, std=(60.0,) * 3, specs=specs)
+        self.backbone = BareBackbone(2, 2, shift=0.0, mean=(120.0,) * 3, std=(60.0,) * 3)
         self.first, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 2, 3, 2, 1)
 
     def forward(self, images):
@@ -84,12 +84,12 @@ def test_tiles_of_every_network_fit_together(name, stride):
         boundaries = BoundaryNet(create(name)[0]).eval()
     image = torch.zeros(1, 3, 261, 150)
     for model, run, step in (
-        (segmenter, segmenter, head_stride(segmenter)),
+        (segmenter, segmenter, int(segmenter.cells.step)),
         (boundaries, lambda part: boundaries(part)[:, None], STRIDE),
     ):
         for tensor in model.to_empty(device="cpu").state_dict().values():
             tensor.zero_()
-        assert in_tiles(run, image, SMALLEST_TILE**2, total_stride(model.backbone), step).shape == run(image).shape
+        assert in_tiles(run, image, SMALLEST_TILE**2, model.backbone.stride, step).shape == run(image).shape
 
 
 def limited(most, calls):
@@ -126,10 +126,10 @@ def pictures(count, height, width):
 @pytest.mark.parametrize("height, width", [(64, 80), (300, 260)])
 def test_a_group_that_does_not_fit_is_halved_from_then_on(strided, height, width):
     pixels, calls = pictures(4, height, width), []
-    (expected,) = scaled_network(strided, strided, 2**24)(pixels)
+    ((expected, _),) = scaled_network(strided, strided, 2**24)(pixels)
     network = scaled_network(strided, limited(3 * height * width, calls)(strided), 2**24)
     for _ in range(2):
-        (found,) = network(pixels)
+        ((found, _),) = network(pixels)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert calls == [2] * 8 and network.tiled_at == 0
 
@@ -139,15 +139,15 @@ def test_what_goes_with_a_row_stays_with_it_in_groups(strided):
         return strided(images) * 0 + numbers[:, None, None, None]
 
     network = scaled_network(strided, run, 3 * 64 * 80)
-    (found,) = network(pictures(4, 64, 80), torch.arange(4.0))
+    ((found, _),) = network(pictures(4, 64, 80), torch.arange(4.0))
     assert found[:, 0, 0, 0].tolist() == [0, 1, 2, 3] * 2
 
 
 def test_an_image_beyond_the_pixels_of_a_call_goes_in_tiles(strided):
     pixels, calls = pictures(1, 520, 610), []
-    (expected,) = scaled_network(strided, strided, 2**24)(pixels)
+    ((expected, _),) = scaled_network(strided, strided, 2**24)(pixels)
     network = scaled_network(strided, limited(2**18, calls)(strided), SMALLEST_TILE**2)
-    (found,) = network(pixels)
+    ((found, _),) = network(pixels)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert network.tiled_at == SMALLEST_TILE**2 and len(calls) == 2 * 9
     list(network(pictures(1, 64, 80)))

@@ -26,6 +26,7 @@ from pplfast.data.loader import TrainLoader
 from pplfast.data.masks import read_mask, write_mask
 from pplfast.errors import UserError
 from pplfast.evaluate import submission
+from pplfast.kernels import Cells
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.segmentation import SegmentationNet
@@ -37,6 +38,7 @@ from pplfast.recipe import (
     preset_names,
     recipe_from_dict,
 )
+from pplfast.train import segmentation
 from pplfast.train.affinity import affinity_losses
 from pplfast.train.segmentation import SegmentationTask, pixel_losses, row_table
 
@@ -146,8 +148,10 @@ def test_losses_ask_for_no_value_of_a_tensor():
         assert losses.shape == (2,)
 
 
-def test_the_table_of_rows_stays_on_the_device_of_the_labels(masked):
+def test_the_table_of_rows_stays_on_the_device_of_the_labels(masked, monkeypatch):
     task = SegmentationTask(SegmentationConfig(), masked, seed=0)
+    task.cells = Cells(0, 4)  # of the network that it trains
+    monkeypatch.setattr(segmentation, "pixel_losses", lambda logits, cells, rows, _: rows.flatten(1).sum(1))
     batch = SimpleNamespace(targets=torch.zeros(2, 8, 8, dtype=torch.int64, device="meta"), weights=1)
     for _ in range(2):
         assert task.losses(torch.randn(2, 4, 2, 2, device="meta"), batch).shape == (2,)
@@ -159,17 +163,19 @@ def test_pixel_losses():
     rows = torch.randint(0, 3, (2, 8, 8))
     rows[0, :4] = IGNORE
     full = F.interpolate(logits, size=(8, 8), mode="bilinear", align_corners=False)
-    found = pixel_losses(logits, rows, balanced=False)
+    found = pixel_losses(logits, Cells.over(8, 4), rows, balanced=False)
     for image in range(2):
         wanted = F.cross_entropy(full[image : image + 1], rows[image : image + 1], ignore_index=IGNORE)
         torch.testing.assert_close(found[image], wanted)
     every = F.cross_entropy(full, rows, ignore_index=IGNORE, reduction="none")
-    balanced = pixel_losses(logits, rows, balanced=True)
+    balanced = pixel_losses(logits, Cells.over(8, 4), rows, balanced=True)
     wanted = (every[1][rows[1] == 0].mean() + every[1][rows[1] > 0].mean()) / 2
     torch.testing.assert_close(balanced[1], wanted)
-    only = pixel_losses(logits, torch.zeros(2, 8, 8, dtype=torch.int64), balanced=True)
-    torch.testing.assert_close(only, pixel_losses(logits, torch.zeros(2, 8, 8, dtype=torch.int64), balanced=False))
-    assert pixel_losses(logits, torch.full((2, 8, 8), IGNORE), balanced=True).tolist() == [0, 0]
+    only = pixel_losses(logits, Cells.over(8, 4), torch.zeros(2, 8, 8, dtype=torch.int64), balanced=True)
+    torch.testing.assert_close(
+        only, pixel_losses(logits, Cells.over(8, 4), torch.zeros(2, 8, 8, dtype=torch.int64), balanced=False)
+    )
+    assert pixel_losses(logits, Cells.over(8, 4), torch.full((2, 8, 8), IGNORE), balanced=True).tolist() == [0, 0]
     assert row_table(ClassList(("bus", "car"), (6, 7)))[[0, 6, 7, 1, 255]].tolist() == [0, 1, 2, IGNORE, IGNORE]
 
 

@@ -1,5 +1,6 @@
 """Multi-scale CAMs one image at a time, as the field's `make_cam` scripts do it, and the dense CRF in sequence."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pplfast.benchmarks.reference.backbone import ReferenceBackbone
 from pplfast.benchmarks.reference.classifier import ReferenceClassifier
 
 
@@ -35,11 +37,20 @@ def image_cam(
     """
     total = torch.zeros(len(classes), height, width, device=pairs[0].device)
     for pair in pairs:
-        maps = model.maps(pair).float()
-        maps = maps[:1] + maps[1:].flip(3)
-        maps = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
-        total += maps[0, list(classes)]
+        maps = at_pixels(model.maps(pair).float(), model.backbone, pair.shape[2:], (height, width))
+        total += (maps[0] + maps[1].flip(2))[list(classes)]
     return total / (F.adaptive_max_pool2d(total, 1) + 1e-5)
+
+
+def at_pixels(maps: Tensor, backbone: ReferenceBackbone, scaled: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Maps (B, C, h, w) of images of `scaled` (height, width) at the pixels of the unscaled images: (B, C, *size)."""
+    stride, axes = math.prod(backbone.strides), []
+    for cells, pixels, length in zip(maps.shape[2:], scaled, size):
+        pixel = (torch.arange(length, device=maps.device) + 0.5) * pixels / length - 0.5
+        axes.append((pixel - backbone.first_centre) / stride / max(cells - 1, 1) * 2 - 1)  # -1 and 1: the outer cells
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack((x, y), 2).expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def dense_crf(image: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

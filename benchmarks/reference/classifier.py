@@ -67,7 +67,9 @@ class ReferenceClassifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """[M_1 ; ... ; M_S ; global], (B, (S+1)*C, H, W)."""
         backbone, count = self.backbone, len(self.backbone.names)
-        x, start, branches = images, 0, []
+        # To multiples of all strides, so that the patches' windows lie as those of the unsplit image.
+        bottom, right = (-side % math.prod(backbone.strides) for side in images.shape[2:])
+        x, start, branches = F.pad(images, (0, right, 0, bottom)), 0, []
         for position, grid in self.cuts:
             x = backbone.run(x, start, position + 1)
             start = position + 1

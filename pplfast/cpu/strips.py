@@ -36,7 +36,7 @@ class CpuPatchClassifier(PatchClassifier):
         alone = torch.is_grad_enabled() or self.training or len(self.cuts) != 1
         if alone or type(self.backbone) not in (ResNet, WideResNet38):  # a subclass may have other blocks
             return super().features(images)
-        patches, global_map = run_shared(self.backbone, images, self.cuts[0])
+        patches, global_map = run_shared(self.backbone, self.backbone.pad(images), self.cuts[0])
         return Features([(patches, self.cuts[0].grid)], global_map)
 
 

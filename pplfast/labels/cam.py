@@ -59,6 +59,7 @@ class MapMaker:
         def tiled(row: Tensor, classes: Tensor, pixels: int) -> Tensor:
             return tiled_maps(model, row, classes, pixels // 2)  # it holds twice what one call of that size does
 
+        self._cells = model.backbone.cells()
         self.network = ScaledNetwork(
             model, model.maps, tiled, config.scales, config.flip, precision, call_pixels, batch, threads
         )
@@ -71,16 +72,17 @@ class MapMaker:
         None when `stopped` says so between two scales. Raises the device's out-of-memory error.
         """
         height, width = pixels[0].shape[:2]
-        network, maps = self.network, []
+        network, maps, sizes = self.network, [], []
         if not classes.shape[1]:
             network.tiled_at = 0
             return torch.zeros(len(pixels), 0, height, width, device=network.device)
-        for scale in network(pixels, to_device(classes, network.device)):
+        for scale, size in network(pixels, to_device(classes, network.device)):
             if stopped():
                 return None
             maps.append(scale)
+            sizes.append(size)
         with torch.inference_mode(), network.cast():
-            return cam_fuse(maps, height, width, network.flip)
+            return cam_fuse(maps, height, width, network.flip, sizes=sizes, cells=self._cells)
 
 
 class ClassifierJob(Job):
@@ -95,7 +97,12 @@ class ClassifierJob(Job):
             )
         if config.precision != "auto":
             wanted = {**wanted, "precision": config.precision}
-        maps = {"classifier": layers_hash(model.classifier), "scales": list(config.scales), "flip": config.flip}
+        maps = {
+            "classifier": layers_hash(model.classifier),
+            "cells": list(model.backbone.cells()),
+            "scales": list(config.scales),
+            "flip": config.flip,
+        }
         super().__init__(dataset, {**class_settings(dataset), **maps, **wanted})
         self.model, self.config, self.batch = model, config, config.batch
         self.labels = dataset.known_labels

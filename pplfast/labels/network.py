@@ -16,7 +16,7 @@ from pplfast.data.pipelines import Resizer, ahead, resolve_device
 from pplfast.errors import out_of_memory
 from pplfast.jobs.activations import activation_bytes
 from pplfast.jobs.job import Choice
-from pplfast.models.backbone import Backbone, Network
+from pplfast.models.backbone import Network
 from pplfast.precision import resolve_precision
 
 OVERLAP = 128  # pixels that a tile sees beyond its own part, on each side where there are any
@@ -74,15 +74,16 @@ class ScaledNetwork:
     def cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
-    def __call__(self, pixels: Sequence[UInt8Array], *more: Tensor) -> Iterator[Tensor]:
+    def __call__(self, pixels: Sequence[UInt8Array], *more: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """pixels: B times uint8 (H, W, 3); more: (B, ...) each -> per scale what the network makes of B rows, or of
-        2 * B with mirrored ones. Raises the device's out-of-memory error where even the smallest tile does not fit."""
+        2 * B with mirrored ones, and the (h, w) of the scaled images. Raises the device's out-of-memory error where
+        even the smallest tile does not fit."""
         self.tiled_at = 0
         for scaled in ahead(lambda scale: self._scaler.submit(self._resizer, pixels, scale), self._scales, 1):
             with torch.inference_mode(), self.cast():
-                result = self._rows(scaled, more)
+                result, (height, width) = self._rows(scaled, more), scaled.shape[2:]
             del scaled  # or it would be held while the next one is made
-            yield result
+            yield result, (height, width)
             del result
 
     def _rows(self, images: Tensor, more: tuple[Tensor, ...]) -> Tensor:
@@ -135,10 +136,6 @@ def in_tiles(run: Run, row: Tensor, pixels: int, align: int, stride: int) -> Ten
             own.copy_(made[:, :, first[0] : first[0] + own.shape[2], first[1] : first[1] + own.shape[3]])
     assert out is not None, "an image has a tile"
     return out
-
-
-def total_stride(backbone: Backbone) -> int:
-    return math.prod(spec.stride for spec in backbone.specs)
 
 
 def _take(images: Tensor, first: int, last: int) -> Tensor:

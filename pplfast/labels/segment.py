@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pplfast.arrays import Float32Array
@@ -18,9 +17,10 @@ from pplfast.jobs.job import Choice, Finish, ImageBatch, Job
 from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
 from pplfast.jobs.run import run_job
-from pplfast.labels.network import ScaledNetwork, in_tiles, layers_hash, network_choices, total_stride
+from pplfast.kernels import Cells, place
+from pplfast.labels.network import ScaledNetwork, in_tiles, layers_hash, network_choices
 from pplfast.labels.rules import FinishPrediction, Prediction
-from pplfast.models.segmentation import SegmentationNet, head_stride
+from pplfast.models.segmentation import SegmentationNet
 from pplfast.recipe import SegmentationConfig
 from pplfast.recipe import crf_presets as presets
 
@@ -54,6 +54,7 @@ class SegmentJob(Job):
         presets.check_crf(config.crf)
         wanted = {
             "network": layers_hash(model.head),
+            "cells": list(model.cells),
             "scales": list(config.scales),
             "flip": config.flip,
             "crf": config.crf,
@@ -108,38 +109,36 @@ class Segmenter:
         threads: int,
     ) -> None:
         def tiled(row: Tensor, pixels: int) -> Tensor:
-            return in_tiles(model, row, pixels, total_stride(model.backbone), head_stride(model))
+            return in_tiles(model, row, pixels, model.backbone.stride, int(model.cells.step))
 
         self.network = ScaledNetwork(
             model, model, tiled, config.scales, config.flip, precision, call_pixels, batch, threads
         )
+        self._cells = model.cells
         self._passes = len(config.scales) * (2 if config.flip else 1)
 
     def __call__(self, pixels: list[Any], stopped: Callable[[], bool] = lambda: False) -> Tensor | None:
         """pixels: B times uint8 (H, W, 3) -> float32 (B, rows, H, W); None when `stopped` says so."""
         size = pixels[0].shape[:2]
         total: Tensor | None = None
-        for logits in self.network(pixels):
+        for logits, scaled in self.network(pixels):
             if stopped():
                 return None
             with torch.inference_mode():
-                full = probabilities(logits, size, self.network.flip)
+                full = probabilities(logits, scaled, self._cells, size, self.network.flip)
                 total = full if total is None else total.add_(full)
         assert total is not None, "there is a scale"
         return total / self._passes
 
 
-def probabilities(logits: Tensor, size: tuple[int, int], flip: bool) -> Tensor:
-    """Of one scale, (B, rows, h, w) or with flip B plain, then B mirrored ones -> float32 (B, rows, *size): the softmax
-    at the images' size, the sum of the two with flip."""
-    logits = logits.float()
-    if flip:
-        plain, mirrored = logits.chunk(2)
-        logits = torch.cat((plain, mirrored.flip(3)))
-    full = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).softmax(1)
+def probabilities(logits: Tensor, scaled: tuple[int, int], cells: Cells, size: tuple[int, int], flip: bool) -> Tensor:
+    """Of one scale, (B, rows, h, w) or with flip B plain, then B mirrored ones, whose cells lie at `cells` of images
+    (h, w) = scaled -> float32 (B, rows, *size): the softmax at the images' size, the sum of the two with flip."""
+    rows, columns = (Cells.over(pixels, side) for pixels, side in zip(scaled, size, strict=True))
+    full = place(logits.float(), cells, (rows, columns), size).softmax(1)
     if flip:
         plain, mirrored = full.chunk(2)
-        full = plain + mirrored
+        full = plain + mirrored.flip(3)
     return full
 
 

@@ -21,7 +21,7 @@ from pplfast.kernels.random_walk import neighbours
 from pplfast.labels.cam import CamOfRow, FinishCam, class_settings
 from pplfast.labels.camfile import SUFFIX, Cam, stored_size
 from pplfast.labels.camfolder import CamFolder
-from pplfast.labels.network import ScaledNetwork, in_tiles, layers_hash, network_choices, total_stride
+from pplfast.labels.network import ScaledNetwork, in_tiles, layers_hash, network_choices
 from pplfast.models.boundary import STRIDE, BoundaryNet
 from pplfast.recipe import WalkConfig
 
@@ -79,7 +79,7 @@ class WalkJob(Job):
         model = self._model.to(device)
 
         def tiled(row: Tensor, pixels: int) -> Tensor:
-            return in_tiles(lambda part: model(part)[:, None], row, pixels, total_stride(model.backbone), STRIDE)[:, 0]
+            return in_tiles(lambda part: model(part)[:, None], row, pixels, model.backbone.stride, STRIDE)[:, 0]
 
         self._network = ScaledNetwork(
             model, model, tiled, (1.0,), True, "fp32", settings["call_pixels"], self.batch, threads
@@ -97,7 +97,7 @@ class WalkJob(Job):
             if isinstance(cam, Cam):
                 row[: len(cam.classes)] = torch.from_numpy(cam.maps.astype(np.float32))
         with torch.inference_mode():
-            (found,) = self._network(batch.pixels)
+            ((found, _),) = self._network(batch.pixels)
             walked = random_walk(to_device(maps, device), edges(found), config.steps, config.beta, config.radius)
             result = HostCopy(walked / walked.amax((1, 2, 3), keepdim=True).clamp(min=1e-30))
         tiled = self._network.tiled_at

@@ -1,13 +1,16 @@
 """A backbone as an ordered list of blocks that can be run piecewise."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pplfast.errors import UserError
+from pplfast.kernels import Cells
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255 units
@@ -18,11 +21,16 @@ Activation = tuple[Tensor, Tensor, str]  # act(x * scale + shift): scale (C,), s
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What a block is called, and what it makes of (B, C, H, W): (B, channels, ceil(H/stride), ceil(W/stride))."""
+    """What a block is called, and what it makes of (B, C, H, W): (B, channels, ceil(H/stride), ceil(W/stride)).
+
+    shift: output cell i is computed from a window centred at input cell i * stride + shift, where H and W are multiples
+    of the stride. Of a convolution dilation * (kernel - 1) / 2 less the padding at the top: 0 with the symmetric one.
+    """
 
     name: str
     stride: int  # of this block alone
     channels: int  # of its output
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,30 @@ class Backbone(nn.Module):
     def channels(self) -> int:
         """Of the last block."""
         return self.specs[-1].channels
+
+    @property
+    def stride(self) -> int:
+        """Of all blocks."""
+        return math.prod(spec.stride for spec in self.specs)
+
+    def cells(self, blocks: int | None = None) -> Cells:
+        """Where the cells of the map after the first `blocks` lie (all, if not given), in pixels of a padded image,
+        along either axis: the centres of their windows."""
+        first, step = 0.0, 1
+        for spec in self.specs[:blocks]:
+            first, step = first + spec.shift * step, step * spec.stride
+        return Cells(first, step)
+
+    def pad(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) with zeros at the bottom and right, to multiples of all strides.
+
+        The windows of every block then lie the same way in images of all sizes, and in the patches of an image as in
+        the unsplit one. As in training, where what an image lacks to its crop is zero after the normalisation.
+        """
+        rows, columns = (-side % self.stride for side in images.shape[2:])
+        if not rows and not columns:
+            return images
+        return F.pad(images, (0, columns, 0, rows)).contiguous(memory_format=torch.channels_last)
 
     @property
     def tail(self) -> Tail:

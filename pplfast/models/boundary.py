@@ -1,6 +1,7 @@
 """The boundary network: one edge map from the features of several blocks of a frozen backbone."""
 
 import itertools
+import math
 import operator
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pplfast.kernels import Cells, place
 from pplfast.models.backbone import Backbone, Network
 
 STRIDE = 4  # pixels between the values of the edge map; that of the CAMs' files
@@ -27,7 +29,8 @@ class BoundaryNet(Network):
     """Class boundaries as in IRN (arXiv 1904.05044, section 4.1; its `EdgeDisplacement` without displacements).
 
     Each tap's features, without gradient to the backbone, go through a 1x1 convolution to 32 channels and a group
-    normalisation, are brought to stride 4 and through ReLU; a 1x1 convolution over all of them gives the edge map.
+    normalisation, are brought to stride 4, each cell to its place, and through ReLU; a 1x1 convolution over all of them
+    gives the edge map.
     """
 
     def __init__(self, backbone: Backbone, taps: Sequence[str] | None = None) -> None:
@@ -45,18 +48,22 @@ class BoundaryNet(Network):
         self.edge = nn.Conv2d(CHANNELS * len(self.positions), 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) -> edge logits (B, ceil(H/4), ceil(W/4)); the sigmoid of a logit is the edge."""
-        size = tuple(-(-side // STRIDE) for side in images.shape[2:])
-        parts, x, done = [], images, 0
+        """images (B, 3, H, W) -> edge logits (B, ceil(H/4), ceil(W/4)), whose cells share the image evenly; the sigmoid
+        of a logit is the edge."""
+        height, width = images.shape[2:]
+        size = -(-height // STRIDE), -(-width // STRIDE)
+        target = Cells.over(height, size[0]), Cells.over(width, size[1])
+        parts, x, done = [], self.backbone.pad(images), 0
         with torch.no_grad():
             features = []
             for position in self.positions:
                 x = self.backbone.run(x, done, position + 1)
                 features.append(x)
                 done = position + 1
-        for feature, head in zip(features, self.heads, strict=True):
-            part = F.interpolate(head(feature), size=size, mode="bilinear", align_corners=False)
-            parts.append(F.relu(part))
+        for position, feature, head in zip(self.positions, features, self.heads, strict=True):
+            cells = self.backbone.cells(position + 1)
+            rows, columns = (math.ceil(side / cells.step) for side in (height, width))
+            parts.append(F.relu(place(head(feature[:, :, :rows, :columns]), cells, target, size)))
         return self.edge(torch.cat(parts, dim=1)).squeeze(1)
 
 

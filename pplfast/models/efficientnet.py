@@ -22,6 +22,7 @@ GROUPS = (
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 BN_EPS = 1e-3
 LAST_STRIDED_GROUP = 6  # from 1; its stride becomes 1 for output stride 16
+STRIDED_SHIFT = 1.0  # of windows of 3 and 5 cells at stride 2 over an even number of cells
 
 
 class MBConv(nn.Module):
@@ -51,7 +52,7 @@ class EfficientNetLite0(Backbone):
 
     Output stride 32 is the published network; 16 leaves out the stride of group 6 (same weights, no dilation).
     "Same" padding puts the window of a strided convolution by the parity of the map's size: an odd map is padded on
-    both sides, an even one at the bottom and right only.
+    both sides, an even one, as all are of a padded image, one cell more at the bottom and right.
     """
 
     name = "efficientnet_lite0"
@@ -68,7 +69,7 @@ class EfficientNetLite0(Backbone):
         self._bn0 = FrozenBatchNorm(STEM_CHANNELS, BN_EPS)
         self._blocks = nn.ModuleList()
         self._groups: list[range] = []  # which of _blocks each group holds
-        specs = [BlockSpec("stem", 2, STEM_CHANNELS)]
+        specs = [BlockSpec("stem", 2, STEM_CHANNELS, STRIDED_SHIFT)]
         inputs = STEM_CHANNELS
         for number, (repeats, kernel, stride, expansion, channels) in enumerate(GROUPS, start=1):
             if number == LAST_STRIDED_GROUP and output_stride == 16:
@@ -78,7 +79,7 @@ class EfficientNetLite0(Backbone):
                 self._blocks.append(MBConv(inputs, channels, kernel, 1 if repeat else stride, expansion, repeat > 0))
                 inputs = channels
             self._groups.append(range(start, len(self._blocks)))
-            specs.append(BlockSpec(f"group{number}", stride, channels))
+            specs.append(BlockSpec(f"group{number}", stride, channels, STRIDED_SHIFT if stride > 1 else 0))
         self._conv_head = Conv(inputs, HEAD_CHANNELS, 1)
         self._bn1 = FrozenBatchNorm(HEAD_CHANNELS, BN_EPS)
         self.specs = (*specs, BlockSpec("head", 1, HEAD_CHANNELS))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pplfast.errors import UserError
+from pplfast.kernels import Cells, place
 from pplfast.models.backbone import Backbone, Network
 
 HEADS = ("auto", "light", "largefov", "aspp")
@@ -48,18 +49,19 @@ class SegmentationNet(Network):
             self.head = Aspp(channels, rows)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) -> logits (B, rows, h, w) at the head's stride."""
-        last = len(self.backbone.specs)
+        """images (B, 3, H, W) -> logits (B, rows, ceil(H / step), ceil(W / step)) of `cells`."""
+        last, padded = len(self.backbone.specs), self.backbone.pad(images)
         if self.low is None:
-            return self.head(self.backbone.tail(self.backbone.run(images, 0, last)))
-        low = self.backbone.run(images, 0, self.low + 1)
-        return self.head(self.backbone.tail(self.backbone.run(low, self.low + 1, last)), low)
+            return self.head(self.backbone.tail(self.backbone.run(padded, 0, last)))
+        low = self.backbone.run(padded, 0, self.low + 1)
+        features = self.backbone.tail(self.backbone.run(low, self.low + 1, last))
+        rows, columns = (math.ceil(side / self.cells.step) for side in images.shape[2:])
+        return self.head(features, low[:, :, :rows, :columns], self.cells.seen_from(self.backbone.cells()))
 
-
-def head_stride(model: SegmentationNet) -> int:
-    """Pixels between two logits."""
-    last = len(model.backbone.specs) if model.low is None else model.low + 1
-    return math.prod(spec.stride for spec in model.backbone.specs[:last])
+    @property
+    def cells(self) -> Cells:
+        """Where the logits lie, in pixels of the image."""
+        return self.backbone.cells(None if self.low is None else self.low + 1)
 
 
 class LightHead(nn.Module):
@@ -71,10 +73,11 @@ class LightHead(nn.Module):
         self.high = nn.Conv2d(LIGHT_CHANNELS, rows, 1)
         self.detail = nn.Conv2d(low_channels, rows, 1)
 
-    def forward(self, x: Tensor, low: Tensor) -> Tensor:
+    def forward(self, x: Tensor, low: Tensor, places: Cells) -> Tensor:
+        """places: of the cells of `low`, counted in those of x."""
         y = F.relu(self.norm(self.reduce(x))) * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
-        y = F.interpolate(self.high(y), size=low.shape[2:], mode="bilinear", align_corners=False)
-        return y + self.detail(low)
+        height, width = low.shape[2:]
+        return place(self.high(y), Cells(0, 1), (places, places), (height, width)) + self.detail(low)
 
 
 class Aspp(nn.Module):

@@ -90,6 +90,7 @@ class PatchClassifier(Network):
     def features(self, images: Tensor) -> Features:
         """images (B, 3, height, width) -> the branches' last features; the blocks before a cut run once."""
         self.check_cuts()
+        images = self.backbone.pad(images)
         patched, global_map = run_branches(self.backbone, images, self.cuts, detach=self.variant == "explicit")
         if self.variant == "ppl" and not self.cuts:
             patched = [(global_map, 1)]

@@ -32,7 +32,9 @@ def merge(patches: Tensor, grid: int, height: int, width: int) -> Tensor:
 def concatenated(model: PatchClassifier, images: Tensor) -> Tensor:
     """C: images -> [M_1 ; ... ; M_S ; global] after the tail, (B, (S+1)*C, H, W)."""
     backbone = model.backbone
-    x_i = [images]
+    height, width = images.shape[2:]
+    stride = remaining_stride(backbone, 0)
+    x_i = [F.pad(images, (0, -width % stride, 0, -height % stride))]
     for i in range(len(backbone.specs)):
         x_i.append(backbone.run(x_i[-1], i, i + 1))
     global_map = _tail(model, x_i[-1])

@@ -1,8 +1,8 @@
 """The maps of one image that is too large to go through the network at once: in tiles, its patches cut by the grid of
 the whole image.
 
-A tile begins at a multiple of the blocks' stride and leaves the same remainder as the whole map: padding that goes by
-the parity of a map's size, as TensorFlow's, then puts every window where it lies in the whole map.
+The image is padded to multiples of the blocks' strides, as the classifier pads it, and a tile begins at one: padding
+that goes by the parity of a map's size, as TensorFlow's, then puts every window where it lies in the whole map.
 """
 
 from collections.abc import Iterator
@@ -44,8 +44,8 @@ def tiled_maps(model: PatchClassifier, image: Tensor, classes: Tensor | None, mo
     model.check_cuts()
     backbone, last = model.backbone, len(model.backbone.specs)
     head = _Head(model, classes)
-    total = torch.zeros((1, head.count, *_cells(image.shape[2:], remaining_stride(backbone, 0))), device=image.device)
-    x, done = image, 0
+    x, done = backbone.pad(image), 0
+    total = torch.zeros((1, head.count, *_cells(x.shape[2:], backbone.stride)), device=image.device)
     for branch in sorted(range(len(model.cuts)), key=lambda index: model.cuts[index].position):
         cut = model.cuts[branch]
         x, done = _advance(backbone, x, done, cut.position, most_pixels)

@@ -14,6 +14,7 @@ from pplfast.data.loader import Batch, TrainLoader
 from pplfast.described import described_classes
 from pplfast.extend import refuse_modules_within
 from pplfast.files import StrPath
+from pplfast.kernels import Cells, place
 from pplfast.models import create
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.networks import SEGMENTATION, find_network
@@ -68,6 +69,7 @@ class SegmentationTask(Task[SegmentationNet]):
         backbone, _ = create(model.backbone, weights=model.weights, output_stride=model.output_stride)
         backbone.freeze(backbone.frozen_default if model.frozen_blocks < 0 else model.frozen_blocks)
         network = SegmentationNet(backbone, len(self.dataset.classes) + 1, self.config.head)
+        self.cells = network.cells
         return network, (StagePlan((), (), self.config.epochs, 1.0, "segmentation"),)
 
     def load(self, model: SegmentationNet, **options: Any) -> TrainLoader:
@@ -78,7 +80,7 @@ class SegmentationTask(Task[SegmentationNet]):
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         self.table = self.table.to(batch.targets.device)  # stays there: a copy in each step would wait for the device
         rows = self.table[batch.targets]
-        return batch.weights * pixel_losses(outputs, rows, self.config.balanced)
+        return batch.weights * pixel_losses(outputs, self.cells, rows, self.config.balanced)
 
     def save(self, model: SegmentationNet, stage: StagePlan, training: dict[str, Any], folder: Path) -> None:
         classes = self.dataset.classes
@@ -127,13 +129,14 @@ def row_table(classes: ClassList) -> Tensor:
     return table
 
 
-def pixel_losses(logits: Tensor, rows: Tensor, balanced: bool) -> Tensor:
-    """Logits (B, R, h, w) and rows int64 (B, H, W) -> cross entropy of each image, float32 (B,).
+def pixel_losses(logits: Tensor, cells: Cells, rows: Tensor, balanced: bool) -> Tensor:
+    """Logits (B, R, h, w), which lie at `cells`, and rows int64 (B, H, W) -> cross entropy of each image, float32 (B,).
 
     The mean over an image's labelled pixels; `balanced`: the mean of that over its background pixels and that over its
     object pixels, of those that it has. Logits are enlarged to the labels' size, which are never resampled.
     """
-    logits = F.interpolate(logits.float(), size=rows.shape[1:], mode="bilinear", align_corners=False)
+    height, width = rows.shape[1:]
+    logits = place(logits.float(), cells, (Cells(0, 1), Cells(0, 1)), (height, width))
     losses = F.cross_entropy(logits, rows, ignore_index=IGNORE, reduction="none").flatten(1)
     rows = rows.flatten(1)
     if not balanced:

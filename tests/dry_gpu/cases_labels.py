@@ -31,7 +31,9 @@ def maps(backbone: str, variant: str, precision: str) -> Callable[[], None]:
 
     def run() -> None:
         with torch.inference_mode(), autocast(precision):
-            full = cam_fuse([model.maps(x, classes) for x in scaled], HEIGHT, WIDTH, True)
+            sizes = [_scaled(HEIGHT, WIDTH, scale) for scale in SCALES]
+            maps = [model.maps(x, classes) for x in scaled]
+            full = cam_fuse(maps, HEIGHT, WIDTH, True, sizes=sizes, cells=model.backbone.cells())
         _expect(full, (8, WANTED, HEIGHT, WIDTH))
 
     return run

@@ -57,7 +57,7 @@ def train_classifier(backbone: str, variant: str, precision: str) -> Callable[[]
 def train_segmentation(backbone_name: str, precision: str) -> Callable[[], None]:
     model = segmentation_net(backbone_name).train()
     rows = torch.zeros(2, 320, 320, dtype=torch.int64, device="cuda")
-    return _step(model, images(2, 320, 320), lambda logits: pixel_losses(logits, rows, True), precision)
+    return _step(model, images(2, 320, 320), lambda logits: pixel_losses(logits, model.cells, rows, True), precision)
 
 
 def train_boundary(backbone_name: str, precision: str) -> Callable[[], None]:

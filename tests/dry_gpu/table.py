@@ -23,16 +23,16 @@ class Limits:
 TRAINING = {"wrn38": (1315, 2030, 2595), "resnet50": (325, 480, 580), "efficientnet_lite0": (140, 235, 295)}
 TRAINING_PPL_FP32 = {"wrn38": 4055, "resnet50": 955, "efficientnet_lite0": 465}
 # Of 16 images (8, mirrored) of 375 x 500 at four scales: the largest scale's features.
-MAPS = {"wrn38": (5880, 7920, 12240), "resnet50": (1060, 1060, 1315), "efficientnet_lite0": (1475, 1475, 1475)}
-MAPS_PPL_FP32 = {"wrn38": 15820, "resnet50": 2120, "efficientnet_lite0": 2945}
+MAPS = {"wrn38": (5880, 7920, 12240), "resnet50": (1220, 1220, 1465), "efficientnet_lite0": (1025, 1025, 1025)}
+MAPS_PPL_FP32 = {"wrn38": 15820, "resnet50": 2120, "efficientnet_lite0": 1900}
 BOUNDARY = {"wrn38": (380, 755), "resnet50": (95, 165), "efficientnet_lite0": (45, 60)}
 SEGMENTATION = {"wrn38": (1560, 1560), "resnet50": (315, 315), "efficientnet_lite0": (120, 175)}
-PREDICTION = {"wrn38": (2350, 3375), "resnet50": (405, 705), "efficientnet_lite0": (330, 550)}
+PREDICTION = {"wrn38": (2350, 3375), "resnet50": (445, 775), "efficientnet_lite0": (365, 605)}
 MAP_MAKER = {
     ("wrn38", "groups"): 375,
-    ("wrn38", "tiles"): 220,
-    ("resnet50", "groups"): 55,
-    ("efficientnet_lite0", "groups"): 48,
+    ("wrn38", "tiles"): 160,
+    ("resnet50", "groups"): 64,
+    ("efficientnet_lite0", "groups"): 56,
 }
 WALK = {"wrn38": 4205, "resnet50": 890, "efficientnet_lite0": 430}
 CRF = {"probabilities": 980, "labels": 875, "deeplab": 740}

@@ -1,0 +1,164 @@
+"""Where cells lie: a spot of an image appears at its place in the map of every network, at every size, mirrored too."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pplfast.kernels import Cells, backend, cam_fuse, place
+from pplfast.kernels.cells import weights
+from pplfast.models import create
+from pplfast.models.boundary import BoundaryNet
+from pplfast.models.layers import Conv, FrozenBatchNorm
+from pplfast.models.segmentation import SegmentationNet
+from pplfast.patch.branches import Cut
+from pplfast.patch.classifier import PatchClassifier
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NETWORKS = (("efficientnet_lite0", 16), ("efficientnet_lite0", 32), ("resnet50", 8), ("resnet50", 16), ("resnet50", 32),
+            pytest.param("wrn38", 8, marks=pytest.mark.slow))  # fmt: skip
+EXACT = 0.01  # of a cell
+
+
+def taking_the_centre(backbone):
+    """Every convolution gives the mean over the channels of the pixel in the centre of its window, times a constant:
+    a cell is then one pixel of the image, or the mean of those around it."""
+    for module in backbone.modules():
+        if isinstance(module, Conv):
+            nn.init.zeros_(module.weight)
+            module.weight.data[:, :, module.kernel_size[0] // 2, module.kernel_size[1] // 2] = (
+                1 / module.weight.shape[1]
+            )
+        elif isinstance(module, FrozenBatchNorm):
+            module.running_var.fill_(1 - module.eps)
+    return backbone.eval()
+
+
+@pytest.fixture
+def averages(monkeypatch):
+    """A maximum has no centre."""
+    pool = F.avg_pool2d
+    monkeypatch.setattr(F, "max_pool2d", lambda x, kernel_size, stride, padding: pool(x, kernel_size, stride, padding))
+
+
+def spot(height, width, y, x, sigma):
+    rows, columns = torch.arange(float(height)), torch.arange(float(width))
+    profile = torch.exp(-((rows - y) ** 2)[:, None] / (2 * sigma**2) - (columns - x) ** 2 / (2 * sigma**2))
+    return 1e-3 * profile.expand(1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def centre(values):
+    """Of a map (h, w): row and column, weighted by its values."""
+    rows, columns = (torch.arange(float(side)) for side in values.shape)
+    return (values.sum(1) @ rows / values.sum()).item(), (values.sum(0) @ columns / values.sum()).item()
+
+
+@pytest.mark.parametrize("more", [(0, 0), (1, 0), (5, 17), (31, 30)])
+@pytest.mark.parametrize("name, stride", NETWORKS)
+@torch.inference_mode()
+def test_a_spot_appears_at_its_place(name, stride, more, averages):
+    backbone = taking_the_centre(create(name, "none", stride)[0])
+    model = PatchClassifier(backbone, 1, "plain").eval()
+    nn.init.constant_(model.classifier.weight, 1 / backbone.channels)
+    height, width = 9 * stride + more[0], 10 * stride + more[1]
+    y, x = 4.4 * stride, 5.3 * stride
+    image = spot(height, width, y, x, stride)
+    for flip in (False, True):
+        pair = torch.cat((image, image.flip(3))) if flip else image
+        full = cam_fuse([model.maps(pair)], height, width, flip, False, [(height, width)], backbone.cells())
+        assert centre(full[0, 0]) == pytest.approx((y, x), abs=EXACT * stride)
+        small = cam_fuse([model.maps(pair)], height // 2, width // 2, flip, False, [(height, width)], backbone.cells())
+        scales = [(side // 2) / side for side in (height, width)]
+        wanted = [(at + 0.5) * scale - 0.5 for at, scale in zip((y, x), scales, strict=True)]
+        assert centre(small[0, 0]) == pytest.approx(wanted, abs=EXACT * stride)
+
+
+@pytest.mark.parametrize("more", [(0, 0), (3, 21)])
+@pytest.mark.parametrize("name, stride", NETWORKS)
+@torch.inference_mode()
+def test_boundaries_and_segments_are_where_their_features_are(name, stride, more, averages):
+    height, width, y, x = 320 + more[0], 352 + more[1], 141.3, 166.8
+    image = spot(height, width, y, x, 32)
+    boundaries = BoundaryNet(taking_the_centre(create(name, "none", stride)[0])).eval()
+    for head in boundaries.heads:
+        nn.init.constant_(head[0].weight, 1 / head[0].in_channels)
+        head[1] = nn.Identity()
+    nn.init.ones_(boundaries.edge.weight), nn.init.zeros_(boundaries.edge.bias)
+    edges = boundaries(image)[0]
+    axes = [Cells.over(side, count) for side, count in zip((height, width), edges.shape, strict=True)]
+    found = [cells.first + at * cells.step for cells, at in zip(axes, centre(edges), strict=True)]
+    assert found == pytest.approx((y, x), abs=EXACT * stride)
+
+    network = SegmentationNet(taking_the_centre(create(name, "none", stride)[0]), 2).eval()
+    for module in network.head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+            middle = module.kernel_size[0] // 2
+            module.weight.data[:, :, middle, middle] = 1 / module.in_channels
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if network.low is not None:
+        network.head.norm = nn.Identity()
+        nn.init.zeros_(network.head.gate.weight), nn.init.zeros_(network.head.detail.weight)
+    logits = place(network(image), network.cells, (Cells(0, 1),) * 2, (height, width))
+    assert centre(logits[0, 0]) == pytest.approx((y, x), abs=EXACT * stride)
+
+
+@pytest.mark.parametrize("size", [(75, 107), (129, 64)])
+@pytest.mark.parametrize("name, stride", NETWORKS)
+@torch.inference_mode()
+def test_one_patch_is_the_whole_at_sizes_that_are_no_multiple(name, stride, size):
+    torch.manual_seed(0)
+    backbone = create(name, "none", stride)[0].eval()
+    model = PatchClassifier(backbone, 2, "ppl").eval()
+    images = torch.randn(1, 3, *size).contiguous(memory_format=torch.channels_last)
+    for position in range(1, len(backbone.specs), max(1, len(backbone.specs) // 6)):
+        model.set_cuts([Cut(position, 1)])
+        features = model.features(images)
+        (patched, _), whole = features.patched[0], features.global_map
+        assert whole.shape[2:] == tuple(math.ceil(side / stride) for side in size)
+        torch.testing.assert_close(patched, whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("shape, size", [((2, 3, 5, 7), (11, 20)), ((1, 1, 1, 4), (3, 4)), ((2, 4, 9, 6), (3, 3))])
+def test_cells_that_share_the_image_evenly_are_interpolated_as_usual(shape, size):
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        plain = F.interpolate(x, size, mode="bilinear", align_corners=False)
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        rows, columns = (Cells.over(count, side) for count, side in zip(shape[2:], size, strict=True))
+        found = place(given, Cells(0, 1), (rows, columns), size)
+        torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last) or shape[1] == 1
+    assert torch.autograd.gradcheck(lambda y: place(y, Cells(0, 1), (rows, columns), size), x)
+
+
+def test_places_are_those_of_numpy():
+    cells, target = Cells(31.0, 32.0), Cells(-0.25, 0.5)
+    values = torch.rand(6, dtype=torch.float64)
+    found = weights(cells, 6, target, 500, torch.float64, torch.device("cpu")) @ values
+    expected = np.interp(-0.25 + 0.5 * np.arange(500), 31 + 32 * np.arange(6), values.numpy())
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["plain", "triton"])
+def test_both_backends_place_several_scales(name):
+    generator = torch.Generator().manual_seed(3)
+    sizes, cells = [(37, 50), (74, 99)], Cells(15.0, 16.0)
+    maps = [torch.rand(2, 3, math.ceil(h / 16), math.ceil(w / 16), generator=generator) for h, w in sizes]
+    with backend.force(name):
+        found = cam_fuse(maps, 37, 50, True, True, sizes, cells)
+    total = np.zeros((3, 37, 50))
+    for each, scaled in zip(maps, sizes, strict=True):
+        full = each.double().numpy()
+        for axis, (pixels, side) in enumerate(zip(scaled, (37, 50), strict=True), 2):
+            at = (np.arange(side) + 0.5) * pixels / side - 0.5
+            centres = 15 + 16 * np.arange(full.shape[axis])
+            full = np.apply_along_axis(lambda row, at=at, centres=centres: np.interp(at, centres, row), axis, full)
+        total += full[0] + full[1, :, :, ::-1]
+    expected = total / (total.max((1, 2), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-4)
