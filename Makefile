@@ -93,7 +93,7 @@ endif
 	@# A CUDA build of torch has brought its own Triton.
 	$(BIN)/python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("triton"))' || \
 	  $(PIP) $(TRITON_PIN)
-	$(PIP) -c $(PINS) -e '.[$(DALI),test,docs,dev]'
+	$(PIP) -c $(PINS) -e '.[$(DALI),lite,test,docs,dev]'
 	touch $@
 
 clean: ## remove .venv, runs, build folders and caches

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from pplfast.models import efficientnet, resnet, wideresnet
-from pplfast.models.efficientnet import EfficientNetLite0
+from pplfast.models.efficientnet import EfficientNetLite
 from pplfast.models.layers import FrozenBatchNorm
 from pplfast.models.resnet import ResNet
 from pplfast.models.wideresnet import UnitRow, WideResNet38
@@ -141,7 +141,7 @@ def tiny_efficientnet(monkeypatch, output_stride=16):
     )
     monkeypatch.setattr(efficientnet, "STEM_CHANNELS", 4)
     monkeypatch.setattr(efficientnet, "HEAD_CHANNELS", 16)
-    return randomise(EfficientNetLite0(output_stride))
+    return randomise(EfficientNetLite(output_stride=output_stride))
 
 
 def randomise(backbone):

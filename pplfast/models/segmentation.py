@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from pplfast.errors import UserError
 from pplfast.kernels import Cells, place
 from pplfast.models.backbone import Backbone, Network
+from pplfast.models.efficientnet import FACTORS
 
 HEADS = ("auto", "light", "largefov", "aspp")
-HEAD_OF_BACKBONE = {"efficientnet_lite0": "light", "wrn38": "largefov", "resnet50": "aspp", "resnet101": "aspp"}
+HEAD_OF_BACKBONE = {
+    **dict.fromkeys(FACTORS, "light"),
+    "wrn38": "largefov",
+    "resnet50": "aspp",
+    "resnet101": "aspp",
+}
 LIGHT_CHANNELS, LIGHT_GROUPS = 128, 8
 LOW_STRIDE = 8  # of the features that the light head adds detail from
 LARGEFOV_CHANNELS, LARGEFOV_DILATION = 512, 12
