@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
-from .cells import Cells, place, weights
+from .cells import Cells, along, place
 from .layout import as_floats
 
 EPSILON = 1e-5  # added to the maximum; the value that this field's code uses
@@ -147,17 +147,17 @@ def _launch(maps: list[Tensor], axes: list[Axes], flip: bool, normalise: bool, o
 
 
 def _plain(maps: list[Tensor], axes: list[Axes], flip: bool, normalise: bool, out: Tensor) -> None:
-    """Straight and mirrored maps in one product of matrices: [s, m] (h, 2w) @ [c; c mirrored] (2w, W)."""
+    """Straight and mirrored maps are added when they are wide, before they are high."""
     out.zero_()
     height, width = out.shape[2:]
     for small, (rows, columns) in zip(maps, axes, strict=True):
-        h, w = small.shape[2:]
-        down = weights(Cells(0, 1), h, rows, height, out.dtype, out.device)
-        across = weights(Cells(0, 1), w, columns, width, out.dtype, out.device)
-        small = small.to(out.dtype)
         if flip:
-            small, across = torch.cat(small.chunk(2), 3), torch.cat((across, across.flip(0)), 1)
-        out += down @ (small @ across.mT)
+            straight, mirrored = small.to(out.dtype).chunk(2)
+            wide = along(straight, -1, columns, width)
+            wide += along(mirrored, -1, columns.mirrored(width), width)
+        else:
+            wide = along(small.to(out.dtype), -1, columns, width)
+        out += along(wide, -2, rows, height)
     if normalise:
         out /= out.amax((2, 3), keepdim=True) + EPSILON
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pplfast.kernels import Cells, backend, cam_fuse, place
-from pplfast.kernels.cells import weights
+from pplfast.kernels.cells import along
 from pplfast.models import create
 from pplfast.models.boundary import BoundaryNet
 from pplfast.models.layers import Conv, FrozenBatchNorm
@@ -144,12 +144,15 @@ def test_cells_that_share_the_image_evenly_are_interpolated_as_usual(shape, size
     assert torch.autograd.gradcheck(lambda y: place(y, Cells(0, 1), (rows, columns), size), x)
 
 
-def test_places_are_those_of_numpy():
-    cells, target = Cells(31.0, 32.0), Cells(-0.25, 0.5)
+@pytest.mark.parametrize("size, step", [(500, 0.5), (1500, 0.25), (7, 40.0), (300, -0.6)])
+def test_places_are_those_of_numpy(size, step):
+    """Several blocks of them, too, in either order, and beyond the outermost cells."""
+    cells, first = Cells(31.0, 32.0), -0.25 if step > 0 else 190.0
     values = torch.rand(6, dtype=torch.float64)
-    found = weights(cells, 6, target, 500, torch.float64, torch.device("cpu")) @ values
-    expected = np.interp(-0.25 + 0.5 * np.arange(500), 31 + 32 * np.arange(6), values.numpy())
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    found = along(values[None], -1, Cells(first, step).seen_from(cells), size)
+    expected = np.interp(first + step * np.arange(size), 31 + 32 * np.arange(6), values.numpy())
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-6)
+    assert torch.equal(along(values[:, None], -2, Cells(first, step).seen_from(cells), size), found.mT)
 
 
 @pytest.mark.parametrize("name", ["plain", "triton"])
