@@ -77,9 +77,13 @@ def test_every_step_leaves_its_figures_and_files(finished):
     assert f"{part['segmentation_miou']:.1f}" in table
     values = np.unique(np.concatenate([read_mask(path).ravel() for path in (folder / "affinity_labels").glob("*.png")]))
     assert {0, 255} <= set(values.tolist())
+    seen = 0
     for path in (folder / "walk").glob("*.npz"):
         before, after = load_cam(folder / "cams" / path.name), load_cam(path)
-        assert (before.classes == after.classes).all() and after.maps.max() == pytest.approx(1, abs=1e-3)
+        some = bool(before.maps.max() > 0)  # after one epoch the classifier may see nothing in an image
+        assert (before.classes == after.classes).all() and after.maps.max() == pytest.approx(some, abs=1e-3)
+        seen += some
+    assert seen
     assert len(list((folder / "predictions").glob("*.png"))) == 4
     info = read_json(folder / "segmentation" / "segmentation.json")
     assert info["head"] == "light" and info["training"]["steps"] == 2
