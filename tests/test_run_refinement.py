@@ -81,7 +81,7 @@ def test_every_step_leaves_its_figures_and_files(finished):
     for path in (folder / "walk").glob("*.npz"):
         before, after = load_cam(folder / "cams" / path.name), load_cam(path)
         some = bool(before.maps.max() > 0)  # after one epoch the classifier may see nothing in an image
-        assert (before.classes == after.classes).all() and after.maps.max() == pytest.approx(some, abs=1e-3)
+        assert (before.classes == after.classes).all() and after.maps.max() == pytest.approx(float(some), abs=1e-3)
         seen += some
     assert seen
     assert len(list((folder / "predictions").glob("*.png"))) == 4
