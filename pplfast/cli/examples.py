@@ -98,6 +98,7 @@ EXAMPLES = {
     ),
     "eval": (
         ("CAMs, with the best background threshold", "pplfast eval --data demo --list val --cams demo-cams"),
+        ("small, medium and large objects too", "pplfast eval --data demo --list val --cams demo-cams --by-size"),
         ("label PNGs, scores as JSON", "pplfast eval --data demo --list val --pngs demo-labels --out scores.json"),
         ("true masks in a folder of their own", f"pplfast eval {PHOTOS} --masks masks --pngs labels"),
     ),
