@@ -5,6 +5,7 @@ import torch
 from kernel_helpers import Problem, gradient
 
 from pplfast.kernels import (
+    Cells,
     CrfTerms,
     add_scale_act,
     backend,
@@ -131,9 +132,12 @@ def test_cam_head(problem, dtype):
 
 def test_cam_fuse():
     maps = [torch.rand(4, 3, h, w, device="cuda") for h, w in ((7, 9), (13, 19), (20, 28), (27, 38))]
+    sizes = [(105, 150), (207, 299), (311, 440), (422, 598)]  # of images at stride 16
     for flip in (False, True):
-        found, wanted = cam_fuse(maps, 211, 299, flip), cam_fuse_plain(maps, 211, 299, flip)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        for places in ((), (sizes, Cells(15.0, 16.0))):
+            options = (211, 299, flip, True, *places)
+            found, wanted = cam_fuse(maps, *options), cam_fuse_plain(maps, *options)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_mean_field():
