@@ -74,10 +74,14 @@ def _hand_made(text: str) -> tuple[str, str, tuple[str, ...]]:
     name, where = name.strip(), f"--point '{text}'"
     if not colon or not NAME.fullmatch(name) or name.startswith("sweep."):
         raise UserError(f"{where}: must be a name of letters, digits and ._+- and its settings, 'low: optim.lr=0.005'")
-    table = dict(_setting(where, word, "optim.lr=0.005", {VARIANT}) for word in split(re.sub(r"\s", " ", rest), " ") if word)
+    table = dict(
+        _setting(where, word, "optim.lr=0.005", {VARIANT}) for word in split(re.sub(r"\s", " ", rest), " ") if word
+    )
     variant = table.pop(VARIANT, "")
     if variant and variant not in VARIANTS:
-        raise UserError(f"{where}: variant={variant}: choose from {', '.join(VARIANTS)}{did_you_mean(variant, VARIANTS)}")
+        raise UserError(
+            f"{where}: variant={variant}: choose from {', '.join(VARIANTS)}{did_you_mean(variant, VARIANTS)}"
+        )
     return name, variant, tuple(f"{key}={value}" for key, value in table.items())
 
 
