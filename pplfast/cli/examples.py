@@ -57,7 +57,7 @@ EXAMPLES = {
             f"pplfast sweep {PHOTOS} --masks masks --variants ppl --vary optim.lr=0.005,0.01 --out sweeps/lr",
         ),
         (
-            "is patch learning worth it: the best of each, chosen by one half of the images, reported on the other",
+            "the best of each, chosen by one half of the images, on the other",
             f"pplfast sweep {PHOTOS} --masks masks --variants plain,ppl --vary optim.lr=0.005,0.01 --seeds 0-4 "
             "--choose-on 0.5 --out sweeps/variants",
         ),

@@ -2,10 +2,10 @@
 
 import argparse
 import dataclasses
-import os
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ from pplfast.sweep.points import Point, make_points
 if TYPE_CHECKING:
     from pplfast.data.dataset import Dataset
     from pplfast.run import RunConfig
-    from pplfast.sweep.parts import Parts
     from pplfast.sweep.runs import SweepRun
 
 SOME_FAILED = 3  # exit code
@@ -94,8 +93,8 @@ def configure(parser: CommandParser) -> None:
     parser.add_argument(
         "--choose-on",
         metavar="SHARE",
-        help="choose each variant's best point, and its threshold, by this share of the scored images or by those of "
-        "a list, and report the others (default: no choice is made)",
+        help="choose each variant's best point, and the threshold of CAMs, by this share of the scored images, like "
+        "0.5, or by those of a list, and report the others (default: no choice is made)",
     )
     parser.add_argument("--out", required=True, metavar="OUT", help="folder of the sweep, outside --data")
     parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time (default: one per GPU, else 1)")
@@ -203,63 +202,19 @@ def _conduct(
     args: argparse.Namespace, runs: "Sequence[SweepRun]", points: Sequence[Point], seeds: Sequence[int]
 ) -> dict[str, Any]:
     from pplfast.jobs.memory import budget_bytes
-    from pplfast.run.chain import data_settings, open_sets
-    from pplfast.steps import VAL
-    from pplfast.sweep.conduct import conduct
+    from pplfast.sweep.conduct import check_runs, conduct
+    from pplfast.sweep.parts import parts_of
     from pplfast.sweep.results import Results
-    from pplfast.sweep.runs import make_slots
-    from pplfast.train.check import check_recipe
+    from pplfast.sweep.runs import make_slots, visible_gpus
 
-    tested = {bool(run.config.recipe.segmentation.epochs): run.config for run in runs}  # they have a list more
-    sets = {has: open_sets(config) for has, config in tested.items()}
-    data = {has: data_settings(config, sets[has]) for has, config in tested.items()}
-    every = next(iter(sets.values()))
-    for run in runs[: len(points)]:
-        check_recipe(run.config.recipe, run.config.variants, len(every[VAL].classes), 1, args.compile)
-    scored = {key: dataset for has in sorted(sets) for key, dataset in sets[has].items() if any(dataset.masks)}
-    if not scored:
-        raise UserError(
-            f"{every[VAL].name}: has no masks, so nothing can be compared; give a --val-list that has some, or --masks"
-        )
-    parts = _parts(args.choose_on, scored, runs[0].config) if args.choose_on is not None else None
-    gpus = _gpus()
+    data, scored = check_runs(runs)
+    parts = None if args.choose_on is None else parts_of(args.choose_on, scored, runs[0].config.val)
+    gpus = visible_gpus()
     at_once = args.at_once or len(gpus) or 1
     slots = make_slots(at_once, gpus, default_jobs(), budget_bytes(None, at_once) / 2**30)
     results = Results(Path(args.out), points, seeds, args.against or points[0].name, _about(args, scored, at_once))
-    return conduct(
-        results,
-        runs,
-        slots,
-        lambda run: data[bool(run.config.recipe.segmentation.epochs)],
-        args.steps == CAMS,
-        parts,
-        max(1, default_jobs() // at_once),
-        lambda line: print(line, flush=True),
-    )
-
-
-def _parts(given: str, scored: "dict[str, Dataset]", config: "RunConfig") -> "Parts":
-    """Of --choose-on."""
-    from pplfast.data.dataset import open_dataset
-    from pplfast.sweep.parts import make_parts, split_by_share
-
-    try:
-        share = float(given)
-    except ValueError:
-        chosen = open_dataset(dataclasses.replace(config.val, list=given, labels="none", masks=""))
-        return make_parts(frozenset(chosen.ids), scored, given)
-    if not 0 < share < 1:
-        raise UserError(f"--choose-on {given}: must be a share of the images between 0 and 1, like 0.5, or a list")
-    return make_parts(split_by_share(scored.values(), share), scored, given)
-
-
-def _gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names those that this process may use."""
-    import torch
-
-    count = torch.cuda.device_count()
-    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    return given[:count] if len(given) >= count and given[0] else [str(index) for index in range(count)]
+    jobs = max(1, default_jobs() // at_once)
+    return conduct(results, runs, slots, data, args.steps == CAMS, parts, jobs, partial(print, flush=True))
 
 
 def _about(args: argparse.Namespace, scored: "dict[str, Dataset]", at_once: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pplfast.data.dataset import Dataset
+from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.errors import UserError
 from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels
 from pplfast.files import read_json, write_json
@@ -34,26 +34,31 @@ class Parts:
         return dataset.subset(chosen[0]), dataset.subset(chosen[1])
 
 
-def split_by_share(sets: Iterable[Dataset], share: float) -> frozenset[str]:
-    """About this share of the ids, by a digest of each: an image stays in its part whatever else is on the list."""
-    return frozenset(id for dataset in sets for id in dataset.ids if _place(id) < share)
+def parts_of(given: str, scored: dict[str, Dataset], val: DataConfig) -> Parts:
+    """given: the value of --choose-on, a share or a list of the data set `val`. scored: the lists that are, by VAL and
+    TEST. Raises UserError where one part of the first of them has no mask."""
+    try:
+        share = float(given)
+    except ValueError:
+        chosen = open_dataset(replace(val, list=given, labels="none", masks=""))
+        first = frozenset(chosen.ids)
+    else:
+        if not 0 < share < 1:
+            raise UserError(f"--choose-on {given}: must be a share of the images between 0 and 1, like 0.5, or a list")
+        first = frozenset(id for dataset in scored.values() for id in dataset.ids if _place(id) < share)
+    parts, (which, dataset) = Parts(first, scored), next(iter(scored.items()))
+    both = [_scored(part) for part in parts.of(which)]
+    if not all(both):
+        raise UserError(
+            f"--choose-on {given}: takes {both[0]} of the {sum(both)} images of {dataset.name} with masks; give a "
+            "share like 0.5, or a list of some of them, not of all"
+        )
+    return parts
 
 
 def _place(id: str) -> float:
+    """From 0 to 1, the same for an image whatever else is on the list."""
     return int.from_bytes(hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
-
-
-def make_parts(first: frozenset[str], sets: dict[str, Dataset], given: str) -> Parts:
-    """sets: those that are scored. given: the option's value, for messages. Raises UserError where one part of the first
-    of them has no mask."""
-    parts, which = Parts(first, sets), next(iter(sets))
-    both, name = [_scored(part) for part in parts.of(which)], sets[which].name
-    if not all(both):
-        raise UserError(
-            f"--choose-on {given}: takes {both[0]} of the {sum(both)} images of {name} with masks; give a share like "
-            "0.5, or a list of some of them, not of all"
-        )
-    return parts
 
 
 def _scored(dataset: Dataset) -> int:

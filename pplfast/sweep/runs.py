@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from pplfast.errors import UserError, explain_os_error, one_line
 from pplfast.files import open_append, read_json
 from pplfast.lock import hold_folder
@@ -64,6 +66,13 @@ class Process(Protocol):
     def poll(self) -> int | None: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
+
+
+def visible_gpus() -> list[str]:
+    """Those that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return given[:count] if given else [str(index) for index in range(count)]
 
 
 def make_slots(at_once: int, gpus: Sequence[str], cores: int, memory: float) -> list[Slot]:

@@ -38,7 +38,7 @@ def text(value: dict[str, Any]) -> str:
 
 
 def _rows(value: dict[str, Any], figure: str) -> Rows:
-    rows: Rows = [("point", "seeds", "mean", "SE", f"less {value['against']}", "SE")]
+    rows: Rows = [("point", "seeds", "mean", "SE", f"against {value['against']}", "SE")]
     for name, point in value["points"].items():
         found = point["figures"].get(figure, {})
         own = () if name == value["against"] else _spread(found.get("difference"), "+.2f")
@@ -47,7 +47,7 @@ def _rows(value: dict[str, Any], figure: str) -> Rows:
 
 
 def _chosen(chosen: dict[str, Any]) -> str:
-    rows: Rows = [("variant", "best point", "seeds", "mean", "SE", f"less {chosen['against']}", "SE")]
+    rows: Rows = [("variant", "best point", "seeds", "mean", "SE", f"against {chosen['against']}", "SE")]
     for variant, found in chosen["variants"].items():
         own = ("", "") if variant == chosen["against"] else _spread(found["difference"], "+.2f")
         rows.append((variant, found["point"], str(found["n"]), *_spread(found, ".2f"), *own))
