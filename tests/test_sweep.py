@@ -19,6 +19,7 @@ from pplfast.data.masks import read_mask
 from pplfast.evaluate import evaluate_cams
 from pplfast.files import write_json
 from pplfast.labels.camfile import Cam, save_cam
+from pplfast.lock import hold_folder
 from pplfast.run.chain import _record, data_settings, open_sets
 from pplfast.sweep import runs
 from pplfast.sweep.figures import Figure, Outcome, difference, of_point, spread
@@ -263,6 +264,12 @@ def test_what_is_wrong_is_named_before_anything_is_started(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not started and not (tmp_path / "out").exists()
+
+
+def test_two_sweeps_do_not_write_to_one_folder(words, started, tmp_path, capsys):
+    with hold_folder(tmp_path / "out"):
+        assert main([*words, *LR]) == 2
+    assert "writes to it; wait for it, stop it, or choose another --out" in capsys.readouterr().err and not started
 
 
 def test_a_list_to_choose_on_is_not_the_whole_list(words, started, tmp_path, capsys):

@@ -25,7 +25,7 @@ from pplfast.data.folder import check_out_of_data
 from pplfast.data.options import config_from_arguments
 from pplfast.errors import UserError, did_you_mean
 from pplfast.jobs.pool import default_jobs
-from pplfast.recipe import load_recipe
+from pplfast.recipe import Recipe, load_recipe
 from pplfast.sweep.points import Point, make_points
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from pplfast.sweep.runs import SweepRun
 
 SOME_FAILED = 3  # exit code
-CAMS, ALL = "cams", "all"
+CAMS, ALL = "cam", "all"
 # As far as the scores of the CAMs: a tenth of the chain's time, and what training is compared by.
 CAMS_ONLY = ("label.crf=none", "affinity.epochs=0", "segmentation.epochs=0")
+Checked = tuple[argparse.Namespace, Recipe]
 AFTER_CAMS = ("label", "affinity", "segmentation")  # tables of the recipe
 
 
@@ -86,8 +87,8 @@ def configure(parser: CommandParser) -> None:
         "--steps",
         choices=(CAMS, ALL),
         default=CAMS,
-        help="cams: training, CAMs and their scores; all: what the recipe has; with it the same command goes on from "
-        "the CAMs that are there (default: %(default)s)",
+        help="cam: training, CAMs and their scores; all: whatever the recipe has, from the CAMs on that are there "
+        "(default: %(default)s)",
     )
     parser.add_argument("--against", metavar="POINT", help="the others are compared with it (default: the first point)")
     parser.add_argument(
@@ -110,21 +111,21 @@ def _add_passed_arguments(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    seeds, points, parsed = check_sweep(args)
+    seeds, points, checked = check_sweep(args)
 
     from pplfast.lock import hold_folder
     from pplfast.sweep.table import text
 
-    runs = _runs(args, seeds, points, parsed)
+    runs = _runs(args, seeds, points, checked)
     with ended_by_sigterm(), hold_folder(args.out):
         value = _conduct(args, runs, points, seeds)
     print(f"\n{text(value)}\nwritten: {', '.join(str(Path(args.out, f'sweep.{s}')) for s in ('json', 'md', 'svg'))}")
     return SOME_FAILED if value["runs"]["failed"] else 0
 
 
-def check_sweep(args: argparse.Namespace) -> tuple[list[int], list[Point], list[argparse.Namespace]]:
+def check_sweep(args: argparse.Namespace) -> tuple[list[int], list[Point], list[Checked]]:
     """Everything that is wrong with the options and with the settings of any point, found without torch; the seeds, the
-    points, and of each the arguments of its run with the first seed."""
+    points, and of each what its run with the first seed is given."""
     check_training_arguments(args)
     check_machine_arguments(args)
     if args.at_once is not None and args.at_once < 1:
@@ -151,9 +152,7 @@ def check_sweep(args: argparse.Namespace) -> tuple[list[int], list[Point], list[
     parser = CommandParser(prog="pplfast run")
     configure_run(parser)
     parsed = [parser.parse_args(_words(args, point, seeds[0])[1:]) for point in points]
-    for one in parsed:
-        check_run(one)
-    return seeds, points, parsed
+    return seeds, points, [(one, check_run(one)[0]) for one in parsed]
 
 
 def _words(args: argparse.Namespace, point: Point, seed: int) -> list[str]:
@@ -177,15 +176,15 @@ def _passed(args: argparse.Namespace) -> list[str]:
 
 
 def _runs(
-    args: argparse.Namespace, seeds: Sequence[int], points: Sequence[Point], parsed: Sequence[argparse.Namespace]
+    args: argparse.Namespace, seeds: Sequence[int], points: Sequence[Point], checked: Sequence[Checked]
 ) -> "list[SweepRun]":
     """Seed after seed, so that all points have as many while it is unfinished. Imports torch."""
     from pplfast.sweep.runs import SweepRun
 
     configs = []
-    for one in parsed:
+    for one, recipe in checked:
         one.words, one.local_rank = [], None
-        configs.append(run_config(one, check_run(one)[0]))
+        configs.append(run_config(one, recipe))
     return [
         SweepRun(point, seed, _with_seed(config, Path(args.out), point, seed), tuple(_words(args, point, seed)))
         for seed in seeds

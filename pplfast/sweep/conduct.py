@@ -55,18 +55,18 @@ def conduct(
     check_inside(results.out, [run.folder / "name" for run in runs])
 
     def add(run: SweepRun, failure: str = "") -> None:
+        place = f"[{results.ended + 1}/{len(runs)}] {run}"
         try:
             if failure:
                 raise UserError(failure)
             outcome = read_outcome(run, cams_only)
-            outcome = with_parts(run, outcome, parts, jobs) if parts else outcome
+            results.outcomes[run.point.name][run.seed] = with_parts(run, outcome, parts, jobs) if parts else outcome
         except UserError as error:
             results.failed[run.point.name][run.seed] = str(error)
-            say(f"{run}: failed: {error}")
+            say(f"{place}: failed: {error}")
         else:
-            results.outcomes[run.point.name][run.seed] = outcome
-            shown = "; ".join(f"{title(name)} {one.miou:.2f}" for name, one in outcome.figures.items())
-            say(f"{run}: {shown} ({outcome.seconds:.0f} s)")
+            figures = (f"{title(name)} {one.miou:.2f}" for name, one in outcome.figures.items())
+            say(f"{place}: {', '.join(figures)} ({outcome.seconds:.0f} s)")
 
     left = [run for run in runs if not is_done(run, data(run))]
     for run in runs:

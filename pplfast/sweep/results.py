@@ -34,6 +34,11 @@ class Results:
         self._before = read_json(path).get("wall_seconds", 0.0) if path.is_file() else 0.0
         self._start = time.monotonic()
 
+    @property
+    def ended(self) -> int:
+        """How many runs are done or have failed."""
+        return sum(map(len, (*self.outcomes.values(), *self.failed.values())))
+
     def write(self) -> dict[str, Any]:
         """All three files; what sweep.json holds."""
         value = self.to_dict()

@@ -22,8 +22,9 @@ def text(value: dict[str, Any]) -> str:
     runs = value["runs"]
     failed = f", {runs['failed']} failed" if runs["failed"] else ""
     parts = [f"{runs['done']} of {runs['wanted']} runs done{failed}; {value['scored']}; mIoU in percent."]
-    for figure in value["figures"]:
-        parts.append(f"{title(figure)}:\n\n{_markdown(_rows(value, figure))}")
+    compared = f", differences from {value['against']}" if len(value["points"]) > 1 else ""
+    for figure in shown(value["figures"]):
+        parts.append(f"{title(figure.removesuffix(SECOND))}{compared}:\n\n{_markdown(_rows(value, figure))}")
     if value["chosen"]:
         parts.append(_chosen(value["chosen"]))
     elif runs["done"]:
@@ -37,17 +38,28 @@ def text(value: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(value: dict[str, Any], figure: str) -> Rows:
-    rows: Rows = [("point", "seeds", "mean", "SE", f"against {value['against']}", "SE")]
+def shown(figures: Sequence[str]) -> list[str]:
+    """Those that are reported: on the second part where there are parts."""
+    whole = [name for name in figures if not name.endswith((FIRST, SECOND))]
+    return [name + SECOND if name + SECOND in figures else name for name in whole]
+
+
+def _rows(value: dict[str, Any], reported: str) -> Rows:
+    """Differences are those of the reported figure; with parts, all images and the first part stand before it."""
+    whole = reported.removesuffix(SECOND)
+    parts = {"all": whole, "first part": whole + FIRST, "second part": reported}
+    columns = parts if reported != whole else {"mean": whole}
+    rows: Rows = [("point", "seeds", *(h for name in columns for h in (name, "SE")), "difference", "SE")]
     for name, point in value["points"].items():
-        found = point["figures"].get(figure, {})
-        own = () if name == value["against"] else _spread(found.get("difference"), "+.2f")
-        rows.append((name, str(found.get("n", 0)), *_spread(found, ".2f"), *(own or ("", ""))))
+        found = point["figures"].get(reported, {})
+        figures = (cell for key in columns.values() for cell in _spread(point["figures"].get(key), ".2f"))
+        own = ("", "") if name == value["against"] else _spread(found.get("difference"), "+.2f")
+        rows.append((name, str(found.get("n", 0)), *figures, *own))
     return rows
 
 
 def _chosen(chosen: dict[str, Any]) -> str:
-    rows: Rows = [("variant", "best point", "seeds", "mean", "SE", f"against {chosen['against']}", "SE")]
+    rows: Rows = [("variant", "best point", "seeds", "mean", "SE", f"difference from {chosen['against']}", "SE")]
     for variant, found in chosen["variants"].items():
         own = ("", "") if variant == chosen["against"] else _spread(found["difference"], "+.2f")
         rows.append((variant, found["point"], str(found["n"]), *_spread(found, ".2f"), *own))
