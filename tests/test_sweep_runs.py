@@ -51,6 +51,10 @@ class Sweep:
     def runs_at_work(self) -> int:
         return sum(map(is_locked, self.out.glob("*/seed*/.lock")))
 
+    def asked_to_end(self) -> int:
+        """How often a run was."""
+        return sum(log.read_text().count("pplfast run: terminated") for log in self.out.glob("*/*.log"))
+
     def done(self) -> int:
         try:
             return json.loads((self.out / "sweep.json").read_text())["runs"]["done"]
@@ -76,12 +80,17 @@ def test_a_sweep_that_was_ended_and_one_that_was_killed_are_continued(tmp_path):
 
     killed = Sweep(tmp_path)
     killed.until(lambda: killed.done() >= 1 and killed.runs_at_work() >= 1)
+    asked = killed.asked_to_end()
     killed.process.kill()
     killed.end()
+    deadline = time.monotonic() + LIMIT
+    while killed.runs_at_work() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert killed.asked_to_end() > asked  # its runs do not go on without it
     before = {path: path.stat().st_mtime_ns for path in killed.out.glob("*/*/summary.json")}
     assert before
 
-    continued = Sweep(tmp_path)  # waits for the runs of the one that was killed, which end by themselves
+    continued = Sweep(tmp_path)
     code, said, error = continued.end()
     assert code == 0, said + error
     assert f"4 runs, {len(before)} done before, 2 at a time" in said and "failed" not in said

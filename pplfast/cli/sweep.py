@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3  # exit code
 CAMS, ALL = "cam", "all"
-# As far as the scores of the CAMs: a tenth of the chain's time, and what training is compared by.
 CAMS_ONLY = ("label.crf=none", "affinity.epochs=0", "segmentation.epochs=0")
-Checked = tuple[argparse.Namespace, Recipe]
 AFTER_CAMS = ("label", "affinity", "segmentation")  # tables of the recipe
+Checked = tuple[argparse.Namespace, Recipe]
 
 
 def configure(parser: CommandParser) -> None:

@@ -37,7 +37,7 @@ class Results:
     @property
     def ended(self) -> int:
         """How many runs are done or have failed."""
-        return sum(map(len, (*self.outcomes.values(), *self.failed.values())))
+        return sum(map(len, self.outcomes.values())) + sum(map(len, self.failed.values()))
 
     def write(self) -> dict[str, Any]:
         """All three files; what sweep.json holds."""
