@@ -185,6 +185,31 @@ def test_what_is_done_is_not_started_again_unless_settings_or_data_changed(words
     assert sweep_json(tmp_path)["runs"]["done"] == 4
 
 
+def test_points_by_hand_replace_whole_lists_of_stages(words, started, tmp_path):
+    low = 'low: variant=ppl stages=[{position = "group3", grid = 4, epochs = 4}]'
+    assert main([*words, "--point", low, "--point", "base: variant=plain", "--seeds", "5", "--against", "base"]) == 0
+    assert [args.variants for args, _ in started] == ["ppl", "plain"]
+    stages = [json.loads((Path(args.out) / "run.json").read_text())["recipe"]["stages"] for args, _ in started]
+    assert [(stage["position"], stage["grid"], stage["epochs"]) for stage in stages[0]] == [("group3", 4, 4)]
+    assert len(stages[1]) == 2 and sweep_json(tmp_path)["against"] == "base"
+
+
+def test_all_steps_are_those_of_the_recipe_in_the_same_folders(words, started, tmp_path):
+    more = ["--variants", "ppl", "--seeds", "0"]
+    assert main([*words, *more]) == 0 and main([*words, *more, "--steps", "all", "--vary", "label.value=0.3"]) == 0
+    assert main([*words, *more, "--steps", "all"]) == 0
+    assert [args.overrides for args, _ in started[1:]] == [["label.value=0.3"], []]
+    assert started[0][0].out == started[2][0].out == str(tmp_path / "out" / "ppl" / "seed0")
+
+
+def test_a_summary_that_is_none_is_a_failure_of_its_run(words, started, tmp_path, capsys):
+    assert main([*words, *LR, "--seeds", "0"]) == 0
+    summary = tmp_path / "out" / "ppl,optim.lr=0.01" / "seed0" / "summary.json"
+    summary.write_text("{}")
+    assert main([*words, *LR, "--seeds", "0"]) == 3
+    assert f"{summary.parent}: its summary and its scores are not those of a run; remove it" in capsys.readouterr().out
+
+
 def test_a_run_that_fails_is_named_with_its_log_and_the_others_go_on(words, started, tmp_path, capsys):
     started.fails = (1,)
     assert main([*words, *LR, "--seeds", "0-2"]) == 3
