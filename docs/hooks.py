@@ -103,7 +103,9 @@ def _options(group: argparse._ArgumentGroup, left_out: Set[str] = frozenset()) -
     actions = [
         action
         for action in group._group_actions
-        if not isinstance(action, argparse._HelpAction) and not left_out.intersection(action.option_strings)
+        if not isinstance(action, argparse._HelpAction)
+        and action.help != argparse.SUPPRESS
+        and not left_out.intersection(action.option_strings)
     ]
     if actions and group.title not in ("positional arguments", "options"):
         yield from ("", f"*{_escape(group.title or '')}*")

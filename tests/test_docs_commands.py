@@ -35,7 +35,7 @@ NOT_RUN = {
     r"pplfast bench .*": "minutes; tests/test_bench_runs.py and test_bench_results.py run them",
     r"(DS_ACCELERATOR=cpu )?pplfast launch .*": "several ranks; tests/test_train_runs.py, test_jobs_label.py",
     r"pplfast run .*--(ranks|hostfile) .*": "several ranks; tests/test_run_ranks.py",
-    r"pplfast run .*--seeds .*": "many trainings; tests/test_run_chain.py",
+    r"pplfast sweep .*": "many trainings; tests/test_sweep_runs.py",
     r"pplfast run .*--out runs/(photos-long|tuned)\b.*": "the same as runs/photos, with other values",
     r"pplfast run .*--out runs/voc-own": "the single steps after it do the same",
     r"pplfast train .*--out runs/less-memory": "a training like others",

@@ -19,6 +19,7 @@ COMMANDS = {
     "data": "make a demo data set, or check one",
     "recipes": "the recipes that come with pplfast, and what is in them",
     "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
+    "sweep": "many runs: settings that vary, several seeds, and their comparison",
     "train": "train a classifier: plain, progressive or explicit patch learning",
     "cam": "class activation maps (CAMs) of a trained classifier",
     "label": "label PNGs of a data set, from a classifier or from CAM files",
@@ -33,7 +34,7 @@ COMMANDS = {
 }
 
 # These skip what is there already. Training continues with --resume, from its last checkpoint if it has one.
-CONTINUING = {f"pplfast {command}" for command in ("run", "cam", "label", "refine walk", "segment test")}
+CONTINUING = {f"pplfast {command}" for command in ("run", "sweep", "cam", "label", "refine walk", "segment test")}
 RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segment train")}
 
 

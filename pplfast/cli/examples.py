@@ -51,6 +51,22 @@ EXAMPLES = {
             f"pplfast run {VOC} --recipe voc-lite0-seg --set segmentation.epochs=12 --out runs/voc",
         ),
     ),
+    "sweep": (
+        (
+            "two learning rates, three seeds each",
+            f"pplfast sweep {PHOTOS} --masks masks --variants ppl --vary optim.lr=0.005,0.01 --out sweeps/lr",
+        ),
+        (
+            "the best of each, chosen by one half of the images, on the other",
+            f"pplfast sweep {PHOTOS} --masks masks --variants plain,ppl --vary optim.lr=0.005,0.01 --seeds 0-4 "
+            "--choose-on 0.5 --out sweeps/variants",
+        ),
+        (
+            "whole lists of stages, two runs at a time",
+            f"pplfast sweep {PHOTOS} --masks masks --variants ppl --at-once 2 --out sweeps/cuts "
+            "--point 'low: stages.0.position=group3 stages.0.grid=4' --point 'high: stages.0.position=group5'",
+        ),
+    ),
     "train": (
         ("progressive patch learning", f"pplfast train {PHOTOS} --recipe own-images --out runs/ppl"),
         ("without patches", f"pplfast train {PHOTOS} --recipe own-images --variant plain --out runs/plain"),

@@ -14,7 +14,8 @@ from pplfast.errors import did_you_mean
 GROUPS = {
     "data set": ("--train-list", "--val-list", "--test-list"),  # and those of data/options.py
     "input": ("--model", "--cams", "--pngs"),
-    "recipe": ("--recipe", "--set", "--variant", "--variants", "--seed", "--seeds"),
+    "recipe": ("--recipe", "--set", "--variant", "--variants", "--seed", "--seeds", "--vary", "--point"),
+    "comparison": ("--against", "--choose-on"),
     "maps and labels": (
         *("--scales", "--no-flip", "--batch", "--precision", "--background", "--value", "--crf"),
         *("--unsure", "--radius", "--beta", "--steps"),
@@ -32,7 +33,7 @@ GROUPS = {
         ),
     ),
     "machine": (
-        *("--jobs", "--threads", "--memory", "--cache-mb", "--compile", "--no-compile", "--deepspeed"),
+        *("--at-once", "--jobs", "--threads", "--memory", "--cache-mb", "--compile", "--no-compile", "--deepspeed"),
         *("--hostfile", "--ranks", "--restarts", "--master-addr", "--lost-after", "--stuck-after"),
     ),
 }

@@ -31,6 +31,7 @@ from pplfast.recipe.ranges import RANGES
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
+    from pplfast.run import RunConfig
 
 MOST_SEEDS = 1000  # of one range
 
@@ -41,23 +42,7 @@ def configure(parser: CommandParser) -> None:
         "interruption the same command continues; after a change of settings it redoes what "
         "depends on them."
     )
-    add_data_arguments(parser, with_list=False, shown=RARE)
-    parser.add_argument(
-        "--train-list",
-        metavar="NAME",
-        help="list to train on; a --list of the single steps (default: train; all of a plain folder)",
-    )
-    parser.add_argument(
-        "--val-list",
-        metavar="NAME",
-        help="list that gets CAMs and labels, scored where it has masks (default: val; all of a plain folder)",
-    )
-    parser.add_argument(
-        "--test-list",
-        metavar="NAME",
-        help="list that the segmentation network is tested on, where the recipe has one (default: the "
-        "list of --val-list; the field uses val)",
-    )
+    add_lists_arguments(parser)
     add_recipe_arguments(parser)
     recipe = parser.option("--recipe")
     recipe.required = False
@@ -78,6 +63,27 @@ def configure(parser: CommandParser) -> None:
     add_launch_arguments(parser)
 
 
+def add_lists_arguments(parser: CommandParser) -> None:
+    """The data set of a whole run."""
+    add_data_arguments(parser, with_list=False, shown=RARE)
+    parser.add_argument(
+        "--train-list",
+        metavar="NAME",
+        help="list to train on; a --list of the single steps (default: train; all of a plain folder)",
+    )
+    parser.add_argument(
+        "--val-list",
+        metavar="NAME",
+        help="list that gets CAMs and labels, scored where it has masks (default: val; all of a plain folder)",
+    )
+    parser.add_argument(
+        "--test-list",
+        metavar="NAME",
+        help="list that the segmentation network is tested on, where the recipe has one (default: the "
+        "list of --val-list; the field uses val)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     options = launch_options(args)
     recipe, seeds = check_run(args)
@@ -91,10 +97,32 @@ def run(args: argparse.Namespace) -> int:
     if not (launched or args.dry_run) and (args.hostfile or args.restarts or _ranks(args) > 1):
         return launch(args.words, options, lambda text: print(f"pplfast run: {text}", file=sys.stderr, flush=True))
 
-    from pplfast.run import RunConfig, closing, run, run_seeds, seeds_closing, with_default_lists
+    from pplfast.run import closing, run, run_seeds, seeds_closing
+
+    config = run_config(args, recipe)
+    if args.dry_run:
+        from pplfast.run.dry import dry_run
+
+        print("\n".join(dry_run(config, seeds)))
+        return 0
+    try:
+        with ended_by_sigterm():
+            result = run(config) if seeds is None else run_seeds(config, seeds)
+    except OtherRankError:
+        return UserError.exit_code  # another rank prints the message
+    finally:
+        stop_ranks()
+    if os.environ.get("RANK", "0") == "0":
+        print((closing if seeds is None else seeds_closing)(result, config.out))
+    return 0
+
+
+def run_config(args: argparse.Namespace, recipe: Recipe) -> "RunConfig":
+    """Imports torch: check the arguments first."""
+    from pplfast.run import RunConfig, with_default_lists
 
     train, val = with_default_lists(config_from_arguments(args), args.train_list, args.val_list)
-    config = RunConfig(
+    return RunConfig(
         train,
         val,
         recipe,
@@ -106,21 +134,6 @@ def run(args: argparse.Namespace) -> int:
         test=_test_data(val, args.test_list),
         memory=args.memory,
     )
-    if args.dry_run:
-        from pplfast.run.dry import dry_run
-
-        print("\n".join(dry_run(config, seeds)))
-        return 0
-    try:
-        with _ended_by_sigterm():
-            result = run(config) if seeds is None else run_seeds(config, seeds)
-    except OtherRankError:
-        return UserError.exit_code  # another rank prints the message
-    finally:
-        stop_ranks()
-    if os.environ.get("RANK", "0") == "0":
-        print((closing if seeds is None else seeds_closing)(result, config.out))
-    return 0
 
 
 def check_run(args: argparse.Namespace) -> tuple[Recipe, list[int] | None]:
@@ -138,7 +151,7 @@ def check_run(args: argparse.Namespace) -> tuple[Recipe, list[int] | None]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """As by Ctrl-C, where the part of the chain that is at work does not do better."""
 
     def end(number: int, frame: object) -> None:

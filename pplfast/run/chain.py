@@ -28,6 +28,7 @@ from pplfast.steps import TEST, TRAIN, VAL, steps_of
 from pplfast.train.check import check_recipe
 from pplfast.train.trainer import TrainOptions, use_threads
 
+CHECK_DATA = "check data"
 MAX_UNUSABLE = 0.05  # share of a list's images that a run leaves out; more look like a wrong path, not like bad files
 
 
@@ -147,29 +148,39 @@ def _check_data(
     config: RunConfig, sets: dict[str, Dataset], ranks: Ranks, announce: _Announcer
 ) -> tuple[Lists, dict[str, str]]:
     """The lists without the images that have to be left out, and what is wrong with each of those, by id."""
-    configs = {TRAIN: config.train, VAL: config.val}
-    if config.test and sets[TEST] is not sets[VAL]:
-        configs[TEST] = config.test
-    settings = {key: fingerprint(sets[key]) for key in configs} | {
-        "roots": [str(absolute(data).root) for data in configs.values()],
-        "files": on_main(ranks, lambda: {key: file_states(sets[key]) for key in configs}),
-    }
+    configs = _configs(config, sets)
+    settings = on_main(ranks, lambda: data_settings(config, sets))
     steps = Steps(config.out, ranks, announce)
 
     def action() -> dict[str, Any]:
         return while_others_wait(ranks, lambda: _check_lists(configs, sets, announce))
 
-    result = steps.run("check data", settings, action)
+    result = steps.run(CHECK_DATA, settings, action)
     left_out: dict[str, str] = result.values["left_out"]
     bad = [path for set in sets.values() for id, path in zip(set.ids, set.images, strict=True) if id in left_out]
     if result.skipped and on_main(ranks, lambda: not all(map(unusable, bad))):
-        steps.forget("check data")  # a file can be read again, though nobody has written to it
-        result = steps.run("check data", settings, action)
+        steps.forget(CHECK_DATA)  # a file can be read again, though nobody has written to it
+        result = steps.run(CHECK_DATA, settings, action)
         left_out = result.values["left_out"]
     for reason in left_out.values():
         announce.note(f"left out: {reason}")
     usable = {key: _without(dataset, left_out) for key, dataset in sets.items()}
     return Lists(usable, result.values["content"], result.values["masks"]), left_out
+
+
+def data_settings(config: RunConfig, sets: dict[str, Dataset]) -> dict[str, Any]:
+    """What the check of the data holds for: the step's settings. Looks at every file once, and reads none."""
+    configs = _configs(config, sets)
+    return {key: fingerprint(sets[key]) for key in configs} | {
+        "roots": [str(absolute(data).root) for data in configs.values()],
+        "files": {key: file_states(sets[key]) for key in configs},
+    }
+
+
+def _configs(config: RunConfig, sets: dict[str, Dataset]) -> dict[str, DataConfig]:
+    """Each list once."""
+    configs = {TRAIN: config.train, VAL: config.val}
+    return configs | ({TEST: config.test} if config.test and sets[TEST] is not sets[VAL] else {})
 
 
 def _check_lists(configs: dict[str, DataConfig], sets: dict[str, Dataset], announce: _Announcer) -> dict[str, Any]:

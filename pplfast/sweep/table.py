@@ -1,0 +1,95 @@
+"""The figures of a sweep as Markdown whose columns line up, for the terminal too."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pplfast.sweep.figures import TITLES
+from pplfast.sweep.parts import FIRST, SECOND
+
+Rows = list[tuple[str, ...]]
+
+
+def title(figure: str) -> str:
+    """In words."""
+    for suffix, words in ((FIRST, ", first part"), (SECOND, ", second part")):
+        if figure.endswith(suffix):
+            return TITLES[figure.removesuffix(suffix)] + words
+    return TITLES[figure]
+
+
+def text(value: dict[str, Any]) -> str:
+    """value: of sweep.json."""
+    runs = value["runs"]
+    failed = f", {runs['failed']} failed" if runs["failed"] else ""
+    parts = [f"{runs['done']} of {runs['wanted']} runs done{failed}; {value['scored']}; mIoU in percent."]
+    compared = f", differences from {value['against']}" if len(value["points"]) > 1 else ""
+    for figure in shown(value["figures"]):
+        parts.append(f"{title(figure.removesuffix(SECOND))}{compared}:\n\n{_markdown(_rows(value, figure))}")
+    if value["chosen"]:
+        parts.append(_chosen(value["chosen"]))
+    elif runs["done"]:
+        parts.append(
+            "The best of these means is too good: it is the best on the very images that it was chosen by. "
+            "`--choose-on 0.5` chooses by one half of them and reports the other."
+        )
+    messages = [f"- {name}, seed {seed}: {why}" for name, seed, why in _failed(value)]
+    if messages:
+        parts.append("\n".join(["Failed, and tried again by the same command:", "", *messages]))
+    return "\n\n".join(parts) + "\n"
+
+
+def shown(figures: Sequence[str]) -> list[str]:
+    """Those that are reported: on the second part where there are parts."""
+    whole = [name for name in figures if not name.endswith((FIRST, SECOND))]
+    return [name + SECOND if name + SECOND in figures else name for name in whole]
+
+
+def _rows(value: dict[str, Any], reported: str) -> Rows:
+    """Differences are those of the reported figure; with parts, all images and the first part stand before it."""
+    whole = reported.removesuffix(SECOND)
+    parts = {"all": whole, "first part": whole + FIRST, "second part": reported}
+    columns = parts if reported != whole else {"mean": whole}
+    rows: Rows = [("point", "seeds", *(h for name in columns for h in (name, "SE")), "difference", "SE")]
+    for name, point in value["points"].items():
+        found = point["figures"].get(reported, {})
+        figures = (cell for key in columns.values() for cell in _spread(point["figures"].get(key), ".2f"))
+        own = ("", "") if name == value["against"] else _spread(found.get("difference"), "+.2f")
+        rows.append((name, str(found.get("n", 0)), *figures, *own))
+    return rows
+
+
+def _chosen(chosen: dict[str, Any]) -> str:
+    rows: Rows = [("variant", "best point", "seeds", "mean", "SE", f"difference from {chosen['against']}", "SE")]
+    for variant, found in chosen["variants"].items():
+        own = ("", "") if variant == chosen["against"] else _spread(found["difference"], "+.2f")
+        rows.append((variant, found["point"], str(found["n"]), *_spread(found, ".2f"), *own))
+    return f"Each variant's best by {title(chosen['by'])}; {title(chosen['reported'])}:\n\n{_markdown(rows)}"
+
+
+def _spread(found: dict[str, Any] | None, form: str) -> tuple[str, str]:
+    if not found:
+        return "-", "-"
+    return format(found["mean"], form), "-" if found["se"] is None else f"{found['se']:.2f}"
+
+
+def _failed(value: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name, point in value["points"].items():
+        yield from ((name, seed, message) for seed, message in point["failed"].items())
+
+
+def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    words = [column for column, cell in enumerate(rows[0]) if cell in ("point", "variant", "best point")]
+    lines = [
+        "| "
+        + " | ".join(
+            cell.ljust(width) if column in words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        )
+        + " |"
+        for row in rows
+    ]
+    rule = "|".join(
+        "-" * (width + 2) if column in words else "-" * (width + 1) + ":" for column, width in enumerate(widths)
+    )
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])

@@ -1,0 +1,362 @@
+"""`pplfast sweep` in this process: its runs are not started, but leave their folders as if they had been."""
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import CLASSES, cam_from_truth, make_data
+from train_data import RECIPE_FILE
+
+from pplfast.cli import main
+from pplfast.cli.parser import CommandParser
+from pplfast.cli.run import check_run, run_config
+from pplfast.cli.run import configure as configure_run
+from pplfast.data.dataset import open_dataset
+from pplfast.data.masks import read_mask
+from pplfast.evaluate import evaluate_cams
+from pplfast.files import write_json
+from pplfast.labels.camfile import Cam, save_cam
+from pplfast.lock import hold_folder
+from pplfast.run.chain import _record, data_settings, open_sets
+from pplfast.sweep import runs
+from pplfast.sweep.figures import Figure, Outcome, difference, of_point, spread
+from pplfast.sweep.plot import draw
+from pplfast.sweep.runs import Slot, make_slots, visible_gpus, work_through
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHIFTS = {"0.001": 0.1, "0.01": 0.6}  # by learning rate, in radii of an object
+
+
+class Done:
+    """A run that has ended when it is first looked at."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code, self.ended = code, []
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def terminate(self) -> None:
+        self.ended.append("terminated")
+
+    def kill(self) -> None:
+        self.ended.append("killed")
+
+
+class Endless(Done):
+    """One that goes on until it is told to end."""
+
+    def poll(self) -> int | None:
+        return 143 if self.ended else None
+
+
+class Started(list):
+    """In place of subprocess.Popen: the words and environments of the runs. fails: seeds that end with code 2."""
+
+    fails: tuple[int, ...] = ()
+
+    def __call__(self, words, stdout, env, **options) -> Done:
+        parser = CommandParser(prog="pplfast run")
+        configure_run(parser)
+        args = parser.parse_args(words[words.index("run") + 1 :])
+        args.words, args.local_rank = [], None
+        self.append((args, env))
+        if args.seed in self.fails:
+            stdout.write(b"[1/7] check data\npplfast run: error: the disk is full\n")
+            return Done(2)
+        config = run_config(args, check_run(args)[0])
+        leave_run(config, config.recipe.optim.lr, args.seed)
+        return Done()
+
+
+def leave_run(config, lr: float, seed: int) -> None:
+    """What a sweep reads of a run that is done; its CAMs are the worse the higher the learning rate and the seed."""
+    sets, [variant] = open_sets(config), config.variants
+    val, folder = sets["val"], config.out / variant
+    for index, name in enumerate(val.ids):
+        mask = read_mask(val.masks[index])
+        own = np.flatnonzero(val.labels[index]).astype(np.int16)
+        shift = SHIFTS[f"{lr:g}"] + 0.05 * seed
+        maps = np.stack([cam_from_truth(mask, val.classes.ids[number], shift) for number in own])
+        fainter = np.float16(0.7 if index > 2 else 1)  # the best threshold is another
+        save_cam(folder / "cams" / f"{name}.npz", Cam(own, maps * fainter, mask.shape))
+    write_json(folder / "eval_cam.json", evaluate_cams(folder / "cams", val, jobs=1).to_dict())
+    write_json(folder / "steps" / "eval_cam.json", {"settings": {"updated": f"{lr} {seed}"}})
+    write_json(config.out / "steps" / "check data.json", {"settings": data_settings(config, sets)})
+    write_json(config.out / "run.json", _record(config))
+    part = {variant: {"seconds": {"train": 2.0, "eval_cam": 0.5}}}
+    write_json(config.out / "summary.json", part | {"seconds": 2.5, "versions": {}, "hardware": {}, "data": {}})
+
+
+@pytest.fixture
+def started(monkeypatch) -> Started:
+    monkeypatch.setattr(runs, "POLL", 0.0)
+    monkeypatch.setattr("pplfast.sweep.results.draw", lambda value, path: None)  # takes longer than all the rest
+    fake = Started()
+    monkeypatch.setattr(runs.subprocess, "Popen", fake)
+    return fake
+
+
+@pytest.fixture
+def words(tmp_path) -> list[str]:
+    data = make_data(tmp_path / "photos", count=6, stem="photo")
+    (tmp_path / "tiny.toml").write_text(RECIPE_FILE)
+    where = ["--data", data.root, "--labels", data.labels, "--classes", CLASSES, "--masks", data.masks]
+    return ["sweep", *where, "--recipe", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out"), "--at-once", "2"]
+
+
+LR = ["--variants", "ppl", "--vary", "optim.lr=0.001,0.01"]
+
+
+def sweep_json(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out" / "sweep.json").read_text())
+
+
+# ---- figures
+
+
+def test_standard_error_and_paired_differences_by_hand():
+    assert spread({0: 50.0, 1: 54.0, 2: 52.0}) == {"n": 3, "mean": 52.0, "se": round(2 / math.sqrt(3), 4)}
+    assert spread({7: 50.0}) == {"n": 1, "mean": 50.0, "se": None}
+    # over seeds 1 and 2 alone: differences 4 and 2
+    assert difference({0: 90.0, 1: 54.0, 2: 52.0}, {1: 50.0, 2: 50.0, 3: 0.0}) == {"n": 2, "mean": 3.0, "se": 1.0}
+    assert difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_a_point_has_its_classes_compared_where_both_have_them():
+    def outcome(miou, cat, dog):
+        return Outcome({"cam_miou": Figure(miou, {"cat": cat, "dog": dog})}, 1.0, {})
+
+    ours, theirs = {0: outcome(50, 40.0, None), 1: outcome(52, 44.0, 60.0)}, {1: outcome(51, 40.0, None)}
+    found = of_point(ours, theirs, "cam_miou")
+    assert found["mean"] == 51 and found["se"] == 1 and found["difference"] == {"n": 1, "mean": 1.0, "se": None}
+    assert found["classes"]["cat"] == {"n": 2, "mean": 42.0, "se": 2.0, "difference": {"n": 1, "mean": 4.0, "se": None}}
+    assert found["classes"]["dog"] == {"n": 1, "mean": 60.0, "se": None, "difference": None}
+    assert of_point(ours, theirs, "walk_miou") is None
+
+
+# ---- the whole command
+
+
+def test_a_sweep_runs_every_point_with_every_seed_as_far_as_the_cams(words, started, tmp_path, capsys):
+    assert main([*words, *LR, "--seeds", "0-1", "--cache-mb", "100", "--set", "optim.warmup=3"]) == 0
+    found = [(args.seed, Path(args.out).relative_to(tmp_path / "out").as_posix()) for args, _ in started]
+    low, high = "ppl,optim.lr=0.001", "ppl,optim.lr=0.01"
+    assert found == [(0, f"{low}/seed0"), (0, f"{high}/seed0"), (1, f"{low}/seed1"), (1, f"{high}/seed1")]
+    args = started[0][0]
+    assert args.overrides[0] == "optim.warmup=3" and args.overrides[-1] == "optim.lr=0.001"
+    assert {"label.crf=none", "affinity.epochs=0", "segmentation.epochs=0"} < set(args.overrides)
+    assert args.cache_mb == 100 and args.ranks == 1 and args.variants == "ppl" and args.memory > 0
+    value = sweep_json(tmp_path)
+    assert value["runs"] == {"wanted": 4, "done": 4, "failed": 0} and value["figures"] == ["cam_miou"]
+    assert value["against"] == low and value["seconds"] == 10.0 and value["chosen"] is None
+    mious = [value["points"][name]["seeds"][seed]["cam_miou"]["miou"] for name in (low, high) for seed in "01"]
+    figure = value["points"][high]["figures"]["cam_miou"]
+    assert figure["mean"] == pytest.approx((mious[2] + mious[3]) / 2, abs=1e-3)
+    assert figure["difference"]["mean"] == pytest.approx((mious[2] + mious[3] - mious[0] - mious[1]) / 2, abs=1e-3)
+    assert figure["difference"]["mean"] < 0 and set(figure["classes"]) == {"background", "cat", "dog"}
+    said = capsys.readouterr().out
+    assert "4 of 4 runs done" in said and "--choose-on 0.5" in said and f"| {high} " in said
+    assert (tmp_path / "out" / "sweep.md").read_text() in said
+    draw(value, tmp_path / "out" / "sweep.svg")
+    chart = (tmp_path / "out" / "sweep.svg").read_text()
+    assert ">CAMs<" in chart and f">{high}<" in chart
+    assert not list((tmp_path / "out").glob(".*"))  # neither lock nor half a file
+
+
+def test_what_is_done_is_not_started_again_unless_settings_or_data_changed(words, started, tmp_path):
+    def begun(*more: str) -> int:
+        started.clear()
+        assert main([*words, *LR, *more]) == 0
+        return len(started)
+
+    assert begun("--seeds", "0-1") == 4
+    assert begun("--seeds", "0-1") == 0
+    assert begun("--seeds", "0-2") == 2  # more seeds of the same points
+    assert begun("--seeds", "0-1", "--set", "optim.warmup=5") == 4
+    (tmp_path / "out" / "ppl,optim.lr=0.01" / "seed1" / "summary.json").unlink()
+    assert begun("--seeds", "0-1", "--set", "optim.warmup=5") == 1
+    labels = tmp_path / "photos" / "labels.csv"
+    labels.write_text(labels.read_text().replace(";dog\n", "\n", 1))
+    assert begun("--seeds", "0-1", "--set", "optim.warmup=5") == 4
+    assert sweep_json(tmp_path)["runs"]["done"] == 4
+
+
+def test_points_by_hand_replace_whole_lists_of_stages(words, started, tmp_path):
+    low = 'low: variant=ppl stages=[{position = "group3", grid = 4, epochs = 4}]'
+    assert main([*words, "--point", low, "--point", "base: variant=plain", "--seeds", "5", "--against", "base"]) == 0
+    assert [args.variants for args, _ in started] == ["ppl", "plain"]
+    stages = [json.loads((Path(args.out) / "run.json").read_text())["recipe"]["stages"] for args, _ in started]
+    assert [(stage["position"], stage["grid"], stage["epochs"]) for stage in stages[0]] == [("group3", 4, 4)]
+    assert len(stages[1]) == 2 and sweep_json(tmp_path)["against"] == "base"
+
+
+def test_all_steps_are_those_of_the_recipe_in_the_same_folders(words, started, tmp_path):
+    more = ["--variants", "ppl", "--seeds", "0"]
+    assert main([*words, *more]) == 0 and main([*words, *more, "--steps", "all", "--vary", "label.value=0.3"]) == 0
+    assert main([*words, *more, "--steps", "all"]) == 0
+    assert [args.overrides for args, _ in started[1:]] == [["label.value=0.3"], []]
+    assert started[0][0].out == started[2][0].out == str(tmp_path / "out" / "ppl" / "seed0")
+
+
+def test_a_summary_that_is_none_is_a_failure_of_its_run(words, started, tmp_path, capsys):
+    assert main([*words, *LR, "--seeds", "0"]) == 0
+    summary = tmp_path / "out" / "ppl,optim.lr=0.01" / "seed0" / "summary.json"
+    summary.write_text("{}")
+    assert main([*words, *LR, "--seeds", "0"]) == 3
+    assert f"{summary.parent}: its summary and its scores are not those of a run; remove it" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_named_with_its_log_and_the_others_go_on(words, started, tmp_path, capsys):
+    started.fails = (1,)
+    assert main([*words, *LR, "--seeds", "0-2"]) == 3
+    value, out = sweep_json(tmp_path), capsys.readouterr().out
+    assert value["runs"] == {"wanted": 6, "done": 4, "failed": 2}
+    log = tmp_path / "out" / "ppl,optim.lr=0.01" / "seed1.log"
+    message = f"pplfast run: error: the disk is full (log: {log})"
+    assert value["points"]["ppl,optim.lr=0.01"]["failed"] == {"1": message} and message in out
+    assert value["points"]["ppl,optim.lr=0.01"]["figures"]["cam_miou"]["difference"]["n"] == 2
+    started.fails = ()
+    started.clear()
+    assert main([*words, *LR, "--seeds", "0-2"]) == 0 and len(started) == 2
+    assert sweep_json(tmp_path)["runs"]["failed"] == 0
+
+
+def test_the_point_is_chosen_by_one_part_and_reported_by_the_other(words, started, tmp_path, capsys):
+    (tmp_path / "first.txt").write_text("photo_0\nphoto_1\nphoto_2\n")
+    command = [*words, "--vary", "optim.lr=0.01,0.001", "--seeds", "0-1", "--variants", "plain,ppl"]
+    assert main([*command, "--choose-on", str(tmp_path / "first.txt")]) == 0
+    value = sweep_json(tmp_path)
+    assert value["figures"] == ["cam_miou", "cam_miou_first", "cam_miou_second"]
+    chosen = value["chosen"]["variants"]
+    assert {name: part["point"] for name, part in chosen.items()} == {
+        "plain": "plain,optim.lr=0.001",
+        "ppl": "ppl,optim.lr=0.001",
+    }
+    assert chosen["ppl"]["difference"] == {"n": 2, "mean": 0.0, "se": 0.0}  # the same CAMs were left
+    data = open_dataset(make_data(tmp_path / "photos", count=6, stem="photo"))
+    cams = tmp_path / "out" / "ppl,optim.lr=0.001" / "seed1" / "ppl" / "cams"
+    first = evaluate_cams(cams, data.subset([0, 1, 2]), jobs=1)
+    second = evaluate_cams(cams, data.subset([3, 4, 5]), (first.threshold,), jobs=1)
+    assert evaluate_cams(cams, data.subset([3, 4, 5]), jobs=1).threshold != first.threshold
+    run = value["points"]["ppl,optim.lr=0.001"]["seeds"]["1"]
+    assert run["cam_miou_first"]["miou"] == first.miou and run["cam_miou_second"]["miou"] == second.miou
+    assert "Each variant's best by CAMs, first part" in capsys.readouterr().out
+
+
+def test_parts_are_scored_once_and_a_share_takes_an_image_whatever_else_is_listed(
+    words, started, tmp_path, monkeypatch
+):
+    assert main([*words, *LR, "--seeds", "0", "--choose-on", "0.5"]) == 0
+    before = sweep_json(tmp_path)
+    monkeypatch.setattr("pplfast.sweep.parts._score", lambda *_: pytest.fail("scored again"))
+    assert main([*words, *LR, "--seeds", "0", "--choose-on", "0.5"]) == 0
+    assert sweep_json(tmp_path)["points"] == before["points"]
+    from pplfast.sweep.parts import parts_of
+
+    data = open_dataset(make_data(tmp_path / "photos", count=6, stem="photo"))
+    whole, some = (parts_of("0.5", {"val": one}, None).of("val")[0].ids for one in (data, data.subset([0, 1, 2, 3])))
+    assert set(some) == set(whole) & {f"photo_{number}" for number in range(4)}
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    (
+        (["--vary", "optim.lrr=1,2"], "unknown key 'optim.lrr'; did you mean lr"),
+        (["--vary", "optim.lr=0.1,-1"], "optim.lr"),
+        (["--vary", "stages.0.position=group3,nowhere"], "nowhere"),
+        (["--vary", "stages.7.grid=2,4"], "the recipe has 2 stages (0 and 1)"),
+        (["--point", "a: stages=[{grid=2}]"], "'stages[0].epochs' is missing"),
+        (["--vary", "label.value=0.2,0.3"], "label.value=0.2: decides nothing up to the CAMs; give --steps all"),
+        (["--variants", "plain,plian"], "plian"),
+        (["--variants", ","], "--variants is empty"),
+        (["--against", "nobody"], "--against nobody: no such point (points: plain, ppl)"),
+        (["--seeds", "x"], "--seeds x: must be whole numbers"),
+        (["--at-once", "0"], "--at-once 0: must be 1 or more"),
+        (["--choose-on", "1.5"], "--choose-on 1.5: must be a share"),
+        (["--choose-on", "0.000001"], "takes 0 of the 6 images"),
+        (["--masks", ""], "has no masks, so nothing can be compared"),
+        (["--out", "photos/in"], "lies among the data set's files"),
+        (["--cache-mb", "-1"], "--cache-mb -1.0: must be 0 or more"),
+    ),
+)
+def test_what_is_wrong_is_named_before_anything_is_started(
+    words, started, tmp_path, monkeypatch, capsys, more, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not started and not (tmp_path / "out").exists()
+
+
+def test_two_sweeps_do_not_write_to_one_folder(words, started, tmp_path, capsys):
+    with hold_folder(tmp_path / "out"):
+        assert main([*words, *LR]) == 2
+    assert "writes to it; wait for it, stop it, or choose another --out" in capsys.readouterr().err and not started
+
+
+def test_a_list_to_choose_on_is_not_the_whole_list(words, started, tmp_path, capsys):
+    (tmp_path / "all.txt").write_text("".join(f"photo_{number}\n" for number in range(6)))
+    assert main([*words, "--choose-on", str(tmp_path / "all.txt")]) == 2
+    assert "takes 6 of the 6 images" in capsys.readouterr().err and not started
+
+
+# ---- processes
+
+
+class Named(str):
+    log = Path("nowhere")
+
+
+def test_ctrl_c_ends_the_runs_and_a_second_one_kills_them(monkeypatch):
+    monkeypatch.setattr(runs, "POLL", 0.0)
+    processes, said = [Endless(), Endless(), Endless()], []
+    waiting = iter(processes)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.time, "sleep", interrupted)
+    names = [Named(name) for name in "abc"]
+    with pytest.raises(KeyboardInterrupt):
+        next(work_through(names, [Slot(), Slot()], said.append, lambda run, slot: next(waiting)))
+    assert [process.ended[:1] for process in processes] == [["terminated"], ["terminated"], []]
+    assert said[-1] == "ending 2 runs; checkpoints are saved"
+    stubborn = Endless()
+    stubborn.terminate = lambda: None
+    with pytest.raises(KeyboardInterrupt):
+        runs._end([stubborn], said.append)
+    assert stubborn.ended == ["killed"]
+
+
+def test_a_run_whose_folder_is_refused_leaves_its_place_to_the_next(monkeypatch):
+    from pplfast.errors import UserError
+
+    monkeypatch.setattr(runs, "POLL", 0.0)
+
+    def begin(run, slot):
+        if run == "a":
+            raise UserError("is in use")
+        return Done(-signal.SIGKILL if run == "b" else 0)
+
+    ended = dict(work_through([Named("a"), Named("b"), Named("c")], [Slot()], lambda line: None, begin))
+    assert ended["a"] == "is in use" and ended["c"] == ""
+    assert ended["b"] == "ended by SIGKILL; give it more memory, or a lower --at-once (log: nowhere)"
+
+
+def test_each_run_at_a_time_has_its_gpu_or_its_share_of_the_cores(monkeypatch):
+    assert make_slots(1, [], 8, 4.0) == [Slot()]
+    share = ("--threads", "3", "--jobs", "3", "--memory", "1.500")
+    assert make_slots(2, [], 7, 1.5) == [Slot(share, (("OMP_NUM_THREADS", "3"),))] * 2
+    slots = make_slots(3, ["2", "GPU-5"], 4, 1.0)
+    assert [dict(slot.environment)["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["2", "GPU-5", "2"]
+    assert make_slots(1, ["0"], 4, 1.0)[0].environment == (("CUDA_VISIBLE_DEVICES", "0"),)
+    monkeypatch.setattr(runs.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-5")
+    assert visible_gpus() == ["2", "GPU-5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == ["0", "1"]
