@@ -26,8 +26,8 @@ NETWORKS = (
     ("resnet50", 8),
     ("resnet50", 16),
     ("resnet50", 32),
-    pytest.param("wrn38", 8, marks=pytest.mark.slow),
 )
+WIDE = pytest.param("wrn38", 8, marks=pytest.mark.slow)
 EXACT = 0.01  # of a cell
 
 
@@ -65,7 +65,7 @@ def centre(values):
 
 
 @pytest.mark.parametrize("more", [(0, 0), (1, 0), (5, 17), (31, 30)])
-@pytest.mark.parametrize("name, stride", NETWORKS)
+@pytest.mark.parametrize("name, stride", (*NETWORKS, WIDE))
 @torch.inference_mode()
 def test_a_spot_appears_at_its_place(name, stride, more, averages):
     backbone = taking_the_centre(create(name, "none", stride)[0])
@@ -116,7 +116,7 @@ def test_boundaries_and_segments_are_where_their_features_are(name, stride, more
 
 
 @pytest.mark.parametrize("size", [(75, 107), (129, 64)])
-@pytest.mark.parametrize("name, stride", NETWORKS)
+@pytest.mark.parametrize("name, stride", (*NETWORKS, WIDE))
 @torch.inference_mode()
 def test_one_patch_is_the_whole_at_sizes_that_are_no_multiple(name, stride, size):
     torch.manual_seed(0)
