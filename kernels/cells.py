@@ -1,9 +1,4 @@
-"""Where the cells of a map lie along an axis of its image, and maps brought to other places.
-
-A convolution centres its window on a pixel that its padding decides, so the cells of a network need not share the
-image evenly, which is what `interpolate(align_corners=False)` takes for granted: with TensorFlow's padding of an even
-size they lie half a stride further to the bottom and right, with symmetric padding half a stride to the top and left.
-"""
+"""Where the cells of a map lie along an axis of its image, and maps brought to other places."""
 
 import math
 from functools import lru_cache

@@ -11,7 +11,4 @@ class BareBackbone(Backbone):
     def __init__(self, *strides: int, shift: float | None = None, mean=(0.0,) * 3, std=(1.0,) * 3) -> None:
         super().__init__()
         self.mean, self.std = mean, std
-        self.specs = tuple(
-            BlockSpec(f"block{i}", stride, 3, (stride - 1) / 2 if shift is None else shift)
-            for i, stride in enumerate(strides)
-        )
+        self.specs = tuple(BlockSpec(f"block{i}", stride, 3, shift) for i, stride in enumerate(strides))

@@ -68,11 +68,7 @@ class TinyBackbone(Backbone):
     def __init__(self, family: str, layout: tuple[tuple[int, int], ...] = ((4, 2), (4, 1), (6, 2), (6, 1), (5, 2))):
         super().__init__()
         self.family = family
-        shift = 1.0 if family == "effnet" else 0.0
-        self.specs = tuple(
-            BlockSpec(f"block{i + 1}", stride, channels, shift if stride == 2 else 0.0)
-            for i, (channels, stride) in enumerate(layout)
-        )
+        self.specs = tuple(BlockSpec(f"block{i + 1}", stride, channels) for i, (channels, stride) in enumerate(layout))
         sizes = [3, *(channels for channels, _ in layout)]
         make = {
             "effnet": lambda i, o, s: PostActivation(i, o, s, depthwise=True),

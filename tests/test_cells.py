@@ -1,11 +1,13 @@
 """Where cells lie: a spot of an image appears at its place in the map of every network, at every size, mirrored too."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from pplfast.kernels import Cells, backend, cam_fuse, place
@@ -19,10 +21,9 @@ from pplfast.patch.classifier import PatchClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+EFFICIENT = (("efficientnet_lite0", 16), ("efficientnet_lite0", 32), ("efficientnet_lite2", 32))
 NETWORKS = (
-    ("efficientnet_lite0", 16),
-    ("efficientnet_lite0", 32),
-    ("efficientnet_lite2", 32),
+    *EFFICIENT,
     ("resnet50", 8),
     ("resnet50", 16),
     ("resnet50", 32),
@@ -31,25 +32,28 @@ WIDE = pytest.param("wrn38", 8, marks=pytest.mark.slow)
 EXACT = 0.01  # of a cell
 
 
-def taking_the_centre(backbone):
-    """Every convolution gives the mean over the channels of the pixel in the centre of its window: a cell is then one
-    pixel of the image, times a constant (each shortcut doubles it, which must stay below the 6 of a ReLU6)."""
+def seeing_points(backbone):
+    """Every convolution gives the mean over the channels of what lies at the place of its cell, between two pixels of
+    its window where it has a stride, as trained ones do: a cell is then one point of the image, times a constant (each
+    shortcut doubles it, which must stay below the 6 of a ReLU6)."""
     for module in backbone.modules():
         if isinstance(module, Conv):
-            nn.init.zeros_(module.weight)
-            module.weight.data[:, :, module.kernel_size[0] // 2, module.kernel_size[1] // 2] = (
-                1 / module.weight.shape[1]
-            )
+            point_to(module, 0.5 if module.stride[0] > 1 else 0.0)  # TensorFlow's windows lie half a cell behind
         elif isinstance(module, FrozenBatchNorm):
             module.running_var.fill_(1 - module.eps)
+    if backbone.specs[6].stride == 1:
+        point_to(backbone.block_modules(6)[0]._depthwise_conv, -backbone.specs[6].shift)
     return backbone.eval()
 
 
-@pytest.fixture
-def averages(monkeypatch):
-    """A maximum has no centre."""
-    pool = F.avg_pool2d
-    monkeypatch.setattr(F, "max_pool2d", lambda x, kernel_size, stride, padding: pool(x, kernel_size, stride, padding))
+def point_to(convolution, before):
+    """The point so far before the centre of the window, in cells of the input, below 1."""
+    nn.init.zeros_(convolution.weight)
+    middle = convolution.kernel_size[0] // 2
+    for y, x in itertools.product((0, 1), repeat=2):
+        share = (before if y else 1 - before) * (before if x else 1 - before)
+        if share:
+            convolution.weight.data[:, :, middle - y, middle - x] = share / convolution.weight.shape[1]
 
 
 def spot(height, width, y, x, sigma):
@@ -65,10 +69,10 @@ def centre(values):
 
 
 @pytest.mark.parametrize("more", [(0, 0), (1, 0), (5, 17), (31, 30)])
-@pytest.mark.parametrize("name, stride", (*NETWORKS, WIDE))
+@pytest.mark.parametrize("name, stride", EFFICIENT)
 @torch.inference_mode()
-def test_a_spot_appears_at_its_place(name, stride, more, averages):
-    backbone = taking_the_centre(create(name, "none", stride)[0])
+def test_a_spot_appears_at_its_place(name, stride, more):
+    backbone = seeing_points(create(name, "none", stride)[0])
     model = PatchClassifier(backbone, 1, "plain").eval()
     nn.init.constant_(model.classifier.weight, 1 / backbone.channels)
     height, width = 9 * stride + more[0], 10 * stride + more[1]
@@ -85,12 +89,12 @@ def test_a_spot_appears_at_its_place(name, stride, more, averages):
 
 
 @pytest.mark.parametrize("more", [(0, 0), (3, 21)])
-@pytest.mark.parametrize("name, stride", NETWORKS)
+@pytest.mark.parametrize("name, stride", EFFICIENT)
 @torch.inference_mode()
-def test_boundaries_and_segments_are_where_their_features_are(name, stride, more, averages):
+def test_boundaries_and_segments_are_where_their_features_are(name, stride, more):
     height, width, y, x = 320 + more[0], 352 + more[1], 141.3, 166.8
     image = spot(height, width, y, x, 32)
-    boundaries = BoundaryNet(taking_the_centre(create(name, "none", stride)[0])).eval()
+    boundaries = BoundaryNet(seeing_points(create(name, "none", stride)[0])).eval()
     for head in boundaries.heads:
         nn.init.constant_(head[0].weight, 1 / head[0].in_channels)
         head[1] = nn.Identity()
@@ -100,7 +104,7 @@ def test_boundaries_and_segments_are_where_their_features_are(name, stride, more
     found = [cells.first + at * cells.step for cells, at in zip(axes, centre(edges), strict=True)]
     assert found == pytest.approx((y, x), abs=EXACT * stride)
 
-    network = SegmentationNet(taking_the_centre(create(name, "none", stride)[0]), 2).eval()
+    network = SegmentationNet(seeing_points(create(name, "none", stride)[0]), 2).eval()
     for module in network.head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.zeros_(module.weight)
@@ -129,6 +133,38 @@ def test_one_patch_is_the_whole_at_sizes_that_are_no_multiple(name, stride, size
         (patched, _), whole = features.patched[0], features.global_map
         assert whole.shape[2:] == tuple(math.ceil(side / stride) for side in size)
         torch.testing.assert_close(patched, whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, stride", [("efficientnet_lite0", 32), ("efficientnet_lite0", 16), ("efficientnet_lite1", 32)]
+)
+@torch.inference_mode()
+def test_a_mirror_image_shows_that_cells_lie_where_they_are_placed(name, stride, voc_mini):
+    """Of the published weights: what the map of an image shows and that of its mirror image lie at one place, but for a
+    tenth of a cell, and further apart where cells are placed half a stride to either side."""
+    backbone = create(name, "auto", stride)[0].eval()
+    found = dict.fromkeys((-1.0, -0.5, 0.0, 0.5, 1.0), 0.0)
+    for path in sorted((voc_mini / "JPEGImages").glob("*.jpg"))[::6]:
+        photo = Image.open(path)
+        width, height = (side // stride * stride for side in photo.size)
+        pixels = (np.asarray(photo.resize((width, height)), np.float32) - backbone.mean) / backbone.std
+        x = torch.from_numpy(np.asarray(pixels, np.float32)).permute(2, 0, 1)[None]
+        straight, mirrored = (backbone.tail(backbone.run(each, 0, len(backbone.specs))) for each in (x, x.flip(3)))
+        for more in found:
+            cells = Cells(backbone.cells().first + more * stride / 2, stride)
+            columns = Cells(stride, stride / 4)  # away from the borders
+            target, size = (Cells(0, stride), columns), (height // stride, width // stride * 4 - 8)
+            back = Cells(width - 1 - columns.first, -columns.step)  # the same places of the mirror image
+            found[more] += similarity(
+                place(straight, cells, target, size), place(mirrored, cells, (target[0], back), size)
+            )
+    assert max(found, key=found.get) == 0.0, found
+
+
+def similarity(a, b):
+    a, b = (each - each.mean((2, 3), keepdim=True) for each in (a, b))
+    return ((a * b).sum() / (a.norm() * b.norm())).item()
 
 
 @pytest.mark.parametrize("shape, size", [((2, 3, 5, 7), (11, 20)), ((1, 1, 1, 4), (3, 4)), ((2, 4, 9, 6), (3, 3))])

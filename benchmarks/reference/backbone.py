@@ -8,14 +8,13 @@ from torch import Tensor, nn
 class ReferenceBackbone(nn.Module):
     """Blocks by name, each with its stride; the last one's features have `channels` channels, activated.
 
-    first_centre: the pixel that the first cell's windows are centred on, in an image whose sides are multiples of all
-    strides.
+    shift: pixels that the cells show beyond their even share of an image whose sides are multiples of all strides.
     """
 
     names: Sequence[str]
     strides: list[int]
     channels: int
-    first_centre: float = 0.0  # symmetric padding
+    shift: float = 0.0
 
     def frozen_modules(self, count: int) -> list[nn.Module]:
         """The modules of the first `count` blocks."""

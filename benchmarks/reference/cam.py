@@ -47,7 +47,8 @@ def at_pixels(maps: Tensor, backbone: ReferenceBackbone, scaled: Sequence[int], 
     stride, axes = math.prod(backbone.strides), []
     for cells, pixels, length in zip(maps.shape[2:], scaled, size):
         pixel = (torch.arange(length, device=maps.device) + 0.5) * pixels / length - 0.5
-        axes.append((pixel - backbone.first_centre) / stride / max(cells - 1, 1) * 2 - 1)  # -1 and 1: the outer cells
+        first = (stride - 1) / 2 + backbone.shift
+        axes.append((pixel - first) / stride / max(cells - 1, 1) * 2 - 1)  # -1 and 1: the outer cells
     y, x = torch.meshgrid(*axes, indexing="ij")
     grid = torch.stack((x, y), 2).expand(len(maps), -1, -1, -1)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -23,14 +23,15 @@ Activation = tuple[Tensor, Tensor, str]  # act(x * scale + shift): scale (C,), s
 class BlockSpec:
     """What a block is called, and what it makes of (B, C, H, W): (B, channels, ceil(H/stride), ceil(W/stride)).
 
-    shift: output cell i is computed from a window centred at input cell i * stride + shift, where H and W are multiples
-    of the stride. Of a convolution dilation * (kernel - 1) / 2 less the padding at the top: 0 with the symmetric one.
+    shift: output cell i shows what lies at input cell i * stride + shift, where H and W are multiples of the stride.
+    None: (stride - 1) / 2, the cells share the input evenly, as networks see that were trained with flips. Where the
+    centre of a block's windows lies does not say it: the weights within the windows make up for their padding.
     """
 
     name: str
     stride: int  # of this block alone
     channels: int  # of its output
-    shift: float = 0.0
+    shift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,12 @@ class Backbone(nn.Module):
         return math.prod(spec.stride for spec in self.specs)
 
     def cells(self, blocks: int | None = None) -> Cells:
-        """Where the cells of the map after the first `blocks` lie (all, if not given), in pixels of a padded image,
-        along either axis: the centres of their windows."""
+        """What the cells of the map after the first `blocks` show (all, if not given), in pixels of a padded image,
+        along either axis."""
         first, step = 0.0, 1
         for spec in self.specs[:blocks]:
-            first, step = first + spec.shift * step, step * spec.stride
+            shift = (spec.stride - 1) / 2 if spec.shift is None else spec.shift
+            first, step = first + shift * step, step * spec.stride
         return Cells(first, step)
 
     def pad(self, images: Tensor) -> Tensor:
