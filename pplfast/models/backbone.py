@@ -79,7 +79,7 @@ class Backbone(nn.Module):
     @property
     def stride(self) -> int:
         """Of all blocks."""
-        return math.prod(spec.stride for spec in self.specs)
+        return math.prod([spec.stride for spec in self.specs])  # torch.compile takes no generator
 
     def cells(self, blocks: int | None = None) -> Cells:
         """What the cells of the map after the first `blocks` show (all, if not given), in pixels of a padded image,
@@ -96,7 +96,7 @@ class Backbone(nn.Module):
         The windows of every block then lie the same way in images of all sizes, and in the patches of an image as in
         the unsplit one. As in training, where what an image lacks to its crop is zero after the normalisation.
         """
-        rows, columns = (-side % self.stride for side in images.shape[2:])
+        rows, columns = -images.shape[2] % self.stride, -images.shape[3] % self.stride
         if not rows and not columns:
             return images
         return F.pad(images, (0, columns, 0, rows)).contiguous(memory_format=torch.channels_last)

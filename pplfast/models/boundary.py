@@ -63,7 +63,7 @@ class BoundaryNet(Network):
                 done = position + 1
         for position, feature, head in zip(self.positions, features, self.heads, strict=True):
             cells = self.backbone.cells(position + 1)
-            rows, columns = (math.ceil(side / cells.step) for side in (height, width))
+            rows, columns = math.ceil(height / cells.step), math.ceil(width / cells.step)
             parts.append(F.relu(place(head(feature[:, :, :rows, :columns]), cells, target, size)))
         return self.edge(torch.cat(parts, dim=1)).squeeze(1)
 

@@ -61,7 +61,7 @@ class SegmentationNet(Network):
             return self.head(self.backbone.tail(self.backbone.run(padded, 0, last)))
         low = self.backbone.run(padded, 0, self.low + 1)
         features = self.backbone.tail(self.backbone.run(low, self.low + 1, last))
-        rows, columns = (math.ceil(side / self.cells.step) for side in images.shape[2:])
+        rows, columns = math.ceil(images.shape[2] / self.cells.step), math.ceil(images.shape[3] / self.cells.step)
         return self.head(features, low[:, :, :rows, :columns], self.cells.seen_from(self.backbone.cells()))
 
     @property
