@@ -1,6 +1,6 @@
 """`make test-one-writer`: two `pplfast train`, then two `pplfast run`, on one --out at the same time, 20 tries of each.
 
-Minutes long; test_one_writer.py does a try of each. One of the two must end as it does alone, to the last bit; the
+Minutes long. One of the two must end as it does alone, to the last bit; the
 other must be refused, by the process and the host that hold the folder.
 """
 
