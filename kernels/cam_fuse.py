@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import run, tl, triton, use_triton
-from .cells import Cells, along, place
+from .cells import Cells, along
 from .layout import as_floats
 
 EPSILON = 1e-5  # added to the maximum; the value that this field's code uses
@@ -29,7 +30,12 @@ def cam_fuse_plain(
     total = maps[0].new_zeros((), dtype=torch.float32)
     for number, scale_maps in enumerate(maps):
         rows, columns = _axes(scale_maps, height, width, None if sizes is None else sizes[number], cells)
-        full = place(scale_maps.float(), Cells(0, 1), (rows, columns), (height, width))
+        grid = torch.stack(
+            torch.meshgrid(_normal(columns, width, scale_maps, 3), _normal(rows, height, scale_maps, 2), indexing="xy"),
+            2,
+        )
+        grid = grid.expand(len(scale_maps), -1, -1, -1)
+        full = F.grid_sample(scale_maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
         if flip:
             straight, mirrored = full.chunk(2)
             full = straight + mirrored.flip(3)
@@ -37,6 +43,12 @@ def cam_fuse_plain(
     if normalise:
         total = total / (total.amax((2, 3), keepdim=True) + EPSILON)
     return total
+
+
+def _normal(axis: Cells, size: int, maps: Tensor, dim: int) -> Tensor:
+    """Places as `grid_sample` takes them: -1 and 1 are the outermost cells."""
+    position = torch.arange(size, device=maps.device) * axis.step + axis.first
+    return position / max(maps.shape[dim] - 1, 1) * 2 - 1
 
 
 def _axes(maps: Tensor, height: int, width: int, size: tuple[int, int] | None, cells: Cells | None) -> Axes:
@@ -206,6 +218,8 @@ def cam_fuse(
     for scale_maps in maps:
         if scale_maps.shape[:2] != (count, n):
             raise ValueError(f"maps of one scale are {tuple(scale_maps.shape)}, of another ({count}, {n}, ...)")
+    if (sizes is None) != (cells is None):
+        raise ValueError("sizes and cells say together where cells lie: give both, or neither")
     if sizes is not None and len(sizes) != len(maps):
         raise ValueError(f"{len(sizes)} sizes of images, but maps of {len(maps)} scales")
     known = [None] * len(maps) if sizes is None else sizes

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_helpers import BACKENDS, Problem, problems, tiny
 
-from pplfast.kernels import backend, cam_fuse, cam_head
+from pplfast.kernels import Cells, backend, cam_fuse, cam_head
 from pplfast.kernels.cam_fuse import cam_fuse_plain
 from pplfast.kernels.cam_head import cam_head_plain
 from pplfast.kernels.patch_split import patch_split_plain
@@ -90,6 +90,8 @@ def test_fuse_takes_the_mirror_back():
     (lambda x: cam_fuse([], 4, 4, False), "maps is empty"),
     (lambda x: cam_fuse([x[:1]], 4, 4, True), "even number of rows"),
     (lambda x: cam_fuse([x, x[:1]], 4, 4, False), "maps of one scale"),
+    (lambda x: cam_fuse([x], 4, 4, False, sizes=[(4, 4)]), "give both, or neither"),
+    (lambda x: cam_fuse([x], 4, 4, False, sizes=[(4, 4)] * 2, cells=Cells(0, 1)), "2 sizes of images, but maps of 1"),
 ])  # fmt: skip
 def test_wrong_arguments(call, message):
     with pytest.raises(ValueError, match=message):

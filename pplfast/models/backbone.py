@@ -24,8 +24,8 @@ class BlockSpec:
     """What a block is called, and what it makes of (B, C, H, W): (B, channels, ceil(H/stride), ceil(W/stride)).
 
     shift: output cell i shows what lies at input cell i * stride + shift, where H and W are multiples of the stride.
-    None: (stride - 1) / 2, the cells share the input evenly, as networks see that were trained with flips. Where the
-    centre of a block's windows lies does not say it: the weights within the windows make up for their padding.
+    None: (stride - 1) / 2, the cells share the input evenly. The centre of a block's windows does not say it: trained
+    weights within the windows make up for their padding (docs/method.md, "Alignment").
     """
 
     name: str
