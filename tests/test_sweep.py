@@ -247,6 +247,37 @@ def test_the_point_is_chosen_by_one_part_and_reported_by_the_other(words, starte
     assert "Each variant's best by CAMs, first part" in capsys.readouterr().out
 
 
+def test_by_size_the_reported_images_are_scored_in_thirds_and_by_class(words, started, tmp_path, capsys):
+    (tmp_path / "first.txt").write_text("photo_0\nphoto_1\nphoto_2\n")
+    command = [*words, *LR, "--seeds", "0-1", "--variants", "plain,ppl", "--by-size"]
+    assert main([*command, "--choose-on", str(tmp_path / "first.txt")]) == 0
+    value = sweep_json(tmp_path)
+    where = value["where"]["cam_miou_second"]
+    assert where["against"] == value["chosen"]["variants"]["plain"]["point"] == "plain,optim.lr=0.001"
+    assert list(where["points"]) == ["plain,optim.lr=0.001", "ppl,optim.lr=0.001"]
+    rows = where["points"]["ppl,optim.lr=0.001"]
+    assert list(rows) == ["background", "cat", "dog", "small objects", "medium objects", "large objects"]
+
+    data = open_dataset(make_data(tmp_path / "photos", count=6, stem="photo"))
+    cams = tmp_path / "out" / "ppl,optim.lr=0.001" / "seed1" / "ppl" / "cams"
+    threshold = evaluate_cams(cams, data.subset([0, 1, 2]), jobs=1).threshold
+    shown = {k: np.count_nonzero(np.isin(read_mask(data.masks[k]), data.classes.ids)) for k in (3, 4, 5)}
+    smallest = min(shown, key=lambda k: shown[k])
+    small = evaluate_cams(cams, data.subset([smallest]), (threshold,), jobs=1)
+    run = value["points"]["ppl,optim.lr=0.001"]["seeds"]["1"]
+    assert run["cam_miou_small"]["miou"] == small.miou
+    assert rows["small objects"]["n"] == 2 and rows["small objects"]["difference"]["mean"] == 0  # the same CAMs
+    assert "| large objects " in capsys.readouterr().out
+
+    assert main(command) == 0  # all images are reported, and all points
+    where = sweep_json(tmp_path)["where"]["cam_miou"]
+    assert len(where["points"]) == 4 and where["against"] == "plain,optim.lr=0.001"
+    whole = evaluate_cams(cams, data, jobs=1)
+    third = sorted(range(6), key=lambda k: np.count_nonzero(np.isin(read_mask(data.masks[k]), data.classes.ids)))[:2]
+    small = evaluate_cams(cams, data.subset(third), (whole.threshold,), jobs=1)
+    assert sweep_json(tmp_path)["points"]["ppl,optim.lr=0.001"]["seeds"]["1"]["cam_miou_small"]["miou"] == small.miou
+
+
 def test_parts_are_scored_once_and_a_share_takes_an_image_whatever_else_is_listed(
     words, started, tmp_path, monkeypatch
 ):
@@ -258,7 +289,9 @@ def test_parts_are_scored_once_and_a_share_takes_an_image_whatever_else_is_liste
     from pplfast.sweep.parts import parts_of
 
     data = open_dataset(make_data(tmp_path / "photos", count=6, stem="photo"))
-    whole, some = (parts_of("0.5", {"val": one}, None).of("val")[0].ids for one in (data, data.subset([0, 1, 2, 3])))
+    whole, some = (
+        parts_of("0.5", False, {"val": one}, None).of("val")["_first"].ids for one in (data, data.subset([0, 1, 2, 3]))
+    )
     assert set(some) == set(whole) & {f"photo_{number}" for number in range(4)}
 
 

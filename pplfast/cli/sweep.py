@@ -96,6 +96,11 @@ def configure(parser: CommandParser) -> None:
         help="choose each variant's best point, and the threshold of CAMs, by this share of the scored images, like "
         "0.5, or by those of a list, and report the others (default: no choice is made)",
     )
+    parser.add_argument(
+        "--by-size",
+        action="store_true",
+        help="report by class, and by thirds of the scored images by the size of their objects, as well",
+    )
     parser.add_argument("--out", required=True, metavar="OUT", help="folder of the sweep, outside --data")
     parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time (default: one per GPU, else 1)")
     parser.set_defaults(seed=None)
@@ -206,7 +211,7 @@ def _conduct(
     from pplfast.sweep.runs import make_slots, visible_gpus
 
     data, scored = check_runs(runs)
-    parts = None if args.choose_on is None else parts_of(args.choose_on, scored, runs[0].config.val)
+    parts = parts_of(args.choose_on, args.by_size, scored, runs[0].config.val)
     gpus = visible_gpus()
     at_once = args.at_once or len(gpus) or 1
     slots = make_slots(at_once, gpus, default_jobs(), budget_bytes(None, at_once) / 2**30)

@@ -1,4 +1,5 @@
-"""The scored list in two parts: settings are chosen by the first, and reported by the second, which they have not seen.
+"""Parts of the scored list: settings are chosen by the first, and reported by the second, which they have not seen, or
+by thirds of it, by the size of the objects.
 
 The outputs that a finished run has are scored again on each part.
 """
@@ -7,53 +8,68 @@ import hashlib
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.errors import UserError
-from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels
+from pplfast.evaluate import evaluate_cams, evaluate_labels
+from pplfast.evaluate.sizes import NAMES, parts_by_size
 from pplfast.files import read_json, write_json
 from pplfast.steps import SCORES, STEP
 from pplfast.sweep.figures import Figure, Outcome
 from pplfast.sweep.runs import SweepRun
 
 FIRST, SECOND = "_first", "_second"  # after the name of a figure
+SIZES = tuple(f"_{name}" for name in NAMES)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """first: ids of the images by which settings are chosen. sets: the scored lists, by VAL and TEST."""
+    """first: ids of the images by which settings are chosen; None where none are. by_size: the images that are reported
+    in thirds, by the size of their objects, as well. sets: the scored lists, by VAL and TEST."""
 
-    first: frozenset[str]
+    first: frozenset[str] | None
+    by_size: bool
     sets: dict[str, Dataset]
 
-    def of(self, which: str, left_out: Container[str] = ()) -> tuple[Dataset, Dataset]:
-        """The images of each part of a list that a run could use."""
-        dataset = self.sets[which]
+    def of(self, which: str, left_out: Container[str] = ()) -> dict[str, Dataset]:
+        """By the suffix of their figures, the images of each part of a list that a run could use. UserError where there
+        are too few masks for thirds."""
+        dataset, split = self.sets[which], {}
         usable = [index for index, id in enumerate(dataset.ids) if id not in left_out]
-        chosen = [[i for i in usable if (dataset.ids[i] in self.first) == first] for first in (True, False)]
-        return dataset.subset(chosen[0]), dataset.subset(chosen[1])
+        if self.first is not None:
+            for suffix, chosen in ((FIRST, True), (SECOND, False)):
+                split[suffix] = dataset.subset([i for i in usable if (dataset.ids[i] in self.first) == chosen])
+        if self.by_size:
+            reported = split[SECOND] if split else dataset.subset(usable)
+            split |= {f"_{part.name}": part.dataset for part in parts_by_size(reported)}
+        return split
 
 
-def parts_of(given: str, scored: dict[str, Dataset], val: DataConfig) -> Parts:
-    """given: the value of --choose-on, a share or a list of the data set `val`. scored: the lists that are, by VAL and
-    TEST. Raises UserError where one part of the first of them has no mask."""
-    try:
-        share = float(given)
-    except ValueError:
-        chosen = open_dataset(replace(val, list=given, labels="none", masks=""))
-        first = frozenset(chosen.ids)
-    else:
-        if not 0 < share < 1:
-            raise UserError(f"--choose-on {given}: must be a share of the images between 0 and 1, like 0.5, or a list")
-        first = frozenset(id for dataset in scored.values() for id in dataset.ids if _place(id) < share)
-    parts, (which, dataset) = Parts(first, scored), next(iter(scored.items()))
-    both = [_scored(part) for part in parts.of(which)]
-    if not all(both):
+def parts_of(choose_on: str | None, by_size: bool, scored: dict[str, Dataset], val: DataConfig) -> Parts | None:
+    """choose_on, by_size: the options of that name; without either there are no parts. scored: the lists that are, by
+    VAL and TEST, of the data set `val`. Raises UserError where a part of the first of them has no mask."""
+    if choose_on is None and not by_size:
+        return None
+    parts = Parts(None if choose_on is None else _first(choose_on, scored, val), by_size, scored)
+    which, dataset = next(iter(scored.items()))
+    split = parts.of(which)
+    if choose_on is not None and not (_scored(split[FIRST]) and _scored(split[SECOND])):
         raise UserError(
-            f"--choose-on {given}: takes {both[0]} of the {sum(both)} images of {dataset.name} with masks; give a "
-            "share like 0.5, or a list of some of them, not of all"
+            f"--choose-on {choose_on}: takes {_scored(split[FIRST])} of the {_scored(dataset)} images of "
+            f"{dataset.name} with masks; give a share like 0.5, or a list of some of them, not of all"
         )
     return parts
+
+
+def _first(choose_on: str, scored: dict[str, Dataset], val: DataConfig) -> frozenset[str]:
+    try:
+        share = float(choose_on)
+    except ValueError:
+        return frozenset(open_dataset(replace(val, list=choose_on, labels="none", masks="")).ids)
+    if not 0 < share < 1:
+        raise UserError(f"--choose-on {choose_on}: must be a share of the images between 0 and 1, like 0.5, or a list")
+    return frozenset(id for dataset in scored.values() for id in dataset.ids if _place(id) < share)
 
 
 def _place(id: str) -> float:
@@ -71,17 +87,19 @@ def with_parts(run: SweepRun, outcome: Outcome, parts: Parts, jobs: int) -> Outc
     folder = run.folder / run.point.variant
     steps = {source: step for source, step in SCORES.items() if step.figure in outcome.figures}
     records = {step.name: read_json(folder / "steps" / f"{step.name}.json")["settings"] for step in steps.values()}
-    key = {"first": _digest(parts.first), "steps": records}
+    first = None if parts.first is None else _digest(parts.first)
+    key = {"first": first, "by_size": parts.by_size, "steps": records}
     known = read_json(path) if path.is_file() else {}
     if known.get("key") != key:
         left_out = read_json(run.folder / "summary.json")["data"].get("left_out", {})
         known = {"key": key, "figures": {}}
         for source, step in steps.items():
-            both = parts.of(step.of, left_out)
-            if all(map(_scored, both)):  # the list of the test may lie in one part
-                scores = _score(folder / source, STEP[source].work in ("cams", "walk"), both, jobs)
-                figures = (asdict(Figure.of(one.to_dict())) for one in scores)
-                known["figures"] |= {f"{step.figure}{part}": one for part, one in zip((FIRST, SECOND), figures)}
+            split = parts.of(step.of, left_out)
+            if all(map(_scored, split.values())):  # the list of the test may lie in one part
+                of_cams = STEP[source].work in ("cams", "walk")
+                threshold = read_json(folder / step.output)["threshold"] if of_cams else None
+                scores = _score(folder / source, threshold, split, jobs)
+                known["figures"] |= {f"{step.figure}{part}": asdict(Figure.of(one)) for part, one in scores.items()}
         write_json(path, known)
     own = {name: Figure(**value) for name, value in known["figures"].items()}
     return replace(outcome, figures=outcome.figures | own)
@@ -91,9 +109,15 @@ def _digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _score(folder: Path, of_cams: bool, both: tuple[Dataset, Dataset], jobs: int) -> tuple[Scores, Scores]:
-    """The background threshold of CAMs is chosen by the first part as well."""
-    if not of_cams:
-        return evaluate_labels(folder, both[0], jobs), evaluate_labels(folder, both[1], jobs)
-    first = evaluate_cams(folder, both[0], jobs=jobs)
-    return first, evaluate_cams(folder, both[1], (first.threshold,), jobs)
+def _score(folder: Path, threshold: float | None, split: dict[str, Dataset], jobs: int) -> dict[str, dict[str, Any]]:
+    """threshold: of CAMs, found by all images; where there is a first part, that is found by it."""
+    scores: dict[str, dict[str, Any]] = {}
+    for part, dataset in split.items():
+        if threshold is None:
+            scores[part] = evaluate_labels(folder, dataset, jobs).to_dict()
+        elif part == FIRST:
+            found = evaluate_cams(folder, dataset, jobs=jobs)
+            threshold, scores[part] = found.threshold, found.to_dict()
+        else:
+            scores[part] = evaluate_cams(folder, dataset, (threshold,), jobs).to_dict()
+    return scores

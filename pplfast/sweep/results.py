@@ -10,10 +10,10 @@ from typing import Any
 from pplfast.files import read_json, write_json, write_text
 from pplfast.steps import VARIANTS
 from pplfast.sweep.figures import Outcome, difference, mious, names, of_point, spread
-from pplfast.sweep.parts import FIRST, SECOND
+from pplfast.sweep.parts import FIRST, SECOND, SIZES
 from pplfast.sweep.plot import draw
 from pplfast.sweep.points import Point
-from pplfast.sweep.table import text
+from pplfast.sweep.table import shown, text
 
 
 @dataclass
@@ -63,6 +63,7 @@ class Results:
             "against": self.against,
             "figures": figures,
             "chosen": self._chosen(figures),
+            "where": self._where(figures),
             "points": {point.name: self._point(point, figures) for point in self.points},
             "seconds": round(sum(one.seconds for one in done), 1),
             "wall_seconds": round(self._before + time.monotonic() - self._start, 1),
@@ -114,8 +115,37 @@ class Results:
             },
         }
 
+    def _where(self, figures: Sequence[str]) -> dict[str, Any]:
+        """Of each reported figure that has thirds by size, IoU by class and mIoU by size, and their differences; by row
+        and point. The points are those that were chosen, else all."""
+        chosen = self._chosen(figures)
+        names = (
+            [found["point"] for found in chosen["variants"].values()] if chosen else [one.name for one in self.points]
+        )
+        against = chosen["variants"].get(chosen["against"], {}).get("point") if chosen else self.against
+        reference = self.outcomes[against or self.against]
+        found: dict[str, Any] = {}
+        for figure in shown(figures):
+            thirds = {suffix: figure.removesuffix(SECOND) + suffix for suffix in SIZES}
+            if not set(thirds.values()) <= set(figures):
+                continue
+            points: dict[str, Any] = {}
+            for name in names:
+                outcomes = self.outcomes[name]
+                whole = of_point(outcomes, reference, figure)
+                by_size = {of: of_point(outcomes, reference, third) for of, third in thirds.items()}
+                sizes = {f"{of.removeprefix('_')} objects": _of_mean(one) for of, one in by_size.items() if one}
+                points[name] = {**(whole["classes"] if whole else {}), **sizes}
+            found[figure] = {"against": against or self.against, "points": points}
+        return found
+
     def _best(self, variant: str, by: str) -> str | None:
         found = {point.name: mious(self.outcomes[point.name], by) for point in self.points if point.variant == variant}
         most = max(map(len, found.values()), default=0)
         means = {name: spread(values)["mean"] for name, values in found.items() if values and len(values) == most}
         return max(means, key=lambda name: means[name]) if means else None
+
+
+def _of_mean(found: dict[str, Any]) -> dict[str, Any]:
+    """Of what `of_point` says, that of the mean over the classes."""
+    return {key: value for key, value in found.items() if key != "classes"}

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pplfast.sweep.figures import TITLES
-from pplfast.sweep.parts import FIRST, SECOND
+from pplfast.sweep.parts import FIRST, SECOND, SIZES
 
 Rows = list[tuple[str, ...]]
 
 
 def title(figure: str) -> str:
     """In words."""
-    for suffix, words in ((FIRST, ", first part"), (SECOND, ", second part")):
+    words_of = {FIRST: ", first part", SECOND: ", second part", **{one: f", {one[1:]} objects" for one in SIZES}}
+    for suffix, words in words_of.items():
         if figure.endswith(suffix):
             return TITLES[figure.removesuffix(suffix)] + words
     return TITLES[figure]
@@ -32,6 +33,11 @@ def text(value: dict[str, Any]) -> str:
             "The best of these means is too good: it is the best on the very images that it was chosen by. "
             "`--choose-on 0.5` chooses by one half of them and reports the other."
         )
+    for figure, found in value["where"].items():
+        parts.append(
+            f"{title(figure)}, by class and by size of the objects, differences from {found['against']}:\n\n"
+            f"{_markdown(_where_rows(found))}"
+        )
     messages = [f"- {name}, seed {seed}: {why}" for name, seed, why in _failed(value)]
     if messages:
         parts.append("\n".join(["Failed, and tried again by the same command:", "", *messages]))
@@ -40,7 +46,7 @@ def text(value: dict[str, Any]) -> str:
 
 def shown(figures: Sequence[str]) -> list[str]:
     """Those that are reported: on the second part where there are parts."""
-    whole = [name for name in figures if not name.endswith((FIRST, SECOND))]
+    whole = [name for name in figures if not name.endswith((FIRST, SECOND, *SIZES))]
     return [name + SECOND if name + SECOND in figures else name for name in whole]
 
 
@@ -55,6 +61,21 @@ def _rows(value: dict[str, Any], reported: str) -> Rows:
         figures = (cell for key in columns.values() for cell in _spread(point["figures"].get(key), ".2f"))
         own = ("", "") if name == value["against"] else _spread(found.get("difference"), "+.2f")
         rows.append((name, str(found.get("n", 0)), *figures, *own))
+    return rows
+
+
+def _where_rows(found: dict[str, Any]) -> Rows:
+    """A row for each class and size. Of the point that is compared with, means; of the others, differences."""
+    points = {found["against"]: "mean", **{name: "difference" for name in found["points"] if name != found["against"]}}
+    rows: Rows = [("", *(cell for name, kind in points.items() for cell in (f"{name}: {kind}", "SE")))]
+    for row in dict.fromkeys(row for one in found["points"].values() for row in one):
+        cells = [
+            _spread(found["points"][name].get(row), ".2f")
+            if kind == "mean"
+            else _spread(found["points"][name].get(row, {}).get("difference"), "+.2f")
+            for name, kind in points.items()
+        ]
+        rows.append((row, *(text for cell in cells for text in cell)))
     return rows
 
 
@@ -79,7 +100,7 @@ def _failed(value: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    words = [column for column, cell in enumerate(rows[0]) if cell in ("point", "variant", "best point")]
+    words = [column for column, cell in enumerate(rows[0]) if cell in ("", "point", "variant", "best point")]
     lines = [
         "| "
         + " | ".join(
