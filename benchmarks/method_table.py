@@ -1,7 +1,8 @@
 """What the method reaches, from the results files of runs: `python -m pplfast.benchmarks.method_table [--write FILE]`.
 
 A run's file has kind "demo" or "run" and, for one variant or several, its mIoU in percent: of one seed at the top, of
-several in `runs`, of another machine in `second_machine`. Mean and standard error are computed here.
+several in `runs`, of another machine in `second_machine`. Mean and standard error are computed here. A file of kind
+"sweep" is the sweep.json of `pplfast sweep`.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.benchmarks.table import RESULTS, chart, write_tables
+from pplfast.sweep.table import text as sweep_text
 
 VARIANTS = {"plain": "plain", "ppl": "progressive", "explicit": "explicit"}
 FIGURES = {
@@ -31,14 +33,14 @@ Runs = dict[str, dict[str, dict[str, float]]]  # seed -> variant -> figure -> mI
 def load(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """Names and contents of the results files of runs, newest first."""
     files = [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
-    runs = [(name, value) for name, value in files if value.get("kind") in ("demo", "run")]
+    runs = [(name, value) for name, value in files if value.get("kind") in ("demo", "run", "sweep")]
     return sorted(runs, key=lambda item: (item[1]["date"], item[0]), reverse=True)
 
 
 def table(folder: Path = RESULTS) -> str:
     lines: list[str] = []
     for name, value in load(folder):
-        lines += _section(name, value)
+        lines += _sweep(name, value) if value["kind"] == "sweep" else _section(name, value)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
@@ -67,6 +69,17 @@ def _section(name: str, value: dict[str, Any]) -> Iterator[str]:
             yield from (f"{hardware}.", "")
         yield from _figures(runs)
     yield from _gains([runs for _, _, runs in machines])
+    yield from chart(name)
+
+
+def _sweep(name: str, value: dict[str, Any]) -> Iterator[str]:
+    yield f"## {value['recipe']}, {value['date'][:10]}"
+    yield ""
+    yield f"`benchmarks/results/{name}`, commit {value['commit']}. Command:"
+    yield from ("", "```text", *_wrapped(value["command"]), "```", "")
+    at_once = f"{value['at_once']} run{'s' * (value['at_once'] > 1)} at a time"
+    yield f"{_hardware(value)}, {at_once}, {value['wall_seconds'] / 3600:.1f} hours."
+    yield from ("", sweep_text(value).rstrip(), "")
     yield from chart(name)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pplfast.benchmarks import plots_runs
-from pplfast.benchmarks.plots_style import COLOURS, GAP, INK, bars, machine, new_figure, save
+from pplfast.charts import COLOURS, GAP, INK, bars, machine, new_figure, save
 from pplfast.errors import UserError
 from pplfast.files import read_json
+from pplfast.sweep.plot import chart as sweep_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,6 +69,8 @@ def draw(value: dict[str, Any]) -> "Figure":
         return plots_runs.predicted_scaling(value)
     if value.get("kind") in ("demo", "run"):
         return plots_runs.miou(value)
+    if value.get("kind") == "sweep":
+        return sweep_chart(value)
     if "kills" in value:
         return plots_runs.kills(value)
     raise ValueError(f"no chart for a file with {', '.join(list(value)[:5])}")

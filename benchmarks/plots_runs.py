@@ -3,7 +3,7 @@
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pplfast.benchmarks.plots_style import COLOURS, INK, machine, new_figure
+from pplfast.charts import COLOURS, INK, machine, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,6 +10,7 @@ import pytest
 from report_runs import CLASSES, cam_from_truth, make_data
 from train_data import RECIPE_FILE
 
+from pplfast.benchmarks import method_table, plots
 from pplfast.cli import main
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.run import check_run, run_config
@@ -165,6 +166,13 @@ def test_a_sweep_runs_every_point_with_every_seed_as_far_as_the_cams(words, star
     chart = (tmp_path / "out" / "sweep.svg").read_text()
     assert ">CAMs<" in chart and f">{high}<" in chart
     assert not list((tmp_path / "out").glob(".*"))  # neither lock nor half a file
+
+    (tmp_path / "results").mkdir()
+    hardware = {"cpu": "Some CPU", "gpus": "none"}
+    write_json(tmp_path / "results" / "s.json", value | {"hardware": hardware, "wall_seconds": 5400.0})
+    page = method_table.table(tmp_path / "results")
+    assert "Some CPU, 1 run at a time, 1.5 hours." in page and f"| {high} " in page and "pplfast sweep" in page
+    assert plots.draw(value).axes[0].get_title("left") == "CAMs"
 
 
 def test_what_is_done_is_not_started_again_unless_settings_or_data_changed(words, started, tmp_path):

@@ -226,6 +226,7 @@ def _about(args: argparse.Namespace, scored: "dict[str, Dataset]", at_once: int)
 
     texts = (f"{data.name}: {sum(map(bool, data.masks))} of {len(data)} images" for data in scored.values())
     return {
+        "kind": "sweep",
         "command": shlex.join(["pplfast", *args.words]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

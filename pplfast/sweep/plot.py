@@ -3,15 +3,23 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pplfast.charts import COLOURS, INK, new_figure, save
 from pplfast.sweep.table import shown, title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(value: dict[str, Any], path: Path) -> None:
     """value: of sweep.json. The suffix of `path` says the format; the file is replaced as a whole."""
-    from pplfast.benchmarks.plots_style import COLOURS, INK, new_figure, save
+    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=path.parent) as hidden:
+        os.replace(save(chart(value), Path(hidden, path.name)), path)
 
+
+def chart(value: dict[str, Any]) -> "Figure":
+    """value: of sweep.json."""
     points = value["points"]
     variants = list(dict.fromkeys(point["variant"] for point in points.values()))
     figures = shown(value["figures"])
@@ -27,5 +35,4 @@ def draw(value: dict[str, Any], path: Path) -> None:
         axes.set_ylim(len(points) - 0.5, -0.5)
         axes.set_title(title(name), loc="left", fontsize=10)
         axes.set_xlabel("mIoU, %: single seeds, mean and its standard error")
-    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=path.parent) as hidden:
-        os.replace(save(figure, Path(hidden, path.name)), path)
+    return figure
