@@ -171,7 +171,7 @@ def test_a_sweep_runs_every_point_with_every_seed_as_far_as_the_cams(words, star
     hardware = {"cpu": "Some CPU", "gpus": "none"}
     write_json(tmp_path / "results" / "s.json", value | {"hardware": hardware, "wall_seconds": 5400.0})
     page = method_table.table(tmp_path / "results")
-    assert "Some CPU, 1 run at a time, 1.5 hours." in page and f"| {high} " in page and "pplfast sweep" in page
+    assert "Some CPU, 2 runs at a time, 1.5 hours." in page and f"| {high} " in page and "pplfast sweep" in page
     assert plots.draw(value).axes[0].get_title("left") == "CAMs"
 
 
