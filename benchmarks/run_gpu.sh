@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that a GPU has to show, in four runs that fit into fifteen minutes of a GPU machine without network. What
-# runs at all comes before how fast it runs:
+# Everything that a GPU has to show, in runs of which A to D fit into fifteen minutes of a GPU machine without network.
+# What runs at all comes before how fast it runs:
 #
 #   A  smoke lines, tests of the kernels                         needs torch, Triton, pytest, hypothesis
 #   B  bench kernels                                             the same
@@ -8,14 +8,18 @@
 #      bf16, the same labels twice (once with CUDA_LAUNCH_BLOCKING=1), WideResNet-38 for 60 steps, the CUDA tests of
 #      the whole program; then, with IMAGES, the chain on real images
 #   D  bench train, cam, crf, walk                               as A
+#   E  plain and progressive classifiers of real images at 448 pixels, five seeds each, compared by their CAMs: needs
+#      IMAGES with masks, and what C needs, of which it takes the parts that C has unpacked
 #
-# Four ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
+# Ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
 # parts are those of offline_wheels.sh, of which such a machine may take only one at a time):
 #
 #   PPLFAST_COMMIT=COMMIT PART=.whl/part.aa OUT=$OUT timeout -k 5 200 benchmarks/run_gpu.sh A
 #   PPLFAST_COMMIT=COMMIT PART=.whl/part.ab OUT=$OUT timeout -k 5 110 benchmarks/run_gpu.sh B
 #   PPLFAST_COMMIT=COMMIT PART=.whl/part.ac OUT=$OUT timeout -k 5 300 benchmarks/run_gpu.sh C
 #   PPLFAST_COMMIT=COMMIT OUT=$OUT timeout -k 5 240 benchmarks/run_gpu.sh D
+#   PPLFAST_COMMIT=COMMIT OUT=$OUT IMAGES=DIR SWEEP="--train-list train_aug --val-list train" \
+#       timeout -k 5 500 benchmarks/run_gpu.sh E
 #
 # `all` (the default) is A, B, C and D after one another, with no limit but those of the single steps. Each run leaves one
 # archive, OUT/gpu_<run>.tar.gz (all JSON and PNG files and one log), packed anew every few seconds, so that a run that
@@ -23,14 +27,15 @@
 #
 #   OUT=DIR       where the archive goes (default: benchmarks/results)      PYTHON=...  another interpreter
 #   PART=FILE     kept in KEEP (default: build/gpu_parts) until C unpacks all parts; without parts C takes what is
-#                 installed                                                 IMAGES=DIR  a data set in VOC layout, for C;
+#                 installed                                                 IMAGES=DIR  a data set in VOC layout, for C and E;
 #                 CLASSES=bus=6,cat=8 its classes, where they are not VOC's twenty
+#   SWEEP="..."   more options of `pplfast sweep`, for E: lists, labels, --seeds
 #   QUICK=1       a trial run: few rounds, small sizes
 #   PPLFAST_DEVICE=cpu   a trial run of this script itself where there is no GPU: the files are then named cpu_* and say
 #                 device cpu
 set -u
 run="${1:-all}"
-case "$run" in A) budget=190 ;; B) budget=100 ;; C) budget=290 ;; D) budget=230 ;; all) budget=100000 ;;
+case "$run" in A) budget=190 ;; B) budget=100 ;; C) budget=290 ;; D) budget=230 ;; E) budget=490 ;; all) budget=100000 ;;
     *) sed -n '2,/^set/{/^#/p}' "$0" | cut -c3- >&2; exit 2 ;;
 esac
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -133,6 +138,20 @@ run_D() {
     bench 50 cam --no-compile
     bench 40 crf
     bench 30 walk
+}
+run_E() {
+    [ -n "$images" ] || { echo "E needs IMAGES=DIR"; failed=1; return; }
+    [ ! -d "$keep/site" ] || export PYTHONPATH="$PYTHONPATH:$keep/site"
+    local regime=(--set augment.crop=448 --set "augment.resize_long=[320,640]" --set optim.batch=16)
+    [ -z "$quick" ] || regime=(--set augment.crop=64 --set "augment.resize_long=[64,96]" --set "cam.scales=[1.0]")
+    # Several at a time: a network this small does not fill a GPU. sweep.json is written after every run.
+    (while sleep 5; do cp "$work/sweep/sweep.json" "$results/${name}_sweep.json"; done) 2>/dev/null &
+    local copier=$!
+    step 480 "sweep of $images" "$python" -m pplfast sweep --data "$images" ${CLASSES:+--classes "$CLASSES"} \
+        --recipe own-images "${regime[@]}" --variants plain,ppl --seeds 0-4 --at-once 3 --choose-on 0.5 --by-size \
+        ${SWEEP:-} --out "$work/sweep"
+    kill "$copier"
+    cp "$work/sweep/sweep.json" "$results/${name}_sweep.json"
 }
 chain_images= network_images="--train 48 --val 2 --size 504"
 [ -z "$quick" ] || { chain_images="--train 16 --val 8 --size 96" network_images="--train 8 --val 2 --size 72"; }

@@ -113,6 +113,17 @@ def test_a_terminated_run_ends_at_once_and_packs(start, tmp_path):
 
 
 def test_unknown_runs_are_refused_with_the_commands(start):
-    process = start("E")
+    process = start("F")
     printed, _ = process.communicate(timeout=20)
-    assert process.returncode == 2 and "run_gpu.sh D" in printed
+    assert process.returncode == 2 and "run_gpu.sh E" in printed
+
+
+def test_the_sweep_takes_the_data_set_and_more_options(start, tmp_path):
+    (tmp_path / "photos").mkdir()
+    process = start("E", IMAGES=str(tmp_path / "photos"), SWEEP="--train-list some --seeds 0", CLASSES="cat,dog")
+    printed, _ = process.communicate(timeout=60)
+    (line,) = (line for line in printed.splitlines() if line.startswith("ran -m pplfast sweep"))
+    assert f"--data {tmp_path / 'photos'} --classes cat,dog --recipe own-images" in line
+    assert "--train-list some --seeds 0 --out" in line and "augment.resize_long=[320,640]" in line
+    process = start("E")
+    assert "E needs IMAGES=DIR" in process.communicate(timeout=60)[0] and process.returncode == 1
