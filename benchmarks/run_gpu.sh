@@ -70,7 +70,7 @@ pack() {
 }
 finish() { # exit code
     trap '' TERM INT EXIT
-    for job in "${step_pid:-}" "${chain_pid:-}" "${network_pid:-}"; do [ -z "$job" ] || kill "$job" 2>/dev/null; done
+    for job in "${step_pid:-}" "${chain_pid:-}" "${network_pid:-}" "${copy_pid:-}"; do [ -z "$job" ] || kill "$job" 2>/dev/null; done
     kill "$packer" 2>/dev/null
     wait "$packer" 2>/dev/null
     echo "run $run: exit code $1 after ${SECONDS} s; results: $out/${name}_$run.tar.gz"
@@ -146,11 +146,12 @@ run_E() {
     [ -z "$quick" ] || regime=(--set augment.crop=64 --set "augment.resize_long=[64,96]" --set "cam.scales=[1.0]")
     # Several at a time: a network this small does not fill a GPU. sweep.json is written after every run.
     (while sleep 5; do cp "$work/sweep/sweep.json" "$results/${name}_sweep.json"; done) 2>/dev/null &
-    local copier=$!
+    copy_pid=$!
     step 480 "sweep of $images" "$python" -m pplfast sweep --data "$images" ${CLASSES:+--classes "$CLASSES"} \
         --recipe own-images "${regime[@]}" --variants plain,ppl --seeds 0-4 --at-once 3 --choose-on 0.5 --by-size \
         ${SWEEP:-} --out "$work/sweep"
-    kill "$copier"
+    kill "$copy_pid"
+    copy_pid=
     cp "$work/sweep/sweep.json" "$results/${name}_sweep.json"
 }
 chain_images= network_images="--train 48 --val 2 --size 504"

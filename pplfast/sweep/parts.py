@@ -48,12 +48,13 @@ class Parts:
 
 def parts_of(choose_on: str | None, by_size: bool, scored: dict[str, Dataset], val: DataConfig) -> Parts | None:
     """choose_on, by_size: the options of that name; without either there are no parts. scored: the lists that are, by
-    VAL and TEST, of the data set `val`. Raises UserError where a part of the first of them has no mask."""
+    VAL and TEST, of the data set `val`. Raises UserError where a part of the first of them has no mask, or any of
+    them too few for thirds."""
     if choose_on is None and not by_size:
         return None
     parts = Parts(None if choose_on is None else _first(choose_on, scored, val), by_size, scored)
-    which, dataset = next(iter(scored.items()))
-    split = parts.of(which)
+    splits = {which: parts.of(which) for which in scored}
+    dataset, split = next(zip(scored.values(), splits.values()))
     if choose_on is not None and not (_scored(split[FIRST]) and _scored(split[SECOND])):
         raise UserError(
             f"--choose-on {choose_on}: takes {_scored(split[FIRST])} of the {_scored(dataset)} images of "

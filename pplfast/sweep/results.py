@@ -52,6 +52,7 @@ class Results:
         """mIoU and IoU in percent, times in seconds, over all calls of the command."""
         done = [one for runs in self.outcomes.values() for one in runs.values()]
         figures = names(self.outcomes)
+        chosen = self._chosen(figures)
         return {
             **self.about,
             "seeds": list(self.seeds),
@@ -62,8 +63,8 @@ class Results:
             },
             "against": self.against,
             "figures": figures,
-            "chosen": self._chosen(figures),
-            "where": self._where(figures),
+            "chosen": chosen,
+            "where": self._where(figures, chosen),
             "points": {point.name: self._point(point, figures) for point in self.points},
             "seconds": round(sum(one.seconds for one in done), 1),
             "wall_seconds": round(self._before + time.monotonic() - self._start, 1),
@@ -115,29 +116,29 @@ class Results:
             },
         }
 
-    def _where(self, figures: Sequence[str]) -> dict[str, Any]:
-        """Of each reported figure that has thirds by size, IoU by class and mIoU by size, and their differences; by row
-        and point. The points are those that were chosen, else all."""
-        chosen = self._chosen(figures)
-        names = (
-            [found["point"] for found in chosen["variants"].values()] if chosen else [one.name for one in self.points]
-        )
-        against = chosen["variants"].get(chosen["against"], {}).get("point") if chosen else self.against
-        reference = self.outcomes[against or self.against]
-        found: dict[str, Any] = {}
-        for figure in shown(figures):
-            thirds = {suffix: figure.removesuffix(SECOND) + suffix for suffix in SIZES}
-            if not set(thirds.values()) <= set(figures):
-                continue
-            points: dict[str, Any] = {}
-            for name in names:
-                outcomes = self.outcomes[name]
-                whole = of_point(outcomes, reference, figure)
-                by_size = {of: of_point(outcomes, reference, third) for of, third in thirds.items()}
-                sizes = {f"{of.removeprefix('_')} objects": _of_mean(one) for of, one in by_size.items() if one}
-                points[name] = {**(whole["classes"] if whole else {}), **sizes}
-            found[figure] = {"against": against or self.against, "points": points}
-        return found
+    def _where(self, figures: Sequence[str], chosen: dict[str, Any] | None) -> dict[str, Any]:
+        """Of each reported figure that has thirds by size, IoU by class and mIoU by size, and their differences; by
+        point and row. The points are those that were chosen, else all."""
+        best = {variant: found["point"] for variant, found in chosen["variants"].items()} if chosen else {}
+        points = list(best.values()) or [point.name for point in self.points]
+        against = best.get(chosen["against"], self.against) if chosen else self.against
+        return {
+            figure: {"against": against, "points": {name: self._by_part(name, against, figure) for name in points}}
+            for figure in shown(figures)
+            if _third(figure, SIZES[0]) in figures
+        }
+
+    def _by_part(self, point: str, against: str, figure: str) -> dict[str, Any]:
+        """Spread and difference of each class, and of each third by size."""
+        outcomes, reference = self.outcomes[point], self.outcomes[against]
+        whole = of_point(outcomes, reference, figure)
+        rows: dict[str, Any] = dict(whole["classes"]) if whole else {}
+        for suffix in SIZES:
+            values = mious(outcomes, _third(figure, suffix))
+            if values:
+                gain = difference(values, mious(reference, _third(figure, suffix)))
+                rows[f"{suffix[1:]} objects"] = {**spread(values), "difference": gain}
+        return rows
 
     def _best(self, variant: str, by: str) -> str | None:
         found = {point.name: mious(self.outcomes[point.name], by) for point in self.points if point.variant == variant}
@@ -146,6 +147,6 @@ class Results:
         return max(means, key=lambda name: means[name]) if means else None
 
 
-def _of_mean(found: dict[str, Any]) -> dict[str, Any]:
-    """Of what `of_point` says, that of the mean over the classes."""
-    return {key: value for key, value in found.items() if key != "classes"}
+def _third(figure: str, suffix: str) -> str:
+    """The name of a reported figure's third by size."""
+    return figure.removesuffix(SECOND) + suffix

@@ -6,13 +6,13 @@ from typing import Any
 from pplfast.sweep.figures import TITLES
 from pplfast.sweep.parts import FIRST, SECOND, SIZES
 
+PARTS = {FIRST: ", first part", SECOND: ", second part"} | {suffix: f", {suffix[1:]} objects" for suffix in SIZES}
 Rows = list[tuple[str, ...]]
 
 
 def title(figure: str) -> str:
     """In words."""
-    words_of = {FIRST: ", first part", SECOND: ", second part", **{one: f", {one[1:]} objects" for one in SIZES}}
-    for suffix, words in words_of.items():
+    for suffix, words in PARTS.items():
         if figure.endswith(suffix):
             return TITLES[figure.removesuffix(suffix)] + words
     return TITLES[figure]
