@@ -10,10 +10,10 @@ from pplfast.files import check_inside
 from pplfast.run.chain import data_settings, open_sets
 from pplfast.steps import TEST, VAL
 from pplfast.sweep.figures import read_outcome
+from pplfast.sweep.names import title
 from pplfast.sweep.parts import Parts, with_parts
 from pplfast.sweep.results import Results
 from pplfast.sweep.runs import Process, Slot, SweepRun, is_done, start, work_through
-from pplfast.sweep.table import title
 from pplfast.train.check import check_recipe
 
 Data = Callable[[SweepRun], dict[str, Any]]  # what the check of a run's data holds for: `data_settings`

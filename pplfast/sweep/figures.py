@@ -8,11 +8,10 @@ from typing import Any
 
 from pplfast.errors import UserError
 from pplfast.files import read_json
-from pplfast.steps import SCORES, STEP, STEPS
+from pplfast.steps import STEPS
 from pplfast.sweep.runs import SweepRun
 
 CAMS = "cam_miou"
-TITLES = {step.figure: STEP[source].text or STEP[source].title for source, step in SCORES.items()}
 DIGITS = 4
 
 

@@ -13,14 +13,12 @@ from typing import Any
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
-from pplfast.evaluate.sizes import NAMES, parts_by_size
+from pplfast.evaluate.sizes import parts_by_size
 from pplfast.files import read_json, write_json
 from pplfast.steps import SCORES, STEP
 from pplfast.sweep.figures import Figure, Outcome
+from pplfast.sweep.names import FIRST, SECOND, SIZES
 from pplfast.sweep.runs import SweepRun
-
-FIRST, SECOND = "_first", "_second"  # after the name of a figure
-SIZES = tuple(f"_{name}" for name in NAMES)
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Parts:
                 split[suffix] = dataset.subset([i for i in usable if (dataset.ids[i] in self.first) == chosen])
         if self.by_size:
             reported = split[SECOND] if split else dataset.subset(usable)
-            split |= {f"_{part.name}": part.dataset for part in parts_by_size(reported)}
+            split |= {suffix: part.dataset for suffix, part in zip(SIZES, parts_by_size(reported), strict=True)}
         return split
 
 

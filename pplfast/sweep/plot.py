@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pplfast.charts import COLOURS, INK, new_figure, save
-from pplfast.sweep.table import shown, title
+from pplfast.sweep.names import title
+from pplfast.sweep.table import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

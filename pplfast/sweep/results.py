@@ -10,7 +10,7 @@ from typing import Any
 from pplfast.files import read_json, write_json, write_text
 from pplfast.steps import VARIANTS
 from pplfast.sweep.figures import Outcome, difference, mious, names, of_point, spread
-from pplfast.sweep.parts import FIRST, SECOND, SIZES
+from pplfast.sweep.names import FIRST, SECOND, SIZES
 from pplfast.sweep.plot import draw
 from pplfast.sweep.points import Point
 from pplfast.sweep.table import shown, text

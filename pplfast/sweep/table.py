@@ -3,19 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pplfast.sweep.figures import TITLES
-from pplfast.sweep.parts import FIRST, SECOND, SIZES
+from pplfast.sweep.names import FIRST, SECOND, SIZES, title
 
-PARTS = {FIRST: ", first part", SECOND: ", second part"} | {suffix: f", {suffix[1:]} objects" for suffix in SIZES}
 Rows = list[tuple[str, ...]]
-
-
-def title(figure: str) -> str:
-    """In words."""
-    for suffix, words in PARTS.items():
-        if figure.endswith(suffix):
-            return TITLES[figure.removesuffix(suffix)] + words
-    return TITLES[figure]
 
 
 def text(value: dict[str, Any]) -> str:
