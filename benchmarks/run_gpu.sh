@@ -8,8 +8,8 @@
 #      bf16, the same labels twice (once with CUDA_LAUNCH_BLOCKING=1), WideResNet-38 for 60 steps, the CUDA tests of
 #      the whole program; then, with IMAGES, the chain on real images
 #   D  bench train, cam, crf, walk                               as A
-#   E  plain and progressive classifiers of real images at 448 pixels, five seeds each, compared by their CAMs: needs
-#      IMAGES with masks, and what C needs, of which it takes the parts that C has unpacked
+#   E  plain and progressive classifiers of real images at 448 pixels, of 4 and 12 epochs, five seeds each,
+#      compared by their CAMs: needs IMAGES with masks, and what C needs, of which it takes the parts that C has unpacked
 #
 # Ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
 # parts are those of offline_wheels.sh, of which such a machine may take only one at a time):
@@ -70,7 +70,7 @@ pack() {
 }
 finish() { # exit code
     trap '' TERM INT EXIT
-    for job in "${step_pid:-}" "${chain_pid:-}" "${network_pid:-}" "${copy_pid:-}"; do [ -z "$job" ] || kill "$job" 2>/dev/null; done
+    for job in "${step_pid:-}" "${beside_pid:-}" "${chain_pid:-}" "${network_pid:-}" "${copy_pid:-}"; do [ -z "$job" ] || kill "$job" 2>/dev/null; done
     kill "$packer" 2>/dev/null
     wait "$packer" 2>/dev/null
     echo "run $run: exit code $1 after ${SECONDS} s; results: $out/${name}_$run.tar.gz"
@@ -108,6 +108,10 @@ bench() { # seconds, benchmark, options...
     shift 2
     step "$limit" "bench $which" "$python" -m pplfast bench "$which" $quick "$@" --out "$results/${name}_$which.json"
 }
+beside() { # command...: while others go on
+    (trap 'kill "$step_pid" 2>/dev/null; exit 143' TERM; failed=0; "$@"; exit $failed) &
+    beside_pid=$!
+}
 smoke() { # seconds, file, options...
     local limit=$1 file=$2 tiny=
     shift 2
@@ -142,17 +146,23 @@ run_D() {
 run_E() {
     [ -n "$images" ] || { echo "E needs IMAGES=DIR"; failed=1; return; }
     [ ! -d "$keep/site" ] || export PYTHONPATH="$PYTHONPATH:$keep/site"
-    local regime=(--set augment.crop=448 --set "augment.resize_long=[320,640]" --set optim.batch=16)
-    [ -z "$quick" ] || regime=(--set augment.crop=64 --set "augment.resize_long=[64,96]" --set "cam.scales=[1.0]")
-    # Several at a time: a network this small does not fill a GPU. sweep.json is written after every run.
-    (while sleep 5; do cp "$work/sweep/sweep.json" "$results/${name}_sweep.json"; done) 2>/dev/null &
+    local sweep="$keep/sweep"
+    # Several at a time: the host's launches of a network this small take longer than what they launch.
+    local regime=(--set augment.crop=448 --set "augment.resize_long=[320,640]" --set optim.batch=16
+        --seeds 0-4 --at-once 8) long="stages.0.epochs=6 stages.1.epochs=6"
+    [ -z "$quick" ] || { long="stages.0.epochs=3"; regime=(--set augment.crop=64 --set "augment.resize_long=[64,96]"
+        --set "cam.scales=[1.0]" --seeds 0 --at-once 2); }
+    # sweep.json is written after every run; one that is cut off is finished by the next E on the same machine.
+    (while sleep 5; do cp "$sweep/sweep.json" "$results/${name}_sweep.json"; done) 2>/dev/null &
     copy_pid=$!
     step 480 "sweep of $images" "$python" -m pplfast sweep --data "$images" ${CLASSES:+--classes "$CLASSES"} \
-        --recipe own-images "${regime[@]}" --variants plain,ppl --seeds 0-4 --at-once 3 --choose-on 0.5 --by-size \
-        ${SWEEP:-} --out "$work/sweep"
+        --recipe own-images --point "plain: variant=plain" --point "plain-long: variant=plain $long" \
+        --point "ppl: variant=ppl" --point "ppl-long: variant=ppl $long" \
+        --point "explicit-long: variant=explicit $long" "${regime[@]}" --choose-on 0.5 --by-size ${SWEEP:-} \
+        --out "$sweep"
     kill "$copy_pid"
     copy_pid=
-    cp "$work/sweep/sweep.json" "$results/${name}_sweep.json"
+    cp "$sweep/sweep.json" "$results/${name}_sweep.json"
 }
 chain_images= network_images="--train 48 --val 2 --size 504"
 [ -z "$quick" ] || { chain_images="--train 16 --val 8 --size 96" network_images="--train 8 --val 2 --size 72"; }
@@ -167,12 +177,13 @@ run_C() {
         export PYTHONPATH="$PYTHONPATH:$keep/site"
     fi
     step 45 "doctor" "$python" -m pplfast doctor
-    chain
-    network
-    smoke 60 smoke_losses --only losses
     shopt -s nullglob
     local whole=("$root"/tests/test_gpu_*.py)
-    [ ${#whole[@]} = 0 ] || tests 90 "${whole[@]}"
+    [ ${#whole[@]} = 0 ] || beside tests 110 "${whole[@]}"
+    chain
+    smoke 60 smoke_losses --only losses
+    wait "$beside_pid" || failed=1
+    network # alone, since its time a step counts
     [ -z "$images" ] || chain_of_images
 }
 chain() { # the demo set, then the same labels twice: they differ where an image is overwritten while it is read
