@@ -109,7 +109,7 @@ bench() { # seconds, benchmark, options...
     step "$limit" "bench $which" "$python" -m pplfast bench "$which" $quick "$@" --out "$results/${name}_$which.json"
 }
 beside() { # command...: while others go on
-    (trap 'kill "$step_pid" 2>/dev/null; exit 143' TERM; failed=0; "$@"; exit $failed) &
+    (trap 'kill -s "${stop:-TERM}" "$step_pid" 2>/dev/null; wait "$step_pid"; exit 143' TERM; failed=0; "$@"; exit $failed) &
     beside_pid=$!
 }
 smoke() { # seconds, file, options...
@@ -126,7 +126,8 @@ tests() { # seconds, files...
     # A cut-off run is worth the names of what it did (verbose twice: the project's settings are quiet once) and what
     # failed, which pytest prints when it is interrupted; a background process ignores that signal until told otherwise.
     local heeding="import signal, sys, pytest; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    stop=INT step "$limit" "tests: ${*##*/}" "$python" -c "$heeding; sys.exit(pytest.main(sys.argv[1:]))" -vv --tb=short --durations=15 $parallel \
+    # One thread a worker: the networks that are compared are computed on the CPU too.
+    stop=INT step "$limit" "tests: ${*##*/}" env OMP_NUM_THREADS=1 "$python" -c "$heeding; sys.exit(pytest.main(sys.argv[1:]))" -vv --tb=short --durations=15 $parallel \
         -p no:cacheprovider --rootdir "$root" "$@"
 }
 

@@ -137,10 +137,15 @@ def work_through(
     begin: Callable[[SweepRun, Slot], Process] = start,
 ) -> Generator[tuple[SweepRun, str], None, None]:
     """Each run once it has ended, with what went wrong, or "". When the caller stops, or is stopped, all are ended."""
-    waiting, free = deque(runs), deque(slots)
+    waiting, free, ended = deque(runs), deque(slots), deque[tuple[SweepRun, str]]()
     active: dict[SweepRun, tuple[Process, Slot]] = {}
     try:
-        while waiting or active:
+        while waiting or active or ended:
+            for run, (process, slot) in list(active.items()):
+                if (code := process.poll()) is not None:
+                    del active[run]
+                    free.append(slot)
+                    ended.append((run, failure(run, code)))
             while waiting and free:
                 run, slot = waiting.popleft(), free.popleft()
                 try:
@@ -148,13 +153,11 @@ def work_through(
                     say(f"{run}: started")
                 except UserError as error:  # of its folder
                     free.append(slot)
-                    yield run, str(error)
-            time.sleep(POLL)
-            for run, (process, slot) in list(active.items()):
-                if (code := process.poll()) is not None:
-                    del active[run]
-                    free.append(slot)
-                    yield run, failure(run, code)
+                    ended.append((run, str(error)))
+            if ended:  # only now: while the caller scores one, no slot is to be empty
+                yield ended.popleft()
+            else:
+                time.sleep(POLL)
     finally:
         _end([process for process, _ in active.values()], say)
 
