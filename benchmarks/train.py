@@ -103,18 +103,17 @@ def run(report: Report, work: Work | None = None) -> None:
         keep_freed_memory()  # as the trainer does; the reference gains by it too
     works = (work,) if work else CPU_WORKS if report.device == "cpu" else GPU_WORKS
     later: list[Callable[[], None]] = []
-    with fastest_convolutions():
-        for own in works[:1] if report.quick else works:
-            later += _run_work(report, own)
-        for series in later:
-            series()
-            torch.compiler.reset()
-            if report.device == "cuda":
-                torch.cuda.empty_cache()
+    for own in works[:1] if report.quick else works:
+        later += _run_work(report, own)
+    for series in later:
+        series()
+        torch.compiler.reset()
+        if report.device == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _run_work(report: Report, work: Work) -> list[Callable[[], None]]:
-    """Measures what needs no compiler, and returns what does: compiling takes minutes, and may not end."""
+    """Measures what is soon measured, and returns the rest: compiling takes minutes, and may not end."""
     middle = work.positions[len(work.positions) // 2]
     if report.compile and not report.quick and len(work.positions) > 1:
         report.skip(BENCH, f"tuned reference after other blocks than {middle}", "compiling takes minutes each time")
@@ -149,35 +148,45 @@ def _run_position(report: Report, work: Work, position: str, tune: bool) -> list
     ours = models.make_pplfast(case, device)
     plain = replace(case, cuts=())
     reference = models.make_reference(case, ours, device)
-    steps = {"reference": step(reference, images, False, False)}
-    if device == "cuda":
-        steps["reference_tf32"] = step(models.make_reference(case, ours, device), images, False, True)
-    steps |= {
+    single = {
+        "reference": step(reference, images, False, False),
         "pplfast": step(models.make_pplfast(case, device), last, False, False),
         "plain": step(models.make_pplfast(plain, device), last, False, False),
     }
-    has_bf16 = "bf16" in report.precisions(BENCH)
-    if has_bf16:
-        steps |= {
+    operations = dense_flops(single["pplfast"]) / dense_flops(single["plain"])
+    half = {}
+    if has_bf16 := "bf16" in report.precisions(BENCH):
+        half = {
             "pplfast_bf16": step(models.make_pplfast(case, device), last, True, True),
             "plain_bf16": step(models.make_pplfast(plain, device), last, True, True),
         }
-    extra = _figures(report, steps)
-    extra["pplfast"]["operations_of_plain"] = dense_flops(steps["pplfast"]) / dense_flops(steps["plain"])
-    _time(report, work, case, name, steps, extra)
+
+    def in_single_precision() -> None:
+        again = ("pplfast_bf16",) if device == "cuda" else ()
+        steps = single | ({"pplfast_bf16": half["pplfast_bf16"]} if again else half)
+        _time(report, work, case, name, steps, {"pplfast": {"operations_of_plain": operations}}, again)
+
+    later: list[Callable[[], None]] = []
+    if device == "cuda":
+        # cuDNN searches long for convolutions without TF32: they must not keep these from being measured.
+        rounded = {"reference_tf32": step(models.make_reference(case, ours, device), images, False, True)}
+        _time(report, work, case, name, rounded | half)
+        later.append(in_single_precision)
+    else:
+        in_single_precision()
     if not (tune and has_bf16 and report.can_tune(BENCH)):
-        return []
+        return later
 
     def in_turns(label: str, make: Callable[[], PatchClassifier | ReferenceClassifier]) -> Callable[[], None]:
         """A series of its own with pplfast's step, whose first times stay."""
 
         def measure() -> None:
-            pair = {label: step(make(), last, True, True), "pplfast_bf16": steps["pplfast_bf16"]}
-            _time(report, work, case, name, pair, _figures(report, {label: pair[label]}), again=("pplfast_bf16",))
+            pair = {label: step(make(), last, True, True), "pplfast_bf16": half["pplfast_bf16"]}
+            _time(report, work, case, name, pair, again=("pplfast_bf16",))
 
         return measure
 
-    later = [in_turns("tuned", lambda: models.tune(models.make_reference(case, ours, device), report.compile))]
+    later += [in_turns("tuned", lambda: models.tune(models.make_reference(case, ours, device), report.compile))]
     if device == "cuda" and report.compile:
         later += [
             in_turns(f"compiled_{mode}", partial(models.compile_pplfast, case, device, mode)) for mode in COMPILED
@@ -202,14 +211,18 @@ def _time(
     case: Case,
     name: str,
     steps: dict[str, Callable[[], object]],
-    extra: dict[str, dict[str, Any]],
+    more: dict[str, dict[str, Any]] | None = None,
     again: tuple[str, ...] = (),
 ) -> None:
+    """more: figures of a row. again: as in `Report.add`."""
     clock = compute_clock(report.device)
     effort = QUICK if report.quick else FULL if report.device == "cuda" else STEPS
-    pairs = [pair for pair in work.pairs if not again or {pair.numerator, pair.denominator} == set(steps)]
-    samples = alternate(steps, report.device, effort, clock)
-    report.add(BENCH, name, samples, pairs, work.batch, _floors(report, work, case), extra, clock, again)
+    with fastest_convolutions():  # as the trainer does; the checks before look at each shape once
+        extra = _figures(report, {label: run for label, run in steps.items() if label not in again})
+        samples = alternate(steps, report.device, effort, clock)
+    for label, figures in (more or {}).items():
+        extra[label] |= figures
+    report.add(BENCH, name, samples, list(work.pairs), work.batch, _floors(report, work, case), extra, clock, again)
 
 
 def _same_training(
