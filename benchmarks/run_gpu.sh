@@ -8,8 +8,8 @@
 #      bf16, the same labels twice (once with CUDA_LAUNCH_BLOCKING=1), WideResNet-38 for 60 steps, the CUDA tests of
 #      the whole program; then, with IMAGES, the chain on real images
 #   D  bench train, cam, crf, walk                               as A
-#   E  plain and progressive classifiers of real images at 448 pixels, of 4 and 12 epochs, five seeds each,
-#      compared by their CAMs: needs IMAGES with masks, and what C needs, of which it takes the parts that C has unpacked
+#   E  plain and progressive classifiers of real images at 448 pixels, four seeds each, and what the chain makes of their
+#      CAMs: needs IMAGES with masks, and what C needs, of which it takes the parts that C has unpacked
 #
 # Ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
 # parts are those of offline_wheels.sh, of which such a machine may take only one at a time):
@@ -150,20 +150,18 @@ run_E() {
     local sweep="$keep/sweep"
     # Several at a time: the host's launches of a network this small take longer than what they launch.
     local regime=(--set augment.crop=448 --set "augment.resize_long=[320,640]" --set optim.batch=16
-        --seeds 0-4 --at-once 8) long="stages.0.epochs=6 stages.1.epochs=6"
-    [ -z "$quick" ] || { long="stages.0.epochs=3"; regime=(--set augment.crop=64 --set "augment.resize_long=[64,96]"
-        --set "cam.scales=[1.0]" --seeds 0 --at-once 2); }
+        --set stages.0.epochs=6 --set stages.1.epochs=6 --seeds 0-3 --at-once 8)
+    [ -z "$quick" ] || regime=(--set augment.crop=64 --set "augment.resize_long=[64,96]" --set "cam.scales=[1.0]"
+        --set affinity.epochs=1 --set segmentation.epochs=1 --seeds 0 --at-once 2)
     # sweep.json is written after every run; one that is cut off is finished by the next E on the same machine.
-    (while sleep 5; do cp "$sweep/sweep.json" "$results/${name}_sweep.json"; done) 2>/dev/null &
+    (while sleep 5; do cp "$sweep/sweep.json" "$results/${name}_sweep_chain.json"; done) 2>/dev/null &
     copy_pid=$!
     step 480 "sweep of $images" "$python" -m pplfast sweep --data "$images" ${CLASSES:+--classes "$CLASSES"} \
-        --recipe own-images --point "plain: variant=plain" --point "plain-long: variant=plain $long" \
-        --point "ppl: variant=ppl" --point "ppl-long: variant=ppl $long" \
-        --point "explicit-long: variant=explicit $long" "${regime[@]}" --choose-on 0.5 --by-size ${SWEEP:-} \
+        --recipe own-images --variants plain,ppl --steps all "${regime[@]}" --choose-on 0.5 --by-size ${SWEEP:-} \
         --out "$sweep"
     kill "$copy_pid"
     copy_pid=
-    cp "$sweep/sweep.json" "$results/${name}_sweep.json"
+    cp "$sweep/sweep.json" "$results/${name}_sweep_chain.json"
 }
 chain_images= network_images="--train 48 --val 2 --size 504"
 [ -z "$quick" ] || { chain_images="--train 16 --val 8 --size 96" network_images="--train 8 --val 2 --size 72"; }
