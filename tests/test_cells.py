@@ -41,19 +41,20 @@ def seeing_points(backbone):
             point_to(module, 0.5 if module.stride[0] > 1 else 0.0)  # TensorFlow's windows lie half a cell behind
         elif isinstance(module, FrozenBatchNorm):
             module.running_var.fill_(1 - module.eps)
-    if backbone.specs[6].stride == 1:
-        point_to(backbone.block_modules(6)[0]._depthwise_conv, -backbone.specs[6].shift)
+    moved = backbone.specs[6]
+    if moved.shift is not None:
+        point_to(backbone.block_modules(6)[0]._depthwise_conv, moved.stride - 1 - moved.shift)
     return backbone.eval()
 
 
 def point_to(convolution, before):
-    """The point so far before the centre of the window, in cells of the input, below 1."""
+    """The point so far before the centre of the window, in cells of the input, between -1 and 1."""
     nn.init.zeros_(convolution.weight)
-    middle = convolution.kernel_size[0] // 2
+    middle, sign, far = convolution.kernel_size[0] // 2, 1 if before > 0 else -1, abs(before)
     for y, x in itertools.product((0, 1), repeat=2):
-        share = (before if y else 1 - before) * (before if x else 1 - before)
+        share = (far if y else 1 - far) * (far if x else 1 - far)
         if share:
-            convolution.weight.data[:, :, middle - y, middle - x] = share / convolution.weight.shape[1]
+            convolution.weight.data[:, :, middle - sign * y, middle - sign * x] = share / convolution.weight.shape[1]
 
 
 def spot(height, width, y, x, sigma):
@@ -137,7 +138,14 @@ def test_one_patch_is_the_whole_at_sizes_that_are_no_multiple(name, stride, size
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, stride", [("efficientnet_lite0", 32), ("efficientnet_lite0", 16), ("efficientnet_lite1", 16)]
+    "name, stride",
+    [
+        ("efficientnet_lite0", 32),
+        ("efficientnet_lite0", 16),
+        ("efficientnet_lite1", 16),
+        ("efficientnet_lite2", 32),
+        ("efficientnet_lite2", 16),
+    ],
 )
 @torch.inference_mode()
 def test_a_mirror_image_shows_that_cells_lie_where_they_are_placed(name, stride, voc_mini):

@@ -26,9 +26,10 @@ GROUPS = (
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 BN_EPS = 1e-3
 LAST_STRIDED_GROUP = 6  # from 1; its stride becomes 1 for output stride 16
-# Without its stride the weights of that group still make up for the padding of the published network. Measured, as the
-# mirror image shows it: tests/test_cells.py.
-UNSTRIDED_SHIFT = {"efficientnet_lite0": -0.35, "efficientnet_lite1": -0.35}
+# How far to the right and below of its even place a cell of that group's output looks, in cells, by output stride.
+# Weights within a window make up for the padding of the published network, at stride 16 still for that of the stride
+# that is left out. Measured, as the mirror image shows it: tests/test_cells.py.
+OFFSETS = {("efficientnet_lite0", 16): -0.35, ("efficientnet_lite1", 16): -0.35, ("efficientnet_lite2", 32): 0.215}
 
 
 class MBConv(nn.Module):
@@ -78,14 +79,16 @@ class EfficientNetLite(Backbone):
         specs = [BlockSpec("stem", 2, STEM_CHANNELS)]
         inputs = STEM_CHANNELS
         for number, (repeats, kernel, stride, expansion, channels) in enumerate(groups_of(name), start=1):
-            shift = None
-            if number == LAST_STRIDED_GROUP and output_stride == 16:
-                stride, shift = 1, UNSTRIDED_SHIFT.get(name)
+            offset = None
+            if number == LAST_STRIDED_GROUP:
+                offset = OFFSETS.get((name, output_stride))
+                stride = output_stride // 16
             start = len(self._blocks)
             for repeat in range(repeats):
                 self._blocks.append(MBConv(inputs, channels, kernel, 1 if repeat else stride, expansion, repeat > 0))
                 inputs = channels
             self._groups.append(range(start, len(self._blocks)))
+            shift = None if offset is None else (stride - 1) / 2 + offset * stride
             specs.append(BlockSpec(f"group{number}", stride, channels, shift))
         self._conv_head = Conv(inputs, HEAD_CHANNELS, 1)
         self._bn1 = FrozenBatchNorm(HEAD_CHANNELS, BN_EPS)
