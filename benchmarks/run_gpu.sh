@@ -10,6 +10,7 @@
 #   D  bench train, cam, crf, walk                               as A
 #   E  plain and progressive classifiers of real images at 448 pixels, four seeds each, and what the chain makes of their
 #      CAMs: needs IMAGES with masks, and what C needs, of which it takes the parts that C has unpacked
+#   F  60 steps of EfficientNet-Lite0 as it is, and with CUDA graphs (--compile reduce-overhead)      as E, without IMAGES
 #
 # Ready commands, the next one at hand before a run ends (COMMIT: of this tree, whose .git may not travel; the
 # parts are those of offline_wheels.sh, of which such a machine may take only one at a time):
@@ -35,7 +36,7 @@
 #                 device cpu
 set -u
 run="${1:-all}"
-case "$run" in A) budget=190 ;; B) budget=100 ;; C) budget=290 ;; D) budget=230 ;; E) budget=490 ;; all) budget=100000 ;;
+case "$run" in A) budget=190 ;; B) budget=100 ;; C) budget=290 ;; D) budget=230 ;; E) budget=490 ;; F) budget=250 ;; all) budget=100000 ;;
     *) sed -n '2,/^set/{/^#/p}' "$0" | cut -c3- >&2; exit 2 ;;
 esac
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -182,7 +183,8 @@ run_C() {
     chain
     smoke 60 smoke_losses --only losses
     wait "$beside_pid" || failed=1
-    network # alone, since its time a step counts
+    wait "$network_pid" || { echo "FAILED: images for wrn38"; failed=1; return; }
+    network network 90 wrn38 b4_5 --profile 2 # alone, since its time a step counts
     [ -z "$images" ] || chain_of_images
 }
 chain() { # the demo set, then the same labels twice: they differ where an image is overwritten while it is read
@@ -202,18 +204,25 @@ chain() { # the demo set, then the same labels twice: they differ where an image
     echo "{\"labels\": ${#files[@]}, \"differ\": $differ}" > "$results/${name}_launch_blocking.json"
     [ -f "${files[0]}" ] && [ "$differ" = 0 ] || { echo "FAILED: labels in two runs"; failed=1; }
 }
-network() { # WideResNet-38 as it is trained, 60 steps: 448 pixels, batch 16; no weights, which are not in the parts
-    local crop=448 batch=16 epochs=20 backbone=wrn38 cut=b4_5
+network() { # file, seconds, backbone, cut, options of train: 60 steps at 448 pixels, batch 16, as it is trained
+    local file=$1 seconds=$2 backbone=$3 cut=$4 crop=448 batch=16 epochs=20
+    shift 4
     [ -z "$quick" ] || { crop=64 batch=2 epochs=0.5 backbone=efficientnet_lite0 cut=group5; }
+    # No weights: not all are in the parts.
     local tables=("[model]" "backbone = \"$backbone\"" "weights = \"none\"" "[augment]" "crop = $crop"
         "resize_long = [$crop, $((crop * 3 / 2))]" "[optim]" "lr = 0.001" "batch = $batch" "precision = \"bf16\""
         "[[stages]]" "position = \"$cut\"" "grid = 2" "epochs = $epochs")
-    printf '%s\n' "name = \"$backbone\"" "${tables[@]}" > "$work/network.toml"
-    wait "$network_pid" || { echo "FAILED: images for $backbone"; failed=1; return; }
-    step 90 "60 steps of $backbone" "$python" -m pplfast train --data "$work/large" --list train \
-        --recipe "$work/network.toml" --out "$work/network" --checkpoint-every 1000 --profile 2
-    cp "$work/network/log.jsonl" "$results/${name}_network_log.jsonl"
-    cp "$work"/network/profile/*.gz "$results/${name}_network_trace.json.gz"
+    printf '%s\n' "name = \"$backbone\"" "${tables[@]}" > "$work/$file.toml"
+    step "$seconds" "60 steps of $backbone $*" "$python" -m pplfast train --data "$work/large" --list train \
+        --recipe "$work/$file.toml" --out "$work/$file" --checkpoint-every 1000 "$@"
+    cp "$work/$file/log.jsonl" "$results/${name}_${file}_log.jsonl"
+    cp "$work/$file"/profile/*.gz "$results/${name}_${file}_trace.json.gz" 2>/dev/null
+}
+run_F() {
+    [ ! -d "$keep/site" ] || export PYTHONPATH="$PYTHONPATH:$keep/site"
+    "$python" -m pplfast data demo --out "$work/large" $network_images || { failed=1; return; }
+    network lite0 80 efficientnet_lite0 group3
+    network lite0_graphs 150 efficientnet_lite0 group3 --compile reduce-overhead
 }
 chain_of_images() {
     step 600 "chain of $images" "$python" -m pplfast run --data "$images" ${CLASSES:+--classes "$CLASSES"} \
