@@ -21,6 +21,7 @@
 #   PPLFAST_COMMIT=COMMIT OUT=$OUT timeout -k 5 240 benchmarks/run_gpu.sh D
 #   PPLFAST_COMMIT=COMMIT OUT=$OUT IMAGES=DIR SWEEP="--train-list train_aug --val-list train" \
 #       timeout -k 5 500 benchmarks/run_gpu.sh E
+#   PPLFAST_COMMIT=COMMIT OUT=$OUT timeout -k 5 260 benchmarks/run_gpu.sh F
 #
 # `all` (the default) is A, B, C and D after one another, with no limit but those of the single steps. Each run leaves one
 # archive, OUT/gpu_<run>.tar.gz (all JSON and PNG files and one log), packed anew every few seconds, so that a run that

@@ -113,9 +113,9 @@ def test_a_terminated_run_ends_at_once_and_packs(start, tmp_path):
 
 
 def test_unknown_runs_are_refused_with_the_commands(start):
-    process = start("F")
+    process = start("G")
     printed, _ = process.communicate(timeout=20)
-    assert process.returncode == 2 and "run_gpu.sh E" in printed
+    assert process.returncode == 2 and "run_gpu.sh F" in printed
 
 
 def test_the_sweep_takes_the_data_set_and_more_options(start, tmp_path):
