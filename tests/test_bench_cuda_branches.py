@@ -94,6 +94,8 @@ def test_the_trainers_convolutions_are_measured_and_checks_use_no_tf32(report: R
     same = train._same_training
     monkeypatch.setattr(train, "_same_training", lambda *a: (seen.append(torch.backends.cudnn.allow_tf32), same(*a))[1])
     monkeypatch.setattr(train, "alternate", lambda *a: seen.append(torch.backends.cudnn.benchmark) or {})
+    monkeypatch.setattr(train, "_peak_gib", lambda step: 2)
+    monkeypatch.setattr(train, "dense_flops", lambda step: 1)
     train.run(report, replace(train.GPU_WORK, backbone="efficientnet_lite0", positions=("group4",), size=64, batch=2))
     assert seen == [False, True, True, True]  # bf16 with TF32, float32, and the tuned reference
 
