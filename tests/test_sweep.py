@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from report_runs import CLASSES, cam_from_truth, make_data
+from test_sweep_processes import Done
 from train_data import RECIPE_FILE
 
 from pplfast.benchmarks import method_table, plots
@@ -27,16 +28,6 @@ from pplfast.sweep.plot import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHIFTS = {"0.001": 0.1, "0.01": 0.6}  # by learning rate, in radii of an object
-
-
-class Done:
-    """A run that has ended when it is first looked at."""
-
-    def __init__(self, code: int = 0) -> None:
-        self.code = code
-
-    def poll(self) -> int | None:
-        return self.code
 
 
 class Started(list):
