@@ -154,7 +154,8 @@ def test_thousands_of_missing_images_cost_one_look_at_the_folder(photos, monkeyp
     for number in range(2_000):
         with pytest.raises(BadImage, match="restore it"):
             inspect_image(photos / f"gone{number}.jpg")
-    assert len(seen) <= 1
+    # os is everybody's: a thread of an earlier test may list something else meanwhile.
+    assert sum(str(path) == str(photos) for path in seen) <= 1
 
 
 def test_a_voc_layout_with_png_images_says_so(tmp_path, capsys):
