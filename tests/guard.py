@@ -66,6 +66,8 @@ class Guard:
 
 def _ask_once() -> None:
     """What starts a process once and remembers the answer: it is not the doing of the first test that needs it."""
+    import matplotlib.font_manager  # noqa: F401  lists the fonts of a machine that it has not seen
+
     from pplfast.benchmarks import results
     from pplfast.cpu import native
 

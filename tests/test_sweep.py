@@ -2,7 +2,9 @@
 
 import json
 import math
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +24,11 @@ from pplfast.files import write_json
 from pplfast.labels.camfile import Cam, save_cam
 from pplfast.lock import hold_folder
 from pplfast.run.chain import _record, data_settings, open_sets
-from pplfast.sweep import runs
+from pplfast.sweep import runs, table
 from pplfast.sweep.figures import Figure, Outcome, difference, of_point, spread
 from pplfast.sweep.plot import draw
+from pplfast.sweep.points import Point
+from pplfast.sweep.results import Results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHIFTS = {"0.001": 0.1, "0.01": 0.6}  # by learning rate, in radii of an object
@@ -73,7 +77,7 @@ def started(monkeypatch) -> Started:
     monkeypatch.setattr(runs, "POLL", 0.0)
     monkeypatch.setattr("pplfast.sweep.results.draw", lambda value, path: None)  # takes longer than all the rest
     fake = Started()
-    monkeypatch.setattr(runs.subprocess, "Popen", fake)
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": fake}))  # not that of others
     return fake
 
 
@@ -113,6 +117,30 @@ def test_a_point_has_its_classes_compared_where_both_have_them():
     assert found["classes"]["cat"] == {"n": 2, "mean": 42.0, "se": 2.0, "difference": {"n": 1, "mean": 4.0, "se": None}}
     assert found["classes"]["dog"] == {"n": 1, "mean": 60.0, "se": None, "difference": None}
     assert of_point(ours, theirs, "walk_miou") is None
+
+
+def test_what_each_step_carries_is_compared_run_by_run(tmp_path):
+    def outcome(**mious):
+        return Outcome({name: Figure(miou, {}) for name, miou in mious.items()}, 1.0, {})
+
+    point = Point("ppl", "ppl", ())
+    results = Results(tmp_path, [point], [0, 1, 2], "ppl", {"scored": "scored on cats"})
+    results.outcomes["ppl"] = {
+        0: outcome(cam_miou=50.0, label_miou=52.0, segmentation_miou=60.0),
+        1: outcome(cam_miou=54.0, label_miou=60.0, segmentation_miou=62.0),
+        2: outcome(cam_miou=90.0),  # has gone no further: in no difference
+    }
+    value = results.to_dict()
+    gain = value["gains"]["ppl"]
+    assert list(gain) == ["label_miou", "segmentation_miou"]
+    assert gain["label_miou"]["first"] == gain["label_miou"]["before"] == {"n": 2, "mean": 4.0, "se": 2.0}
+    assert gain["segmentation_miou"]["first"] == {"n": 2, "mean": 9.0, "se": 1.0}
+    assert gain["segmentation_miou"]["before"] == {"n": 2, "mean": 5.0, "se": 3.0}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.text(value).splitlines() if "|" in line]
+    assert ["ppl", "segmentation network", "2", "61.00", "1.00", "+9.00", "1.00", "+5.00", "3.00"] in rows
+    assert ["ppl", "CAMs", "3", "64.67", "12.72", "", "", "", ""] in rows
+    results.outcomes["ppl"] = {2: results.outcomes["ppl"][2]}
+    assert "What each step carries" not in table.text(results.to_dict())
 
 
 # ---- the whole command

@@ -1,7 +1,7 @@
 """The figures of runs that are done, and what they are by point: mean, standard error, paired differences."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 from pplfast.errors import UserError
 from pplfast.files import read_json
 from pplfast.steps import STEPS
+from pplfast.sweep.names import CAMS
 from pplfast.sweep.runs import SweepRun
 
-CAMS = "cam_miou"
 DIGITS = 4
 
 
@@ -67,6 +67,21 @@ def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> d
 
 
 Outcomes = Mapping[int, Outcome]  # of a point, by seed
+
+
+def gains(runs: Outcomes, figures: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How far each of these figures, in the order of the chain, is above the first one and above the one before it, run
+    by run: {figure: {"first": spread, "before": spread}}. Without the first figure, and those that no run has."""
+    values = {name: found for name in figures if (found := mious(runs, name))}
+    order = list(values)
+    return {
+        name: {
+            "first": difference(values[name], values[order[0]]),
+            "before": difference(values[name], values[order[place - 1]]),
+        }
+        for place, name in enumerate(order)
+        if place
+    }
 
 
 def names(points: Mapping[str, Outcomes]) -> list[str]:

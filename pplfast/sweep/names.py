@@ -3,6 +3,7 @@ machines that have none."""
 
 from pplfast.steps import SCORES, STEP
 
+CAMS = "cam_miou"
 TITLES = {step.figure: STEP[source].text or STEP[source].title for source, step in SCORES.items()}
 # After the name of a figure: the part of the scored images that it is of.
 FIRST, SECOND = "_first", "_second"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pplfast.files import read_json, write_json, write_text
 from pplfast.steps import VARIANTS
-from pplfast.sweep.figures import Outcome, difference, mious, names, of_point, spread
+from pplfast.sweep.figures import Outcome, difference, gains, mious, names, of_point, spread
 from pplfast.sweep.names import FIRST, SECOND, SIZES
 from pplfast.sweep.plot import draw
 from pplfast.sweep.points import Point
@@ -65,6 +65,7 @@ class Results:
             "figures": figures,
             "chosen": chosen,
             "where": self._where(figures, chosen),
+            "gains": {point.name: gains(self.outcomes[point.name], shown(figures)) for point in self.points},
             "points": {point.name: self._point(point, figures) for point in self.points},
             "seconds": round(sum(one.seconds for one in done), 1),
             "wall_seconds": round(self._before + time.monotonic() - self._start, 1),

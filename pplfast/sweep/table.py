@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pplfast.sweep.names import FIRST, SECOND, SIZES, title
+from pplfast.sweep.names import CAMS, FIRST, SECOND, SIZES, title
 
 Rows = list[tuple[str, ...]]
+WORDS = ("", "point", "variant", "best point", "step")  # heads of the columns that hold no numbers
 
 
 def text(value: dict[str, Any]) -> str:
@@ -22,6 +23,12 @@ def text(value: dict[str, Any]) -> str:
         parts.append(
             "The best of these means is too good: it is the best on the very images that it was chosen by. "
             "`--choose-on 0.5` chooses by one half of them and reports the other."
+        )
+    if steps := _step_rows(value):
+        parts.append(
+            f"What each step carries, differences run by run:\n\n{_markdown(steps)}\n\n"
+            "Maps are scored at their best threshold. The network is not told what is in an image, and is scored on "
+            "the list of the test."
         )
     for figure, found in value["where"].items():
         parts.append(
@@ -69,6 +76,20 @@ def _where_rows(found: dict[str, Any]) -> Rows:
     return rows
 
 
+def _step_rows(value: dict[str, Any]) -> Rows:
+    """A row for each figure of each point, in the order of the chain; none where runs end with their CAMs."""
+    steps = {name: found for name, found in value.get("gains", {}).items() if found}
+    heads = ("point", "step", "seeds", "mean", "SE", f"over {title(CAMS)}", "SE", "over the row above", "SE")
+    rows: Rows = [heads] if steps else []
+    for name, found in steps.items():
+        figures = value["points"][name]["figures"]
+        for figure in (figure for figure in shown(value["figures"]) if figure in figures):
+            own, gain = figures[figure], found.get(figure, {})
+            over = (cell for key in ("first", "before") for cell in _spread(gain.get(key), "+.2f", ""))
+            rows.append((name, title(figure.removesuffix(SECOND)), str(own["n"]), *_spread(own, ".2f"), *over))
+    return rows
+
+
 def _chosen(chosen: dict[str, Any]) -> str:
     rows: Rows = [("variant", "best point", "seeds", "mean", "SE", f"difference from {chosen['against']}", "SE")]
     for variant, found in chosen["variants"].items():
@@ -77,9 +98,9 @@ def _chosen(chosen: dict[str, Any]) -> str:
     return f"Each variant's best by {title(chosen['by'])}; {title(chosen['reported'])}:\n\n{_markdown(rows)}"
 
 
-def _spread(found: dict[str, Any] | None, form: str) -> tuple[str, str]:
+def _spread(found: dict[str, Any] | None, form: str, none: str = "-") -> tuple[str, str]:
     if not found:
-        return "-", "-"
+        return none, none
     return format(found["mean"], form), "-" if found["se"] is None else f"{found['se']:.2f}"
 
 
@@ -90,7 +111,7 @@ def _failed(value: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    words = [column for column, cell in enumerate(rows[0]) if cell in ("", "point", "variant", "best point")]
+    words = [column for column, cell in enumerate(rows[0]) if cell in WORDS]
     lines = [
         "| "
         + " | ".join(
