@@ -10,6 +10,7 @@ import pytest
 from jobs_small import CLASSES, OPTIONS, SmallBoundary, SmallClassifier, SmallSegmenter, images, replace
 from label_jobs import jpeg
 
+from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
 from pplfast.jobs.manifest import read_manifest
 from pplfast.labels.cam import generate_cams
@@ -53,6 +54,9 @@ class Chain:
     def segment(self, options=OPTIONS):
         return segment_images(SmallSegmenter(), CLASSES, self.data, SEGMENT, self.root / "segment", options)
 
+    def told(self, options=OPTIONS):
+        return segment_images(SmallSegmenter(), CLASSES, self.data, SEGMENT, self.root / "told", options, told=True)
+
     def all(self, options=OPTIONS):
         """Of each job in turn the ids that it did, and the files of their folders that it wrote."""
         done = {}
@@ -70,8 +74,8 @@ class Chain:
         return {str(path.relative_to(out).with_suffix("")): path.stat().st_ino for path in found}
 
 
-JOBS = ("cam", "label_model", "label_cams", "confident", "walk", "segment")
-OF_LABELS = JOBS[:-1]  # a segmentation network looks at no labels
+JOBS = ("cam", "label_model", "label_cams", "confident", "walk", "told", "segment")
+OF_LABELS = JOBS[:-1]  # a segmentation network looks at no labels unless it is told
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,25 @@ def test_a_corrected_label_does_its_image_again_in_all_jobs_that_follow_it(chain
         for path in (fresh.root / name).rglob("*.*g*"):
             assert (chain.root / name / path.relative_to(fresh.root / name)).read_bytes() == path.read_bytes(), path
     assert read_manifest(chain.root / "cam")["b"]["inputs"] == {"classes": [0, 2]}
+
+
+def test_a_network_that_is_told_gives_a_pixel_the_likeliest_class_that_its_image_has(chain):
+    labels = np.array([(1, 0, 1), (0, 1, 0), (0, 0, 0), (1, 1, 1), (0, 0, 1), (1, 0, 0)], np.uint8)
+    chain.data = dataclasses.replace(chain.data, labels=labels)
+    chain.told(), chain.segment()
+    found = {name: [read_mask(chain.root / name / f"{id}.png") for id in IDS] for name in ("told", "segment")}
+    for index, label in enumerate(labels):
+        own = {0, *np.array(CLASSES.ids)[label == 1]}
+        free, told = found["segment"][index], found["told"][index]
+        assert set(np.unique(told)) <= own
+        assert np.array_equal(free[np.isin(free, list(own))], told[np.isin(free, list(own))])  # what won among all
+    assert any(
+        set(np.unique(mask)) - {0, *np.array(CLASSES.ids)[label == 1]} for mask, label in zip(found["segment"], labels)
+    )
+    assert read_manifest(chain.root / "told")["a"]["inputs"] == {"classes": [0, 2]}
+    bare = dataclasses.replace(chain.data, labels=None)
+    with pytest.raises(UserError, match="has no image labels; name their file with --labels"):
+        segment_images(SmallSegmenter(), CLASSES, bare, SEGMENT, chain.root / "bare", OPTIONS, told=True)
 
 
 @pytest.mark.parametrize("size, later", [((40, 24), 10), ((40, 24), -3600), ((48, 40), 0)])

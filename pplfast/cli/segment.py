@@ -41,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     test = actions.add_parser(
         "test",
         help="label images: scales, flips, CRF",
-        description="Label images with a trained network. Writes <id>.png; `pplfast eval --pngs` scores them.",
+        description="Label images with a trained network. Writes <id>.png; `pplfast eval --pngs` scores them. With "
+        "--labels a pixel gets only classes that its image is said to have.",
     )
     add_data_arguments(test, shown=(), classes=OF_NETWORK, labels="none")
     test.add_argument("--model", required=True, metavar="PATH", help=SEGMENTATION.help)
@@ -88,5 +89,5 @@ def _test(args: argparse.Namespace) -> int:
     config = dataclasses.replace(read_settings(folder, NAME, SegmentationConfig), **changes)
     say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
     model, classes = load_segmentation(folder)
-    outcome = segment_images(model, classes, dataset, config, args.out, job_options(args))
+    outcome = segment_images(model, classes, dataset, config, args.out, job_options(args), told=args.labels != "none")
     return say_outcome(outcome, "labels", args.out)

@@ -34,14 +34,17 @@ def segment_images(
     config: SegmentationConfig,
     out: StrPath,
     options: JobOptions = DEFAULTS,
+    told: bool = False,
 ) -> Outcome:
     """Write `out/<id>.png`, mask ids of `classes`, for every image of the list that has none yet, alone or as one rank
     of a launcher.
 
-    model: in eval mode; moved to this rank's device. Images that fail are noted in `out/manifest.jsonl` and in the
-    outcome, and the rest goes on. Raises UserError for a CRF preset that does not exist, and as `run_job` does.
+    model: in eval mode; moved to this rank's device. told: a pixel gets one of the classes of its image's label, or
+    the background; without, any class. Images that fail are noted in `out/manifest.jsonl` and in the
+    outcome, and the rest goes on. Raises UserError for a CRF preset that does not exist, with `told` for a data set
+    without image labels, and as `run_job` does.
     """
-    return run_job(SegmentJob(model, classes, dataset, config), Path(out), options)
+    return run_job(SegmentJob(model, classes, dataset, config, told), Path(out), options)
 
 
 class SegmentJob(Job):
@@ -49,7 +52,12 @@ class SegmentJob(Job):
     smallest = 1  # what is trained on gets its part of the chain, however thin it is
 
     def __init__(
-        self, model: SegmentationNet, classes: ClassList, dataset: Dataset, config: SegmentationConfig
+        self,
+        model: SegmentationNet,
+        classes: ClassList,
+        dataset: Dataset,
+        config: SegmentationConfig,
+        told: bool = False,
     ) -> None:
         presets.check_crf(config.crf)
         wanted = {
@@ -63,8 +71,11 @@ class SegmentJob(Job):
         }
         if config.optim.precision != "auto":
             wanted["precision"] = config.optim.precision
+        if told:
+            wanted["told"] = True
         super().__init__(dataset, wanted)
         self._model, self._config, self.batch = model, config, config.test_batch
+        self._labels = dataset.known_labels if told else None
         self._ids = np.array([BACKGROUND, *classes.ids], np.uint8)
 
     def finish(self, settings: dict[str, Any]) -> Finish:
@@ -76,6 +87,9 @@ class SegmentJob(Job):
     def prepare(self, settings: dict[str, Any], device: torch.device, network_bytes: int, threads: int) -> None:
         model, config = self._model.to(device), self._config
         self._segmenter = Segmenter(model, config, settings["precision"], settings["call_pixels"], self.batch, threads)
+
+    def depends(self, index: int) -> dict[str, Any]:
+        return {} if self._labels is None else {"classes": np.flatnonzero(self._labels[index]).tolist()}
 
     def pixel_bytes(self) -> float:
         rows = len(self._ids)
@@ -91,8 +105,8 @@ class SegmentJob(Job):
 
     def _predictions(self, batch: ImageBatch, found: Float32Array) -> Iterator[Prediction]:
         tiled = self._segmenter.network.tiled_at
-        for pixels, values in zip(batch.pixels, found, strict=True):
-            rows = rows_of(values)
+        for index, pixels, values in zip(batch.indices, batch.pixels, found, strict=True):
+            rows = rows_of(values) if self._labels is None else _rows_of_label(self._labels[index])
             yield Prediction(pixels if self._config.crf != presets.NONE else None, self._ids[rows], values[rows], tiled)
 
 
@@ -145,3 +159,8 @@ def probabilities(logits: Tensor, scaled: tuple[int, int], cells: Cells, size: t
 def rows_of(probabilities: np.ndarray) -> np.ndarray:
     """Of float32 (rows, H, W), those that take part in an image's CRF."""
     return np.flatnonzero(probabilities.max(axis=(1, 2)) >= LEAST)
+
+
+def _rows_of_label(label: np.ndarray) -> np.ndarray:
+    """uint8 (C,), 0 or 1 -> the background's row and those of its classes."""
+    return np.flatnonzero(np.concatenate(([1], label)))
