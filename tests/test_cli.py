@@ -258,7 +258,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert "recipe own-images, seed 0, classes cell, city bus" in text
     assert "trained on photos: 10 images" in text and "no true masks: nothing is scored" in text
     assert "labels_walk" in text and "optimizer steps of the classifier: 4 + 4" in text  # 2 epochs each, batch 8
-    assert "segmentation network: 12" in text and "GiB are free" in text
+    assert "segmentation network: 16" in text and "GiB are free" in text
     assert "warning: each of the 10 images has cell: " in text and "warning: 1 of 2 classes have no image" in text
     assert "memory: the largest image has 40 x 30 pixels" in text and "disk, for each variant: 0.0 MiB" in text
     assert "cannot be used" not in text and "time, at" not in text  # no run is there whose rates could tell
