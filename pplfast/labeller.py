@@ -137,7 +137,7 @@ class SegmentationLabeller(Labeller):
     def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
         pixels, positions = _pixels(image), self._positions(classes)
         maps = self._maps(pixels, positions)
-        rows = rows_of(maps)
+        rows = rows_of(maps) if classes is None else np.arange(len(maps))  # as `segment test` does with --labels
         return _painted(most_likely(maps[rows], pixels, self._config.crf), _mask_values(self.classes, positions)[rows])
 
     def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:

@@ -80,11 +80,13 @@ def test_maps_and_labels_equal_those_of_the_commands(run, tmp_path):
 
 
 def test_the_segmentation_network_equals_its_command(run, tmp_path):
-    command("segment", "test", *data(run), "--model", run / "ppl", "--out", tmp_path, "--jobs", 1)
-    path = run / "images" / "photo1.jpg"
-    np.testing.assert_array_equal(
-        pplfast.image_labels(run / "ppl" / "segmentation", path), np.array(Image.open(tmp_path / "photo1.png"))
-    )
+    path, network = run / "images" / "photo1.jpg", run / "ppl" / "segmentation"
+    for own, words in ((None, data(run)[:2]), (classes_of(run, "photo1"), data(run))):
+        out = tmp_path / ("told" if own else "free")
+        command("segment", "test", *words, "--model", run / "ppl", "--out", out, "--jobs", 1)
+        np.testing.assert_array_equal(
+            pplfast.image_labels(network, path, own), np.array(Image.open(out / "photo1.png"))
+        )
     labeller = pplfast.load_labeller(run / "ppl" / "segmentation", "cpu")
     probabilities = labeller.maps(path)
     assert probabilities.shape == (4, 60, 65)
