@@ -24,6 +24,7 @@ FIGURES = {
     "walk_label_miou": "labels after boundaries and random walk",
     "label_walk_miou": "labels after boundaries and random walk",
     "segmentation_miou": "segmentation network",
+    "network_label_miou": "labels by the network",
 }
 COMPARED = ("cam_miou", "label_miou")  # of progressive and plain, seed by seed
 ONLY = "ppl"  # the variant of a file whose runs name none

@@ -15,6 +15,7 @@ FIGURES = (  # the names of a figure in results files, and what it is
     (("label_miou", "label_crf_miou"), "labels,\nCRF"),
     (("walk_label_miou", "label_walk_miou"), "labels,\nwalk"),
     (("segmentation_miou",), "segmentation\nnetwork"),
+    (("network_label_miou",), "labels,\nnetwork"),
 )
 
 

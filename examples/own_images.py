@@ -26,7 +26,7 @@ def main(photos: str, labels: str, classes: str, out: str, *overrides: str) -> N
         train=data, val=data, recipe=recipe, variants=recipe.variants, out=Path(out), jobs=os.cpu_count() or 1
     )
     pplfast.run_chain(config)
-    print(f"{out}/ppl/labels_walk/<id>.png: labels; {out}/report.html: the report")
+    print(f"{out}/ppl/labels_network/<id>.png: labels; {out}/report.html: the report")
 
     # The segmentation network needs no image labels: it takes any photo, here the first of the folder.
     labeller = pplfast.load_labeller(f"{out}/ppl/segmentation")

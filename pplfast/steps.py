@@ -104,6 +104,12 @@ STEPS = (
          lambda has: has.segmentation and has.test_masks, "segmentation_miou"),
     Step("facts_segmentation", FIGURES, "count", TEST, "predictions=predictions", "reading the segmentation",
          lambda has: has.segmentation and not has.test_masks),
+    Step("labels_network", JOB, "told_predictions", VAL, "segmentation=segmentation", "labels by the network",
+         lambda has: has.segmentation, text="labels by the network", short="by network"),
+    Step("eval_label_network", FIGURES, "score", VAL, "labels_network=labels_network", "scoring labels by the network",
+         lambda has: has.segmentation and has.masks, "network_label_miou"),
+    Step("facts_label_network", FIGURES, "count", VAL, "labels_network=labels_network",
+         "reading the labels by the network", lambda has: has.segmentation and not has.masks),
 )
 # fmt: on
 

@@ -40,7 +40,7 @@ augment = { crop = 64, resize_long = [64, 80] }
 optim = { batch = 4, micro_batch = 2, precision = "fp32" }
 scales = [1.0]
 """
-FIGURES = ("cam_miou", "label_miou", "walk_miou", "walk_label_miou", "segmentation_miou")
+FIGURES = ("cam_miou", "label_miou", "walk_miou", "walk_label_miou", "segmentation_miou", "network_label_miou")
 
 
 DIGITS = 6

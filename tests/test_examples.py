@@ -73,7 +73,7 @@ def trained(tmp_path_factory) -> Path:
 
 def test_own_images(trained):
     run = trained / "run"
-    labels = sorted((run / "ppl" / "labels_walk").glob("*.png"))
+    labels = sorted((run / "ppl" / "labels_network").glob("*.png"))
     assert len(labels) == 10 and (run / "report.html").is_file()
     recipe = json.loads((run / "run.json").read_text())["recipe"]
     assert recipe["name"] == "own-images" and recipe["segmentation"]["augment"]["crop"] == 64

@@ -180,11 +180,14 @@ def test_figures_are_named_by_what_they_are_and_columns_without_any_are_left_out
 
 def test_the_end_of_a_run_names_the_label_folders_the_last_of_the_chain_first(finished, tmp_path):
     _, summary = finished
-    steps = dict.fromkeys(("train", "cams", "labels", "labels_crf", "labels_walk", "predictions"), 1.0)
+    steps = dict.fromkeys(
+        ("train", "cams", "labels", "labels_crf", "labels_walk", "predictions", "labels_network"), 1.0
+    )
     summary = {**summary, "ppl": summary["ppl"] | {"seconds": steps}}
     del summary["plain"]
     lines = label_folders(summary, tmp_path).splitlines()
-    assert [Path(line.split()[0]).name for line in lines[1:]] == ["predictions", "labels_walk", "labels_crf", "labels"]
+    folders = [Path(line.split()[0]).name for line in lines[1:]]
+    assert folders == ["labels_network", "predictions", "labels_walk", "labels_crf", "labels"]
     text = closing({**summary, "warnings": ["ppl, labels: all wrong"]}, tmp_path)
     assert "warning: ppl, labels: all wrong" in text and f"report: {tmp_path / 'report.html'}" in text
 

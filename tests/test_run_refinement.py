@@ -68,12 +68,12 @@ def report(config: RunConfig) -> str:
 def test_every_step_leaves_its_figures_and_files(finished):
     config, summary = finished
     part, folder = summary["ppl"], config.out / "ppl"
-    for figure in ("walk_miou", "walk_label_miou", "segmentation_miou"):
+    for figure in ("walk_miou", "walk_label_miou", "segmentation_miou", "network_label_miou"):
         assert 0 < part[figure] < 100
     assert summary["data"]["test"]["list"] == summary["data"]["val"]["list"]
     table = summary_table(summary)
-    heads = ["variant", "CAMs", "labels", "after walk", "network"]  # no CRF here
-    assert re.split("  +", table.splitlines()[0])[:5] == heads
+    heads = ["variant", "CAMs", "labels", "after walk", "network", "by network"]  # no CRF here
+    assert re.split("  +", table.splitlines()[0])[:6] == heads
     assert f"{part['segmentation_miou']:.1f}" in table
     values = np.unique(np.concatenate([read_mask(path).ravel() for path in (folder / "affinity_labels").glob("*.png")]))
     assert {0, 255} <= set(values.tolist())
@@ -85,6 +85,10 @@ def test_every_step_leaves_its_figures_and_files(finished):
         seen += some
     assert seen
     assert len(list((folder / "predictions").glob("*.png"))) == 4
+    truth = open_dataset(config.val)
+    for name, label in zip(truth.ids, truth.known_labels, strict=True):
+        own = {0, *np.array(truth.classes.ids)[label == 1].tolist()}
+        assert set(np.unique(read_mask(folder / "labels_network" / f"{name}.png")).tolist()) <= own
     info = read_json(folder / "segmentation" / "segmentation.json")
     assert info["head"] == "light" and info["training"]["steps"] == 2
 
@@ -168,6 +172,8 @@ def test_nothing_is_done_twice_and_a_change_redoes_what_depends_on_it(finished):
         "segmentation",
         "predictions",
         "eval_segmentation",
+        "labels_network",
+        "eval_label_network",
     ]
     plain = dataclasses.replace(
         RECIPE,
@@ -194,9 +200,10 @@ def test_without_masks_every_final_label_set_is_counted(finished, tmp_path):
     train, val = with_default_lists(DataConfig(str(tmp_path / "data")), None, None)
     summary, done = again(config, train=train, val=val, out=tmp_path / "run")
     counted = summary["ppl"]["without_masks"]
-    assert list(counted) == ["labels", "labels_walk", "predictions"]  # no CRF here
+    assert list(counted) == ["labels", "labels_walk", "predictions", "labels_network"]  # no CRF here
     assert {"facts_label", "facts_label_walk", "facts_segmentation"} <= set(done) and "train" not in done
     assert counted["labels_walk"]["absent"] == 0 and counted["predictions"]["absent"] is not None
+    assert counted["labels_network"]["absent"] == 0
     assert (
         "network" not in summary_table(summary)
         and "What the labels show" in (tmp_path / "run" / "report.html").read_text()

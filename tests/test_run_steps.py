@@ -183,6 +183,7 @@ def test_every_run_has_the_steps_that_its_steps_read(number):
         before.append(step.name)
     finals = {
         "predictions": has.segmentation,
+        "labels_network": has.segmentation,
         "labels_walk": has.affinity,
         "labels_crf": has.crf,
         "labels": not has.crf,
@@ -206,7 +207,7 @@ def test_all_that_is_shown_has_its_words_and_its_figure():
     assert (
         [step.name for step in SHOWN]
         == ["cams", *LABELS]
-        == ["cams", "labels", "labels_crf", "labels_walk", "predictions"]
+        == ["cams", "labels", "labels_crf", "labels_walk", "predictions", "labels_network"]
     )
     assert all(step.short and SCORES[step.name].figure for step in SHOWN)
     assert len({step.name for step in STEPS}) == len(STEPS) and all(step.title for step in STEPS)

@@ -11,6 +11,7 @@ from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 from pplfast.steps import FACTS, LABELS
 from pplfast.train.schedules import steps_of_stage
 
+OF_NETWORK = ("predictions", "labels_network")  # label sets of the segmentation network
 FEW_STEPS = 100  # of a classifier; masks that were trained with fewer were of no use
 
 
@@ -57,7 +58,7 @@ def _facts(values: dict[str, Any]) -> LabelFacts:
 
 def remedy(kind: str, source: str, recipe: Recipe, train_images: int) -> str:
     """What to do about labels that look wrong. kind: a name of `LabelFacts.concerns()`."""
-    walked = source == "labels_walk" or (source == "predictions" and recipe.affinity.epochs > 0)
+    walked = source == "labels_walk" or (source in OF_NETWORK and recipe.affinity.epochs > 0)
     key, label = ("affinity.label.value", recipe.affinity.label) if walked else ("label.value", recipe.label)
     steps = _more_steps(source, recipe, train_images)
     if kind == "absent":
@@ -68,7 +69,7 @@ def remedy(kind: str, source: str, recipe: Recipe, train_images: int) -> str:
 
 def _more_steps(source: str, recipe: Recipe, train_images: int) -> str:
     """The networks behind bad labels have mostly seen too few steps."""
-    if source == "predictions":
+    if source in OF_NETWORK:
         keys, what = "segmentation.epochs", "segmentation network"
         steps = training_steps(recipe.segmentation.epochs, train_images, recipe.segmentation.optim)
     else:

@@ -123,11 +123,18 @@ class Work:
         return {"walk": dataclasses.asdict(config)}, self._job(step, job)
 
     def predictions(self, step: Step) -> tuple[dict[str, Any], Action]:
+        return self._segmented(step, told=False)
+
+    def told_predictions(self, step: Step) -> tuple[dict[str, Any], Action]:
+        """Of images whose classes are known."""
+        return self._segmented(step, told=True)
+
+    def _segmented(self, step: Step, told: bool) -> tuple[dict[str, Any], Action]:
         config = self.recipe.segmentation
 
         def job() -> Outcome:
             model, classes = together(self.ranks, lambda: load_segmentation(self._source(step, "segmentation")))
-            return segment_images(model, classes, self._dataset(step), config, self._out(step), self._job_options)
+            return segment_images(model, classes, self._dataset(step), config, self._out(step), self._job_options, told)
 
         return _some(config, "scales", "flip", "crf"), self._job(step, job)
 
