@@ -126,16 +126,17 @@ def test_what_each_step_carries_is_compared_run_by_run(tmp_path):
     point = Point("ppl", "ppl", ())
     results = Results(tmp_path, [point], [0, 1, 2], "ppl", {"scored": "scored on cats"})
     results.outcomes["ppl"] = {
-        0: outcome(cam_miou=50.0, label_miou=52.0, segmentation_miou=60.0),
-        1: outcome(cam_miou=54.0, label_miou=60.0, segmentation_miou=62.0),
+        0: outcome(cam_miou=50.0, label_miou=52.0, segmentation_miou=60.0, network_label_miou=62.0),
+        1: outcome(cam_miou=54.0, label_miou=60.0, segmentation_miou=62.0, network_label_miou=70.0),
         2: outcome(cam_miou=90.0),  # has gone no further: in no difference
     }
     value = results.to_dict()
     gain = value["gains"]["ppl"]
-    assert list(gain) == ["label_miou", "segmentation_miou"]
+    assert list(gain) == ["label_miou", "segmentation_miou", "network_label_miou"]
     assert gain["label_miou"]["first"] == gain["label_miou"]["before"] == {"n": 2, "mean": 4.0, "se": 2.0}
     assert gain["segmentation_miou"]["first"] == {"n": 2, "mean": 9.0, "se": 1.0}
     assert gain["segmentation_miou"]["before"] == {"n": 2, "mean": 5.0, "se": 3.0}
+    assert gain["network_label_miou"]["before"] == {"n": 2, "mean": 10.0, "se": 0.0}  # over label_miou, of one list
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.text(value).splitlines() if "|" in line]
     assert ["ppl", "segmentation network", "2", "61.00", "1.00", "+9.00", "1.00", "+5.00", "3.00"] in rows
     assert ["ppl", "CAMs", "3", "64.67", "12.72", "", "", "", ""] in rows

@@ -9,7 +9,7 @@ from typing import Any
 from pplfast.errors import UserError
 from pplfast.files import read_json
 from pplfast.steps import STEPS
-from pplfast.sweep.names import CAMS
+from pplfast.sweep.names import CAMS, of_test
 from pplfast.sweep.runs import SweepRun
 
 DIGITS = 4
@@ -71,17 +71,17 @@ Outcomes = Mapping[int, Outcome]  # of a point, by seed
 
 def gains(runs: Outcomes, figures: Sequence[str]) -> dict[str, dict[str, Any]]:
     """How far each of these figures, in the order of the chain, is above the first one and above the one before it, run
-    by run: {figure: {"first": spread, "before": spread}}. Without the first figure, and those that no run has."""
+    by run: {figure: {"first": spread, "before": spread}}. Without the first figure, and those that no run has. What is
+    scored on the list of the test has none after it: the figures before and after are of the other list."""
     values = {name: found for name in figures if (found := mious(runs, name))}
-    order = list(values)
-    return {
-        name: {
+    order, made = list(values), dict[str, dict[str, Any]]()
+    for place, name in enumerate(order[1:], 1):
+        before = [one for one in order[:place] if not of_test(one)] or order[:1]
+        made[name] = {
             "first": difference(values[name], values[order[0]]),
-            "before": difference(values[name], values[order[place - 1]]),
+            "before": difference(values[name], values[before[-1]]),
         }
-        for place, name in enumerate(order)
-        if place
-    }
+    return made
 
 
 def names(points: Mapping[str, Outcomes]) -> list[str]:

@@ -15,7 +15,7 @@ def text(value: dict[str, Any]) -> str:
     failed = f", {runs['failed']} failed" if runs["failed"] else ""
     parts = [f"{runs['done']} of {runs['wanted']} runs done{failed}; {value['scored']}; mIoU in percent."]
     compared = f", differences from {value['against']}" if len(value["points"]) > 1 else ""
-    for figure in shown(value["figures"]):
+    for figure in _in_full(value["figures"]):
         parts.append(f"{title(figure.removesuffix(SECOND))}{compared}:\n\n{_markdown(_rows(value, figure))}")
     if value["chosen"]:
         parts.append(_chosen(value["chosen"]))
@@ -26,11 +26,13 @@ def text(value: dict[str, Any]) -> str:
         )
     if steps := _step_rows(value):
         parts.append(
-            f"What each step carries, differences run by run:\n\n{_markdown(steps)}\n\n"
-            "Maps are scored at their best threshold. The network is not told what is in an image, and is scored on "
-            "the list of the test."
+            f"What each step carries, run by run:\n\n{_markdown(steps)}\n\n"
+            "Maps are scored at their best threshold. The segmentation network is not told what is in an image and is "
+            "scored on the list of the test, so that the labels after it are compared with those before it."
         )
     for figure, found in value["where"].items():
+        if figure not in _in_full(value["figures"]):
+            continue
         parts.append(
             f"{title(figure)}, by class and by size of the objects, differences from {found['against']}:\n\n"
             f"{_markdown(_where_rows(found))}"
@@ -45,6 +47,12 @@ def shown(figures: Sequence[str]) -> list[str]:
     """Those that are reported: on the second part where there are parts."""
     whole = [name for name in figures if not name.endswith((FIRST, SECOND, *SIZES))]
     return [name + SECOND if name + SECOND in figures else name for name in whole]
+
+
+def _in_full(figures: Sequence[str]) -> list[str]:
+    """Those that have tables of their own: the first and the last of the chain. sweep.json has them all."""
+    reported = shown(figures)
+    return reported if len(reported) < 2 else [reported[0], reported[-1]]
 
 
 def _rows(value: dict[str, Any], reported: str) -> Rows:
@@ -79,15 +87,19 @@ def _where_rows(found: dict[str, Any]) -> Rows:
 def _step_rows(value: dict[str, Any]) -> Rows:
     """A row for each figure of each point, in the order of the chain; none where runs end with their CAMs."""
     steps = {name: found for name, found in value.get("gains", {}).items() if found}
-    heads = ("point", "step", "seeds", "mean", "SE", f"over {title(CAMS)}", "SE", "over the row above", "SE")
-    rows: Rows = [heads] if steps else []
+    others = len(value["points"]) > 1
+    rows: Rows = []
     for name, found in steps.items():
         figures = value["points"][name]["figures"]
         for figure in (figure for figure in shown(value["figures"]) if figure in figures):
             own, gain = figures[figure], found.get(figure, {})
-            over = (cell for key in ("first", "before") for cell in _spread(gain.get(key), "+.2f", ""))
-            rows.append((name, title(figure.removesuffix(SECOND)), str(own["n"]), *_spread(own, ".2f"), *over))
-    return rows
+            differences = [gain.get("first"), gain.get("before")]
+            differences += [None if name == value["against"] else own["difference"]] if others else []
+            cells = (cell for one in differences for cell in _spread(one, "+.2f", ""))
+            rows.append((name, title(figure.removesuffix(SECOND)), str(own["n"]), *_spread(own, ".2f"), *cells))
+    heads = ["point", "step", "seeds", "mean", "SE", f"over {title(CAMS)}", "SE", "over before", "SE"]
+    heads += [f"from {value['against']}", "SE"] if others else []
+    return [tuple(heads), *rows] if rows else []
 
 
 def _chosen(chosen: dict[str, Any]) -> str:
