@@ -66,7 +66,7 @@ def recipe_cost(recipe: Recipe, variant: str, images: int, scored: int, test: in
         walk = walk_cost(1, MAPS, height, width, len(power_weights(affinity.walk.steps)) - 1).flops
         steps.append(Step("random walk", (2 * sum(blocks.values()) * _area(IMAGE) + walk) * labelled))
     if recipe.segmentation.epochs:
-        steps += _segmentation(recipe, images, test)
+        steps += _segmentation(recipe, images, test, scored or images)
     return steps
 
 
@@ -87,7 +87,7 @@ def block_flops(backbone: str, output_stride: int = 16) -> dict[str, float]:
     return found
 
 
-def _segmentation(recipe: Recipe, images: int, test: int) -> list[Step]:
+def _segmentation(recipe: Recipe, images: int, test: int, labelled: int) -> list[Step]:
     config = recipe.segmentation
     blocks = block_flops(config.model.backbone, config.model.output_stride)
     with torch.device("meta"):
@@ -101,13 +101,12 @@ def _segmentation(recipe: Recipe, images: int, test: int) -> list[Step]:
     training = _trained(blocks, [], frozen) + 3 * head_per_pixel
     crop = _area((config.augment.crop,) * 2)
     views = sum(scale**2 for scale in config.scales) * (2 if config.flip else 1) * _area(IMAGE)
+    image = (_forward(blocks, []) + head_per_pixel) * views
+    crf = 0 if config.crf == "none" else CRF_SECONDS
     return [
         Step("segmentation network", training * crop * config.epochs * images),
-        Step(
-            "segmentation test",
-            (_forward(blocks, []) + head_per_pixel) * views * test,
-            0 if config.crf == "none" else test * CRF_SECONDS,
-        ),
+        Step("segmentation test", image * test, crf * test),
+        Step("labels by the network", image * labelled, crf * labelled),
     ]
 
 

@@ -318,6 +318,7 @@ def test_cost_counts_what_a_training_step_does():
         "random walk",
         "segmentation network",
         "segmentation test",
+        "labels by the network",
     ]
 
 
