@@ -1,4 +1,4 @@
-"""The chart of a sweep: every seed, mean and standard error of each point, one figure below the other."""
+"""The chart of a sweep: every seed, mean and standard error of each point, by the CAMs and by the last of the chain."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pplfast.charts import COLOURS, INK, new_figure, save
 from pplfast.sweep.names import title
-from pplfast.sweep.table import shown
+from pplfast.sweep.table import in_full
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ def chart(value: dict[str, Any]) -> "Figure":
     """value: of sweep.json."""
     points = value["points"]
     variants = list(dict.fromkeys(point["variant"] for point in points.values()))
-    figures = shown(value["figures"])
+    figures = in_full(value["figures"])
     figure, all_axes = new_figure([0.3 + 0.3 * len(points)] * len(figures))
     for axes, name in zip(all_axes, figures, strict=True):
         for place, point in enumerate(points.values()):

@@ -15,7 +15,7 @@ def text(value: dict[str, Any]) -> str:
     failed = f", {runs['failed']} failed" if runs["failed"] else ""
     parts = [f"{runs['done']} of {runs['wanted']} runs done{failed}; {value['scored']}; mIoU in percent."]
     compared = f", differences from {value['against']}" if len(value["points"]) > 1 else ""
-    for figure in _in_full(value["figures"]):
+    for figure in in_full(value["figures"]):
         parts.append(f"{title(figure.removesuffix(SECOND))}{compared}:\n\n{_markdown(_rows(value, figure))}")
     if value["chosen"]:
         parts.append(_chosen(value["chosen"]))
@@ -31,7 +31,7 @@ def text(value: dict[str, Any]) -> str:
             "scored on the list of the test, so that the labels after it are compared with those before it."
         )
     for figure, found in value["where"].items():
-        if figure not in _in_full(value["figures"]):
+        if figure not in in_full(value["figures"]):
             continue
         parts.append(
             f"{title(figure)}, by class and by size of the objects, differences from {found['against']}:\n\n"
@@ -49,8 +49,8 @@ def shown(figures: Sequence[str]) -> list[str]:
     return [name + SECOND if name + SECOND in figures else name for name in whole]
 
 
-def _in_full(figures: Sequence[str]) -> list[str]:
-    """Those that have tables of their own: the first and the last of the chain. sweep.json has them all."""
+def in_full(figures: Sequence[str]) -> list[str]:
+    """Those that have tables and a chart of their own: the first and the last of the chain. sweep.json has them all."""
     reported = shown(figures)
     return reported if len(reported) < 2 else [reported[0], reported[-1]]
 
