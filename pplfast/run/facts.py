@@ -8,10 +8,10 @@ from pplfast.data.sampling import steps_per_epoch
 from pplfast.evaluate import LabelFacts
 from pplfast.recipe import OptimConfig, Recipe
 from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
-from pplfast.steps import FACTS, LABELS
+from pplfast.steps import FACTS, LABELS, STEP
 from pplfast.train.schedules import steps_of_stage
 
-OF_NETWORK = ("predictions", "labels_network")  # label sets of the segmentation network
+OF_NETWORK = {name for name in LABELS if "segmentation" in STEP[name].sources(STEP)}  # label sets that it makes
 FEW_STEPS = 100  # of a classifier; masks that were trained with fewer were of no use
 
 
