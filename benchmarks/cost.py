@@ -19,11 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from pplfast.benchmarks.kernel_cost import H100
 from pplfast.benchmarks.kernel_cost import random_walk as walk_cost
 from pplfast.benchmarks.reference import create_backbone
+from pplfast.data.sampling import steps_per_epoch
 from pplfast.errors import UserError
 from pplfast.kernels.random_walk import power_weights
 from pplfast.models.registry import create
 from pplfast.models.segmentation import SegmentationNet
-from pplfast.recipe import Recipe, load_recipe
+from pplfast.recipe import Length, OptimConfig, Recipe, load_recipe
 
 IMAGE = (375, 500)  # pixels of a VOC image
 COUNTED = 448  # pixels of the square image that operations are counted on; they grow with the area
@@ -52,20 +53,21 @@ def recipe_cost(recipe: Recipe, variant: str, images: int, scored: int, test: in
     area = sum(scale**2 for scale in recipe.cam.scales) * (2 if recipe.cam.flip else 1) * _area(IMAGE)
     last = {"plain": [], "ppl": positions[-1:], "explicit": positions}[variant]
     steps = [
-        Step("classifier", _classifier_training(recipe, variant, blocks, positions) * images),
+        Step("classifier", _classifier_training(recipe, variant, blocks, positions, images) * images),
         Step("CAMs", _forward(blocks, last) * area * labelled),
     ]
     crf = 0 if recipe.label.crf == "none" else scored or images
     steps.append(Step("labels through the CRF", core_seconds=crf * CRF_SECONDS))
     affinity = recipe.affinity
-    if affinity.epochs:
+    if affinity.trained:
         steps.append(Step("confident labels", core_seconds=2 * CRF_SECONDS * images if affinity.crf != "none" else 0))
         crop = _area((affinity.augment.crop,) * 2)
-        steps.append(Step("boundary network", sum(blocks.values()) * crop * affinity.epochs * images))
+        epochs = _epochs(affinity, affinity.optim, images)
+        steps.append(Step("boundary network", sum(blocks.values()) * crop * epochs * images))
         height, width = (math.ceil(side / 4) for side in IMAGE)
         walk = walk_cost(1, MAPS, height, width, len(power_weights(affinity.walk.steps)) - 1).flops
         steps.append(Step("random walk", (2 * sum(blocks.values()) * _area(IMAGE) + walk) * labelled))
-    if recipe.segmentation.epochs:
+    if recipe.segmentation.trained:
         steps += _segmentation(recipe, images, test, scored or images)
     return steps
 
@@ -104,25 +106,30 @@ def _segmentation(recipe: Recipe, images: int, test: int, labelled: int) -> list
     image = (_forward(blocks, []) + head_per_pixel) * views
     crf = 0 if config.crf == "none" else CRF_SECONDS
     return [
-        Step("segmentation network", training * crop * config.epochs * images),
+        Step("segmentation network", training * crop * _epochs(config, config.optim, images) * images),
         Step("segmentation test", image * test, crf * test),
         Step("labels by the network", image * labelled, crf * labelled),
     ]
 
 
-def _classifier_training(recipe: Recipe, variant: str, blocks: dict[str, float], positions: list[int]) -> float:
+def _classifier_training(
+    recipe: Recipe, variant: str, blocks: dict[str, float], positions: list[int], images: int
+) -> float:
     """Operations for one image over all epochs."""
     with torch.device("meta"):
         default = create(recipe.model.backbone)[0].frozen_default
     frozen = default if recipe.model.frozen_blocks < 0 else recipe.model.frozen_blocks
     crop = _area((recipe.augment.crop,) * 2)
+    epochs = [_epochs(stage, recipe.optim, images) for stage in recipe.stages]
     if variant != "ppl":
         cuts = [] if variant == "plain" else positions
-        return _trained(blocks, cuts, frozen) * crop * recipe.epochs
-    return sum(
-        _trained(blocks, [cut], frozen) * crop * stage.epochs
-        for cut, stage in zip(positions, recipe.stages, strict=True)
-    )
+        return _trained(blocks, cuts, frozen) * crop * sum(epochs)
+    return sum(_trained(blocks, [cut], frozen) * crop * count for cut, count in zip(positions, epochs, strict=True))
+
+
+def _epochs(length: Length, optim: OptimConfig, images: int) -> float:
+    """Passes over the images."""
+    return length.steps / steps_per_epoch(images, optim.batch) if length.steps else length.epochs
 
 
 def _forward(blocks: dict[str, float], cuts: list[int]) -> float:
@@ -148,7 +155,7 @@ def _area(size: tuple[int, int]) -> int:
 
 
 def _refines(recipe: Recipe) -> bool:
-    return recipe.affinity.epochs > 0 or recipe.segmentation.epochs > 0
+    return recipe.affinity.trained or recipe.segmentation.trained
 
 
 def table(steps: list[Step]) -> str:

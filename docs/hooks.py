@@ -16,6 +16,7 @@ COMMANDS_MARK, API_MARK, SETTINGS_MARK = "<!-- commands -->", "<!-- api -->", "<
 DATA_GROUP, DATA_HEADING = "data set", "The options of a data set"
 THIS_MACHINE = re.compile(r"(, )?here \d+")  # defaults that are counted where the page is built
 COMMENT = re.compile(r"^    (\w+): .*?  # (.+)$", re.M)  # of a field of a dataclass
+LENGTHS = ("stages.N.epochs", "stages.N.steps")  # one of them has to be given
 SPECIAL = re.compile(r"([\\`*_\[\]#|])")
 
 
@@ -36,7 +37,8 @@ def settings_reference() -> str:
 
 
 def _settings(part: Any, path: str) -> Iterator[str]:
-    comments = dict(COMMENT.findall(inspect.getsource(type(part))))
+    kinds = [kind for kind in reversed(type(part).mro()) if dataclasses.is_dataclass(kind)]
+    comments = dict(COMMENT.findall("".join(inspect.getsource(kind) for kind in kinds)))
     for field in dataclasses.fields(part):
         value, name = getattr(part, field.name), f"{path}{field.name}"
         if field.name == "stages":
@@ -48,8 +50,7 @@ def _settings(part: Any, path: str) -> Iterator[str]:
         elif dataclasses.is_dataclass(value):
             yield from _settings(value, f"{name}.")
         else:
-            needed = field.default is field.default_factory is dataclasses.MISSING
-            default = "" if needed else _escape(_shown(value))
+            default = "" if name in LENGTHS else _escape(_shown(value))
             yield f"| `{name}` | {default} | {_text(comments.get(field.name, ''), part)} |"
 
 

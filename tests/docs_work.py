@@ -64,7 +64,7 @@ def small_values(recipe: Recipe) -> dict[str, Any]:
         values |= {f"{part}optim.batch": 4, f"{part}optim.precision": "fp32"}
     values |= {f"stages.{number}.epochs": 0.5 for number in range(len(recipe.stages))}
     for part in ("affinity", "segmentation"):
-        if getattr(recipe, part).epochs:
+        if getattr(recipe, part).trained:
             values[f"{part}.epochs"] = 0.5
     for part, model in (("", recipe.model), ("segmentation.", recipe.segmentation.model)):
         if model.backbone in LARGE:  # their weights are not here

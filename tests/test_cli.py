@@ -262,7 +262,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert "warning: each of the 10 images has cell: " in text and "warning: 1 of 2 classes have no image" in text
     assert "memory: the largest image has 40 x 30 pixels" in text and "disk, for each variant: 0.0 MiB" in text
     assert "cannot be used" not in text and "time, at" not in text  # no run is there whose rates could tell
-    assert "warning: 10 images make 8 optimizer steps of the classifier" in text and "few-images" in text
+    assert "warning: 10 images make 8 optimizer steps of the classifier" in text and "--set stages.0.steps=100" in text
     assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", "--memory", "0.25"]) == 0
     assert "get no label with a CRF" not in capsys.readouterr().out
     Image.new("RGB", (1200, 1000)).save(folder / "9.jpg")
@@ -275,6 +275,10 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "seed 0," in text and "x, where" in text
     assert "classifier: 7" in text and "classifier: 3 + 4" in text and "segmentation network" not in text
+    change = ["--set", "stages.0.steps=33", "--set", "segmentation.steps=44", "--variants", "plain,ppl"]
+    assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", *change]) == 0
+    text = capsys.readouterr().out
+    assert "classifier: 37" in text and "classifier: 33 + 4" in text and "segmentation network: 44" in text
 
     assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run", "--seeds", "3-4"]) == 0
     text = capsys.readouterr().out

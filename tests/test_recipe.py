@@ -6,6 +6,7 @@ import pytest
 
 import pplfast
 from pplfast.cli import main
+from pplfast.data.demo_config import DemoConfig
 from pplfast.errors import UserError
 from pplfast.recipe import ModelConfig, OptimConfig, load_recipe, preset_names, recipe_from_dict, recipe_to_dict
 from pplfast.recipe.reading import completed
@@ -29,7 +30,7 @@ def test_a_mapping_and_the_texts_of_set_change_the_same():
     assert (changed.label.crf, changed.name) == ("none", "x")
     assert changed.stages[0] == base.stages[0] and changed.augment == base.augment
     assert load_recipe("demo", "optim.lr=0.1").optim.lr == 0.1
-    assert load_recipe("demo", {"stages": [{"epochs": 2}]}).epochs == 2
+    assert [stage.epochs for stage in load_recipe("demo", {"stages": [{"epochs": 2}]}).stages] == [2]
 
 
 def test_a_recipe_survives_its_saved_form():
@@ -65,9 +66,45 @@ def test_changes_that_cannot_be(override, message):
             load_recipe("demo", {"stages.5.epochs": 2})
 
 
-def test_a_stage_needs_its_epochs():
-    with pytest.raises(UserError, match=r"^test: 'stages\[1\].epochs' is missing$"):
-        recipe_from_dict({"stages": [{"epochs": 1}, {"grid": 2}]}, "test")
+@pytest.mark.parametrize("stage", ({"grid": 2}, {"epochs": 0}, {"steps": 0}))
+def test_a_stage_needs_epochs_or_steps(stage):
+    message = r"^test: 'stages\[1\].epochs' and 'steps' are missing or 0: one of the two must be above 0$"
+    with pytest.raises(UserError, match=message):
+        recipe_from_dict({"stages": [{"epochs": 1}, stage]}, "test")
+
+
+def test_no_table_has_both_epochs_and_steps():
+    for path, table in (
+        ("stages[0]", {"stages": [{"epochs": 1.5, "steps": 9}]}),
+        ("affinity", {"stages": [{"steps": 1}], "affinity": {"epochs": 1.5, "steps": 9}}),
+        ("segmentation", {"stages": [{"steps": 1}], "segmentation": {"epochs": 1.5, "steps": 9}}),
+    ):
+        with pytest.raises(UserError) as error:
+            recipe_from_dict(table, "test")
+        assert str(error.value) == f"test: '{path}.epochs' = 1.5: must be left out with steps = 9"
+
+
+def test_a_network_without_epochs_and_steps_is_left_out():
+    for table, trained in (({}, False), ({"epochs": 0.5}, True), ({"steps": 1}, True), ({"epochs": 0}, False)):
+        recipe = recipe_from_dict({"stages": [{"steps": 1}], "affinity": table, "segmentation": table}, "test")
+        assert recipe.affinity.trained == recipe.segmentation.trained == trained
+
+
+def lengths(recipe) -> list[tuple[float, int]]:
+    return [(part.epochs, part.steps) for part in (*recipe.stages, recipe.affinity, recipe.segmentation)]
+
+
+def test_setting_epochs_drops_steps_and_the_other_way_round():
+    given = lengths(load_recipe("own-images"))
+    assert given == [(2, 0), (2, 0), (2, 0), (8, 0)]
+    assert lengths(load_recipe("own-images", ["stages.0.steps=9", "affinity.steps=7"])) == [
+        (0, 9), (2, 0), (0, 7), (8, 0),
+    ]  # fmt: skip
+    assert lengths(load_recipe("own-images", ["affinity.walk.steps=9"])) == given  # another kind of steps
+    counted = load_recipe("few-images", {"segmentation.epochs": 3, "affinity.epochs": 0})
+    assert lengths(counted) == [(0, 90), (0, 120), (0, 0), (3, 0)]
+    assert lengths(load_recipe("own-images", ["stages=[{epochs=1}]", "stages.0.steps=9"]))[0] == (0, 9)
+    assert lengths(load_recipe("own-images", ["stages.0.steps=9", "stages.0.epochs=3"]))[0] == (3, 0)  # the last holds
 
 
 def test_the_number_of_stages_is_said_in_words():
@@ -106,13 +143,32 @@ def test_the_public_recipe_is_this_one():
 
 
 def test_a_training_that_is_too_short_is_told_beforehand():
-    text = few_steps(load_recipe("own-images"), 60)
-    assert "60 images make 32 optimizer steps" in text
-    assert "--recipe few-images" in text and "--set stages.0.epochs=7" in text  # 2 of 4 epochs; 100 steps need 13.3
-    assert few_steps(load_recipe("few-images"), 60) is None
-    text = few_steps(load_recipe("few-images"), 24)  # 6 + 8 epochs are 42 steps
-    assert text.endswith("at least: --set stages.0.epochs=15 --set stages.1.epochs=20")
-    assert few_steps(load_recipe("own-images"), 200) is None
+    own = load_recipe("own-images")  # batches of 8; 2 + 2 epochs, then 2, then 8
+    assert few_steps(own, 60) == (
+        "warning: 60 images make 32 optimizer steps of the classifier, 16 of the boundary network and 64 of the "
+        "segmentation network; masks of fewer than 200 (boundary network: 40) are mostly useless: --set "
+        "stages.0.steps=100 --set stages.1.steps=100 --set affinity.steps=40 --set segmentation.steps=200 "
+        "(or leave --recipe out)"
+    )
+    assert few_steps(
+        load_recipe("own-images", ["affinity.epochs=0", "segmentation.epochs=0", "stages.0.steps=100"]), 60
+    ) == (
+        "warning: 60 images make 116 optimizer steps of the classifier; masks of fewer than 200 are mostly useless: "
+        "--set stages.0.steps=173 --set stages.1.steps=28 (or leave --recipe out)"
+    )
+    counted = ["stages.0.steps=100", "stages.1.steps=100", "segmentation.steps=200"]
+    assert few_steps(load_recipe("own-images", [*counted, "affinity.steps=40"]), 60) is None
+    assert "make 39 optimizer steps of the boundary network; masks of fewer than 40 are" in few_steps(
+        load_recipe("own-images", [*counted, "affinity.steps=39"]), 60
+    )
+
+
+def test_presets_are_long_enough_for_the_images_that_they_are_for():
+    for name, images in (("few-images", 50), ("few-images", 60), ("few-images", 400), ("own-images", 400)):
+        assert few_steps(load_recipe(name), images) is None, (name, images)
+    demo = load_recipe("demo")
+    assert few_steps(demo, DemoConfig().train) is None
+    assert few_steps(demo, 100).startswith("warning: 100 images make 52 optimizer steps of the classifier; masks of")
 
 
 def test_a_record_gets_the_settings_that_it_lacks():
@@ -126,3 +182,15 @@ def test_a_record_gets_the_settings_that_it_lacks():
     assert found["recipe"]["loss"] == "soft_margin" and found["recipe"]["optim"] == vars(OptimConfig(lr=3.0))
     assert found["settings"] == {"model": vars(ModelConfig(backbone="x")), "crop": 5} and found["n"] == 1
     assert completed(found) == found and "loss" not in found
+
+
+def test_a_record_of_before_there_were_steps_had_none():
+    recipe = load_recipe("own-images")
+    old = json.loads(json.dumps(recipe_to_dict(recipe)))
+    for table in (*old["stages"], old["affinity"], old["segmentation"]):
+        assert table.pop("steps") == 0
+    new = json.loads(json.dumps(recipe_to_dict(recipe)))
+    assert old != new and completed(old) == completed(new) == new
+    assert recipe_from_dict(old, "saved") == recipe
+    other = json.loads(json.dumps(recipe_to_dict(load_recipe("own-images", ["stages.1.steps=90"]))))
+    assert completed(old) != completed(other)

@@ -69,7 +69,10 @@ def test_a_change_in_python_is_checked_as_well():
             dataclasses.replace(recipe, **change)
     with pytest.raises(UserError, match=r"^OptimConfig.lr = nan: must be above 0, at most 100$"):
         dataclasses.replace(recipe.optim, lr=float("nan"))
-    assert StageConfig(0.5).epochs == 0.5 and OptimConfig(clip=1.0, poly=0.0).clip == 1 and AugmentConfig(crop=32)
+    with pytest.raises(UserError, match=r"^StageConfig.epochs and 'steps' are missing or 0"):
+        StageConfig(position="group3")
+    assert StageConfig(0.5).epochs == 0.5 and StageConfig(steps=9, grid=2).steps == 9
+    assert OptimConfig(clip=1.0, poly=0.0).clip == 1 and AugmentConfig(crop=32)
 
 
 @pytest.mark.parametrize("command", ("train --data d --recipe demo", "run --data d --recipe demo"))
@@ -116,7 +119,7 @@ def test_odd_values_are_one_short_line(value, message):
         (b"seed = 1\0", "not valid TOML"),
         (b"\xff\xfe\x00", "not text in UTF-8"),
         (b"seed = inf", "'seed' must be int, not inf"),
-        (b"[[stages]]\nepochs = inf", r"'stages[0].epochs' = inf: must be above 0, at most 100000"),
+        (b"[[stages]]\nepochs = inf", r"'stages[0].epochs' = inf: must be 0 or more, at most 100000"),
         (b"stages = [1]", "'stages[0]' must be a table, not 1"),
         (b"#" * (LARGEST_FILE + 1), "larger than 1000 kB"),
     ],

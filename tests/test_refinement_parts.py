@@ -301,7 +301,7 @@ def test_cost_counts_what_a_training_step_does():
     recipe = load_recipe("voc-lite0")
     blocks = cost.block_flops("efficientnet_lite0")
     positions = [cost._position(blocks, stage.position) for stage in recipe.stages]
-    own = cost._classifier_training(recipe, "ppl", blocks, positions)
+    own = cost._classifier_training(recipe, "ppl", blocks, positions, images=1000)
     counted = sum(
         stage.epochs
         * step_flops(Case("efficientnet_lite0", 20, ((stage.position, stage.grid),)), 1, recipe.augment.crop, 3)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from train_data import without_steps
 
 from pplfast.cluster.ranks import Ranks
 from pplfast.errors import UserError
@@ -54,6 +55,19 @@ def test_a_finished_step_is_skipped_and_gives_its_values(tmp_path):
     second = run(tmp_path, work, scales=(0.5, 1.0))
     assert work.calls == 1 and second.skipped and not first.skipped
     assert (second.values, second.seconds, second.stamp) == (first.values, first.seconds, first.stamp)
+
+
+def test_a_training_of_before_there_were_steps_is_not_done_again(tmp_path):
+    """Neither a network's, with its own epochs, nor a classifier's, with those of its stages."""
+    work, stage = Work(tmp_path), {"position": "group3", "epochs": 2.0, "steps": 0}
+    settings = {"epochs": 6.0, "steps": 0, "stages": (stage,), "loss": "soft_margin"}
+    run(tmp_path, work, **settings)
+    path = tmp_path / "steps" / "step.json"
+    path.write_text(json.dumps(without_steps(json.loads(path.read_text()))))
+    assert "steps" not in path.read_text()
+    assert run(tmp_path, work, **settings).skipped
+    for change in ({"steps": 9, "epochs": 0.0}, {"stages": (stage | {"epochs": 0.0, "steps": 9},)}):
+        assert not run(tmp_path, work, **settings | change).skipped
 
 
 @pytest.mark.parametrize("kind", [JOB, TRAINING])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from report_runs import CLASSES, cam_from_truth, make_data
 from test_sweep_processes import Done
-from train_data import RECIPE_FILE
+from train_data import RECIPE_FILE, without_steps
 
 from pplfast.benchmarks import method_table, plots
 from pplfast.cli import main
@@ -23,6 +23,7 @@ from pplfast.evaluate import evaluate_cams
 from pplfast.files import write_json
 from pplfast.labels.camfile import Cam, save_cam
 from pplfast.lock import hold_folder
+from pplfast.recipe import load_recipe
 from pplfast.run.chain import _record, data_settings, open_sets
 from pplfast.sweep import runs, table
 from pplfast.sweep.figures import Figure, Outcome, difference, of_point, spread
@@ -215,6 +216,24 @@ def test_all_steps_are_those_of_the_recipe_in_the_same_folders(words, started, t
     assert started[0][0].out == started[2][0].out == str(tmp_path / "out" / "ppl" / "seed0")
 
 
+def test_up_to_the_cams_networks_in_steps_are_left_out_too(words, started, tmp_path):
+    longer = ["--set", "affinity.steps=50", "--set", "segmentation.steps=50"]
+    assert main([*words, *longer, "--variants", "ppl", "--seeds", "0"]) == 0
+    recipe = load_recipe(started[0][0].recipe, started[0][0].overrides)
+    assert not recipe.affinity.trained and not recipe.segmentation.trained
+
+
+def test_runs_of_before_there_were_steps_are_not_started_again(words, started, tmp_path):
+    command = [*words, "--variants", "ppl", "--seeds", "0"]
+    assert main(command) == 0
+    path = Path(started[0][0].out) / "run.json"
+    older = without_steps(there := json.loads(path.read_text()))
+    assert older != there
+    path.write_text(json.dumps(older))
+    assert main(command) == 0 and len(started) == 1
+    assert main([*command, "--set", "stages.0.steps=9"]) == 0 and len(started) == 2
+
+
 def test_a_summary_that_is_none_is_a_failure_of_its_run(words, started, tmp_path, capsys):
     assert main([*words, *LR, "--seeds", "0"]) == 0
     summary = tmp_path / "out" / "ppl,optim.lr=0.01" / "seed0" / "summary.json"
@@ -315,7 +334,7 @@ def test_parts_are_scored_once_and_a_share_takes_an_image_whatever_else_is_liste
         (["--vary", "optim.lr=0.1,-1"], "optim.lr"),
         (["--vary", "stages.0.position=group3,nowhere"], "nowhere"),
         (["--vary", "stages.7.grid=2,4"], "the recipe has 2 stages (0 and 1)"),
-        (["--point", "a: stages=[{grid=2}]"], "'stages[0].epochs' is missing"),
+        (["--point", "a: stages=[{grid=2}]"], "'stages[0].epochs' and 'steps' are missing"),
         (["--vary", "label.value=0.2,0.3"], "label.value=0.2: decides nothing up to the CAMs; give --steps all"),
         (["--variants", "plain,plian"], "plian"),
         (["--variants", ","], "--variants is empty"),

@@ -150,7 +150,7 @@ def test_a_slow_first_interval_is_forgotten():
 
 def test_no_line_of_the_log_holds_what_json_has_not():
     rates = Rates(1.0, 1.0, math.inf, math.nan, 1.0)
-    values = Interval(0, 1, StagePlan((), (), 1, 1.0), 3, 0.5, math.nan, 0.1, rates).values()
+    values = Interval(0, 1, StagePlan((), (), (), 1.0), 3, 0.5, math.nan, 0.1, rates).values()
     assert (values["loss"], values["tflops"], values["mfu"]) == (None, None, None)
     json.dumps(values, allow_nan=False)
 

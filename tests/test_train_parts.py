@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, write_images
+from train_data import CLASSES, RECIPE_FILE, make_recipe, open_images, without_steps, write_images
 
 from pplfast.cli import main
 from pplfast.cli.train import add_training_arguments, options_from_arguments
@@ -22,7 +22,7 @@ from pplfast.errors import UserError
 from pplfast.models import create
 from pplfast.patch.branches import Cut
 from pplfast.precision import exact_float32
-from pplfast.recipe import OptimConfig, recipe_to_dict
+from pplfast.recipe import Length, OptimConfig, recipe_to_dict
 from pplfast.recipe.overrides import apply_overrides
 from pplfast.train import trainer
 from pplfast.train.agreement import TABLES
@@ -93,7 +93,16 @@ def test_options_of_the_command(arguments, expected):
 
 def test_lengths_of_stages():
     assert steps_per_epoch(5, 2) == 3
-    assert [steps_of_stage(epochs, 3) for epochs in (1, 0.5, 0.01, 2.4)] == [3, 2, 1, 7]
+    assert [steps_of_stage([Length(epochs)], 3) for epochs in (1, 0.5, 0.01, 2.4)] == [3, 2, 1, 7]
+    assert [steps_of_stage([Length(steps=5)], per_epoch) for per_epoch in (1, 5, 1000)] == [5, 5, 5]
+
+
+def test_one_stage_is_as_long_as_several():
+    """In epochs alone it has those of all, rounded once; with one in steps, what each would have by itself."""
+    short = Length(0.5)  # of 3 steps: 1.5, which is 2 as a stage of its own
+    assert steps_of_stage([short, short], 3) == 3 and steps_of_stage([Length(0.1)] * 3, 3) == 1
+    assert steps_of_stage([short, Length(steps=7), short], 3) == 2 + 7 + 2
+    assert steps_of_stage([Length(steps=7), Length(steps=8)], 3) == 15
 
 
 class FakeLoader:
@@ -186,21 +195,21 @@ def test_plans_of_the_variants():
     stages = [
         {"position": "group5", "grid": 2, "epochs": 1},
         {"position": "group3", "grid": 3, "epochs": 2, "lr": 0.5},
-        {"position": "group5", "grid": 2, "epochs": 1},
+        {"position": "group5", "grid": 2, "steps": 7},
         {"epochs": 1},
     ]
     recipe = make_recipe(stages=stages)
     ppl = plan_stages(recipe, "ppl", backbone)
-    assert [(plan.cuts, plan.epochs, plan.lr) for plan in ppl] == [
-        ((Cut(6, 2),), 1, 1),
-        ((Cut(4, 3),), 2, 0.5),
-        ((Cut(6, 2),), 1, 1),
-        ((), 1, 1),
+    assert [(plan.cuts, steps_of_stage(plan.lengths, 10), plan.lr) for plan in ppl] == [
+        ((Cut(6, 2),), 10, 1),
+        ((Cut(4, 3),), 20, 0.5),
+        ((Cut(6, 2),), 7, 1),
+        ((), 10, 1),
     ]
     [explicit] = plan_stages(recipe, "explicit", backbone)
-    assert explicit.cuts == (Cut(6, 2), Cut(4, 3)) and explicit.epochs == 5
+    assert explicit.cuts == (Cut(6, 2), Cut(4, 3)) and steps_of_stage(explicit.lengths, 10) == 47
     [plain] = plan_stages(recipe, "plain", backbone)
-    assert plain.cuts == () and plain.epochs == 5
+    assert plain.cuts == () and steps_of_stage(plain.lengths, 10) == 47
     with pytest.raises(UserError, match="'head': no block .* follows it; choose one of: stem"):
         plan_stages(make_recipe(stages=[{"position": "head", "grid": 2, "epochs": 1}]), "ppl", backbone)
 
@@ -241,6 +250,31 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         claim_folder(out, describe(recipe, "ppl", dataset.subset(range(5))), resume=True)
     # What comes after training may change.
     assert claim_folder(out, describe(make_recipe(label={"crf": "none"}), "ppl", dataset), resume=True) == "resume"
+
+
+def test_a_folder_of_before_there_were_steps_is_still_the_same(tmp_path):
+    """Of all three networks; one in steps is another."""
+    dataset = open_images(write_images(tmp_path / "data"))
+    (tmp_path / "a.png").write_bytes(b"x")
+    masked = dataclasses.replace(dataset, masks=(tmp_path / "a.png",) * len(dataset))
+
+    def records(**changes):
+        recipe = make_recipe(
+            stages=[{"position": "group3", "grid": 2, **changes}], affinity=changes, segmentation=changes
+        )
+        networks = {name: dataclasses.asdict(getattr(recipe, table)) for name, table in TABLES.items()}
+        own = {name: mask_record(name, settings, masked, 0) for name, settings in networks.items()}
+        return {"classifier": describe(recipe, "ppl", dataset), **own}
+
+    for (name, record), other in zip(records(epochs=1.0).items(), records(steps=2).values(), strict=True):
+        assert claim_folder(tmp_path / name, record, resume=False) == "start"
+        path = tmp_path / name / "recipe.json"
+        older = without_steps(there := json.loads(path.read_text()))
+        assert older != there
+        path.write_text(json.dumps(older))
+        assert claim_folder(tmp_path / name, record, resume=True) == "resume"
+        with pytest.raises(UserError, match=r"holds a run with (stages.0.)?epochs = 1.0, not 0.0"):
+            claim_folder(tmp_path / name, other, resume=True)
 
 
 @pytest.mark.parametrize("network", USED_OF_NETWORK)

@@ -327,6 +327,23 @@ def test_a_resumed_run_has_the_figures_of_an_uninterrupted_one(dataset, tmp_path
     assert [line["loss"] for line in read_log(out)] == ([] if stop == 6 else losses)
 
 
+def test_stages_in_steps_are_resumed_within_an_epoch(dataset, tmp_path, monkeypatch):
+    """One of less than an epoch, which has 3 steps, and one that begins within it; stopped in the second."""
+    stages = [{"position": "group3", "grid": 2, "steps": 2}, {"position": "group5", "grid": 2, "steps": 5}]
+    recipe, out = make_recipe(optim={"batch": 4}, stages=stages), tmp_path / "out"
+    assert train(recipe, dataset, tmp_path / "whole", options=EVERY_STEP).steps == 7
+    lines = read_log(tmp_path / "whole")
+    assert [line["epoch"] for line in lines] == [round(step / 3, 4) for step in range(1, 8)]
+    falling = [line["lr"] / recipe.optim.lr for line in lines]
+    assert falling == pytest.approx([(1 - t / 2) ** 0.9 for t in range(2)] + [(1 - t / 5) ** 0.9 for t in range(5)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopped_after(4, patch)
+        train(recipe, dataset, out, options=EVERY_STEP)
+    train(recipe, dataset, out, resume=True, options=EVERY_STEP)
+    assert_identical_training(out, tmp_path / "whole")
+    assert train(recipe, dataset, tmp_path / "plain", variant="plain", options=EVERY_STEP).steps == 7
+
+
 @pytest.mark.parametrize("fatal, last", ((2, "stage1-0000002"), (3, "stage1-0000004")))
 def test_a_full_disk_ends_the_run(dataset, tmp_path, monkeypatch, fatal, last):
     """Found at the next checkpoint, or, where it was the last one, at the end."""

@@ -22,7 +22,7 @@ def run_info(folder: Path, step: int = 0) -> RunInfo:
 
 
 def interval(step: int, loss: float = 0.5) -> Interval:
-    return Interval(0, 2, StagePlan((), (), 1.0, 1.0), step, step / 10, loss, 0.1, RATES)
+    return Interval(0, 2, StagePlan((), (), (), 1.0), step, step / 10, loss, 0.1, RATES)
 
 
 def values(step: int, loss: float = 0.5) -> dict:

@@ -38,8 +38,10 @@ def run_training(
     """table: the recipe's table for this network; UserError where it asks for none."""
     check_training_arguments(args)
     recipe = recipe_from_arguments(args)
-    if not getattr(recipe, table).epochs:
-        raise UserError(f"{args.recipe}: has no [{table}] table with epochs; add one, or --set {table}.epochs=3")
+    if not getattr(recipe, table).trained:
+        raise UserError(
+            f"{args.recipe}: has no [{table}] table with epochs or steps; add one, or --set {table}.steps=200"
+        )
     dataset = dataset_from_arguments(args, args.out)
     recipe, extra = deepspeed_from_arguments(args, recipe, table)
 

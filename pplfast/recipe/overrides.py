@@ -8,11 +8,14 @@ from pplfast.errors import UserError, did_you_mean
 
 Overrides = Mapping[str, Any] | Sequence[str]
 
+INSTEAD = {"epochs": "steps", "steps": "epochs"}  # of these a table has one
+
 
 def apply_overrides(table: dict[str, Any], overrides: Overrides) -> None:
     """Put each value into the nested table of `recipe_to_dict`.
 
     overrides: {"optim.lr": 0.02}, or the texts that --set takes, "optim.lr=0.02", whose values are TOML or else text.
+    Setting a table's epochs drops its steps, and the other way round: the last of the two holds.
     Raises UserError for a text that is none and for a key whose table or stage the recipe does not have; the last part
     of a key and the value are left to the recipe's own check.
     """
@@ -37,6 +40,8 @@ def _put(table: dict[str, Any], key: str, value: Any, shown: str) -> None:
     if not isinstance(target, dict):
         raise UserError(f"{shown}: '{'.'.join(parents)}' has no keys; set it as a whole")
     target[last] = value
+    if (other := INSTEAD.get(last)) in target:
+        target[other] = 0
 
 
 def _step(target: Any, name: str, path: str, shown: str) -> Any:

@@ -39,7 +39,8 @@ def _number(value: float) -> str:
 
 SIZE = Range(0, 8, above=True, note="of the image's own size")
 IMAGES = Range(1, 65536)
-EPOCHS = Range(0, 100_000)
+STEPS = Range(0, 10_000_000, note="optimizer steps")
+LENGTH = {"epochs": Range(0, 100_000), "steps": STEPS}
 MOST_SEED = 2**63 - 1  # what the random generators of all libraries take
 
 # Class of settings.py -> key -> range; of a list's every entry. The upper ends are far beyond what is of use: they keep
@@ -62,7 +63,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "momentum": Range(0, 1, below=True),
         "weight_decay": Range(0, 1),
         "poly": Range(0, 100),
-        "warmup": Range(0, 10_000_000, note="optimizer steps"),
+        "warmup": STEPS,
         "batch": IMAGES,
         "accumulation": Range(1, 65536),
         "micro_batch": Range(0, 65536, note="0: not set"),
@@ -70,7 +71,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "clip": Range(0, 1_000_000, note="0: none"),
     },
     "StageConfig": {
-        "epochs": Range(0, EPOCHS.high, above=True),
+        **LENGTH,
         "grid": Range(1, 256),
         "lr": Range(0, 1000, above=True, note="a factor on optim.lr"),
     },
@@ -78,12 +79,12 @@ RANGES: dict[str, dict[str, Range]] = {
     "LabelConfig": {"value": Range(0, 1000)},
     "WalkConfig": {"radius": Range(2, 64), "beta": Range(0, 1000, above=True), "steps": Range(0, 1_000_000)},
     "AffinityConfig": {
-        "epochs": EPOCHS,
+        **LENGTH,
         "foreground": Range(0, 1, above=True, below=True),
         "background": Range(0, 1, above=True, below=True),
         "radius": Range(2, 64),
     },
-    "SegmentationConfig": {"epochs": EPOCHS, "scales": SIZE, "test_batch": IMAGES},
+    "SegmentationConfig": {**LENGTH, "scales": SIZE, "test_batch": IMAGES},
     "Recipe": {"seed": Range(0, MOST_SEED)},
 }
 

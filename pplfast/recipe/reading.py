@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe.overrides import Overrides, apply_overrides
 from pplfast.recipe.ranges import SettingError, finite_float, short
-from pplfast.recipe.settings import AugmentConfig, ModelConfig, OptimConfig, Recipe
+from pplfast.recipe.settings import AugmentConfig, Length, ModelConfig, OptimConfig, Recipe
 
 Part = TypeVar("Part")
 
@@ -99,11 +99,15 @@ def completed(record: Any, usual: Mapping[str, Any] | None = None) -> Any:
     record: any JSON value; tables of a recipe are recognised by their keys, at any depth. usual: what it may lack. For
     comparing it with what is wanted: an older folder is still the same.
     """
+    if isinstance(record, list | tuple):
+        return [completed(entry) for entry in record]
     if not isinstance(record, dict):
         return record
     loss = {"loss": Recipe.loss} if "stages" in record else {}
+    steps = {"steps": Length.steps} if "epochs" in record else {}
     tables = {key: dataclasses.asdict(kind()) for key, kind in TABLES.items()}
-    return {**loss, **(usual or {}), **{key: completed(value, tables.get(key)) for key, value in record.items()}}
+    inner = {key: completed(value, tables.get(key)) for key, value in record.items()}
+    return {**loss, **steps, **(usual or {}), **inner}
 
 
 def part_from_dict(kind: type[Part], table: Any, source: str) -> Part:

@@ -81,13 +81,33 @@ class OptimConfig(Settings):
 
 
 @dataclass(frozen=True)
-class StageConfig(Settings):
+class Length(Settings):
+    """How long a training is, in one of two ways: in epochs, of which more images make more steps, or in steps."""
+
+    epochs: float = 0.0  # passes over the images; fractions are allowed
+    steps: int = field(default=0, kw_only=True)  # optimizer steps in place of epochs; with neither: no such training
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is such a training at all."""
+        return self.epochs > 0 or self.steps > 0
+
+    def check_together(self) -> None:
+        self.need(not self.steps or not self.epochs, "epochs", f"left out with steps = {self.steps}")
+
+
+@dataclass(frozen=True)
+class StageConfig(Length):
     """One stage of progressive patch learning (arXiv 2209.07828): where the patches are cut, and for how long."""
 
-    epochs: float  # fractions are allowed
     position: str = ""  # block name after which the patches are cut; "" = no patches
     grid: int = 1  # K
     lr: float = 1.0  # factor on optim.lr
+
+    def check_together(self) -> None:
+        super().check_together()
+        if not self.trained:
+            raise SettingError(type(self), "epochs", " and 'steps' are missing or 0: one of the two must be above 0")
 
 
 @dataclass(frozen=True)
@@ -130,11 +150,10 @@ class WalkConfig(Settings):
 
 
 @dataclass(frozen=True)
-class AffinityConfig(Settings):
-    """Refinement by a boundary network and a random walk. Values: IRN's (arXiv 1904.05044), the learning rate for
-    real momentum."""
+class AffinityConfig(Length):
+    """Refinement by a boundary network, trained for epochs or steps, and a random walk; with neither there is none.
+    Values: IRN's (arXiv 1904.05044), the learning rate for real momentum."""
 
-    epochs: float = 0.0  # of the boundary network; 0: no refinement
     foreground: float = 0.30  # CAM threshold of sure objects
     background: float = 0.05  # below it, sure background; unsure between them
     crf: str = "labels"  # preset name that both go through, or "none"
@@ -145,14 +164,15 @@ class AffinityConfig(Settings):
     label: LabelConfig = field(default_factory=lambda: LabelConfig(crf="none"))  # from the walked maps
 
     def check_together(self) -> None:
+        super().check_together()
         self.need(self.background <= self.foreground, "background", f"at most foreground = {self.foreground}")
 
 
 @dataclass(frozen=True)
-class SegmentationConfig(Settings):
-    """The segmentation network that is trained on the pseudo labels, and its test."""
+class SegmentationConfig(Length):
+    """The segmentation network that is trained on the pseudo labels, and its test; without epochs and steps there is
+    none."""
 
-    epochs: float = 0.0  # 0: none
     head: str = "auto"  # "auto": the usual one of the backbone; "light" | "largefov" | "aspp"
     balanced: bool = False  # background and object pixels of an image weigh the same
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -164,6 +184,7 @@ class SegmentationConfig(Settings):
     crf: str = "deeplab"  # preset name, or "none"
 
     def check_together(self) -> None:
+        super().check_together()
         self.need(bool(self.scales), "scales", "one size or more")
         if self.model.pooling != "mean":
             what = f" = {short(self.model.pooling)}: must be left out: a segmentation network does not pool"
@@ -187,8 +208,3 @@ class Recipe(Settings):
     label: LabelConfig = field(default_factory=LabelConfig)
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-
-    @property
-    def epochs(self) -> float:
-        """Epochs over all stages; the plain classifier trains for as many in one stage."""
-        return sum(stage.epochs for stage in self.stages)

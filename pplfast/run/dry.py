@@ -17,7 +17,7 @@ from pplfast.jobs.memory import budget_bytes, crf_bytes, split_budget
 from pplfast.labels.camfile import stored_size
 from pplfast.precision import default_device
 from pplfast.run.chain import open_sets
-from pplfast.run.config import RunConfig, parts_of
+from pplfast.run.config import RunConfig, parts_of, with_range
 from pplfast.run.facts import few_steps, training_steps
 from pplfast.run.record import read_record
 from pplfast.steps import JOB, TEST, TRAIN, VAL, Step, steps_of
@@ -29,6 +29,7 @@ def dry_run(config: RunConfig, seeds: Sequence[int] | None = None) -> list[str]:
 
     Of images only the headers are read, so the steps are counted as if none had to be left out.
     """
+    config = with_range(config)
     recipe, sets = config.recipe, open_sets(config)
     train_set, val_set, test_set = sets[TRAIN], sets[VAL], sets[TEST]
     steps = steps_of(parts_of(recipe, sets))
@@ -41,15 +42,15 @@ def dry_run(config: RunConfig, seeds: Sequence[int] | None = None) -> list[str]:
     ]
     if "predictions" in names:
         lines.append(f"segmentation tested on {_described(test_set)}")
-    # of one stage for plain and explicit, whose epochs are those of all stages
-    stages = [training_steps(stage.epochs, len(train_set), recipe.optim) for stage in recipe.stages]
-    whole = training_steps(recipe.epochs, len(train_set), recipe.optim)
+    # of one stage for plain and explicit, as long as all stages
+    stages = [training_steps([stage], len(train_set), recipe.optim) for stage in recipe.stages]
+    whole = training_steps(recipe.stages, len(train_set), recipe.optim)
     for variant in config.variants:
         counts = " + ".join(map(str, stages)) if variant == "ppl" else str(whole)
         lines.append(f"{variant}: {', '.join(names)}; optimizer steps of the classifier: {counts}")
     for name, part in (("boundary", recipe.affinity), ("segmentation", recipe.segmentation)):
         if name in names:
-            count = training_steps(part.epochs, len(train_set), part.optim)
+            count = training_steps([part], len(train_set), part.optim)
             lines.append(f"optimizer steps of the {name} network: {count}, for each variant")
     if few := few_steps(recipe, len(train_set)):
         lines.append(few)

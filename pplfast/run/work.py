@@ -77,11 +77,11 @@ class Work:
                 train_boundaries(config, classifier, dataset, labels, out, seed, True, self._options)
             )
 
-        return {"seed": seed, **_some(config, "epochs", "radius", "augment", "optim")}, action
+        return {"seed": seed, **_some(config, "epochs", "steps", "radius", "augment", "optim")}, action
 
     def segmentation(self, step: Step) -> tuple[dict[str, Any], Action]:
         config, seed = self.recipe.segmentation, self.recipe.seed
-        settings = _some(config, "epochs", "head", "balanced", "model", "augment", "optim")
+        settings = _some(config, "epochs", "steps", "head", "balanced", "model", "augment", "optim")
         labels, dataset, out = self._source(step, "labels"), self._dataset(step), self._out(step)
         return {"seed": seed, **settings}, lambda: _training_values(
             train_segmentation(config, dataset, labels, out, seed, True, self._options)

@@ -22,7 +22,7 @@ Data = Callable[[SweepRun], dict[str, Any]]  # what the check of a run's data ho
 def check_runs(runs: Sequence[SweepRun]) -> tuple[Data, dict[str, Dataset]]:
     """The data of each run, and the lists that are scored, by VAL and TEST. Raises UserError for what a run could not
     be trained with, and where nothing is scored."""
-    tested = {bool(run.config.recipe.segmentation.epochs): run.config for run in runs}  # with a list to test on, or not
+    tested = {run.config.recipe.segmentation.trained: run.config for run in runs}  # with a list to test on, or not
     sets = {has: open_sets(config) for has, config in tested.items()}
     data = {has: data_settings(config, sets[has]) for has, config in tested.items()}
     every = sets[max(sets)]
@@ -34,7 +34,7 @@ def check_runs(runs: Sequence[SweepRun]) -> tuple[Data, dict[str, Dataset]]:
         raise UserError(
             f"{every[VAL].name}: has no masks, so nothing can be compared; give a --val-list that has some, or --masks"
         )
-    return lambda run: data[bool(run.config.recipe.segmentation.epochs)], scored
+    return lambda run: data[run.config.recipe.segmentation.trained], scored
 
 
 def conduct(

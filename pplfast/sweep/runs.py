@@ -19,6 +19,7 @@ from pplfast.errors import UserError, explain_os_error, one_line
 from pplfast.files import open_append, read_json
 from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
+from pplfast.recipe.reading import completed
 from pplfast.run.chain import CHECK_DATA
 from pplfast.run.config import RunConfig, absolute
 from pplfast.sweep import child
@@ -100,7 +101,7 @@ def is_done(run: SweepRun, data: dict[str, Any]) -> bool:
         "variants": config.variants,
         "data": {"train": vars(absolute(config.train)), "val": vars(absolute(config.val))},
     }
-    same = {key: record.get(key) for key in wanted} == _plain(wanted)
+    same = completed({key: record.get(key) for key in wanted}) == completed(_plain(wanted))
     return same and bool(checked.get("settings") == _plain(data))
 
 

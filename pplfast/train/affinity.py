@@ -69,7 +69,7 @@ class AffinityTask(Task[BoundaryNet]):
         return mask_record(NAME, dataclasses.asdict(self.config), self.dataset, self.seed)
 
     def build(self) -> tuple[BoundaryNet, tuple[StagePlan, ...]]:
-        return BoundaryNet(self.classifier.backbone), (StagePlan((), (), self.config.epochs, 1.0, "class boundaries"),)
+        return BoundaryNet(self.classifier.backbone), (StagePlan((), (), (self.config,), 1.0, "class boundaries"),)
 
     def load(self, model: BoundaryNet, **options: Any) -> TrainLoader:
         return TrainLoader(
@@ -95,6 +95,7 @@ class AffinityTask(Task[BoundaryNet]):
                 "training": training,
                 "settings": dataclasses.asdict(self.config),
                 "dataset": self.dataset.name,
+                "range": self.dataset.values,
             },
             folder,
         )

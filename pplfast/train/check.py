@@ -31,10 +31,10 @@ def check_recipe(recipe: Recipe, variants: Sequence[str], classes: int, world: i
     """
     check_classifier(recipe, variants, classes)
     _check_optim(recipe.optim, "optim", world, compiled)
-    if recipe.affinity.epochs:
+    if recipe.affinity.trained:
         check_affinity(recipe.affinity)
         _check_optim(recipe.affinity.optim, "affinity.optim", world, compiled)
-    if recipe.segmentation.epochs:
+    if recipe.segmentation.trained:
         check_segmentation(recipe.segmentation)
         _check_optim(recipe.segmentation.optim, "segmentation.optim", world, compiled)
 

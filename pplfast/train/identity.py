@@ -15,8 +15,8 @@ RECORD = "recipe.json"
 # Parts of a recipe that training depends on, and those of the tables of the other networks.
 USED = ("seed", "loss", "model", "augment", "optim", "stages")
 USED_OF_NETWORK = {
-    "boundary": ("epochs", "radius", "augment", "optim"),
-    "segmentation": ("epochs", "head", "balanced", "model", "augment", "optim"),
+    "boundary": ("epochs", "steps", "radius", "augment", "optim"),
+    "segmentation": ("epochs", "steps", "head", "balanced", "model", "augment", "optim"),
 }
 OF_CLASSIFIER = ("dropout", "pooling")  # keys of [segmentation.model] that its network has no use for
 FOR_INFORMATION = ("recipe", "settings", "versions", "precision", "float32")  # precision: what "auto" came to

@@ -7,7 +7,7 @@ from pplfast.models import Backbone, create
 from pplfast.patch.branches import Cut
 from pplfast.patch.classifier import PatchClassifier
 from pplfast.patch.pooling import POOLINGS, check_pooling
-from pplfast.recipe import Recipe, StageConfig
+from pplfast.recipe import Length, Recipe, StageConfig
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class StagePlan:
 
     names: tuple[str, ...]  # of the blocks after which the patches are cut
     cuts: tuple[Cut, ...]
-    epochs: float
+    lengths: tuple[Length, ...]  # it is as long as all of them together: `schedules.steps_of_stage`
     lr: float  # factor on optim.lr
     title: str = "no patches"  # of a stage without patches, in logs
 
@@ -46,9 +46,9 @@ def build_model(recipe: Recipe, variant: str, classes: int) -> tuple[PatchClassi
 
 
 def plan_stages(recipe: Recipe, variant: str, backbone: Backbone) -> tuple[StagePlan, ...]:
-    """Plain and explicit have one stage of the recipe's total epochs; progressive has the recipe's stages."""
+    """Plain and explicit have one stage, as long as all of the recipe's, which progressive has."""
     if variant == "plain":
-        return (StagePlan((), (), recipe.epochs, 1.0),)
+        return (StagePlan((), (), recipe.stages, 1.0),)
     if variant == "explicit":
         found = {}  # the same cut twice is one branch
         for stage in recipe.stages:
@@ -56,7 +56,7 @@ def plan_stages(recipe: Recipe, variant: str, backbone: Backbone) -> tuple[Stage
                 found[cut_after(backbone, stage.position, stage.grid)] = stage.position
         if not found:
             raise UserError("variant explicit: no stage of the recipe has a position; name one, or train plain")
-        return (StagePlan(tuple(found.values()), tuple(found), recipe.epochs, 1.0),)
+        return (StagePlan(tuple(found.values()), tuple(found), recipe.stages, 1.0),)
     return tuple(_progressive_stage(backbone, stage) for stage in recipe.stages)
 
 
@@ -71,5 +71,5 @@ def cut_after(backbone: Backbone, name: str, grid: int) -> Cut:
 
 def _progressive_stage(backbone: Backbone, stage: StageConfig) -> StagePlan:
     if not stage.position:
-        return StagePlan((), (), stage.epochs, stage.lr)
-    return StagePlan((stage.position,), (cut_after(backbone, stage.position, stage.grid),), stage.epochs, stage.lr)
+        return StagePlan((), (), (stage,), stage.lr)
+    return StagePlan((stage.position,), (cut_after(backbone, stage.position, stage.grid),), (stage,), stage.lr)

@@ -70,7 +70,7 @@ class SegmentationTask(Task[SegmentationNet]):
         backbone.freeze(backbone.frozen_default if model.frozen_blocks < 0 else model.frozen_blocks)
         network = SegmentationNet(backbone, len(self.dataset.classes) + 1, self.config.head)
         self.cells = network.cells
-        return network, (StagePlan((), (), self.config.epochs, 1.0, "segmentation"),)
+        return network, (StagePlan((), (), (self.config,), 1.0, "segmentation"),)
 
     def load(self, model: SegmentationNet, **options: Any) -> TrainLoader:
         return TrainLoader(
@@ -95,6 +95,7 @@ class SegmentationTask(Task[SegmentationNet]):
                 "training": training,
                 "settings": dataclasses.asdict(self.config),
                 "dataset": self.dataset.name,
+                "range": self.dataset.values,
             },
             folder,
         )

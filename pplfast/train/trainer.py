@@ -109,7 +109,7 @@ class _Run:
     @property
     def stage_steps(self) -> list[int]:
         """Optimizer steps of each stage."""
-        return [steps_of_stage(stage.epochs, self.steps_per_epoch) for stage in self.stages]
+        return [steps_of_stage(stage.lengths, self.steps_per_epoch) for stage in self.stages]
 
 
 def run_task(
