@@ -195,8 +195,8 @@ def run_memory(
 
 def _run_files(report: Report, dataset: Dataset, backbone: str, scales: tuple[float, ...], timed: int) -> None:
     """pplfast's part is what `pplfast cam` calls; the reference reads, computes and saves image by image."""
+    from pplfast.data.decoding import read_pixels
     from pplfast.data.handover import Handover
-    from pplfast.data.pillow import read_pixels
     from pplfast.data.pipelines import Resizer
     from pplfast.labels.cam import own_classes
 

@@ -83,7 +83,7 @@ def _columns() -> list[int]:
 
 def _row(picture: Image.Image, top: int, dataset: Dataset, index: int, cams: Path, labels: Path) -> None:
     draw, columns, name = ImageDraw.Draw(picture), _columns(), dataset.ids[index]
-    photo = read_photo(dataset.images[index]).pixels
+    photo = read_photo(dataset.images[index], dataset.values).pixels
     cam = load_cam(cams / f"{name}.npz")
     height, width = photo.shape[:2]
     mask = np.asarray(

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -171,10 +171,11 @@ def parse_json(data: bytes) -> Any:
     raise ValueError("nested too deep")
 
 
-def decode_json(data: bytes) -> Any:
-    """The same without a bound that a recursive function could rely on: for values whose every part is then checked."""
+def decode_json(data: bytes, each: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The same without a bound that a recursive function could rely on: for values whose every part is then checked.
+    each: what becomes of an object, called for inner ones first."""
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"), object_hook=each)
     except RecursionError:
         raise ValueError("nested too deep") from None
 

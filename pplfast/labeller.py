@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pplfast.data.classes import BACKGROUND, ClassList
-from pplfast.data.pillow import read_pixels
+from pplfast.data.decoding import read_pixels
+from pplfast.data.image_info import Values
 from pplfast.errors import UserError, did_you_mean, naming, out_of_memory
 from pplfast.jobs.memory import budget_bytes, split_budget
 from pplfast.labels.cam import MapMaker
@@ -39,9 +40,11 @@ AnyImage = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
 class Labeller(ABC):
-    """A trained network that labels single images; `load_labeller` makes one. classes: those it was trained for."""
+    """A trained network that labels single images; `load_labeller` makes one. classes: those it was trained for.
+    values: the range of images deeper than 8 bits that it was trained on, for files; None: their full range."""
 
     classes: ClassList
+    values: Values | None = None
 
     @abstractmethod
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
@@ -96,7 +99,7 @@ class CamLabeller(Labeller):
         self._maker = MapMaker(model, cam, *_choices(model, model.maps, cam.precision), batch=1, threads=THREADS)
 
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
-        return self._maps(_pixels(image), self._positions(classes))
+        return self._maps(_pixels(image, self.values), self._positions(classes))
 
     def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
         if classes is None:
@@ -104,7 +107,7 @@ class CamLabeller(Labeller):
                 "a classifier's labels are made of the image's own classes: give their names, like classes=['cat'], or "
                 "use the segmentation network of the run, which needs none"
             )
-        pixels, positions = _pixels(image), self._positions(classes)
+        pixels, positions = _pixels(image, self.values), self._positions(classes)
         found = label_scores(self._maps(pixels, positions), pixels, self._label, None)
         return _painted(found, _mask_values(self.classes, positions))
 
@@ -132,10 +135,10 @@ class SegmentationLabeller(Labeller):
         self._segmenter = Segmenter(model, config, *choices, batch=1, threads=THREADS)
 
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
-        return self._maps(_pixels(image), self._positions(classes))
+        return self._maps(_pixels(image, self.values), self._positions(classes))
 
     def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
-        pixels, positions = _pixels(image), self._positions(classes)
+        pixels, positions = _pixels(image, self.values), self._positions(classes)
         maps = self._maps(pixels, positions)
         rows = rows_of(maps) if classes is None else np.arange(len(maps))  # as `segment test` does with --labels
         return _painted(most_likely(maps[rows], pixels, self._config.crf), _mask_values(self.classes, positions)[rows])
@@ -163,15 +166,19 @@ def load_labeller(path: str | os.PathLike[str], device: str | torch.device | Non
         network, classes = segmentation.load_segmentation(segmenter)
         config = network_file.read_settings(segmenter, segmentation.NAME, SegmentationConfig)
         with naming(segmenter / f"{segmentation.NAME}.json"):
-            return SegmentationLabeller(network.to(device), classes, config)
+            labeller: Labeller = SegmentationLabeller(network.to(device), classes, config)
+            labeller.values = network_file.read_range(segmenter, segmentation.NAME)
+            return labeller
     info = model_file.read_info(path)
     with naming(find_network(path, CLASSIFIER) / model_file.DESCRIPTION):
-        return CamLabeller(
+        labeller = CamLabeller(
             model_file.load_classifier(path).to(device),
             ClassList(info.class_names, info.class_ids),
             model_file.read_recorded(path, "cam", CamConfig),
             model_file.read_recorded(path, "label", LabelConfig),
         )
+        labeller.values = info.range
+        return labeller
 
 
 def image_maps(
@@ -202,10 +209,10 @@ def _labeller(model: Labeller | str | os.PathLike[str]) -> Labeller:
     return model if isinstance(model, Labeller) else load_labeller(model)
 
 
-def _pixels(image: AnyImage) -> NDArray[np.uint8]:
+def _pixels(image: AnyImage, values: Values | None) -> NDArray[np.uint8]:
     """uint8 (H, W, 3)"""
     if isinstance(image, str | os.PathLike):
-        return read_pixels(Path(image))
+        return read_pixels(Path(image), values)
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -78,15 +78,16 @@ def loader() -> list[Finding]:
     import numpy as np
     from PIL import Image
 
-    from pplfast.data.encoded import read_encoded
+    from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
     from pplfast.data.handover import Handover
-    from pplfast.data.pipelines import Decoder, Resizer, resolve_device
+    from pplfast.data.images import inspect_image
+    from pplfast.data.pipelines import Resizer, resolve_device
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.jpg"
         Image.fromarray(np.full((32, 48, 3), 200, np.uint8)).save(path)
         device = resolve_device(_device())
-        (decoded,) = Decoder(1, 1, device)([read_encoded(path, inspect=True)])
+        (decoded,) = ImageDecoder(1, 1, device, None)([Encoded(read_encoded(path), inspect_image(path))])
         assert decoded is not None, "it has just been written"
         pixels = Resizer((0.0,) * 3, (1.0,) * 3, 1, 1, Handover(device))([decoded], 1.0)
     if tuple(pixels.shape) != (1, 3, 32, 48) or abs(pixels.float().mean().item() - 200) > 3:

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+from typing import BinaryIO
 
 LARGEST_IMAGE = 178_956_970  # pixels; above, Pillow takes an image for an attack on the memory
 QUOTED = 80  # characters of an untrusted text that a message repeats
@@ -33,6 +34,13 @@ class _Regular(io.BufferedReader):
         if size is not None and size > io.DEFAULT_BUFFER_SIZE:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)
+
+
+def file_size(file: BinaryIO) -> int:
+    """Bytes of an open file, which is at its begin afterwards."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def quoted(text: str) -> str:

@@ -52,18 +52,11 @@ def _damaged() -> bytes:
 # kind in the manifest -> (bytes of the file, words of the reason); None: there is no file
 BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
     "truncated": (lambda: jpeg()[:-400], "truncated"),
-    "not-jpeg": (lambda: b"<html>not found</html>", "not a JPEG but an HTML"),
+    "not-image": (lambda: b"<html>not found</html>", "not a JPEG but an HTML"),
     "empty": (lambda: b"", "empty file"),
     "too-small": (lambda: jpeg(1, 1), "1 x 1 pixels: too small"),
     "too-large": (lambda: _of_size(20_000, 20_000), "20000 x 20000|400000000 pixels"),
-    "cmyk": (lambda: jpeg(mode="CMYK"), "CMYK"),
-    "depth": (lambda: _other("PNG", Image.fromarray(np.zeros((24, 40), np.uint16))), "a 16-bit PNG"),
-    "animated": (
-        lambda: _other(
-            "GIF", Image.new("RGB", (40, 24), "red"), save_all=True, append_images=[Image.new("RGB", (40, 24), "blue")]
-        ),
-        "an animated GIF of 2 frames",
-    ),
+    "channels": (lambda: _other("TIFF", Image.new("LAB", (40, 24))), "channels that are no colours"),
     "rotated": (_rotated, "turned by EXIF .orientation 6"),
     "damaged": (_damaged, "damaged"),
     "missing": (None, "no such file"),

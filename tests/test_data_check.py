@@ -10,10 +10,10 @@ from pplfast.data.check import KINDS, check_dataset, format_report
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.masks import write_mask
 
-ERRORS = ("missing", "empty", "not-jpeg", "truncated", "damaged", "cmyk", "no-labels", "bad-labels", "bad-mask",
+ERRORS = ("missing", "empty", "not-image", "truncated", "damaged", "channels", "no-labels", "bad-labels", "bad-mask",
           "mask-size")  # fmt: skip
-WARNINGS = ("grey", "orientation", "mask-ids", "mask-ignored", "mask-no-class")
-NOTES = ("no-class",)
+WARNINGS = ("converted", "frames", "orientation", "mask-ids", "mask-ignored", "mask-no-class")
+NOTES = ("grey", "no-class")
 
 
 @pytest.fixture
@@ -26,10 +26,12 @@ def spoiled(tmp_path):
     whole = (images / "good.jpg").read_bytes()
     (images / "missing.jpg").unlink()
     (images / "empty.jpg").write_bytes(b"")
-    save_image(images / "not-jpeg.jpg", format="PNG")
+    (images / "not-image.jpg").write_bytes(b"%PDF-1.7")
     (images / "truncated.jpg").write_bytes(whole[:-100])
     (images / "damaged.jpg").write_bytes(spoil_huffman_table(whole))
-    save_image(images / "cmyk.jpg", "CMYK")
+    save_image(images / "channels.jpg", "LAB", format="TIFF")
+    save_image(images / "converted.jpg", "CMYK")
+    save_image(images / "frames.jpg", format="GIF", save_all=True, append_images=[Image.new("RGB", SIZE)])
     (annotations / "no-labels.xml").unlink()
     (annotations / "bad-labels.xml").write_text("<annotation>")
     (masks / "bad-mask.png").write_bytes(b"")
@@ -61,7 +63,8 @@ def test_every_fault_is_named_and_none_stops_the_check(spoiled):
         "too-large",
         "large",  # see test_untrusted_images
         "unreadable",
-        "rare-jpeg",  # see test_data_images
+        "rare-jpeg",
+        "range",  # see test_data_images
         "other-format",
         "left-out",  # see test_data_folder
     }
@@ -88,7 +91,8 @@ def test_command_exits_with_2_on_errors(spoiled, tmp_path, capsys):
     assert code == 2 and error == "" and f"{len(ERRORS)} errors, {len(WARNINGS)} warnings" in out
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {problem["id"] for problem in saved["problems"]} == {"", *ERRORS, *WARNINGS, *NOTES}
-    assert saved["images"] == saved["masks"] == 18 and saved["counts"]["cat"] == 14
+    assert saved["formats"]["JPEG CMYK 8 bit"] == 1 and saved["sizes"]["median"] == list(SIZE)
+    assert saved["images"] == saved["masks"] == 20 and saved["counts"]["cat"] == 16
 
 
 def test_command_exits_with_0_on_warnings_and_on_good_sets(spoiled, capsys):
@@ -114,23 +118,74 @@ def test_a_class_that_every_image_has_is_a_warning(spoiled, capsys, tmp_path):
     save_list(spoiled, "fine", "good", "grey")
     code, out, _ = check(capsys, "--data", spoiled, "--list", "fine", "--classes", "cat", "--json", tmp_path / "r.json")
     assert code == 0 and "warning: each of the 2 images has cat: nothing" in out and "add images without it" in out
-    assert "0 errors, 1 warnings" in out  # the grey image
+    assert "0 errors, 0 warnings" in out
     assert len(json.loads((tmp_path / "r.json").read_text())["remarks"]) == 1
     save_list(spoiled, "fine", "good", "no-class")
     _, out, _ = check(capsys, "--data", spoiled, "--list", "fine", "--classes", "cat")
     assert "warning: " not in out and "0 warnings" in out and "counts as an image with background only" in out
 
 
-def test_images_in_other_formats_are_not_called_missing(tmp_path, capsys):
+def test_images_in_formats_that_are_not_read_are_not_called_missing(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for name in ("b", "a"):
-        save_image(tmp_path / "photos" / f"{name}.png", format="PNG")
+        (tmp_path / "photos" / f"{name}.heic").write_bytes(b"\0\0\0\x18ftypheic")
     code, _, error = check(capsys, "--data", tmp_path / "photos", "--labels", "none")
-    assert code == 2 and "holds no JPEG, but 2 images in other formats, as a.png; convert them" in error
+    assert code == 2 and "holds 2 images of formats that are not read, as a.heic; convert them" in error
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\nc.jpg,cat\n")
     code, out, _ = check(capsys, "--data", tmp_path / "photos", "--labels", tmp_path / "labels.csv")
-    assert code == 2 and "a.jpg: no such file; a.png is there: convert it to JPEG" in out
+    assert code == 2 and "a.jpg: no such file; a.heic is there: convert it to PNG or JPEG" in out
     assert "c.jpg: no such file; restore it, or take it off the list" in out
+
+
+def check_photos(root, **files):
+    """The report on a folder of images without labels. files: size, mode and suffix by their stems."""
+    root.mkdir()
+    for stem, (size, mode, suffix) in files.items():
+        Image.new(mode, size).save(root / f"{stem}.{suffix}")
+    return check_dataset(open_dataset(DataConfig(str(root), labels="none")))
+
+
+def test_formats_and_decoders_are_counted_the_most_frequent_first(tmp_path):
+    report = check_photos(
+        tmp_path / "photos",
+        a=((40, 30), "L", "jpg"),
+        b=((40, 30), "RGBA", "png"),
+        c=((40, 30), "RGB", "png"),
+        d=((40, 30), "RGB", "png"),
+        e=((40, 30), "I;16", "png"),
+    )
+    assert list(report.formats.items()) == [
+        ("PNG RGB 8 bit", 2), ("JPEG L 8 bit", 1), ("PNG L 16 bit", 1), ("PNG RGBA 8 bit", 1)
+    ]  # fmt: skip
+    assert list(report.decoders.items()) == [("dali", 3), ("imagecodecs", 1), ("pillow", 1)]
+    lines = format_report(report).splitlines()
+    assert lines[1:4] == [
+        "formats: PNG RGB 8 bit (2), JPEG L 8 bit (1), PNG L 16 bit (1), PNG RGBA 8 bit (1)",
+        "decoders: dali (3), imagecodecs (1), pillow (1)",
+        "sizes: all 40 x 30",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("widths", "median"), [((7,), 7), ((9, 1), 1), ((5, 1, 9), 5), ((1, 1, 1, 9), 1), ((2, 9, 9, 5), 5)]
+)
+def test_sizes_are_those_of_the_smallest_median_and_largest_image(tmp_path, widths, median):
+    files = {f"i{number}": ((width, 10), "RGB", "png") for number, width in enumerate(widths)}
+    report = check_photos(tmp_path / "photos", **files)
+    smallest, largest = min(widths), max(widths)
+    assert report.sizes == {"smallest": (smallest, 10), "median": (median, 10), "largest": (largest, 10)}
+    assert json.loads(json.dumps(report.to_dict()))["sizes"]["median"] == [median, 10]
+    if smallest < largest:
+        assert f"\nsizes: {smallest} x 10 to {largest} x 10, median {median} x 10\n" in format_report(report)
+
+
+def test_what_cannot_be_read_is_not_counted(tmp_path):
+    root = make_voc(tmp_path, {"a": ("cat",), "b": ("cat",)})
+    for name in "ab":
+        (root / "JPEGImages" / f"{name}.jpg").write_bytes(b"")
+    report = check_dataset(open_dataset(DataConfig(str(root), "train")))
+    assert report.formats == report.sizes == report.decoders == {} and report.errors == 2
+    assert format_report(report).splitlines()[1].split() == ["aeroplane", "0", "images"]
 
 
 def test_without_labels_there_are_no_counts(spoiled, capsys):

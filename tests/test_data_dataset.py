@@ -169,7 +169,7 @@ def test_auto_takes_annotations_then_the_npy_beside(voc):
     assert "cls_labels.npy" in message and "--labels" in message and "none" in message
     assert "no such folder" in open_error(root=voc, list="train", labels="xml")
     assert open_dataset(DataConfig(str(voc), "train", labels="none")).labels is None
-    assert "must be auto, xml, none" in open_error(root=voc, list="train", labels="labels.json")
+    assert "must be auto, xml, none" in open_error(root=voc, list="train", labels="labels.txt")
 
 
 # A plain folder

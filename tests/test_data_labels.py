@@ -85,7 +85,7 @@ def test_rows_of_two_files_with_one_id_are_named_where_a_list_names_one(folder, 
     (tmp_path / "list.txt").write_text("0000\n")
     (tmp_path / "l.csv").write_text("0000.jpg,bolt\n0000.png,nut\n")
     message = refused(root=folder, list=tmp_path / "list.txt", labels=tmp_path / "l.csv", classes=CLASSES)
-    assert "line 2: '0000.png' and the file of line 1 have the same id '0000'" in message
+    assert "lines 1 and 2: '0000.jpg' and '0000.png' have the same id '0000'" in message
 
 
 def test_cells_in_quotes_may_follow_a_space(folder):
@@ -93,9 +93,7 @@ def test_cells_in_quotes_may_follow_a_space(folder):
     assert dataset.labels.tolist() == [[1, 1], [0, 1]]
 
 
-@pytest.mark.parametrize(
-    "cell", ["bolt, nut", "bolt,nut", "bolt|nut", "bolt | nut", "bolt nut", "bolt/nut", "['bolt', 'nut']", "nut+bolt"]
-)
+@pytest.mark.parametrize("cell", ["bolt, nut", "bolt,nut", "bolt nut", "bolt/nut", "['bolt', 'nut']", "nut+bolt"])
 def test_labels_with_another_separator_are_told_the_right_one(folder, cell):
     message = refuse(folder, f'0000.jpg,"{cell}"\n')
     assert "several labels are separated by ';'" in message and "known:" not in message
@@ -111,8 +109,8 @@ def test_tables_of_other_encodings_are_told_the_right_one(folder):
         assert "save it as UTF-8" in refuse(folder, text, encoding)
 
 
-def test_tables_of_tabs_and_semicolons_are_told_the_right_form(folder):
-    for text in ("image\tlabel\n0000.jpg\tbolt\n", "0000.jpg;bolt\n", "image,bolt,nut\n0000.jpg,1,0\n"):
+def test_a_row_of_another_form_is_told_the_right_one(folder):
+    for text in ("0000.jpg bolt\n", "0000.jpg,bolt,nut\n", "image,bolt,nut\n0000.jpg,1,2\n"):
         assert "line 1" in (message := refuse(folder, text)) and "expected image,label;label" in message
 
 

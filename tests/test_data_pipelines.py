@@ -21,7 +21,7 @@ def dataset(tmp_path_factory):
 
 
 def decoded(paths, batch=3, threads=1):
-    encoded = [read_encoded(path, inspect=True) for path in paths]
+    encoded = [read_encoded(path) for path in paths]
     decoder = Decoder(batch, threads, CPU)
     return [image for at in range(0, len(paths), batch) for image in decoder(encoded[at : at + batch])]
 

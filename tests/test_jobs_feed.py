@@ -8,6 +8,7 @@ import torch
 from jobs_small import Mean, images
 from label_jobs import BAD, jpeg
 
+from pplfast.data.image_info import ImageInfo
 from pplfast.data.images import BadImage
 from pplfast.jobs import feed as feed_module
 from pplfast.jobs.feed import WINDOW, Feed
@@ -27,8 +28,7 @@ class Keeper:
         self.screened.append(index)
         from pplfast.jobs.screen import screen
 
-        info = screen(self.data.images[index], True, 10**7)
-        return info.height, info.width
+        return screen(self.data.images[index], True, 10**7)
 
     def batch_of(self, size):
         return self.batch
@@ -40,8 +40,9 @@ class Keeper:
     def bad(self, index, error, admitted=None):
         self.bads[index] = (error.kind, admitted)
 
-    def read(self, index, sha256):
+    def read(self, index, sha256, decoder):
         self.sums[index] = sha256
+        assert decoder == "dali"
 
     def stopped(self):
         return self.stop
@@ -81,7 +82,7 @@ def test_only_the_images_that_are_asked_for_are_touched(tmp_path):
 
 def test_a_job_that_looks_at_no_pixels_reads_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(feed_module, "read_encoded", None)
-    monkeypatch.setattr(feed_module, "Decoder", None)
+    monkeypatch.setattr(feed_module, "ImageDecoder", None)
     keeper = Keeper(mixed(tmp_path, 5))
     assert sum(len(batch.indices) for batch in feed_of(keeper, decodes=False)) == 5 and not keeper.sums
 
@@ -91,7 +92,7 @@ def test_headers_are_read_ahead_within_a_window_alone(tmp_path, monkeypatch):
     data = images(tmp_path / "images", [f"im{n:03d}" for n in range(3 * WINDOW)], (8, 8))
     keeper = Keeper(data, batch=1)
     monkeypatch.setattr(keeper, "batch_of", lambda size: 4)
-    monkeypatch.setattr(keeper, "screen", lambda index: keeper.screened.append(index) or (8 + index, 8))
+    monkeypatch.setattr(keeper, "screen", lambda index: keeper.screened.append(index) or ImageInfo(8, 8 + index, "RGB"))
     monkeypatch.setattr(feed_module.Feed, "_decode", lambda self, decoder, readers, batch: batch)
     groups, most = feed_of(keeper), 0
     for size, group in groups._groups(feed_module.ThreadPoolExecutor(1)):
@@ -108,12 +109,12 @@ def test_bad_images_give_back_what_they_were_admitted_with(tmp_path, monkeypatch
         (tmp_path / "images" / f"{name}.jpg").write_bytes(BAD[kind][0]())
     plain = feed_module.read_encoded
 
-    def read(path, inspect):
+    def read(path):
         if path.stem == "d":
             raise BadImage("missing", "gone")
         if path.stem == "e":
             path.write_bytes(jpeg(80, 80))
-        return plain(path, inspect)
+        return plain(path)
 
     monkeypatch.setattr(feed_module, "read_encoded", read)
     keeper = Keeper(data, batch=7)

@@ -12,9 +12,9 @@ import pytest
 from pydensecrf.utils import unary_from_labels
 
 from pplfast.errors import UserError
-from pplfast.jobs.pool import map_unordered
 from pplfast.labels.background import add_background, to_probabilities
 from pplfast.labels.crf import dense_crf, dense_crf_each
+from pplfast.pool import map_unordered
 from pplfast.recipe.crf_presets import PRESETS, check_background, check_crf
 
 RNG = np.random.default_rng(3)

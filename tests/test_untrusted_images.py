@@ -18,9 +18,9 @@ from untrusted import refused, write
 from pplfast.data import pillow
 from pplfast.data.check import check_dataset
 from pplfast.data.dataset import DataConfig, open_dataset
-from pplfast.data.images import BadImage, decode_fully, inspect_image
+from pplfast.data.decoding import decode_image, read_pixels
+from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import read_mask, write_mask
-from pplfast.data.pillow import read_pixels
 from pplfast.errors import UserError
 from pplfast.evaluate import evaluate_cams, evaluate_labels
 from pplfast.reading import open_regular
@@ -59,7 +59,7 @@ def test_a_small_file_that_claims_many_pixels_is_not_decoded(tmp_path, monkeypat
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decodes"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for look in (inspect_image, decode_fully):
+        for look in (inspect_image, decode_image):
             with pytest.raises(BadImage, match="pixels.*: too large to decode; make it smaller") as caught:
                 look(image)
             assert caught.value.kind == "too-large"
@@ -85,7 +85,7 @@ def test_real_images_of_one_colour_are_no_attack(tmp_path):
     blank.save(tmp_path / "a.jpg", quality=10, progressive=True, optimize=True)
     blank.save(tmp_path / "a.png", optimize=True)
     assert inspect_image(tmp_path / "a.jpg").width == 4000
-    decode_fully(tmp_path / "a.jpg")
+    decode_image(tmp_path / "a.jpg")
     assert not read_mask(tmp_path / "a.png").any()
 
 

@@ -16,7 +16,7 @@ from pplfast.version import __version__
 # name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
 # Only the module of the chosen command is imported, so that --help answers at once.
 COMMANDS = {
-    "data": "make a demo data set, or check one",
+    "data": "make a demo data set, check one, or draw masks from COCO's files",
     "recipes": "the recipes that come with pplfast, and what is in them",
     "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
     "sweep": "many runs: settings that vary, several seeds, and their comparison",

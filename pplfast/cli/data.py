@@ -1,17 +1,19 @@
-"""`pplfast data demo` and `pplfast data check`."""
+"""`pplfast data demo`, `pplfast data check` and `pplfast data masks`."""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from pplfast.cli.parser import CommandParser
 from pplfast.data.demo_config import DemoConfig
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.data.problems import Problem
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: CommandParser) -> None:
     parser.description = "Make a demo data set, or look at one of your own before anything is trained on it."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
@@ -23,6 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_data_arguments(check, shown=RARE, full=True)
     check.add_argument("--json", metavar="FILE", help="write the report there too (default: only printed)")
+    check.add_argument(
+        "--sheet",
+        metavar="FILE",
+        help="write an HTML file with images of each class, their labels and names (default: none)",
+    )
 
     demo = actions.add_parser(
         "demo",
@@ -49,9 +56,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="long side of the images (default: %(default)s)",
     )
 
+    masks = actions.add_parser(
+        "masks",
+        help="masks from the outlines in a COCO file",
+        description="Write <id>.png for each image that the COCO file of --labels has, like instances_val2017.json: 0 "
+        "background, the value of each category, 255 for crowds. These values are the categories' ids, or 1, 2, ... "
+        "in their order where one is not from 1 to 254. --classes takes names or ids of categories, and leaves out "
+        "the others. Exit code 3 when some images get no mask.",
+    )
+    add_data_arguments(masks, shown=(), classes="all of the file")
+    labels = masks.option("--labels")
+    labels.required, labels.help = True, "COCO file of instances, with polygons or RLE"
+    masks.option("--classes").help = "these categories alone, by name or id, like cat,dog (default: all of the file)"
+    masks.add_argument("--out", required=True, metavar="DIR", help="folder of the masks, for --masks")
+
 
 def run(args: argparse.Namespace) -> int:
-    return _check(args) if args.action == "check" else _demo(args)
+    return {"check": _check, "demo": _demo, "masks": _masks}[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -59,6 +80,10 @@ def _check(args: argparse.Namespace) -> int:
     from pplfast.data.dataset import open_dataset
     from pplfast.files import write_json
 
+    if args.sheet is not None:
+        from pplfast.report.sheet import check_place, write_sheet
+
+        check_place(Path(args.sheet))  # before what may take minutes
     problems: list[Problem] = []
     dataset = open_dataset(config_from_arguments(args), problems)
     with _progress("checking", len(dataset)) as advance:
@@ -66,6 +91,8 @@ def _check(args: argparse.Namespace) -> int:
     print(format_report(report))
     if args.json:
         write_json(args.json, report.to_dict())
+    if args.sheet is not None:
+        print(write_sheet(dataset, Path(args.sheet)))
     return 2 if report.errors else 0
 
 
@@ -80,6 +107,38 @@ def _demo(args: argparse.Namespace) -> int:
         f"{'' if made else ' (already there)'}; use --data {args.out} --list train or --list val"
     )
     return 0
+
+
+def _masks(args: argparse.Namespace) -> int:
+    from pplfast.data.coco import read_coco
+    from pplfast.data.coco_masks import write_coco_masks
+    from pplfast.data.dataset import open_dataset
+    from pplfast.data.folder import check_out_of_data
+    from pplfast.errors import one_line
+    from pplfast.jobs.options import EXIT_BAD, SHOWN
+    from pplfast.lock import hold_folder
+
+    config, out = config_from_arguments(args), Path(args.out)
+    check_out_of_data(out, config)
+    dataset = open_dataset(replace(config, labels="none", classes="", masks="", range="full"))
+    file = read_coco(args.labels)
+    columns = file.columns(args.classes)
+    with hold_folder(out), _progress("drawing", len(dataset)) as advance:
+        report = write_coco_masks(file, dataset, out, columns, advance)
+    for fault in report.faults[:SHOWN]:
+        print(one_line(fault), file=sys.stderr)
+    if len(report.faults) > SHOWN:
+        print(f"... and {len(report.faults) - SHOWN} more", file=sys.stderr)
+    values = ",".join(f"{file.categories.names[column]}={file.categories.ids[column]}" for column in columns)
+    parts = (
+        (True, f"{args.out}: {report.written} masks of {args.labels}"),
+        (report.absent, f"{report.absent} images are not in it"),
+        (file.orphans, f"{file.orphans} of its annotations are of no image"),
+        (report.faults, f"{len(report.faults)} images have no mask, for the reasons above"),
+        (True, f"use --masks {args.out}{f' --classes {values}' if args.classes else ''}"),
+    )
+    print("; ".join(text for applies, text in parts if applies))
+    return EXIT_BAD if report.faults else 0
 
 
 @contextmanager

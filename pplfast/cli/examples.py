@@ -6,6 +6,7 @@ They tell one story: photos, labels.csv, a classifier in runs/ppl, maps in cams,
 LISTED = "--data photos --labels labels.csv"  # enough where a network knows the classes
 PHOTOS = f"{LISTED} --classes cat,dog"
 VOC = "--data VOCdevkit/VOC2012"
+COCO = "annotations/instances_val2017.json"
 
 CHECK = ("photos in a folder, labels in a CSV with the lines image,label;label", f"pplfast data check {PHOTOS}")
 DEMO = ("240 training and 60 validation images", "pplfast data demo --out demo")
@@ -36,6 +37,10 @@ EXAMPLES = {
         CHECK,
         ("a list of a VOC layout", f"pplfast data check {VOC} --list train"),
         ("without labels, the report as JSON", "pplfast data check --data photos --labels none --json check.json"),
+    ),
+    "data masks": (
+        ("of COCO", f"pplfast data masks --data val2017 --labels {COCO} --out masks"),
+        ("of two categories", f"pplfast data masks --data val2017 --labels {COCO} --classes cat,dog --out masks-pets"),
     ),
     "recipes": (
         ("what there is", "pplfast recipes"),

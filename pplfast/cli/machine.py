@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pplfast.errors import UserError
 from pplfast.jobs import JobOptions, Outcome
-from pplfast.jobs.pool import default_jobs
+from pplfast.pool import default_jobs
 
 LARGE_IMAGES = "large ones go in smaller batches and in tiles, and images for which it does not suffice are bad"
 

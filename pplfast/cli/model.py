@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pplfast.files import StrPath
 
 
+AUTO = "auto"  # of --range
 OF_NETWORK = "those that the network was trained for"  # default of --classes, in words
 
 
@@ -55,6 +56,20 @@ def take_classes(args: argparse.Namespace, folder: Path, kind: Kind) -> None:
         args.classes = as_option(classes)
 
 
+def take_range(args: argparse.Namespace, folder: Path, kind: Kind) -> None:
+    """Let --range be that which the network was trained with, unless the option says another."""
+    from pplfast.data.value_range import range_text, recorded_range
+    from pplfast.files import read_json
+
+    file = folder / f"{kind.name}.json"
+    try:
+        values = recorded_range(read_json(file).get("range"))
+    except (TypeError, ValueError):
+        raise UserError(f"{file}: its range is not two numbers; train again with `{kind.command}`") from None
+    if values is not None and args.range == AUTO:
+        args.range = range_text(values)
+
+
 def _own_list(args: argparse.Namespace) -> Path:
     return Path(args.data) / "classes.txt"
 
@@ -63,6 +78,7 @@ def dataset_of_model(args: argparse.Namespace, folder: Path, kind: Kind) -> "Dat
     """The data set of the arguments, with the classes of the network as in `take_classes`. Raises UserError where
     others are said, with both lists."""
     take_classes(args, folder, kind)
+    take_range(args, folder, kind)
     _check_classes(args, folder, kind)
     return dataset_from_arguments(args, args.out)
 

@@ -24,7 +24,7 @@ from pplfast.cli.train import add_training_arguments, check_training_arguments
 from pplfast.data.folder import check_out_of_data
 from pplfast.data.options import config_from_arguments
 from pplfast.errors import UserError, did_you_mean
-from pplfast.jobs.pool import default_jobs
+from pplfast.pool import default_jobs
 from pplfast.recipe import Recipe, load_recipe
 from pplfast.sweep.points import Point, make_points
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3  # exit code
 CAMS, ALL = "cam", "all"
-CAMS_ONLY = ("label.crf=none", "affinity.epochs=0", "segmentation.epochs=0")
+CAMS_ONLY = ("label.crf=none", "affinity.epochs=0", "segmentation.epochs=0")  # setting epochs drops steps too
 AFTER_CAMS = ("label", "affinity", "segmentation")  # tables of the recipe
 Checked = tuple[argparse.Namespace, Recipe]
 

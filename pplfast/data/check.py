@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
-from pplfast.data.images import BadImage, ImageInfo, decode_fully, inspect_image
+from pplfast.data.decoding import decode, decode_image
+from pplfast.data.image_info import ImageInfo, Values
+from pplfast.data.images import BadImage, inspect_file, open_image_file
 from pplfast.data.masks import read_mask
 from pplfast.data.problems import ERROR, NOTE, WARNING, Problem
 from pplfast.errors import UserError, one_line
@@ -21,16 +24,19 @@ KINDS = {
     "missing": "image file missing",
     "unreadable": "image file that cannot be read",
     "empty": "image file empty",
-    "not-jpeg": "not a JPEG",
+    "not-image": "not an image that is read",
     "rare-jpeg": "JPEG of a kind that is not decoded",
-    "truncated": "JPEG damaged or truncated",
-    "cmyk": "JPEG in other colours than RGB or grey",
+    "truncated": "image damaged or truncated",
+    "channels": "channels that are no colours",
+    "range": "deep values without a range",
     "too-large": "image too large to decode",
     "no-labels": "image without labels",
     "bad-labels": "labels not readable",
     "bad-mask": "mask not readable",
     "mask-size": "mask and image differ in size",
     "grey": "grey image, used as RGB",
+    "converted": "colours converted",
+    "frames": "several frames or pages, the first of which is used",
     "orientation": "EXIF orientation, not applied",
     "no-class": "labels name none of the classes",
     "mask-ids": "mask holds values outside the class list",
@@ -46,7 +52,9 @@ MOST_CLASSES = 5  # of classes, that a message says the values of
 LARGE = 50_000_000  # pixels; photographs have up to half of it
 
 # Those that BadImage names.
-IMAGE_KINDS = ("missing", "unreadable", "empty", "not-jpeg", "rare-jpeg", "truncated", "cmyk", "too-large")
+IMAGE_KINDS = (
+    "missing", "unreadable", "empty", "not-image", "rare-jpeg", "truncated", "channels", "range", "too-large"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,9 @@ class CheckReport:
     name: str
     images: int
     masks: int
+    formats: dict[str, int]  # images by `ImageInfo.kind`, the most frequent first; of those whose header can be read
+    sizes: dict[str, tuple[int, int]]  # (width, height) of the smallest, median and largest by pixels; {} without any
+    decoders: dict[str, int]  # images by `ImageInfo.decoder`
     counts: dict[str, int] | None  # images per class, in the order of the class list; None without labels
     remarks: tuple[str, ...]  # of `class_remarks`
     problems: tuple[Problem, ...]  # those of the whole data set, then in the order of the list
@@ -72,6 +83,9 @@ class CheckReport:
             "name": self.name,
             "images": self.images,
             "masks": self.masks,
+            "formats": self.formats,
+            "sizes": self.sizes,
+            "decoders": self.decoders,
             "counts": self.counts,
             "remarks": self.remarks,
             "errors": self.errors,
@@ -96,15 +110,22 @@ def check_dataset(
     for problem in problems:
         known.setdefault(problem.id, []).append(problem)
 
-    def examine(index: int) -> list[Problem]:
+    def examine(index: int) -> tuple[ImageInfo | None, list[Problem]]:
+        info, wrong = _decoded(dataset, index)
         earlier = known.get(dataset.ids[index], [])
-        return [*_image_problems(dataset, index), *earlier, *([] if earlier else _label_problems(dataset, index))]
+        of_labels = earlier or _label_problems(dataset, index)
+        return info, [*wrong, *_image_problems(dataset, index, info), *of_labels]
 
     found = [*dataset.left_out, *known.get("", [])]
+    formats, decoders, sizes = Counter[str](), Counter[str](), Counter[tuple[int, int]]()
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
-        for some in pool.map(examine, range(len(dataset))):
+        for info, some in pool.map(examine, range(len(dataset))):
             found += some
+            if info is not None:
+                formats[info.kind] += 1
+                decoders[info.decoder] += 1
+                sizes[info.width, info.height] += 1
             if progress:
                 progress()
     finally:
@@ -113,10 +134,32 @@ def check_dataset(
     if dataset.labels is not None:
         totals = dataset.labels.sum(axis=0, dtype=np.int64)
         counts = {name: int(total) for name, total in zip(dataset.classes.names, totals, strict=True)}
-    masks = sum(mask is not None for mask in dataset.masks)
     return CheckReport(
-        dataset.name, len(dataset), masks, counts, class_remarks(dataset), tuple(_without_any_score(found, dataset))
+        name=dataset.name,
+        images=len(dataset),
+        masks=sum(mask is not None for mask in dataset.masks),
+        formats=_by_frequency(formats),
+        sizes=_extremes(sizes),
+        decoders=_by_frequency(decoders),
+        counts=counts,
+        remarks=class_remarks(dataset),
+        problems=tuple(_without_any_score(found, dataset)),
     )
+
+
+def _by_frequency(counter: Counter[str]) -> dict[str, int]:
+    """The same whichever was met first."""
+    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _extremes(sizes: Counter[tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The median, too, is one that an image has: of an even number the smaller of the two in the middle."""
+    if not sizes:
+        return {}
+    ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    upto = accumulate(sizes[size] for size in ordered)
+    median = next(size for size, count in zip(ordered, upto, strict=True) if 2 * count >= sizes.total())
+    return {"smallest": ordered[0], "median": median, "largest": ordered[-1]}
 
 
 def _without_any_score(found: list[Problem], dataset: Dataset) -> list[Problem]:
@@ -130,16 +173,23 @@ def _without_any_score(found: list[Problem], dataset: Dataset) -> list[Problem]:
     return [replace(problem, severity=ERROR) if problem.kind in kinds else problem for problem in found]
 
 
-def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
-    id, path, mask = dataset.ids[index], dataset.images[index], dataset.masks[index]
-    info = None
+def _decoded(dataset: Dataset, index: int) -> tuple[ImageInfo | None, list[Problem]]:
+    """What the header says, None where it cannot be read, and why the file cannot be used, if so."""
+    path, info = dataset.images[index], None
     try:
-        info = inspect_image(path)
-        decode_fully(path)
+        with open_image_file(path) as file:
+            info = inspect_file(file, path)
+            decode(file, info, dataset.values)
     except BadImage as error:
-        yield Problem(id, path, error.kind, ERROR, str(error))
-    if info is not None and info.mode == "L":
-        yield Problem(id, path, "grey", WARNING, "grey; used as RGB with three equal channels")
+        return info, [Problem(dataset.ids[index], path, error.kind, ERROR, str(error))]
+    return info, []
+
+
+def _image_problems(dataset: Dataset, index: int, info: ImageInfo | None) -> Iterator[Problem]:
+    """Of an image that can be used all the same, and of its mask."""
+    id, path, mask = dataset.ids[index], dataset.images[index], dataset.masks[index]
+    if info is not None:
+        yield from _conversions(id, path, info)
     if info is not None and info.width * info.height > LARGE:
         yield Problem(
             id,
@@ -147,7 +197,8 @@ def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
             "large",
             WARNING,
             f"{info.width} x {info.height} pixels: {3 * info.width * info.height / 1e9:.1f} GB once decoded, and a "
-            "multiple of that at each scale of `pplfast cam`; make it smaller",
+            "multiple of that at each scale of `pplfast cam`; make it smaller, or cut it into tiles of about 1,000 "
+            "pixels that get labels of their own, as of slides and aerial images",
         )
     if info is not None and info.orientation != 1:
         yield Problem(
@@ -160,6 +211,18 @@ def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
         )
     if mask is not None:
         yield from _mask_problems(dataset, index, mask, info)
+
+
+def _conversions(id: str, path: Path, info: ImageInfo) -> Iterator[Problem]:
+    """What becomes of the stored pixels on the way to 8-bit RGB (data/decoding.py)."""
+    if info.mode in ("1", "L", "LA"):
+        yield Problem(id, path, "grey", NOTE, "grey; used as RGB with three equal channels")
+    if info.alpha:
+        yield Problem(id, path, "converted", WARNING, "transparent parts are shown on white")
+    if info.mode == "CMYK":
+        yield Problem(id, path, "converted", WARNING, "CMYK, converted to RGB without its colour profile")
+    if info.frames > 1:
+        yield Problem(id, path, "frames", WARNING, "several frames or pages: the first is used; save each by itself")
 
 
 def _mask_problems(dataset: Dataset, index: int, path: Path, info: ImageInfo | None) -> Iterator[Problem]:
@@ -224,19 +287,31 @@ def class_remarks(dataset: Dataset) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def unusable(path: Path) -> str:
-    """Why the image file cannot be used, in one line with the remedy; "" where it can."""
+def unusable(path: Path, values: Values | None) -> str:
+    """Why the image file cannot be used, in one line with the remedy; "" where it can. values: of the data set."""
     try:
-        inspect_image(path)
-        decode_fully(path)
+        decode_image(path, values)
     except BadImage as error:
         return str(error)
     return ""
 
 
+def _figures(report: CheckReport) -> Iterator[str]:
+    """Lines on the images whose header can be read."""
+    if report.sizes:
+        smallest, median, largest = (f"{width} x {height}" for width, height in report.sizes.values())
+        yield f"formats: {_listed(report.formats)}"
+        yield f"decoders: {_listed(report.decoders)}"
+        yield f"sizes: {smallest} to {largest}, median {median}" if smallest != largest else f"sizes: all {median}"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
 def format_report(report: CheckReport) -> str:
     """The report as text: images per class, problems of the whole data set, then those of images, grouped by kind."""
-    lines = [f"{report.name}: {report.images} images, {report.masks} with a mask"]
+    lines = [f"{report.name}: {report.images} images, {report.masks} with a mask", *_figures(report)]
     if report.counts is None:
         lines.append("no image labels")
     else:

@@ -15,6 +15,7 @@ BACKGROUND = 0
 IGNORE = 255
 
 _RESERVED = {"ignore": IGNORE, "background": BACKGROUND}  # names that class files have for values of every mask
+_NO_CLASS = ("background", "none", "negative", "negatives")  # labels of an image with none of the classes
 _CVAT = re.compile(r"([^:]+):[\d,\s]*:[^:]*:[^:]*")  # a line of its labelmap.txt: name:colour:parts:actions
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:,.)]\s*|\s+)\S")
 
@@ -56,6 +57,34 @@ def parse_classes(text_or_file: StrPath) -> ClassList:
     Without values, a list of VOC names gets VOC's values; any other list 1, 2, ... in its order. UserError names what
     cannot be a class, as the background: in masks it has its value already.
     """
+    entries, source = _entries(text_or_file)
+    if not any("=" in entry for entry in entries):
+        _check_numbers(entries, source)
+    return _build(entries, source)
+
+
+def states_values(text_or_file: StrPath) -> bool:
+    """Whether what `parse_classes` takes has the values in masks too."""
+    return any("=" in entry for entry in _entries(text_or_file)[0])
+
+
+def named_classes(names: Sequence[str], source: str) -> ClassList:
+    """Classes by the names that labels have for them, with values as `parse_classes` gives them. UserError, which names
+    the source, for what cannot be a class."""
+    if not names:
+        raise UserError(f"{source}: names no class; give --classes")
+    if (bad := next((name for name in names if "=" in name), None)) is not None:
+        raise UserError(f"{source}: class name {quoted(bad)} holds '='; rename it")
+    return _build(names, source)
+
+
+def means_no_class(name: str) -> bool:
+    """Whether a label says that an image has none of the classes: background, none or negative, also as __none__."""
+    return name.strip("_ ").lower() in _NO_CLASS
+
+
+def _entries(text_or_file: StrPath) -> tuple[list[str], str]:
+    """Names, or names and values, and where they are from."""
     text, source = os.fspath(text_or_file), "--classes"
     if isinstance(text_or_file, os.PathLike) or os.path.isfile(text):
         source = text
@@ -75,15 +104,13 @@ def parse_classes(text_or_file: StrPath) -> ClassList:
         entries = [name for name in names if _reserved(name) != BACKGROUND]  # CVAT adds it to every file
     if not entries:
         raise UserError(f"{source}: no classes in {quoted(text)}; give names like cat,dog or bus=6,car=7")
-    return _build(entries, source)
+    return entries, source
 
 
 def _build(entries: Sequence[str], source: str) -> ClassList:
     names = tuple(entry.partition("=")[0].strip() for entry in entries)
     values = [entry.partition("=")[2].strip() for entry in entries]
     with_value = sum("=" in entry for entry in entries)
-    if not with_value:
-        _check_numbers(entries, source)
     if with_value not in (0, len(entries)):
         raise UserError(f"{source}: {with_value} of {len(entries)} classes have '=value'; give it to all or to none")
     if len(names) >= IGNORE:

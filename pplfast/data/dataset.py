@@ -11,10 +11,14 @@ import numpy as np
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC, ClassList, parse_classes
 from pplfast.data.folder import check_root
+from pplfast.data.image_info import Values
 from pplfast.data.labels import read_labels
+from pplfast.data.layout import classes_source, described, mask_folder, open_labels, open_scan
+from pplfast.data.listing import ListEntry
 from pplfast.data.names import image_id
 from pplfast.data.problems import Problem
-from pplfast.data.voc import ImageList, ListEntry, read_list
+from pplfast.data.value_range import AUTO, measured_range, parse_range, range_text
+from pplfast.data.voc import ImageList, listed_images, read_list
 from pplfast.errors import UserError
 
 
@@ -32,6 +36,8 @@ class Dataset:
     labels: UInt8Array | None  # (N, C), 0 or 1
     masks: tuple[Path | None, ...]
     left_out: tuple[Problem, ...] = ()  # what else a plain folder holds that may be meant: warnings
+    values: Values | None = None  # of images deeper than 8 bits, what becomes black and white; None: their full range
+    labelled_by: str = ""  # in words, where the labels are from
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.images) == len(self.masks):
@@ -48,8 +54,10 @@ class Dataset:
 
     @property
     def encoded_ids(self) -> bytes:
-        """The ids, one per line, for a digest: the same in every locale, and of names that are no text."""
-        return "\n".join(self.ids).encode("utf-8", "surrogateescape")
+        """The ids, one per line, for a digest: the same in every locale, and of names that are no text. With the range
+        of deep images, which decides their pixels."""
+        lines = self.ids if self.values is None else (*self.ids, f"range {range_text(self.values)}")
+        return "\n".join(lines).encode("utf-8", "surrogateescape")
 
     @property
     def known_labels(self) -> UInt8Array:
@@ -76,10 +84,11 @@ class DataConfig:
 
     root: str
     list: str = ""
-    labels: str = "auto"  # "auto", "xml", "none", or a .npy or .csv file
-    classes: str = ""  # "": ROOT/classes.txt where it exists, else VOC's 20
+    labels: str = "auto"  # "auto", "xml", "folders", "yolo", "none", or a .npy, .csv or .json file
+    classes: str = ""  # "": ROOT/classes.txt where it exists, else those the labels name, else VOC's 20
     masks: str = ""  # "": those the list names, else ROOT/SegmentationClass
     difficult: bool = True  # count objects that the XML marks as difficult, as the field does
+    range: str = AUTO  # of images deeper than 8 bits: "LOW,HIGH", "full" or "auto", which measures the list
 
 
 def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> Dataset:
@@ -90,32 +99,37 @@ def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> D
     """
     root = Path(config.root)
     check_root(root)
-    classes = _classes(config, root)
-    listed = read_list(root, config.list, config.labels, classes.names)
+    scan = open_scan(config)
+    listed = read_list(root, config.list, config.labels) if config.list or scan.is_voc else None  # the cheaper first
+    source = open_labels(config, scan)
+    listed = listed or listed_images(scan, source.listing() if source else scan.listing, with_labels=source is not None)
     entries = listed.entries
-    labels = read_labels(config, root, entries, classes, problems)
+    classes = source.classes if source else _classes(config)
+    labels = read_labels(source, entries, problems) if source else None
     masks = _masks(config, root, entries)
+    images = tuple(entry.image for entry in entries)
     return Dataset(
         name=listed.name,
         ids=tuple(entry.id for entry in entries),
-        images=tuple(entry.image for entry in entries),
+        images=images,
         classes=classes,
         labels=labels,
         masks=masks,
         left_out=_without_masks(listed, masks),
+        labelled_by=described(source),
+        values=measured_range(images) if config.range == AUTO else parse_range(config.range),
     )
 
 
-def _classes(config: DataConfig, root: Path) -> ClassList:
-    if config.classes:
-        return parse_classes(config.classes)
-    own = root / "classes.txt"
-    return parse_classes(own) if own.is_file() else VOC
+def _classes(config: DataConfig) -> ClassList:
+    """Those of a data set without labels."""
+    source = classes_source(config)
+    return parse_classes(source) if source else VOC
 
 
 def _masks(config: DataConfig, root: Path, entries: Sequence[ListEntry]) -> tuple[Path | None, ...]:
     if config.masks:
-        folder = next((path for path in (root / config.masks, Path(config.masks)) if path.is_dir()), None)
+        folder = mask_folder(config)
         if folder is None:
             raise UserError(f"{config.masks}: no such folder of masks, neither here nor in {root}; check --masks")
         found = tuple(_existing(folder / f"{entry.id}.png") for entry in entries)
@@ -131,13 +145,15 @@ def _without_masks(listed: ImageList, masks: Sequence[Path | None]) -> tuple[Pro
     if not listed.left_out:
         return ()
     ids = {entry.id for entry in listed.entries}
-    folders = set(map(os.path.realpath, {mask.parent for mask in masks if mask}))
+    folders = {Path(os.path.realpath(folder)) for folder in {mask.parent for mask in masks if mask}}
+
+    def of_masks(path: Path) -> bool:
+        real = Path(os.path.realpath(path))
+        is_mask = path.suffix.lower() == ".png" and real.parent in folders
+        return is_mask or any(folder.is_relative_to(real) for folder in folders)
+
     return tuple(
-        problem
-        for problem in listed.left_out
-        if image_id(problem.id) not in ids
-        and problem.path is not None
-        and not (problem.path.suffix.lower() == ".png" and os.path.realpath(problem.path.parent) in folders)
+        problem for problem in listed.left_out if image_id(problem.id) not in ids and not of_masks(problem.path)
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.data.names import JPEG_SUFFIXES, OTHER_SUFFIXES
+from pplfast.data.names import OTHER_SUFFIXES, SUFFIXES
 from pplfast.data.problems import WARNING, Problem
 from pplfast.errors import UserError, explain_os_error
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 IMAGES = "JPEGImages"
 _PARTS = (IMAGES, "Annotations", "ImageSets")  # of VOC's layout, beside the folders of masks
 _MASKS = "SegmentationClass"  # and SegmentationClassAug
+# Their PNGs would be taken for images.
+MASK_FOLDERS = frozenset({_MASKS, "SegmentationClassAug", "SegmentationObject", "masks", "Masks", "mask", "Mask"})
 
 
 def check_root(root: Path) -> None:
@@ -52,16 +54,17 @@ def meant_root(root: Path) -> str:
 
 
 def find_images(root: Path) -> tuple[list[Path], list[Problem]]:
-    """All JPEG files below a folder by their names, sorted, and what else should be known of: images of other formats,
-    and links and folders that cannot be followed. Linked folders count."""
+    """All image files below a folder by their names, sorted, and what else should be known of: images of formats that
+    are not read, folders of masks, and links and folders that cannot be followed. Linked folders count; what is hidden,
+    and what a Mac puts beside each file of an archive, does not."""
     images: list[Path] = []
     left_out: list[Problem] = []
     for path in _walk(root, left_out):
         suffix = path.suffix.lower()
-        if suffix in JPEG_SUFFIXES:
+        if suffix in SUFFIXES:
             images.append(path)
         elif suffix in OTHER_SUFFIXES:
-            left_out.append(_left_out(root, path, "other-format", "is not used; convert it to JPEG"))
+            left_out.append(_left_out(root, path, "other-format", "is not used; convert it to PNG or JPEG"))
         elif os.path.islink(path) and not os.path.exists(path):
             reason = f"a link that leads nowhere ({os.path.realpath(path)}); mend it, or remove it"
             left_out.append(_left_out(root, path, "left-out", reason))
@@ -91,7 +94,12 @@ def _walk(root: Path, left_out: list[Problem]) -> Iterator[Path]:
             continue
         for entry in entries:
             path = folder / entry.name
-            if entry.is_dir(follow_symlinks=False):
+            if entry.name.startswith((".", "__MACOSX")):
+                continue
+            if entry.name in MASK_FOLDERS and os.path.isdir(path):
+                reason = "a folder of masks by its name: name it with --masks to score by it, or rename it if it is not"
+                left_out.append(_left_out(root, path, "left-out", reason))
+            elif entry.is_dir(follow_symlinks=False):
                 waiting.append(path)
             elif not (entry.is_symlink() and os.path.isdir(path)):
                 yield path

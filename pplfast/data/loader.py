@@ -11,11 +11,12 @@ from pplfast.arrays import Float64Array, UInt8Array
 from pplfast.data import sampling
 from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
-from pplfast.data.encoded import DAMAGED, read_encoded
+from pplfast.data.encoded import DAMAGED, Encoded, ImageDecoder, read_encoded
 from pplfast.data.handover import Handover
-from pplfast.data.images import BadImage
+from pplfast.data.image_info import ImageInfo
+from pplfast.data.images import BadImage, usable_image
 from pplfast.data.masks import read_mask
-from pplfast.data.pipelines import Augmenter, Decoder, MaskCutter, ahead, resolve_device
+from pplfast.data.pipelines import Augmenter, MaskCutter, ahead, resolve_device
 from pplfast.errors import UserError
 from pplfast.recipe import AugmentConfig
 
@@ -80,8 +81,8 @@ class TrainLoader:
         self._handover = Handover(device)  # of the augment thread
         self.cache = DecodedCache(cache_mb * (1 - MASKS_SHARE) if masks else cache_mb)
         self._masks = DecodedCache(cache_mb * MASKS_SHARE if masks else 0)
-        self._inspected = np.zeros(len(dataset), bool)
-        self._decoder = Decoder(batch_size, threads, device)
+        self._headers: dict[int, ImageInfo] = {}  # read once
+        self._decoder = ImageDecoder(batch_size, threads, device, dataset.values)
         self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._handover)
         self._cutter = MaskCutter(augment.crop, batch_size, threads, self._handover) if masks else None
         # A pipeline belongs to one thread each; the two work on neighbouring batches at the same time.
@@ -121,14 +122,14 @@ class TrainLoader:
         decoded = self._decode_thread.submit(self._decode, shard.indices.tolist(), reads)
         return self._augment_thread.submit(self._make_batch, shard, decoded, masks, uniforms)
 
-    def _read(self, index: int) -> UInt8Array:
+    def _read(self, index: int) -> Encoded:
         path = self._dataset.images[index]
         try:
-            encoded = read_encoded(path, inspect=not self._inspected[index])
+            if index not in self._headers:
+                self._headers[index] = usable_image(path, self._dataset.values)
+            return Encoded(read_encoded(path), self._headers[index])
         except BadImage as error:
             raise self._unusable(index, str(error)) from None
-        self._inspected[index] = True
-        return encoded
 
     def _read_mask(self, index: int) -> UInt8Array:
         """uint8 (H, W, 1). Decoded by PIL, since DALI turns the values of palette PNGs into colours, and kept."""
@@ -138,7 +139,7 @@ class TrainLoader:
         assert path is not None, "__init__ lets none pass without a mask"
         return read_mask(path)[:, :, None]
 
-    def _decode(self, indices: list[int], reads: "dict[int, Future[UInt8Array]]") -> list[UInt8Array]:
+    def _decode(self, indices: list[int], reads: "dict[int, Future[Encoded]]") -> list[UInt8Array]:
         missing = [index for index in reads if index not in self.cache]
         fresh: dict[int, UInt8Array] = {}
         for index, image in zip(missing, self._decoder([reads[index].result() for index in missing]), strict=True):

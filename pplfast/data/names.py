@@ -9,14 +9,17 @@ from pathlib import Path, PurePosixPath
 from pplfast.errors import UserError
 from pplfast.reading import quoted
 
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+# Of images that are read, the usual ones first: an id without a suffix is looked for in this order.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".gif", ".jpe", ".jfif", ".j2k", ".jpx", ".j2c",
+    ".ppm", ".pgm", ".pnm",
+)  # fmt: skip
 # Images that are recognised, not read.
 OTHER_SUFFIXES = (
-    ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx",
-    ".dng", ".nef", ".cr2", ".cr3", ".arw", ".pgm", ".ppm", ".exr", ".dcm", ".psd",
+    ".heic", ".heif", ".avif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".exr", ".dcm", ".psd", ".svs", ".ndpi",
+    ".czi", ".nd2", ".lif", ".fits",
 )  # fmt: skip
-_SUFFIXES = {*JPEG_SUFFIXES, *OTHER_SUFFIXES}
-_USUAL = (".jpg", ".jpeg", ".JPG", ".JPEG")  # those that an id is looked for with
+_SUFFIXES = {*SUFFIXES, *OTHER_SUFFIXES}
 LONGEST_NAME = 255  # bytes, of every file system in use
 LONGEST_PATH = 2048  # bytes below the data set's folder; Linux takes 4096 in all
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how its absolute paths begin
@@ -44,8 +47,8 @@ def image_file(folder: Path, text: str) -> Path:
     if _has_suffix(text):
         return folder / text
     path = os.path.join(folder, text)
-    suffix = next((suffix for suffix in _USUAL if os.path.isfile(path + suffix)), _USUAL[0])
-    return Path(path + suffix)
+    spellings = (spelling for suffix in SUFFIXES for spelling in (suffix, suffix.upper()))
+    return Path(path + next((suffix for suffix in spellings if os.path.isfile(path + suffix)), SUFFIXES[0]))
 
 
 def _has_suffix(name: str) -> bool:
@@ -92,7 +95,7 @@ def instead(path: Path) -> str:
         return f"{folder}restore it, or take it off the list"
     name = other.name if other.parent == path.parent else str(other)
     if other.suffix.lower() in OTHER_SUFFIXES:
-        return f"{name} is there: convert it to JPEG"
+        return f"{name} is there: convert it to PNG or JPEG"
     same = unicodedata.normalize("NFC", str(other)) == unicodedata.normalize("NFC", str(path))
     form = " with its accents in another Unicode form" if same else ""
     return f"{name} is there{form}: write that name, or rename the file"
@@ -114,9 +117,9 @@ def _alike(path: Path) -> Path | None:
 
 @lru_cache(maxsize=8)  # a list may miss thousands of files of one folder
 def _names(folder: str, changed: int) -> dict[str, str]:
-    """What the folder holds, by key; JPEG before other formats. changed: its time, for the cache."""
+    """What the folder holds, by key; images that are read before others. changed: its time, for the cache."""
     names = os.listdir(folder)
-    names.sort(key=lambda name: (Path(name).suffix.lower() not in JPEG_SUFFIXES, name), reverse=True)
+    names.sort(key=lambda name: (Path(name).suffix.lower() not in SUFFIXES, name), reverse=True)
     return {_key(name): name for name in names}
 
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig, Dataset
 
 IN_FULL = "pplfast data check --help"  # the one place that explains them at length
-OWN_CLASSES = "ROOT/classes.txt, else the 20 of VOC"
-RARE = ("--masks", "--skip-difficult")
+OWN_CLASSES = "ROOT/classes.txt, else those that the labels name, else the 20 of VOC"
+RARE = ("--masks", "--skip-difficult", "--range")
 
 
 def add_data_arguments(
     parser: argparse.ArgumentParser,
     with_list: bool = True,
-    shown: Sequence[str] = ("--skip-difficult",),
+    shown: Sequence[str] = ("--skip-difficult", "--range"),
     classes: str = OWN_CLASSES,
     labels: str = "auto",
     full: bool = False,
@@ -46,28 +46,38 @@ def add_data_arguments(
     rare = {option: helps[option] if option in shown else argparse.SUPPRESS for option in RARE}
     group.add_argument("--masks", default="", metavar="DIR", help=rare["--masks"])
     group.add_argument("--skip-difficult", action="store_true", help=rare["--skip-difficult"])
+    group.add_argument("--range", default="auto", metavar="LOW,HIGH", help=rare["--range"])
 
 
-_WORDS = {"auto": "auto, which takes Annotations, else a cls_labels.npy beside", "none": "none"}
+_WORDS = {"auto": "auto, which takes those that it finds in ROOT", "none": "none"}
 BRIEF = {
-    "--data": "folder in VOC layout, or a plain folder of JPEG images",
+    "--data": "folder in VOC layout, or a plain folder of images",
     "--list": "list by name or file (default: all of a plain folder)",
-    "--labels": "image labels: xml, FILE.npy, FILE.csv or none (default: {default})",
+    "--labels": "image labels: xml, folders, yolo, FILE.csv, FILE.json (COCO), FILE.npy or none (default: {default})",
     "--classes": "like cat,dog (default: {default})",
     "--masks": "true masks, <id>.png (default: those in ROOT, if any)",
     "--skip-difficult": "leave out objects that the XML marks as difficult",
+    "--range": "black and white of images of more than 8 bits (default: measured, or the network's)",
 }
 _FULL = {
-    "--data": "a folder in VOC layout (JPEGImages, ImageSets, ...), or a plain folder of JPEG images",
+    "--data": "a folder in VOC layout (JPEGImages, ImageSets, ...), or a plain folder of images, as with a folder for "
+    "each class, or of COCO or YOLO",
     "--list": "a list of ImageSets/Segmentation or ImageSets/Main by name, or a list file (default: in a plain folder "
-    "the images of the CSV, or without one all; a VOC layout needs it). `pplfast run` takes several lists instead: "
-    "--train-list, --val-list, --test-list",
-    "--labels": "image labels: xml (Annotations/*.xml), a cls_labels.npy, a CSV of image,label;label, or none "
-    "(default: {default})",
+    "the images of the CSV or of the COCO file, or without one all; a VOC layout needs it). `pplfast run` takes "
+    "several lists instead: --train-list, --val-list, --test-list",
+    "--labels": "image labels: xml (Annotations/*.xml), a cls_labels.npy, a CSV of image,label;label or with a column "
+    "of 0 and 1 for each class, a COCO .json, yolo (labels/*.txt for images/*.jpg, or text beside the images), folders "
+    "(ROOT/cat/1.jpg shows a cat, ROOT/background/2.jpg none of the classes), or none (default: {default}, in this "
+    "order: Annotations, cls_labels.npy, labels.csv or the only CSV, _annotations.coco.json or "
+    "annotations/instances_*.json, YOLO's, folders)",
     "--classes": "cat,dog or bus=6,car=7 (value in masks), or a file with one per line; names that are all VOC's keep "
-    "VOC's values, others count from 1 (default: {default}; of commands with --model those of the network)",
+    "VOC's values, those of a COCO file the ids of its categories, others count from 1 (default: {default}; of "
+    "commands with --model those of the network)",
     "--masks": "folder of true masks, <id>.png (default: those the list names, else ROOT/SegmentationClass)",
     "--skip-difficult": "leave out objects that the XML marks as difficult (default: they count, as in the field)",
+    "--range": "of images deeper than 8 bits, the values that become black and white: LOW,HIGH, full (all that their "
+    "whole numbers can be) or auto (percentiles 0.1 and 99.9 of up to 200 images, set once for the list and recorded) "
+    "(default: auto; of commands with --model that of the network)",
 }
 
 
@@ -81,6 +91,7 @@ def config_from_arguments(args: argparse.Namespace) -> "DataConfig":
         classes=args.classes,
         masks=args.masks,
         difficult=not args.skip_difficult,
+        range=args.range,
     )
 
 

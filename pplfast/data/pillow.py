@@ -4,20 +4,13 @@ Pillow guesses the format from the content, and some of its formats hand the fil
 for the pixels that a header claims before it looks for them.
 """
 
-import os
 import threading
 import warnings
-from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pplfast.arrays import UInt8Array
-from pplfast.errors import UserError
-from pplfast.reading import LARGEST_IMAGE, open_regular
-
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # of Pillow's, those that it decodes by itself
+from pplfast.reading import LARGEST_IMAGE, file_size
 
 # A file of a few bytes may have this many pixels. Beyond, each needs its share of the file: deflate makes at most
 # 1032 bytes of one, and 512 pixels in one byte are the best that a JPEG without a single detail does.
@@ -43,9 +36,9 @@ def open_image(file: BinaryIO, *formats: str) -> Image.Image:
 
     ImageError for other formats, for a damaged header, and for more pixels than can be decoded or the file can hold.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = file_size(file)
     try:
-        _check_pixels(*_webp_size(file), size)  # whose decoder makes room for them when it opens the file
+        check_pixels(*_webp_size(file), size)  # whose decoder makes room for them when it opens the file
         with _warnings, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of it is an error below
             image = Image.open(file, formats=formats)
@@ -57,12 +50,12 @@ def open_image(file: BinaryIO, *formats: str) -> Image.Image:
         raise ImageError(str(error).rstrip("."), too_large=True) from None
     except Exception as error:  # Pillow promises no exceptions for damaged files, and raises many
         raise _explained(error) from None
-    _check_pixels(image.width, image.height, size)
+    check_pixels(image.width, image.height, size)
     return image
 
 
-def _check_pixels(width: int, height: int, size: int) -> None:
-    """size: bytes of the file."""
+def check_pixels(width: int, height: int, size: int) -> None:
+    """ImageError for more pixels than are decoded, or than a file of `size` bytes can hold."""
     pixels = width * height
     if pixels > LARGEST_IMAGE or pixels > FREE_PIXELS + PIXELS_PER_BYTE * size:
         where = "" if pixels > LARGEST_IMAGE else f", which {size} bytes cannot hold"
@@ -110,15 +103,3 @@ def _explained(error: Exception) -> ImageError:
     if isinstance(error, OSError) and error.errno:
         raise error
     return ImageError(str(error) or type(error).__name__)
-
-
-def read_pixels(path: Path) -> UInt8Array:
-    """uint8 (H, W, 3) RGB as stored. UserError for a file that is of none of FORMATS, damaged or too large."""
-    try:
-        with open_regular(path) as file, open_image(file, *FORMATS) as image:
-            load(image)
-            return np.array(image.convert("RGB"))
-    except ImageError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); replace the file") from None

@@ -4,6 +4,7 @@ Images travel between the graphs as decoded uint8 arrays in host memory. So fres
 one batch, and the augmentation cannot tell them apart.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,8 @@ from pplfast.data.classes import IGNORE
 from pplfast.data.handover import Handover
 from pplfast.data.sampling import Geometry
 from pplfast.errors import UserError
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # DALI's last resort for a damaged TIFF, of which we say more
 
 try:
     from nvidia.dali import Pipeline, fn, pipeline_def, types

@@ -2,27 +2,21 @@
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pplfast.data.csv_labels import Row, read_csv
-from pplfast.data.folder import IMAGES, find_images, meant_root
-from pplfast.data.names import JPEG_SUFFIXES, OTHER_SUFFIXES, check_name, image_file, image_id, in_root
+from pplfast.data.csv_rows import Row, read_csv
+from pplfast.data.folder import IMAGES, meant_root
+from pplfast.data.listing import ListEntry, Listing, Scan
+from pplfast.data.names import OTHER_SUFFIXES, SUFFIXES, check_name, image_file, image_id, in_root
 from pplfast.data.problems import Problem
 from pplfast.errors import UserError
 from pplfast.reading import quoted
 
-_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, (*JPEG_SUFFIXES, *OTHER_SUFFIXES)))})\s+", re.IGNORECASE)
+_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, (*SUFFIXES, *OTHER_SUFFIXES)))})\s+", re.IGNORECASE)
 _FLAGS = ("-1", "0", "1")  # whether an image of ImageSets/Main shows the list's class
 _FORMS = "expected the name of one image, or an image and a mask path, or in a whole list an id and 1, 0 or -1"
-
-
-@dataclass(frozen=True)
-class ListEntry:
-    id: str
-    image: Path  # where it should be; it may be missing
-    mask: Path | None  # where the list says its mask is, if it does
 
 
 @dataclass(frozen=True)
@@ -32,42 +26,47 @@ class ImageList:
     left_out: list[Problem]  # what else a plain folder holds
 
 
-def read_list(root: Path, name: str, labels: str, classes: Collection[str] = ()) -> ImageList:
+def read_list(root: Path, name: str, labels: str) -> ImageList:
     """The images of a data set in the order of its list.
 
     `name` is a list by name or by path. A plain folder may go without: the rows of its CSV then are the list, and
-    without a CSV every JPEG in it, also in linked folders; the data set then has the folder's name. `classes`: their
-    names, which tell the header of a CSV from a row. UserError for a list that is missing, empty, or names an image
-    twice.
+    without a CSV every image in it, also in linked folders; the data set then has the folder's name. UserError for a
+    list that is missing, empty, or names an image twice.
     """
-    images = root / IMAGES
-    is_voc = images.is_dir()
-    folder = images if is_voc else root
-    left_out: list[Problem] = []
+    scan = Scan(root)
     if name:
         source = _find_list(root, name)
-        entries = _from_file(source, root, folder)
-        title = source.stem
-    elif is_voc:
+        found = _from_file(source, root, scan.images)
+        listing = Listing(source, [entry for _, entry in found], [line for line, _ in found], [])
+        return listed_images(scan, listing, source.stem)
+    if scan.is_voc:
         raise UserError(f"{root}: has VOC layout and --list is not given; choose one: {_known_lists(root)}")
-    elif labels.lower().endswith(".csv"):
-        source, title = Path(labels), ""
-        entries = [(row.line, _from_row(row, source, folder)) for row in read_csv(source, folder, classes)]
-    else:
-        source, title = root, ""
-        entries, left_out = _from_folder(root)
-    _check(entries, source)
-    by_name = [entry for _, entry in entries]
-    if is_voc:
+    if labels.lower().endswith(".csv"):
+        path = Path(labels)
+        return listed_images(scan, listing_of_rows(read_csv(path, root).rows, path, root))
+    return listed_images(scan, scan.listing, with_labels=labels != "none")
+
+
+def listed_images(scan: Scan, listing: Listing, title: str = "", with_labels: bool = True) -> ImageList:
+    """A listing as the images of a data set. title: of its list. UserError as `read_list`, and where a data set in VOC
+    layout next to the folder is meant."""
+    listing.check()
+    entries, root = listing.entries, scan.root
+    if scan.is_voc:
         lost = False
-    elif source == root:
-        lost = labels != "none" and any(IMAGES in entry.id.split("/") for entry in by_name)
+    elif listing.source == root:
+        lost = with_labels and any(IMAGES in entry.id.split("/") for entry in entries)
     else:
-        lost = not any(os.path.isfile(entry.image) for entry in by_name)
+        lost = not any(os.path.isfile(entry.image) for entry in entries)
     if lost and (meant := meant_root(root)):
         raise UserError(meant)
     whole = root.resolve().name
-    return ImageList(by_name, f"{whole}/{title}" if title else whole, left_out)
+    return ImageList(entries, f"{whole}/{title}" if title else whole, listing.left_out)
+
+
+def listing_of_rows(rows: Sequence[Row], path: Path, folder: Path) -> Listing:
+    """The images of a CSV. UserError for a name that can be no file's in the folder."""
+    return Listing(path, [_from_row(row, path, folder) for row in rows], [row.line for row in rows], [])
 
 
 def _find_list(root: Path, name: str) -> Path:
@@ -153,32 +152,3 @@ def _from_row(row: Row, source: Path, folder: Path) -> ListEntry:
             f"{where}: {quoted(row.image)} is an absolute path; write it relative to the data folder {folder}"
         )
     return ListEntry(image_id(row.image), image_file(folder, row.image), None)
-
-
-def _from_folder(root: Path) -> tuple[list[tuple[int, ListEntry]], list[Problem]]:
-    images, left_out = find_images(root)
-    others = [problem for problem in left_out if problem.kind == "other-format"]
-    if not images and others:
-        raise UserError(
-            f"{root}: holds no JPEG, but {len(others)} images in other formats, as {others[0].id}; convert them"
-        )
-    entries = [ListEntry(str(path.relative_to(root).with_suffix("")), path, None) for path in images]
-    return [(0, entry) for entry in entries], left_out
-
-
-def _check(entries: list[tuple[int, ListEntry]], source: Path) -> None:
-    if not entries:
-        raise UserError(f"{source}: names no image; give a list with one id per line, or a folder with JPEG images")
-    seen: dict[str, tuple[int, Path]] = {}
-    for line, entry in entries:
-        first_line, first = seen.setdefault(entry.id, (line, entry.image))
-        if first != entry.image:
-            where = f"{source}, lines {first_line} and {line}" if line else str(source)
-            raise UserError(
-                f"{where}: {first} and {entry.image} have the same id {quoted(entry.id)}, and outputs are named by it; "
-                "rename one of them, or take it away"
-            )
-        if first_line != line:
-            raise UserError(
-                f"{source}, line {line}: {quoted(entry.id)} is there already in line {first_line}; remove one of them"
-            )

@@ -13,10 +13,10 @@ from pplfast.evaluate.confusion import class_ious, index_table, mean_iou
 from pplfast.evaluate.scores import CamScores
 from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
-from pplfast.jobs.pool import default_jobs, map_unordered
 from pplfast.jobs.progress import ProgressBar
 from pplfast.labels.camfile import SUFFIX, load_cam
 from pplfast.labels.camfolder import check_classes
+from pplfast.pool import default_jobs, map_unordered
 
 THRESHOLDS = tuple(round(0.05 + 0.01 * step, 2) for step in range(56))  # 0.05 .. 0.60
 

@@ -13,8 +13,8 @@ from pplfast.evaluate.confusion import class_ious, confusion_matrix, index_table
 from pplfast.evaluate.scores import Scores
 from pplfast.evaluate.truth import Pair, Unscored, check_counted, chunks, read_truth, scored_pairs
 from pplfast.files import StrPath
-from pplfast.jobs.pool import default_jobs, map_unordered
 from pplfast.jobs.progress import ProgressBar
+from pplfast.pool import default_jobs, map_unordered
 
 
 def evaluate_labels(labels: StrPath, dataset: Dataset, jobs: int | None = None) -> Scores:

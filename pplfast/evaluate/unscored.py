@@ -19,8 +19,8 @@ from pplfast.data.dataset import Dataset
 from pplfast.data.masks import SUFFIX, read_mask
 from pplfast.errors import UserError
 from pplfast.jobs.folder import find_outputs
-from pplfast.jobs.pool import default_jobs, map_unordered
 from pplfast.jobs.progress import ProgressBar
+from pplfast.pool import default_jobs, map_unordered
 
 IMAGES_PER_TASK = 16  # one result per task is sent back
 ALMOST_ALL = 90.0  # percent of an image; its label hardly draws a border

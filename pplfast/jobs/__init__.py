@@ -15,7 +15,6 @@
     pipeline.py   the phases of one rank, joined by bounded queues
     status.py     heartbeats of the ranks; the display; Prometheus text
     stopping.py   Ctrl-C and SIGTERM
-    pool.py       a function on many things in processes, where no image's output is made
 
 Only what needs no torch is imported here: worker processes come by.
 """

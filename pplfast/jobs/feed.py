@@ -9,10 +9,10 @@ from typing import Protocol
 
 import torch
 
-from pplfast.arrays import UInt8Array
-from pplfast.data.encoded import DAMAGED, read_encoded
+from pplfast.data.encoded import DAMAGED, Encoded, ImageDecoder, read_encoded
+from pplfast.data.image_info import ImageInfo
 from pplfast.data.images import BadImage
-from pplfast.data.pipelines import Decoder, resolve_device
+from pplfast.data.pipelines import resolve_device
 from pplfast.jobs.job import ImageBatch, Job
 from pplfast.jobs.meter import Meter
 
@@ -26,8 +26,8 @@ Size = tuple[int, int]  # H, W
 class Keeper(Protocol):
     """Who the feed asks and tells, from its threads."""
 
-    def screen(self, index: int) -> Size:
-        """Of an image that can be used, by its header; raises BadImage for another."""
+    def screen(self, index: int) -> ImageInfo:
+        """The header of an image that can be used; raises BadImage for another."""
 
     def batch_of(self, size: Size) -> int:
         """How many images of that size at a time."""
@@ -38,8 +38,8 @@ class Keeper(Protocol):
     def bad(self, index: int, error: BadImage, admitted: Size | None = None) -> None:
         """The image gets no output; gives its memory back where it was admitted."""
 
-    def read(self, index: int, sha256: str) -> None:
-        """The image's file has been read."""
+    def read(self, index: int, sha256: str, decoder: str) -> None:
+        """The image's file has been read, and goes to that decoder."""
 
     def stopped(self) -> bool: ...
 
@@ -63,6 +63,7 @@ class Feed:
     ) -> None:
         self._job, self._indices, self._batch, self._keeper, self._meter = job, indices, batch, keeper, meter
         self._threads, self._device = threads, resolve_device(device)
+        self._headers: dict[int, ImageInfo] = {}  # of the images that wait
         self._ready: queue.Queue[ImageBatch | BaseException | None] = queue.Queue(BATCHES_READY)
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
 
@@ -88,7 +89,7 @@ class Feed:
 
     def _work(self) -> None:
         try:
-            decoder = Decoder(self._batch, self._threads, self._device) if self._job.decodes else None
+            decoder = self._decoder() if self._job.decodes else None
             with ThreadPoolExecutor(self._threads, "read") as readers:
                 for size, group in self._groups(readers):
                     if not self._keeper.admit(size, len(group)):
@@ -103,6 +104,9 @@ class Feed:
             self._put(None)
         except BaseException as error:  # it belongs to the thread that iterates
             self._put(error)
+
+    def _decoder(self) -> ImageDecoder:
+        return ImageDecoder(self._batch, self._threads, self._device, self._job.dataset.values)
 
     def _put(self, item: ImageBatch | BaseException | None) -> bool:
         while not self._keeper.stopped():
@@ -120,10 +124,13 @@ class Feed:
             if self._keeper.stopped():
                 return
             chunk = [int(index) for index in self._indices[at : at + step]]
-            for index, size in zip(chunk, list(readers.map(self._screen, chunk)), strict=True):
-                if isinstance(size, BadImage):
-                    self._keeper.bad(index, size)
+            for index, info in zip(chunk, list(readers.map(self._screen, chunk)), strict=True):
+                if isinstance(info, BadImage):
+                    self._keeper.bad(index, info)
                     continue
+                size = info.height, info.width
+                if self._job.decodes:
+                    self._headers[index] = info
                 group = waiting.setdefault(size, [])
                 group.append(index)
                 held += 1
@@ -136,13 +143,13 @@ class Feed:
                 yield size, waiting.pop(size)
         yield from waiting.items()
 
-    def _screen(self, index: int) -> Size | BadImage:
+    def _screen(self, index: int) -> ImageInfo | BadImage:
         try:
             return self._keeper.screen(index)
         except BadImage as error:
             return error
 
-    def _decode(self, decoder: Decoder, readers: ThreadPoolExecutor, batch: ImageBatch) -> ImageBatch:
+    def _decode(self, decoder: ImageDecoder, readers: ThreadPoolExecutor, batch: ImageBatch) -> ImageBatch:
         encoded, indices = [], []
         for index, data in zip(batch.indices, readers.map(self._read, batch.indices), strict=True):
             if isinstance(data, BadImage):
@@ -161,10 +168,11 @@ class Feed:
                 pixels.append(image)
         return ImageBatch(good, batch.size, pixels)
 
-    def _read(self, index: int) -> UInt8Array | BadImage:
+    def _read(self, index: int) -> Encoded | BadImage:
+        info = self._headers.pop(index)
         try:
-            data = read_encoded(self._job.dataset.images[index], inspect=False)
+            data = read_encoded(self._job.dataset.images[index])
         except BadImage as error:
             return error
-        self._keeper.read(index, hashlib.sha256(data.data).hexdigest())
-        return data
+        self._keeper.read(index, hashlib.sha256(data.data).hexdigest(), info.decoder)
+        return Encoded(data, info)

@@ -75,7 +75,8 @@ class Job(ABC):
     shards = 0
 
     def __init__(self, dataset: Dataset, wanted: dict[str, Any]) -> None:
-        self.dataset, self.wanted = dataset, wanted
+        self.dataset = dataset
+        self.wanted = wanted if dataset.values is None else {**wanted, "range": list(dataset.values)}
 
     def choices(self, device: "torch.device", network_bytes: int) -> dict[str, Choice]:
         """What the user left open. Rank 0 decides it once for a folder: what is recorded there stays, so that a job

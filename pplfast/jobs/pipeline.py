@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pplfast.cpu.memory import no_memory_kept
+from pplfast.data.image_info import ImageInfo
 from pplfast.data.images import BadImage
 from pplfast.errors import UserError, out_of_memory
 from pplfast.files import remove_file
@@ -86,7 +87,7 @@ class Pipeline:
 
     # --- asked and told by the feed ---
 
-    def screen(self, index: int) -> Size:
+    def screen(self, index: int) -> ImageInfo:
         name, path = self._job.dataset.ids[index], self._job.dataset.images[index]
         longest = max(map(len, self._job.suffixes), default=0) + len(os.fsencode(name.rpartition("/")[2]))
         if longest > LONGEST_NAME:
@@ -94,8 +95,7 @@ class Pipeline:
         self._known[index] = {"source": source_state(path), "inputs": inputs(self._job, index)}
         self._job.depends(index)
         most = int(self._room.size / self._pixel)
-        info = screen(path, self._options.rotated, most, self._job.smallest)
-        return info.height, info.width
+        return screen(path, self._options.rotated, most, self._job.smallest, self._job.dataset.values)
 
     def batch_of(self, size: Size) -> int:
         """A quarter of the room at most, so that the phases overlap."""
@@ -104,8 +104,8 @@ class Pipeline:
     def admit(self, size: Size, count: int) -> bool:
         return self._room.take(count * self._bytes(size), self.stopped)
 
-    def read(self, index: int, sha256: str) -> None:
-        self._known[index]["image_sha256"] = sha256
+    def read(self, index: int, sha256: str, decoder: str) -> None:
+        self._known[index] |= {"image_sha256": sha256, "decoder": decoder}
 
     def bad(self, index: int, error: BadImage, admitted: Size | None = None) -> None:
         name, path = self._job.dataset.ids[index], self._job.dataset.images[index]

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from pplfast.data.image_info import DECODERS
+
 DONE, BAD = "done", "bad"
 SHARD = re.compile(r"shards/labels-[0-9]{5,9}-[0-9]{6,9}\.tar")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -96,6 +98,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "reason": _text,
     "source": lambda value: value is None or _source(value),
     "image_sha256": lambda value: isinstance(value, str) and SHA256.fullmatch(value) is not None,
+    "decoder": lambda value: value in DECODERS if isinstance(value, str) else False,
     "inputs": lambda value: isinstance(value, dict) and all(_text(part) or _integers(part) for part in value.values()),
     "tiled": _count,
 }

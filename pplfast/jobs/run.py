@@ -27,12 +27,12 @@ from pplfast.jobs.meter import Meter
 from pplfast.jobs.options import JobOptions, Outcome
 from pplfast.jobs.pipeline import Ends, Pipeline
 from pplfast.jobs.plan import PATIENCE, keep, share, tidy, to_do
-from pplfast.jobs.pool import default_jobs
 from pplfast.jobs.record import BAD
 from pplfast.jobs.shards import ShardWriter
 from pplfast.jobs.stopping import Stopping
 from pplfast.jobs.workers import Workers
 from pplfast.lock import hold_folder, is_locked, require_locks
+from pplfast.pool import default_jobs
 from pplfast.precision import exact_float32
 
 

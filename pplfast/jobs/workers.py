@@ -15,7 +15,7 @@ from pplfast.errors import UserError
 from pplfast.files import atomic_path
 from pplfast.jobs.job import Finish
 from pplfast.jobs.manifest import checksum
-from pplfast.jobs.pool import QUEUED_PER_WORKER, signals_held, start_worker
+from pplfast.pool import QUEUED_PER_WORKER, signals_held, start_worker
 
 MOST_DEATHS = 2  # of workers with one image in hand, before that image is given up
 

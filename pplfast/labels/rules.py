@@ -71,9 +71,15 @@ class FinishLabels(Finish):
             low = resize_bilinear(maps, *stored_size(*payload.size))
             finished.files[".npy"] = encode_npy(Cam(np.array(classes, np.int64), low, payload.size), maps)
         if "shards" in self.outputs:
-            finished.sample = {".jpg": payload.image.read_bytes(), ".png": png}
+            finished.sample = {_member(payload.image): payload.image.read_bytes(), ".png": png}
         finished.seconds = {"crf": labelled - begin, "encode": time.perf_counter() - labelled}
         return finished
+
+
+def _member(image: Path) -> str:
+    """The suffix of an image in a shard, in which .png is its label."""
+    suffix = image.suffix.lower()
+    return ".jpg" if suffix in (".jpg", ".jpeg", ".jpe", ".jfif") else f".image{suffix}"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _key(name: str, css: str = "", **style: str) -> Markup:
 
 
 def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> Markup:
-    name, photo = dataset.ids[index], read_photo(dataset.images[index])
+    name, photo = dataset.ids[index], read_photo(dataset.images[index], dataset.values)
     figures = [_figure(photo.pixels, "image")]
     mask = dataset.masks[index]
     if mask is not None:

@@ -14,7 +14,9 @@ from PIL import Image
 
 from pplfast.arrays import BoolArray, Float32Array, UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE
-from pplfast.data.images import BadImage, inspect_image
+from pplfast.data.decoding import decode
+from pplfast.data.image_info import Values
+from pplfast.data.images import BadImage, inspect_file, open_image_file
 from pplfast.data.masks import voc_palette
 from pplfast.data.pillow import open_image
 from pplfast.errors import UserError, explain_os_error
@@ -55,13 +57,21 @@ class Photo:
     height: int
 
 
-def read_photo(path: Path) -> Photo:
-    """UserError for a file that is no whole JPEG, or would need more memory than MAX_DECODED."""
+def read_photo(path: Path, values: Values | None) -> Photo:
+    """values: the data set's range of deep images. UserError for a file that is no whole image, or would need more
+    memory than MAX_DECODED."""
     try:
-        info = inspect_image(path)
+        with open_image_file(path) as file:
+            info = inspect_file(file, path)
+            _check_pixels(path, info.width, info.height)
+            if info.format != "JPEG":
+                if 3 * info.width * info.height > MAX_DECODED:
+                    raise UserError(f"{path}: too large for a picture; make it smaller")
+                whole = Image.fromarray(decode(file, info, values))
+                whole.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+                return Photo(np.asarray(whole), info.width, info.height)
     except BadImage as problem:
         raise UserError(f"{path}: {problem}") from None
-    _check_pixels(path, info.width, info.height)
     with _opened(path, "JPEG") as image:
         if image.info.get("progressive") and PROGRESSIVE_BYTES * info.width * info.height > MAX_DECODED:
             raise UserError(f"{path}: too large for a picture, as it is progressive; save it as a baseline JPEG")

@@ -20,7 +20,7 @@ from pplfast.files import check_inside, is_output, remove_file, write_json
 from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
-from pplfast.run.config import Lists, RunConfig, absolute, file_contents, file_states, fingerprint, parts_of
+from pplfast.run.config import Lists, RunConfig, absolute, file_contents, file_states, fingerprint, parts_of, with_range
 from pplfast.run.facts import few_steps
 from pplfast.run.steps import Steps
 from pplfast.run.variant import output_files, run_variant
@@ -41,7 +41,7 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     stopped, on any number of ranks. Raises it at once where another process writes to `config.out`.
     """
     with hold_run(config) as ranks:
-        return _run(config, ranks, say if ranks.main else lambda line: None)
+        return _run(together(ranks, lambda: with_range(config)), ranks, say if ranks.main else lambda line: None)
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def open_sets(config: RunConfig) -> dict[str, Dataset]:
     """The lists by TRAIN, VAL and TEST, which is VAL's without one. Raises UserError for what would otherwise be found
     only after training."""
     train_set, val_set = open_dataset(config.train), open_dataset(config.val)
-    test_set = open_dataset(config.test) if config.test and config.recipe.segmentation.epochs else val_set
+    test_set = open_dataset(config.test) if config.test and config.recipe.segmentation.trained else val_set
     _check_usable(config, train_set, val_set, test_set)
     return {TRAIN: train_set, VAL: val_set, TEST: test_set}
 
@@ -157,8 +157,13 @@ def _check_data(
 
     result = steps.run(CHECK_DATA, settings, action)
     left_out: dict[str, str] = result.values["left_out"]
-    bad = [path for set in sets.values() for id, path in zip(set.ids, set.images, strict=True) if id in left_out]
-    if result.skipped and on_main(ranks, lambda: not all(map(unusable, bad))):
+    bad = [
+        (image, some.values)
+        for some in sets.values()
+        for name, image in zip(some.ids, some.images, strict=True)
+        if name in left_out
+    ]
+    if result.skipped and on_main(ranks, lambda: not all(unusable(*one) for one in bad)):
         steps.forget(CHECK_DATA)  # a file can be read again, though nobody has written to it
         result = steps.run(CHECK_DATA, settings, action)
         left_out = result.values["left_out"]

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.data.dataset import DataConfig, Dataset
+from pplfast.data.dataset import DataConfig, Dataset, open_dataset
+from pplfast.data.value_range import AUTO, parse_range, range_text
+from pplfast.errors import UserError
+from pplfast.files import read_json
 from pplfast.recipe import Recipe
 from pplfast.recipe.crf_presets import NONE
 from pplfast.steps import TEST, TRAIN, VAL, Parts
@@ -67,6 +70,34 @@ def absolute(config: DataConfig) -> DataConfig:
     )
 
 
+def with_range(config: RunConfig) -> RunConfig:
+    """The same run with a range of deep images that all its lists share: where it is to be measured, that of the
+    list it is trained on, or what an earlier call has recorded of it."""
+    if config.train.range != AUTO:
+        return config
+    values = _recorded_range(config)
+    if not values:
+        measured = open_dataset(config.train).values
+        if measured is None:
+            return config
+        values = range_text(measured)
+    lists = {
+        key: data and dataclasses.replace(data, range=values)
+        for key, data in (("train", config.train), ("val", config.val), ("test", config.test))
+    }
+    return dataclasses.replace(config, **lists)  # type: ignore[arg-type]
+
+
+def _recorded_range(config: RunConfig) -> str:
+    """"" where the folder holds no run of this data set yet. What is damaged there is named elsewhere."""
+    try:
+        data = read_json(config.out / "run.json")["data"]["train"]
+        same = data["root"] == absolute(config.train).root and data["list"] == absolute(config.train).list
+        return range_text(parse_range(data["range"])) if same and data["range"] != AUTO else ""
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
+        return ""
+
+
 @dataclass(frozen=True)
 class Lists:
     """The data of a run by TRAIN, VAL and TEST, which is the validation list where there is no other. content, masks:
@@ -83,8 +114,8 @@ class Lists:
 def parts_of(recipe: Recipe, sets: dict[str, Dataset]) -> Parts:
     return Parts(
         crf=recipe.label.crf != NONE,
-        affinity=recipe.affinity.epochs > 0,
-        segmentation=recipe.segmentation.epochs > 0,
+        affinity=recipe.affinity.trained,
+        segmentation=recipe.segmentation.trained,
         masks=any(sets[VAL].masks),
         test_masks=any(sets[TEST].masks),
         one_list=fingerprint(sets[TRAIN]) == fingerprint(sets[VAL]),
@@ -94,6 +125,8 @@ def parts_of(recipe: Recipe, sets: dict[str, Dataset]) -> Parts:
 def fingerprint(dataset: Dataset) -> str:
     """Changes with the ids, classes and labels, not with the place, so that a data set can be moved."""
     digest = hashlib.sha256(repr((dataset.ids, dataset.classes)).encode())
+    if dataset.values is not None:
+        digest.update(range_text(dataset.values).encode())
     if dataset.labels is not None:
         digest.update(dataset.labels.tobytes())
     return digest.hexdigest()[:16]

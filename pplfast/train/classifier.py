@@ -35,8 +35,8 @@ def train(
 ) -> TrainResult:
     """Train a classifier into the folder `out`: classifier.safetensors, classifier.json, logs and checkpoints.
 
-    variant: "plain" (one stage of the recipe's total epochs, no patches), "ppl" (the recipe's stages in order), or
-    "explicit" (all positions at once, one stage of the total epochs).
+    variant: "plain" (one stage as long as all of the recipe's, no patches), "ppl" (the recipe's stages in order), or
+    "explicit" (all positions at once, one stage as long as all).
     Source of patch learning: arXiv 2209.07828.
     resume: a finished folder is left as it is, an unfinished one continued with `resume`; under a
     launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
@@ -94,6 +94,7 @@ class ClassifierTask(Task[PatchClassifier]):
                 dataset=self.dataset.name,
                 training=training,
                 versions=library_versions(),
+                range=self.dataset.values,
             ),
             folder,
         )

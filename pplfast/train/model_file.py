@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pplfast.data.image_info import Values
+from pplfast.data.value_range import recorded_range
 from pplfast.described import described_classes
 from pplfast.errors import UserError, explain_library_error, naming
 from pplfast.extend import refuse_modules_within
@@ -42,6 +44,7 @@ class ClassifierInfo:
     dataset: str
     training: dict[str, Any]  # steps, images, seconds, images_per_s, loss
     versions: dict[str, str] = field(default_factory=dict)
+    range: Values | None = None  # of images deeper than 8 bits, as it was trained on them
     format: int = FORMAT
 
 
@@ -100,6 +103,7 @@ def read_info(path: str | Path) -> ClassifierInfo:
         classes = described_classes(table)
         table["class_names"], table["class_ids"] = classes.names, classes.ids
         table["stages"] = tuple(_stage(stage, f"{folder / DESCRIPTION}: stages") for stage in table["stages"])
+        table["range"] = recorded_range(table.get("range"))
         info = ClassifierInfo(**table)
         if info.variant not in VARIANTS or not isinstance(info.dataset, str):
             raise ValueError("variant or dataset is none")

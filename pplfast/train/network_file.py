@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from torch import nn
 
+from pplfast.data.image_info import Values
+from pplfast.data.value_range import recorded_range
 from pplfast.described import described_training
 from pplfast.errors import UserError, naming
 from pplfast.files import StrPath, read_json, write_json
@@ -50,6 +52,12 @@ def as_described(folder: Path, name: str) -> Iterator[None]:
 def read_settings(folder: StrPath, name: str, kind: type[Part]) -> Part:
     """The recipe's table that the network was trained by, what follows its training included."""
     return part_from_dict(kind, read_network(folder, name).get("settings"), f"{folder}/{name}.json: settings")
+
+
+def read_range(folder: StrPath, name: str) -> Values | None:
+    """Of images deeper than 8 bits, as it was trained on them."""
+    with as_described(_folder(folder, name), name):
+        return recorded_range(read_network(folder, name).get("range"))
 
 
 def read_training(folder: StrPath, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Damage within PNG and JPEG files: chunks and segments, with their lengths and sums made right again."""
+"""Damage within PNG, TIFF and JPEG files: chunks and segments, with their lengths and sums made right again."""
 
 import random
 import struct
@@ -80,6 +80,43 @@ def _extra(rng: random.Random) -> list[bytes]:
             )
         )
     )  # fmt: skip
+
+
+# ---- TIFF
+
+
+def tiff(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """Entries of the first directory: their tags, types, counts and values, and where the directories are."""
+    data = bytearray(rng.choice(seeds))
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return bytes_of(rng, bytes(data))
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    if at + 2 > len(data):
+        return bytes_of(rng, bytes(data))
+    (count,) = struct.unpack_from(order + "H", data, at)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        place = at + 2 + 12 * rng.randrange(max(1, count))
+        action = rng.random()
+        if place + 12 > len(data):
+            return bytes_of(rng, bytes(data))
+        if action < 0.45:
+            value = rng.choice(INTEGERS) if rng.random() < 0.7 else rng.randrange(16)
+            struct.pack_into(order + "I", data, place + 8, value % 2**32)
+        elif action < 0.6:
+            struct.pack_into(order + "I", data, place + 4, rng.choice(INTEGERS) % 2**32)
+        elif action < 0.7:
+            struct.pack_into(order + "H", data, place + 2, rng.choice((0, 1, 2, 3, 4, 5, 7, 11, 12, 13, 16, 99)))
+        elif action < 0.85:
+            struct.pack_into(order + "H", data, place, rng.choice((254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279,
+                                                                   284, 317, 320, 322, 324, 330, 338, 339, 32997)))  # fmt: skip
+        elif action < 0.95:  # the next directory is this one, or nowhere
+            end = at + 2 + 12 * count
+            if end + 4 <= len(data):
+                struct.pack_into(order + "I", data, end, rng.choice((at, 0, 8, len(data) - 1, 2**32 - 1)))
+        else:
+            return bytes_of(rng, bytes(data))
+    return bytes(data)
 
 
 # ---- JPEG

@@ -9,6 +9,7 @@ import labels_small
 import numpy as np
 import torch
 from PIL import Image
+from picture_files import LOSSLESS, OTHERS, picture
 
 import fuzz.mutate as mutate
 from fuzz import binary, pictures
@@ -16,11 +17,13 @@ from fuzz.pickles import HOSTILE, saved
 from fuzz.reader import Reader, file_name
 from pplfast.data.check import check_dataset
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.encoded import DAMAGED, read_encoded
-from pplfast.data.images import BadImage, decode_fully, inspect_image
+from pplfast.data.decoding import decode_image, read_pixels
+from pplfast.data.encoded import DAMAGED, decode_bytes, read_encoded
+from pplfast.data.image_info import DALI
+from pplfast.data.images import BadImage, inspect_image, usable_image
 from pplfast.data.masks import read_mask
-from pplfast.data.pillow import read_pixels
 from pplfast.data.pipelines import Decoder
+from pplfast.data.value_range import measured_range
 from pplfast.errors import UserError
 from pplfast.evaluate import cams as evaluate_cams
 from pplfast.evaluate import pngs as evaluate_pngs
@@ -157,7 +160,7 @@ def _submit(folder: Path) -> object:
 
 def _inspect(folder: Path) -> None:
     path = folder / "im.jpg"
-    for look in (inspect_image, decode_fully, lambda path: screen(path, False, 10_000_000)):
+    for look in (inspect_image, decode_image, lambda path: screen(path, False, 10_000_000)):
         try:
             look(path)
         except BadImage as error:
@@ -173,11 +176,18 @@ def _decode(folder: Path) -> None:
     """As the loaders do."""
     path = folder / "im.jpg"
     try:
-        encoded = read_encoded(path, inspect=True)
+        info, encoded = usable_image(path, None), read_encoded(path)
     except BadImage as error:
         raise UserError(f"{path}: {error}") from error
-    if _decoder()([encoded])[0] is None:
+    decoded = _decoder()([encoded])[0] if info.decoder == DALI else decode_bytes(encoded.tobytes(), info, None)
+    if decoded is None or decoded.shape != (info.height, info.width, 3):  # of which a job says that it has changed
         raise UserError(f"{path}: {DAMAGED}")
+
+
+def _measure(folder: Path) -> object:
+    """A list of one deep image; a damaged one does not count."""
+    measured_range([folder / "im.jpg"])
+    return read_pixels(folder / "im.jpg", (0.0, 1000.0))
 
 
 def _read_picture(folder: Path) -> object:
@@ -206,6 +216,14 @@ def readers() -> list[Reader]:
     others = (_picture("PNG"), _picture("TIFF"), _picture("TIFF", compression="tiff_lzw"), _picture("PNG", "P"),
         _picture("GIF"),
                 _picture("BMP"), _picture("WEBP"))  # fmt: skip
+    tiff = mutate.mixed(pictures.tiff, pictures.tiff)
+    forms: dict[str, tuple[bytes, ...]] = {"tif": (), "png": (), "other": ()}
+    for suffix, _, encode, _ in (*LOSSLESS.values(), *OTHERS.values()):
+        kind = "tif" if suffix == "tiff" else suffix if suffix in forms else "other"
+        forms[kind] += (encode(picture((40, 24))),)
+    deep = tuple(
+        OTHERS[name][2](picture((40, 24))) for name in ("grey 16-bit TIFF", "grey 16-bit PNG", "RGBA 16-bit PNG")
+    )
     any_picture = mutate.mixed(pictures.png, pictures.jpeg, mutate.plain)
     return [
         Reader("cam_npz", "cams/im2.npz", _with_cams, npz, _read_cam),
@@ -250,10 +268,15 @@ def readers() -> list[Reader]:
             jpeg,
             _inspect,
             more=jpegs[:2],
-            hostile=(*jpegs[2:], _picture("JPEG", "CMYK"), *others),
+            hostile=(*jpegs[2:],),
         ),
         Reader("jpeg_decode", "im.jpg", _set_of_one, jpeg, _decode, more=jpegs),
-        Reader("jpeg_check", "im.jpg", _set_of_one, jpeg, _check_one, more=jpegs, hostile=others),
+        Reader("jpeg_check", "im.jpg", _set_of_one, jpeg, _check_one, more=jpegs),
+        Reader("tiff", "im.jpg", _set_of_one, tiff, _read_picture, more=forms["tif"]),
+        Reader("tiff_decode", "im.jpg", _set_of_one, tiff, _decode, more=forms["tif"]),
+        Reader("png_decode", "im.jpg", _set_of_one, png, _decode, more=forms["png"]),
+        Reader("other_formats", "im.jpg", _set_of_one, mutate.mixed(mutate.plain), _decode, more=forms["other"]),
+        Reader("deep_range", "im.jpg", _set_of_one, mutate.mixed(pictures.png, pictures.tiff), _measure, more=deep),
         Reader("image", "im.jpg", _set_of_one, any_picture, _read_picture, more=(*jpegs, *others)),
     ]
 

@@ -11,6 +11,8 @@ from fuzz.reader import Reader
 from fuzz.trees import TOML_VALUES, json_tree, toml
 from pplfast.cluster.hosts import read_hostfile
 from pplfast.data.classes import parse_classes
+from pplfast.data.coco import path_id, read_coco
+from pplfast.data.coco_masks import coco_mask
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.recipe import Recipe, load_recipe, preset_names
 from pplfast.recipe.reading import recipe_to_dict
@@ -101,10 +103,35 @@ def _read_xml(folder: Path) -> object:
     return open_dataset(config)
 
 
+def _read_coco(folder: Path) -> None:
+    file = read_coco(folder / "coco.json")
+    for image in file.images:
+        assert file.find(path_id(image.name)) is image
+        assert file.labels(image) <= set(range(len(file.categories)))
+        if image.height * image.width < 1_000_000:  # the command has found the image file to be as large
+            assert coco_mask(file, image).shape == (image.height, image.width)
+
+
 def _finite(recipe: Recipe) -> None:
     json.dumps(recipe_to_dict(recipe), allow_nan=False)
 
 
+COCO = {
+    "images": [
+        {"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "height": 5, "width": 6},
+        {"id": "b", "file_name": "sub/b.jpg", "height": 20, "width": 30},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 9, "category_id": 1, "iscrowd": 0, "segmentation": [[0.5, 0.5, 5, 1, 2.25, 4.5]]},
+        {"id": 2, "image_id": 9, "category_id": 18, "iscrowd": 1,
+         "segmentation": {"size": [5, 6], "counts": [4, 6, 20]}},
+        {"id": 3, "image_id": 9, "category_id": 18, "segmentation": {"size": [5, 6], "counts": ";320004"}},
+        {"id": "d", "image_id": "b", "category_id": 1, "iscrowd": 0, "bbox": [1, 2, 3, 4], "area": 12.5,
+         "segmentation": [[-3, -4, 50, 2, 28, 19, 1, 18.5], [10, 10, 12, 10, 12, 12, 10, 12]]},
+    ],
+    "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person, standing"}],
+    "info": {"year": 2014},
+}  # fmt: skip
 ENCODINGS = ("rot13", "zlib", "hex", "utf-16", "utf-7", "idna", "undefined")
 # Each entity is ten times the one before.
 LAUGHS = "".join(f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefg", "bcdefgh", strict=True))
@@ -162,6 +189,14 @@ def readers() -> list[Reader]:
             mutate.mixed(mutate.text("cat", "dog", "cow", ";", ",", '"', "2007_000032.jpg")),
             _read_csv,
             more=(b'2007_000032,cat\n2007_000039.jpg,\nsub.dir_1,"dog;person"\n',),
+        ),
+        Reader(
+            "coco",
+            "coco.json",
+            _write("coco.json", json.dumps(COCO)),
+            mutate.mixed(json_tree, json_tree, json_tree, mutate.text("counts", "size", "[[1,1,9,9]]", "1e300", "-7")),
+            _read_coco,
+            more=(json.dumps({key: COCO[key] for key in ("images", "annotations", "categories")}).encode(),),
         ),
         Reader("xml", ANNOTATION, _voc, mutate.mixed(mutate.text(*XML_WORDS)), _read_xml, more=(LATIN_ANNOTATION,)),
         Reader(
