@@ -79,18 +79,16 @@ def test_numbers_of_a_training_that_are_none_are_one_line(option, value, capsys)
     assert error.count("\n") == 1 and f"error: {option} {float(value)}: must be " in error
 
 
-def test_a_plain_folder_has_a_recipe_and_a_voc_layout_needs_one(tmp_path, capsys, monkeypatch):
+def test_a_run_without_recipe_looks_at_the_data_first(tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
     command = ["run", "--data", str(folder), "--out", str(tmp_path / "out")]
     assert main(command) == 2  # there is no image in it
     output = capsys.readouterr()
-    assert output.out.splitlines()[0].startswith("recipe own-images: the default for a plain folder")
-    assert f"{folder}: names no image" in output.err
+    assert output.out == "" and f"{folder}: no image labels: neither" in output.err
     (folder / "JPEGImages").mkdir()
     assert main(command) == 2
-    output = capsys.readouterr()
-    assert output.out == "" and "has VOC layout, for which there is no default recipe; give --recipe demo" in output.err
+    assert "no list 'train'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("out", ("photos", "photos/runs/new", "link/runs"))
@@ -251,6 +249,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
         Image.new("RGB", (40, 30)).save(folder / f"{index}.jpg")
     (tmp_path / "labels.csv").write_text("".join(f"{index}.jpg,cell\n" for index in range(10)))
     data = ["--data", str(folder), "--labels", str(tmp_path / "labels.csv"), "--classes", "cell,city bus"]
+    data += ["--recipe", "own-images"]
     before = sorted(tmp_path.rglob("*"))
     assert main(["run", *data, "--out", str(tmp_path / "runs" / "x"), "--dry-run"]) == 0
     text = capsys.readouterr().out

@@ -17,6 +17,7 @@ from pplfast.version import __version__
 # Only the module of the chosen command is imported, so that --help answers at once.
 COMMANDS = {
     "data": "make a demo data set, check one, or draw masks from COCO's files",
+    "init": "a recipe that fits a data set, and the command to run",
     "recipes": "the recipes that come with pplfast, and what is in them",
     "run": "the whole chain: train, CAMs, CRF, labels, evaluation, report",
     "sweep": "many runs: settings that vary, several seeds, and their comparison",

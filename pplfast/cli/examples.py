@@ -26,7 +26,7 @@ EXAMPLES = {
     "": (
         ("a demo data set", "pplfast data demo --out demo"),
         ("the whole chain on it", "pplfast run --data demo --recipe demo --out runs/demo"),
-        ("your own photos, with a CSV of image,label;label", OWN[1]),
+        ("your own photos, a folder for each class", "pplfast run --data photos --out runs/photos"),
     ),
     "data": (DEMO, CHECK),
     "data demo": (
@@ -41,6 +41,10 @@ EXAMPLES = {
     "data masks": (
         ("of COCO", f"pplfast data masks --data val2017 --labels {COCO} --out masks"),
         ("of two categories", f"pplfast data masks --data val2017 --labels {COCO} --classes cat,dog --out masks-pets"),
+    ),
+    "init": (
+        ("a folder for each class, or a labels.csv in the folder", "pplfast init --data photos"),
+        ("labels of COCO", "pplfast init --data val2017 --labels annotations/instances_val2017.json --out coco.toml"),
     ),
     "recipes": (
         ("what there is", "pplfast recipes"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pplfast.cli.machine import LARGE_IMAGES, add_jobs_argument, add_memory_argument, check_machine_arguments
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.ranks import add_launch_arguments, launch_options
-from pplfast.cli.recipes import FOR_FOLDERS, default_recipe
+from pplfast.cli.suggestion import is_voc_layout, recorded_suggestion, suggestion_for
 from pplfast.cli.train import (
     add_recipe_arguments,
     add_training_arguments,
@@ -23,11 +23,12 @@ from pplfast.cli.train import (
     recipe_from_arguments,
 )
 from pplfast.cluster.launch import launch
-from pplfast.data.folder import check_out_of_data
+from pplfast.data.folder import check_out_of_data, check_root
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
-from pplfast.errors import Terminated, UserError
+from pplfast.errors import Terminated, UserError, one_line
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from pplfast.recipe.ranges import RANGES
+from pplfast.recipe.suggested import BASE
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
@@ -46,7 +47,7 @@ def configure(parser: CommandParser) -> None:
     add_recipe_arguments(parser)
     recipe = parser.option("--recipe")
     recipe.required = False
-    recipe.help = f"{recipe.help} (default: {FOR_FOLDERS} for a plain folder, none for a VOC layout)"
+    recipe.help = f"{recipe.help} (default: one that fits the data, as `pplfast init` writes it)"
     parser.add_argument(
         "--seeds",
         metavar="N,N",
@@ -132,6 +133,7 @@ def run_config(args: argparse.Namespace, recipe: Recipe) -> "RunConfig":
         options_from_arguments(args),
         command=shlex.join(["pplfast", *args.words]),
         test=_test_data(val, args.test_list),
+        suggested=args.suggested,
         memory=args.memory,
     )
 
@@ -140,14 +142,30 @@ def check_run(args: argparse.Namespace) -> tuple[Recipe, list[int] | None]:
     """Everything that is wrong with the options by themselves, found without torch; the recipe and the seeds."""
     check_training_arguments(args)
     check_machine_arguments(args)
-    chosen = args.recipe is not None
-    args.recipe = args.recipe or default_recipe(args.data)
+    args.suggested = () if args.recipe is not None else _suggested(args)
     recipe = _recipe(args)
     seeds = parse_seeds(args.seeds, args.seed) if args.seeds is not None else None
     check_out_of_data(Path(args.out), config_from_arguments(args))
-    if not chosen and not os.environ.get("WORLD_SIZE"):
-        print(f"recipe {args.recipe}: the default for a plain folder; `pplfast recipes` lists others", flush=True)
     return recipe, seeds
+
+
+def _suggested(args: argparse.Namespace) -> tuple[str, ...]:
+    """The settings for the data set, put before those of --set."""
+    check_root(Path(args.data))
+    settings, how = recorded_suggestion(args.out, args.data), "that of the run in --out"
+    if not settings:
+        from pplfast.data.dataset import open_dataset
+
+        name = args.train_list if args.train_list is not None else "train" if is_voc_layout(args.data) else ""
+        dataset = open_dataset(dataclasses.replace(config_from_arguments(args), list=name))
+        found = suggestion_for(dataset)
+        settings, how = found.settings, "; ".join(("changed for the data", *found.reasons))
+        if not os.environ.get("WORLD_SIZE"):
+            print(one_line(f"{dataset.name}: {len(dataset)} images, {dataset.labelled_by}"), flush=True)
+    args.recipe, args.overrides = BASE, [*settings, *args.overrides]
+    if not os.environ.get("WORLD_SIZE"):
+        print(f"recipe: {BASE}, {how} (`pplfast init` writes it to a file)", flush=True)
+    return settings
 
 
 @contextmanager

@@ -149,8 +149,7 @@ def _without_masks(listed: ImageList, masks: Sequence[Path | None]) -> tuple[Pro
 
     def of_masks(path: Path) -> bool:
         real = Path(os.path.realpath(path))
-        is_mask = path.suffix.lower() == ".png" and real.parent in folders
-        return is_mask or any(folder.is_relative_to(real) for folder in folders)
+        return any(folder.is_relative_to(real) for folder in folders)
 
     return tuple(
         problem for problem in listed.left_out if image_id(problem.id) not in ids and not of_masks(problem.path)

@@ -63,7 +63,7 @@ def open_scan(config: "DataConfig") -> Scan:
 def mask_folder(config: "DataConfig") -> Path | None:
     """That of --masks, in the data set or elsewhere, if it is there."""
     places = (Path(config.root) / config.masks, Path(config.masks)) if config.masks else ()
-    return next((path for path in places if path.is_dir()), None)
+    return next((path for path in places if os.path.isdir(path)), None)
 
 
 def describe_layout(config: "DataConfig") -> str:

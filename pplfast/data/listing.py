@@ -38,13 +38,21 @@ class Listing:
                 where = f"{self.source}, lines {first_line} and {line}" if line else str(self.source)
                 raise UserError(
                     f"{where}: {first} and {entry.image} have the same id {quoted(entry.id)}, and outputs are named by "
-                    "it; rename one of them, or take it away"
+                    f"it; {_apart(first, entry.image)}"
                 )
             if first_line != line:
                 raise UserError(
                     f"{self.source}, line {line}: {quoted(entry.id)} is there already in line {first_line}; "
                     "remove one of them"
                 )
+
+
+def _apart(first: Path, second: Path) -> str:
+    """The remedy for two images of one id."""
+    remedy = "rename one of them, or take it away"
+    if (first.suffix.lower() == ".png") == (second.suffix.lower() == ".png"):
+        return remedy
+    return f"{remedy}; if the PNG is the mask of the other, move it into a folder of its own and give that as --masks"
 
 
 class Scan:

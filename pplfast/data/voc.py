@@ -70,19 +70,21 @@ def listing_of_rows(rows: Sequence[Row], path: Path, folder: Path) -> Listing:
 
 
 def _find_list(root: Path, name: str) -> Path:
-    candidates = [
-        root / "ImageSets" / "Segmentation" / f"{name}.txt",
-        root / "ImageSets" / "Main" / f"{name}.txt",
-        root / f"{name}.txt",
-        root / name,
-        Path(name),
-    ]
-    for path in candidates:
-        if os.path.isfile(path):  # unlike the path's own method, also for names that no file system takes
-            return path
+    if found := find_list_in(root, name):
+        return found
+    if os.path.isfile(name):
+        return Path(name)
     remedy = "" if (root / IMAGES).is_dir() else meant_root(root)
     remedy = remedy or f"give a list file, or one of: {_known_lists(root)}"
     raise UserError(f"{root}: no list {quoted(name)}; {remedy}")
+
+
+def find_list_in(root: Path, name: str) -> Path | None:
+    """The list of that name in the data set's folder, which comes before any file of that path."""
+    places = ("ImageSets/Segmentation/{}.txt", "ImageSets/Main/{}.txt", "{}.txt", "{}")
+    candidates = (root / place.format(name) for place in places)
+    # Unlike the path's own method, this one takes names that no file system takes.
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def _known_lists(root: Path) -> str:

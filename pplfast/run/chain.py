@@ -237,6 +237,7 @@ def _record(config: RunConfig) -> dict[str, Any]:
         "command": config.command or shlex.join(sys.argv),
         "recipe": recipe_to_dict(config.recipe),
         "variants": list(config.variants),
+        **({"suggested": list(config.suggested)} if config.suggested else {}),
         "versions": versions(),
         "data": {"train": vars(absolute(config.train)), "val": vars(absolute(config.val))},
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.value_range import AUTO, parse_range, range_text
+from pplfast.data.voc import find_list_in
 from pplfast.errors import UserError
 from pplfast.files import read_json
 from pplfast.recipe import Recipe
@@ -38,6 +39,7 @@ class RunConfig:
     training: "TrainOptions | None" = None  # None: the defaults
     command: str = ""  # for the record
     test: DataConfig | None = None
+    suggested: tuple[str, ...] = ()  # settings of the recipe that were found for the data, for the record
     memory: float | None = None  # GiB, of the steps that work through images, for what grows with them
 
 
@@ -56,17 +58,16 @@ def absolute(config: DataConfig) -> DataConfig:
     """The same data set, in paths that hold from any working folder; what a run saves."""
     root = Path(config.root).resolve()
 
-    def held(value: str) -> str:
-        elsewhere = value and not (root / value).exists() and Path(value).exists()
-        return str(Path(value).resolve()) if elsewhere else value
+    def held(value: str, is_path: bool) -> str:
+        return str(Path(value).resolve()) if is_path else value
 
-    return dataclasses.replace(
+    return dataclasses.replace(  # each is a path where the data set takes it for one, whatever else has its name
         config,
         root=str(root),
-        list=held(config.list),
-        labels=held(config.labels),
-        classes=held(config.classes),
-        masks=held(config.masks),
+        list=held(config.list, os.path.isfile(config.list) and not find_list_in(root, config.list)),
+        labels=held(config.labels, os.path.isfile(config.labels) and Path(config.labels).suffix != ""),
+        classes=held(config.classes, os.path.isfile(config.classes)),
+        masks=held(config.masks, os.path.isdir(config.masks) and not os.path.isdir(root / config.masks)),
     )
 
 
