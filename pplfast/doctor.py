@@ -32,6 +32,8 @@ PACKAGES = {
     "pydensecrf": "pydensecrf2",
     "numpy": "numpy",
     "pillow": "pillow",
+    "tifffile": "tifffile",
+    "imagecodecs": "imagecodecs",
 }
 STUCK = 15.0  # seconds in which a probe computes nothing at all: it waits for something that does not come
 LIMIT = 240.0  # seconds that a probe may take on a machine that is busy with other work
@@ -59,6 +61,7 @@ PROBES = {
         },
     ),
     "loader": Probe("one JPEG through DALI", {"loader": "pplfast.probes:loader"}),
+    "other images": Probe("a 16-bit TIFF and a transparent PNG", {"other images": "pplfast.probes:other_images"}),
     "training": Probe("one step of a DeepSpeed engine", {"training": "pplfast.probes:training"}),
     "dense CRF": Probe("an 8 x 8 picture through pydensecrf", {"dense CRF": "pplfast.probes:crf"}),
 }

@@ -102,6 +102,27 @@ def loader() -> list[Finding]:
     ]
 
 
+def other_images() -> list[Finding]:
+    """What DALI does not decode: grey of 16 bits as TIFF, transparency as PNG."""
+    import imagecodecs
+    import numpy as np
+    import PIL
+    import tifffile
+    from PIL import Image
+
+    from pplfast.data.decoding import read_pixels
+
+    with tempfile.TemporaryDirectory() as folder:
+        deep, clear = Path(folder) / "deep.tif", Path(folder) / "clear.png"
+        tifffile.imwrite(deep, np.full((8, 12), 40_000, np.uint16), compression="lzw")
+        Image.new("RGBA", (12, 8), (0, 0, 0, 51)).save(clear)
+        found = [int(value) for path in (deep, clear) for value in np.unique(read_pixels(path))]
+    if found != [156, 204]:  # 40,000 of 65,535, and a fifth of black on white
+        raise RuntimeError(f"a 16-bit TIFF and a transparent PNG came back as {found}, not as 156 and 204")
+    kept = f"Pillow {PIL.__version__}, tifffile {tifffile.__version__}, imagecodecs {imagecodecs.__version__}"
+    return [Finding("other images", kept, "what DALI does not decode, in processes: docs/how-to/images.md")]
+
+
 def training() -> list[Finding]:
     """One optimizer step of the trainer's own engine on a network of six weights."""
     import torch

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pplfast.cli import main
 from pplfast.data.dataset import DataConfig, open_dataset
@@ -14,6 +15,7 @@ from pplfast.data.demo import DemoConfig, make_demo
 from pplfast.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 
 IMAGES = DemoConfig(train=8, val=4, size=96)
+CLASSES = ("scratch", "dent")  # of the photos, by their folders
 LARGE = ("resnet50", "resnet101", "wrn38")
 BACKBONE, POSITIONS = "efficientnet_lite0", ("group3", "group5", "group6", "group7")
 OPTIONS = {  # appended to what is run
@@ -29,7 +31,8 @@ OPTIONS = {  # appended to what is run
 
 
 def make_images(root: Path) -> None:
-    """VOCdevkit/VOC2012 with its lists and image labels, runs/demo/data, photos, archive, new-photos, hosts."""
+    """VOCdevkit/VOC2012 with its lists and image labels, runs/demo/data, photos, archive, new-photos, scans, coco,
+    hosts."""
     voc = root / "VOCdevkit" / "VOC2012"
     make_demo(voc, IMAGES)
     shutil.copytree(voc, root / "runs" / "demo" / "data")
@@ -39,20 +42,44 @@ def make_images(root: Path) -> None:
     dataset = open_dataset(DataConfig(str(voc), list="train"))
     labels = {name: row.astype(np.float32) for name, row in zip(dataset.ids, dataset.labels)}
     np.save(root / "cls_labels.npy", labels, allow_pickle=True)
-    for folder, ids in (("photos", dataset.ids), ("archive", dataset.ids[:3]), ("new-photos", dataset.ids[:2])):
-        (root / folder).mkdir()
-        for name in ids:
-            shutil.copy(voc / "JPEGImages" / f"{name}.jpg", root / folder)
-    shutil.copy(root / "photos" / f"{dataset.ids[0]}.jpg", root / "photos" / "0001.jpg")  # the README's Python names it
+    for folder, count in (("photos", IMAGES.train), ("archive", 3)):
+        for index, image in enumerate(dataset.images[:count]):
+            place = root / folder / CLASSES[index % 2] / image.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, place)
+    shutil.copy(dataset.images[0], root / "photos" / CLASSES[0] / "0001.jpg")  # the README's Python names it
+    (root / "new-photos").mkdir()
+    for image in dataset.images[:2]:
+        shutil.copy(image, root / "new-photos")
+    for name, image in zip(CLASSES, dataset.images):
+        (root / "scans" / name).mkdir(parents=True)
+        grey = np.asarray(Image.open(image).convert("L"), np.uint16)
+        Image.fromarray(grey * 16).save(root / "scans" / name / "0001.png")
+    make_coco(root / "coco", dataset.images[:2])
     (root / "hosts").write_text("localhost slots=2\n")
 
 
+def make_coco(root: Path, images: Sequence[Path]) -> None:
+    """val2017 with an object in each image, of two categories in turn."""
+    (root / "val2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    table: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
+    for number, (image, name) in enumerate(zip(images, CLASSES), 1):
+        shutil.copy(image, root / "val2017")
+        width, height = Image.open(image).size
+        table["images"].append({"id": number, "file_name": image.name, "width": width, "height": height})
+        outline = [[10, 10, 40, 10, 40, 40]]
+        table["annotations"].append({"id": number, "image_id": number, "category_id": number, "segmentation": outline})
+        table["categories"].append({"id": number, "name": name})
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(table))
+
+
 def write_labels(root: Path, classes: Sequence[str]) -> None:
-    """labels.csv of the photos and archive.csv of the archive, each image with one of these classes."""
-    for folder, table in (("photos", "labels.csv"), ("archive", "archive.csv")):
-        names = [path.name for path in sorted((root / folder).iterdir())]
-        rows = [f"{name},{classes[index % len(classes)]}" for index, name in enumerate(names)]
-        (root / table).write_text("\n".join(["image,labels", *rows]) + "\n")
+    """labels.csv of the photos, each with one of these classes."""
+    photos = root / "photos"
+    names = [path.relative_to(photos) for path in sorted(photos.rglob("*.jpg"))]
+    rows = [f"{name},{classes[index % len(classes)]}" for index, name in enumerate(names)]
+    (root / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
 
 
 def small_values(recipe: Recipe) -> dict[str, Any]:

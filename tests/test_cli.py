@@ -85,7 +85,7 @@ def test_a_run_without_recipe_looks_at_the_data_first(tmp_path, capsys):
     command = ["run", "--data", str(folder), "--out", str(tmp_path / "out")]
     assert main(command) == 2  # there is no image in it
     output = capsys.readouterr()
-    assert output.out == "" and f"{folder}: no image labels: neither" in output.err
+    assert output.out == "" and f"{folder}: names no image" in output.err
     (folder / "JPEGImages").mkdir()
     assert main(command) == 2
     assert "no list 'train'" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -159,7 +159,8 @@ def test_formats_and_decoders_are_counted_the_most_frequent_first(tmp_path):
     ]  # fmt: skip
     assert list(report.decoders.items()) == [("dali", 3), ("imagecodecs", 1), ("pillow", 1)]
     lines = format_report(report).splitlines()
-    assert lines[1:4] == [
+    assert lines[1:5] == [
+        "labels: none",
         "formats: PNG RGB 8 bit (2), JPEG L 8 bit (1), PNG L 16 bit (1), PNG RGBA 8 bit (1)",
         "decoders: dali (3), imagecodecs (1), pillow (1)",
         "sizes: all 40 x 30",
@@ -185,13 +186,30 @@ def test_what_cannot_be_read_is_not_counted(tmp_path):
         (root / "JPEGImages" / f"{name}.jpg").write_bytes(b"")
     report = check_dataset(open_dataset(DataConfig(str(root), "train")))
     assert report.formats == report.sizes == report.decoders == {} and report.errors == 2
-    assert format_report(report).splitlines()[1].split() == ["aeroplane", "0", "images"]
+    assert format_report(report).splitlines()[2].split() == ["aeroplane", "0", "images"]
 
 
 def test_without_labels_there_are_no_counts(spoiled, capsys):
     save_list(spoiled, "fine", "good", "no-labels")
     code, out, _ = check(capsys, "--data", spoiled, "--list", "fine", "--labels", "none")
-    assert code == 0 and "no image labels" in out
+    assert code == 0 and "\nlabels: none\n" in out and " cat " not in out
+
+
+def test_where_the_labels_are_from_and_the_range_of_deep_images_are_said(tmp_path, capsys):
+    root, report = tmp_path / "photos", tmp_path / "report.json"
+    for name, values in {"cat/a.png": (100, 612), "background/b.png": (0, 100)}.items():
+        (root / name).parent.mkdir(parents=True)
+        Image.fromarray(np.tile(np.linspace(*values, 40).round().astype(np.uint16), (30, 1))).save(root / name)
+    code, out, _ = check(capsys, "--data", root, "--range", "0.5,4095")
+    assert code == 0 and out.splitlines()[1] == "labels: folder per class, 1 class"
+    assert "\nrange of deep images: 0.5 to 4095\n" in out
+    code, out, _ = check(capsys, "--data", root, "--json", report)
+    saved = json.loads(report.read_text())
+    assert f"\nrange of deep images: {saved['range'][0]:.10g} to {saved['range'][1]:.10g}\n" in out
+    assert saved["labelled_by"] == "labels: folder per class, 1 class"
+    assert saved["range"] == pytest.approx([0, 612], abs=5)
+    _, out, _ = check(capsys, "--data", root, "--range", "full")
+    assert "range of" not in out
 
 
 @pytest.mark.parametrize("arguments, word", [

@@ -51,8 +51,10 @@ def test_background_and_ignore_are_no_classes(tmp_path, content):
     file = tmp_path / "classes.txt"
     file.write_text(content, encoding="utf-8", newline="")
     value = 255 if "gnore" in content else 0
-    with pytest.raises(UserError, match=f"is no class: masks hold {value} for it; take it off the list"):
+    with pytest.raises(UserError, match=f"is no class: masks hold {value} for it; give --classes the others"):
         parse_classes(file)
+    with pytest.raises(UserError, match="--classes: 'background' is no class: masks hold 0 for it; take it off the"):
+        parse_classes("cat,background")
 
 
 def test_names_that_hold_background_are_classes():

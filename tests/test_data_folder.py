@@ -97,33 +97,55 @@ def test_a_folder_that_cannot_be_read_is_named(photos, monkeypatch, code, where,
 # Other formats
 
 
-def test_images_of_other_formats_beside_jpegs_are_counted_and_named(photos, capsys):
+def test_files_of_formats_that_are_not_read_are_counted_and_named(photos, capsys):
     save_image(photos / "b.PNG", format="PNG")
     save_image(photos / "sub" / "c.webp")
-    (photos / "d.HEIC").write_bytes(b"")
-    (photos / "notes.txt").write_text("no image")
+    for name in ("d.HEIC", "sub/f.dcm", "g.czi", "a.nef", "notes.txt"):  # a.nef: another form of a.jpg
+        (photos / name).write_bytes(b"")
     (photos / "e.jfif").write_bytes((photos / "a.jpg").read_bytes())  # JPEG by another suffix
-    assert opened(photos).ids == ("a", "e")
+    assert opened(photos).ids == ("a", "b", "e", "sub/c")
     report = photos.parent / "report.json"
     assert cli.main(["data", "check", "--data", str(photos), "--labels", "none", "--json", str(report)]) == 0
     out = capsys.readouterr().out
     assert "warning: file of another format, not used: 3" in out and "0 errors, 3 warnings" in out
-    assert [problem["id"] for problem in json.loads(report.read_text())["problems"]] == [
-        "b.PNG",
-        "d.HEIC",
-        "sub/c.webp",
-    ]
+    assert [problem["id"] for problem in json.loads(report.read_text())["problems"]] == ["d.HEIC", "g.czi", "sub/f.dcm"]
 
 
-def test_masks_are_no_images_of_another_format(photos):
-    save_image(photos / "b.jpg")
-    for name in ("SegmentationClass/a.png", "SegmentationClass/other.png", "truth/a.png", "b.png"):
-        path = photos / name
-        path.parent.mkdir(exist_ok=True)
-        write_mask(path, np.zeros(SIZE[::-1], np.uint8))
-    assert set(left_out(photos)) == {("truth/a.png", "other-format")}
-    assert set(left_out(photos, masks="truth")) == {(f"SegmentationClass/{name}.png", "other-format")
-                                                    for name in ("a", "other")}  # fmt: skip
+# Masks
+
+
+def save_masks(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_mask(root / name, np.zeros(SIZE[::-1], np.uint8))
+
+
+def test_masks_are_no_images(photos):
+    save_masks(photos, "SegmentationClass/a.png", "SegmentationClass/other.png", "truth/a.png")
+    whole = opened(photos)
+    assert whole.ids == ("a", "truth/a") and whole.masks == (photos / "SegmentationClass" / "a.png", None)
+    assert whole.left_out == ()  # the folder is in use
+    scored = opened(photos, masks="truth")
+    assert scored.ids == ("a",) and scored.masks == (photos / "truth" / "a.png",)
+
+
+@pytest.mark.parametrize("name", ["SegmentationClass", "SegmentationObject", "masks", "Mask", "sub/mask"])
+def test_a_folder_of_masks_that_is_not_in_use_is_named(photos, name):
+    save_masks(photos, "truth/a.png", f"{name}/other.png")
+    assert opened(photos, masks="truth").ids == ("a",)
+    [((id, kind), message)] = left_out(photos, masks="truth").items()
+    assert (id, kind) == (name, "left-out") and "a folder of masks by its name: name it with --masks" in message
+    save_masks(photos, f"{name}/a.png")
+    assert left_out(photos, masks=name) == {} and opened(photos, masks=name).ids == ("a", "truth/a")
+
+
+def test_a_mask_beside_its_image_is_told_where_to_go(photos):
+    save_masks(photos, "a.png")
+    message = refused(root=photos, labels="none")
+    assert f"{photos}/a.jpg and {photos}/a.png have the same id 'a'" in message
+    assert "if the PNG is the mask of the other, move it into a folder of its own and give that as --masks" in message
+    (photos / "a.png").rename(photos / "a.bmp")
+    assert "--masks" not in refused(root=photos, labels="none")
 
 
 def test_every_command_says_once_what_of_a_folder_it_does_not_use(photos, capsys, monkeypatch):
@@ -133,10 +155,10 @@ def test_every_command_says_once_what_of_a_folder_it_does_not_use(photos, capsys
     dataset_from_arguments(arguments)
     assert capsys.readouterr().err == ""
     for name in "wxyz":
-        (photos / f"{name}.png").write_bytes(b"")
+        (photos / f"{name}.heic").write_bytes(b"")
     dataset_from_arguments(arguments)
     said = capsys.readouterr().err
-    assert "4 files or folders in it are not used (w.png, x.png, y.png, ...)" in said and said.count("\n") == 1
+    assert "4 files or folders in it are not used (w.heic, x.heic, y.heic, ...)" in said and said.count("\n") == 1
     monkeypatch.setenv("RANK", "1")
     dataset_from_arguments(arguments)
     assert capsys.readouterr().err == ""

@@ -97,6 +97,21 @@ def test_values_without_limits_of_their_own_need_a_range(tmp_path, kind):
     assert np.array_equal(read_pixels(path, (0.0, 255.0)), three(plane))
 
 
+def test_a_range_is_in_the_files_own_values_also_where_white_is_lowest(tmp_path):
+    plane = grey(picture())
+    for kind in ("uint16", "int16", "float32"):
+        path = write(tmp_path, kind, "tif", tiff(plane.astype(kind) + 100, photometric="miniswhite"))
+        assert np.array_equal(read_pixels(path, (100.0, 355.0)), three(255 - plane))
+
+
+def test_a_palette_of_16_bit_numbers_has_colours_of_8(tmp_path):
+    numbers = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    colours = np.arange(3 * 65536, dtype=np.uint16).reshape(3, 65536)
+    path = write(tmp_path, "a", "tif", tiff(numbers, photometric="palette", colormap=colours))
+    assert inspect_image(path).bits == 8
+    assert np.array_equal(read_pixels(path, (0.0, 10.0)), np.moveaxis(colours[:, numbers] >> 8, 0, 2))
+
+
 def test_no_number_is_black_and_infinity_white(tmp_path):
     plane = np.full((8, 8), 0.5, np.float32)
     plane[0, :3] = np.nan, np.inf, -np.inf
@@ -129,6 +144,7 @@ def test_fewer_bits_than_their_words_have_their_own_full_range(tmp_path):
     (np.zeros((16, 16, 5), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}),
     (np.zeros((16, 16, 2), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}),
     (np.zeros((16, 16), np.complex64), {}),
+    (np.zeros((16, 16, 4), np.uint16), {"photometric": "separated"}),
     (np.zeros((4, 16, 16), np.uint8), {"photometric": "minisblack", "volumetric": True, "tile": (4, 16, 16)}),
 ])  # fmt: skip
 def test_channels_that_are_no_colours_are_refused(tmp_path, pixels, options):
@@ -136,6 +152,14 @@ def test_channels_that_are_no_colours_are_refused(tmp_path, pixels, options):
     with pytest.raises(BadImage, match="save") as caught:
         inspect_image(path)
     assert caught.value.kind == "channels"
+
+
+def test_a_ppm_of_16_bits_is_refused(tmp_path):
+    path = write(tmp_path, "a", "ppm", b"P6\n4 4\n65535\n" + bytes(4 * 4 * 6))
+    with pytest.raises(BadImage, match="a PPM of 16 bits.*save it as PNG or TIFF"):
+        inspect_image(path)
+    path.write_bytes(b"P5\n4 4\n4095\n" + bytes([15, 255] * 16))
+    assert read_pixels(path).min() == 255
 
 
 def test_several_pages_are_said(tmp_path):

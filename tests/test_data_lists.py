@@ -123,9 +123,10 @@ def test_a_missing_image_that_is_there_under_another_name_is_found(photos):
     write(photos / "t.txt", b"")
     assert missing(photos, "0001.jpg") == "no such file; 0001.JPG is there: write that name, or rename the file"
     assert "x.jpeg is there" in missing(photos, "x.jpg")
-    assert "y.png is there: convert it to JPEG" in missing(photos, "y.jpg")
-    assert "y.png is there: convert it to JPEG" in missing(photos, "y")
-    assert "z.HEIC is there: convert it to JPEG" in missing(photos, "z")
+    assert "y.png is there: write that name" in missing(photos, "y.jpg")
+    assert listed(photos, "y").images == (photos / "y.png",)  # the usual format first
+    for name in ("z", "z.jpg"):
+        assert missing(photos, name) == "no such file; z.HEIC is there: convert it to PNG or JPEG"
     assert "IMG_2.jpg is there" in missing(photos, "img_2.jpg")
     assert "sub/b.jpg is there" in missing(photos, "sub\\b.jpg")
     assert "sub/b.jpg is there" in missing(photos, "Sub/b.jpg")
@@ -158,11 +159,16 @@ def test_thousands_of_missing_images_cost_one_look_at_the_folder(photos, monkeyp
     assert sum(str(path) == str(photos) for path in seen) <= 1
 
 
-def test_a_voc_layout_with_png_images_says_so(tmp_path, capsys):
-    voc = make_voc(tmp_path / "voc", {"i0": ("cat",)})
-    (voc / "JPEGImages" / "i0.jpg").rename(voc / "JPEGImages" / "i0.png")
+def test_a_voc_layout_may_hold_its_images_in_any_format(tmp_path, capsys):
+    voc = make_voc(tmp_path / "voc", {"i0": ("cat",), "i1": ("cat",), "i2": ("cat",)})
+    for name in ("i0.png", "i1.TIF"):
+        save_image(voc / "JPEGImages" / name)
+        (voc / "JPEGImages" / f"{name[:2]}.jpg").unlink()
+    (voc / "JPEGImages" / "i2.jpg").rename(voc / "JPEGImages" / "i2.heic")
     assert cli.main(["data", "check", "--data", str(voc), "--list", "train", "--classes", "cat"]) == 2
-    assert "i0.jpg: no such file; i0.png is there: convert it to JPEG" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "formats: PNG RGB 8 bit (1), TIFF RGB 8 bit (1)" in out and "1 errors, 0 warnings" in out
+    assert "i2.jpg: no such file; i2.heic is there: convert it to PNG or JPEG" in out
 
 
 # One id for two files

@@ -8,6 +8,7 @@ from data_sets import save_image
 from layout_sets import save_images, shown
 from untrusted import refused
 
+from pplfast.data.classes import ClassList
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.yolo_names import LARGEST, read_yaml_names
 
@@ -163,6 +164,30 @@ def test_numbers_need_not_follow_each_other_and_background_is_no_class(root):
     assert dataset.classes.names == ("bee", "cow", "elk") and shown(dataset)["a"] == {"elk"}
     label(root, "5\n")
     assert "class 5" in refused(root=root, labels="yolo")
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "obj.names", "data.yaml"])
+@pytest.mark.parametrize("first", ["background", "__Background__", "ignore", "none"])
+def test_a_name_that_is_no_class_keeps_its_number(root, name, first):
+    (root / "data.yaml").unlink()
+    names = (first, "bee", "Negative", "cow")
+    (root / name).write_text(f"names: [{', '.join(names)}]" if name == "data.yaml" else "\n".join(names))
+    label(root, "0\n3\n")
+    label(root, "2\n", "labels/train/b.txt")
+    for labels in ("yolo", "auto"):
+        dataset = opened(root, problems := [], labels=labels)
+        assert dataset.classes == ClassList(("bee", "cow"), (1, 2)) and shown(dataset) == {"a": {"cow"}, "b": set()}
+        others = ["objects of no class: 'ignore' (1 image)"] if first == "ignore" else []
+        assert [problem.message for problem in problems] == others
+    assert shown(opened(root, classes="cow"))["a"] == {"cow"}
+
+
+def test_classes_of_a_file_keep_their_values_in_masks_beside_the_background(root):
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("background=0\nbee=7\ncow=9\n")
+    assert opened(root).classes == ClassList(("bee", "cow"), (7, 9)) and shown(opened(root))["a"] == {"bee", "cow"}
+    (root / "classes.txt").write_text("background\nnone\n")
+    assert f"{root}/classes.txt: names no class; give --classes" in refused(root=root, labels="yolo")
 
 
 def test_names_that_yaml_takes_for_something_else_stay_names(root):

@@ -21,6 +21,7 @@ import pplfast
 from pplfast.cli import build_parser
 from pplfast.cli.train import recipe_from_arguments
 from pplfast.models.registry import create
+from pplfast.recipe.suggested import BASE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +37,7 @@ NOT_RUN = {
     r"(DS_ACCELERATOR=cpu )?pplfast launch .*": "several ranks; tests/test_train_runs.py, test_jobs_label.py",
     r"pplfast run .*--(ranks|hostfile) .*": "several ranks; tests/test_run_ranks.py",
     r"pplfast sweep .*": "many trainings; tests/test_sweep_runs.py",
-    r"pplfast run .*--out runs/(photos-long|tuned)\b.*": "the same as runs/photos, with other values",
+    r"pplfast run .*--out runs/(photos-own|tuned)\b.*": "the same as runs/photos, with other values",
     r"pplfast run .*--out runs/voc-own": "the single steps after it do the same",
     r"pplfast train .*--out runs/less-memory": "a training like others",
 }
@@ -86,7 +87,7 @@ def run_page(page: str, work: Path, done: set[str], monkeypatch) -> None:
 
 
 def prepare(page: str, work: Path) -> None:
-    """The data sets that the pages speak of, the CSVs with the classes of this page, and the recipe of the pages."""
+    """The data sets that the pages speak of, a CSV with the classes of this page, and the recipe of the pages."""
     if not (work / "photos").exists():
         docs_work.make_images(work)
         for recipe in own_recipes():
@@ -152,7 +153,10 @@ def check_pplfast(command: Command, words: list[str]) -> None:
         parse(args.arguments, command)
     modules = [str(ROOT / path) for path in command.variables.get("PYTHONPATH", "").split(":") if path]
     with mock.patch.dict(os.environ, command.variables), mock.patch.object(sys, "path", modules + sys.path):
-        recipe = recipe_from_arguments(args) if hasattr(args, "recipe") else None  # its --set have to fit, too
+        recipe = None
+        if hasattr(args, "recipe"):
+            args.recipe = args.recipe or BASE  # what `run` finds for the data are changes of it
+            recipe = recipe_from_arguments(args)  # its --set have to fit, too
         if any(re.fullmatch(pattern, command.text) for pattern in NOT_RUN):
             return
         code = docs_work.run(words, recipe)

@@ -73,6 +73,7 @@ def test_every_part_works_here(diagnosis):
         "kernel patch_pool",
         "kernel cam_fuse",
         "loader",
+        "other images",
         "training",
         "dense CRF",
         "precision auto",

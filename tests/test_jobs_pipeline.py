@@ -160,10 +160,10 @@ def test_an_id_too_long_for_its_output_is_a_bad_image(tmp_path, number):
 def test_an_image_replaced_while_it_is_read_is_tried_again(data, tmp_path, monkeypatch):
     plain = feed.read_encoded
 
-    def swap(path, inspect):
+    def swap(path):
         if path.name == "d.jpg":
             path.write_bytes(jpeg(64, 48))
-        return plain(path, inspect)
+        return plain(path)
 
     monkeypatch.setattr(feed, "read_encoded", swap)
     outcome = run_job(Mean(data), tmp_path / "out", OPTIONS)
@@ -176,10 +176,10 @@ def test_what_is_recorded_of_an_image_is_what_was_read(data, tmp_path, monkeypat
     """Replaced by one of its size between its being looked at and its being read: the next start finds out."""
     plain = feed.read_encoded
 
-    def swap(path, inspect):
+    def swap(path):
         if path.name == "d.jpg":
             replace(path, jpeg(seed=99))
-        return plain(path, inspect)
+        return plain(path)
 
     monkeypatch.setattr(feed, "read_encoded", swap)
     assert run_job(Mean(data), tmp_path / "out", OPTIONS).written == 6

@@ -113,7 +113,7 @@ def test_what_cannot_be_labelled(run, tmp_path):
         ((np.zeros((4, 4)), ["cat"]), r"uint8 array \(H, W, 3\), not float64 \(4, 4\)"),
         ((path, ["cta"]), r"class 'cta': .*; did you mean cat\? \(known: cat, dog, cow\)"),
         ((path, "cat"), r"must be a list of names, \['cat'\]"),
-        ((tmp_path / "none.jpg", ["cat"]), r"none.jpg: cannot be read \(No such file"),
+        ((tmp_path / "none.jpg", ["cat"]), r"none.jpg: no such file; restore it"),
         ((path, None), "made of the image's own classes: give their names"),
     ):
         with pytest.raises(UserError, match=message):

@@ -54,9 +54,9 @@ def dataset(tmp_path, monkeypatch):
     claim(found.images[2], 13000, 13000)
     assert inspect_image(found.images[2]).width == 13000
 
-    def read_encoded(path, inspect):
+    def read_encoded(path):
         assert path.stem != "im2", "an image that is too large is not read"
-        return read(path, inspect)
+        return read(path)
 
     monkeypatch.setattr(feed, "read_encoded", read_encoded)
     return found

@@ -205,15 +205,15 @@ def test_a_large_picture_is_refused_before_it_is_decoded(tmp_path):
     data[at + 5 : at + 9] = struct.pack(">HH", 8000, 8000)
     (tmp_path / "a.jpg").write_bytes(data)
     with pytest.raises(UserError, match="progressive"):
-        read_photo(tmp_path / "a.jpg")
+        read_photo(tmp_path / "a.jpg", None)
     data[at + 5 : at + 9] = struct.pack(">HH", 9500, 9500)
     (tmp_path / "a.jpg").write_bytes(data)
     with pytest.raises(UserError, match="9500 x 9500 is too large"):
-        read_photo(tmp_path / "a.jpg")
+        read_photo(tmp_path / "a.jpg", None)
     Image.new("RGB", (64, 64)).save(tmp_path / "b.jpg")
     Image.new("L", (9000, 9000)).save(tmp_path / "b.png", compress_level=1)
     with pytest.raises(UserError, match="9000 x 9000, while its image is 64 x 64"):
-        label_map(tmp_path / "b.png", read_photo(tmp_path / "b.jpg"))
+        label_map(tmp_path / "b.png", read_photo(tmp_path / "b.jpg", None))
 
 
 def test_large_files_take_little_memory(tmp_path, monkeypatch):

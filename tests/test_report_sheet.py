@@ -19,6 +19,7 @@ from pplfast import cli
 from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
+from pplfast.report.document import document
 from pplfast.report.sheet import check_place, spread, write_sheet
 
 NAMES = ("cat", "dog", "gnu")
@@ -56,6 +57,14 @@ def test_each_class_shows_its_images_with_all_their_labels(tmp_path):
         "No class of the list 1 image": [["sub/03.jpg"]],
     }
     assert "Classes without an image: gnu." in text and "photos/&lt;list&gt;</b>, 5 images" in text
+
+
+def test_the_sheet_has_the_head_of_every_page_and_one_style_sheet_more(tmp_path):
+    text = sheet(make_set(tmp_path, ["c"]), tmp_path)
+    plain = document("Images of photos/<list>", [])
+    styles = re.findall(r"<style>.*?</style>", text, re.DOTALL)
+    assert len(styles) == 2 and "Of the contact sheet" in styles[1]
+    assert text.partition("<body>")[0] == plain.partition("<body>")[0].replace(styles[0], "".join(styles))
 
 
 def test_of_many_images_the_first_the_last_and_those_between_are_shown(tmp_path):

@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from data_sets import make_voc
 
 from pplfast.cluster.ranks import Ranks
-from pplfast.data.dataset import DataConfig
+from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.errors import UserError
 from pplfast.files import check_inside
 from pplfast.recipe import Recipe
-from pplfast.run.config import RunConfig
+from pplfast.run.config import RunConfig, absolute
 from pplfast.run.record import read_record
 from pplfast.run.steps import Steps
 from pplfast.run.variant import output_files
@@ -27,6 +28,42 @@ def test_a_run_does_not_write_or_delete_through_a_link(tmp_path, name):
     config = RunConfig(DataConfig("x"), DataConfig("x"), Recipe(name="x"), ("ppl",), out, 1)
     with pytest.raises(UserError, match=f"run/{name}: a symbolic link leads out of"):
         check_inside(out, output_files(config))
+
+
+def test_the_data_set_of_a_record_is_found_from_any_working_folder(tmp_path, monkeypatch):
+    root, here = make_voc(tmp_path / "voc", {"a": ("cat",)}), tmp_path / "here"
+    (here / "truth").mkdir(parents=True)
+    for name in ("train.txt", "mine.csv", "classes.lst"):
+        (here / name).touch()
+    monkeypatch.chdir(here)
+    given = DataConfig("../voc", "train.txt", "mine.csv", "classes.lst", "truth")
+    held = DataConfig(str(root), *(str(here / name) for name in ("train.txt", "mine.csv", "classes.lst", "truth")))
+    assert absolute(given) == held
+    monkeypatch.chdir("/")
+    assert absolute(held) == held
+
+
+def test_what_is_no_path_stays_a_word_whatever_the_working_folder_holds(tmp_path, monkeypatch):
+    """Lists of the data set by name, layouts of labels, names of classes, a folder of masks in the data set."""
+    root, here = make_voc(tmp_path / "voc", {"a": ("cat",)}), tmp_path / "here"
+    for name in ("yolo", "folders", "xml", "auto", "none", "cat", "train", "0,255", "full", "SegmentationClass"):
+        (here / name).mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for labels in ("yolo", "folders", "xml", "auto", "none"):
+        config = DataConfig(str(root), "train", labels, "cat", "SegmentationClass", range="0,255")
+        assert absolute(config) == config
+        (here / labels).rmdir()
+        (here / labels).touch()
+        assert absolute(config) == config
+    (here / "train").rmdir()
+    (here / "train").touch()
+    assert absolute(config) == config and open_dataset(DataConfig(str(root), "train")).ids == ("a",)
+
+
+def test_names_of_many_classes_are_no_path(tmp_path):
+    """80 of COCO are longer than any file's name may be."""
+    config = DataConfig(str(tmp_path), classes=",".join(f"class {number}" for number in range(80)))
+    assert absolute(config) == config
 
 
 FINISHED = {"settings": {}, "done": True, "values": {}, "seconds": 1.0, "stamp": "1764170000.000000"}

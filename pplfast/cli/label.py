@@ -17,7 +17,7 @@ from pplfast.cli.machine import (
     jobs_from_arguments,
     say_outcome,
 )
-from pplfast.cli.model import dataset_of_model, find_model
+from pplfast.cli.model import dataset_of_model, find_model, take_range
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.recorded import say_settings, scales_text
 from pplfast.data.options import OWN_CLASSES, RARE, add_data_arguments, dataset_from_arguments
@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
 def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple[float, float] | None) -> int:
     from pplfast.evaluate import evaluate_cams
 
+    take_range(args, Path(args.cams) / "settings.json")
     dataset = dataset_from_arguments(args, args.out)
     kind, value = args.background or LabelConfig().background, args.value
     if kind == "alpha" and value is None:

@@ -56,18 +56,18 @@ def take_classes(args: argparse.Namespace, folder: Path, kind: Kind) -> None:
         args.classes = as_option(classes)
 
 
-def take_range(args: argparse.Namespace, folder: Path, kind: Kind) -> None:
-    """Let --range be that which the network was trained with, unless the option says another."""
+def take_range(args: argparse.Namespace, file: Path) -> None:
+    """Let --range be that of what comes before, unless the option says another: nothing is measured on other images
+    than those of the training. file: the JSON beside a network, or the settings of a folder of CAMs."""
     from pplfast.data.value_range import range_text, recorded_range
     from pplfast.files import read_json
 
-    file = folder / f"{kind.name}.json"
+    if args.range != AUTO or not file.is_file():
+        return
     try:
-        values = recorded_range(read_json(file).get("range"))
-    except (TypeError, ValueError):
-        raise UserError(f"{file}: its range is not two numbers; train again with `{kind.command}`") from None
-    if values is not None and args.range == AUTO:
-        args.range = range_text(values)
+        args.range = range_text(recorded_range(read_json(file).get("range")))
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(f"{file}: its range is not two numbers; make it again, or give --range") from None
 
 
 def _own_list(args: argparse.Namespace) -> Path:
@@ -78,7 +78,7 @@ def dataset_of_model(args: argparse.Namespace, folder: Path, kind: Kind) -> "Dat
     """The data set of the arguments, with the classes of the network as in `take_classes`. Raises UserError where
     others are said, with both lists."""
     take_classes(args, folder, kind)
-    take_range(args, folder, kind)
+    take_range(args, folder / f"{kind.name}.json")
     _check_classes(args, folder, kind)
     return dataset_from_arguments(args, args.out)
 

@@ -13,7 +13,7 @@ from pplfast.cli.machine import (
     job_options,
     say_outcome,
 )
-from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model, take_classes
+from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model, take_classes, take_range
 from pplfast.cli.recorded import say_settings
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     folder = find_model(args.model, CLASSIFIER)
     take_classes(args, folder, CLASSIFIER)
+    take_range(args, folder / f"{CLASSIFIER.name}.json")
 
     def train(recipe: Recipe, dataset: "Dataset", options: "TrainOptions") -> "TrainResult":
         from pplfast.train import load_classifier

@@ -44,7 +44,7 @@ KINDS = {
     "mask-no-class": "mask without the value of any class",
     "large": "image that takes much memory",
     "other-format": "file of another format, not used",
-    "left-out": "link or folder left out",
+    "left-out": "image, link or folder left out",
 }
 
 
@@ -62,6 +62,8 @@ class CheckReport:
     name: str
     images: int
     masks: int
+    labelled_by: str  # `Dataset.labelled_by`: where the labels are from, in words
+    values: Values | None  # `Dataset.values`: of images deeper than 8 bits, what becomes black and white
     formats: dict[str, int]  # images by `ImageInfo.kind`, the most frequent first; of those whose header can be read
     sizes: dict[str, tuple[int, int]]  # (width, height) of the smallest, median and largest by pixels; {} without any
     decoders: dict[str, int]  # images by `ImageInfo.decoder`
@@ -83,6 +85,8 @@ class CheckReport:
             "name": self.name,
             "images": self.images,
             "masks": self.masks,
+            "labelled_by": self.labelled_by,
+            "range": self.values,
             "formats": self.formats,
             "sizes": self.sizes,
             "decoders": self.decoders,
@@ -138,6 +142,8 @@ def check_dataset(
         name=dataset.name,
         images=len(dataset),
         masks=sum(mask is not None for mask in dataset.masks),
+        labelled_by=dataset.labelled_by,
+        values=dataset.values,
         formats=_by_frequency(formats),
         sizes=_extremes(sizes),
         decoders=_by_frequency(decoders),
@@ -219,6 +225,8 @@ def _conversions(id: str, path: Path, info: ImageInfo) -> Iterator[Problem]:
         yield Problem(id, path, "grey", NOTE, "grey; used as RGB with three equal channels")
     if info.alpha:
         yield Problem(id, path, "converted", WARNING, "transparent parts are shown on white")
+    if info.mode == "RGBX":
+        yield Problem(id, path, "converted", WARNING, "its fourth channel is no transparency, and is left out")
     if info.mode == "CMYK":
         yield Problem(id, path, "converted", WARNING, "CMYK, converted to RGB without its colour profile")
     if info.frames > 1:
@@ -297,12 +305,16 @@ def unusable(path: Path, values: Values | None) -> str:
 
 
 def _figures(report: CheckReport) -> Iterator[str]:
-    """Lines on the images whose header can be read."""
+    """Lines on the labels, and on the images whose header can be read."""
+    if report.labelled_by:
+        yield report.labelled_by
     if report.sizes:
         smallest, median, largest = (f"{width} x {height}" for width, height in report.sizes.values())
         yield f"formats: {_listed(report.formats)}"
         yield f"decoders: {_listed(report.decoders)}"
         yield f"sizes: {smallest} to {largest}, median {median}" if smallest != largest else f"sizes: all {median}"
+    if report.values is not None:
+        yield "range of deep images: {:.10g} to {:.10g}".format(*report.values)
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -312,9 +324,7 @@ def _listed(counts: dict[str, int]) -> str:
 def format_report(report: CheckReport) -> str:
     """The report as text: images per class, problems of the whole data set, then those of images, grouped by kind."""
     lines = [f"{report.name}: {report.images} images, {report.masks} with a mask", *_figures(report)]
-    if report.counts is None:
-        lines.append("no image labels")
-    else:
+    if report.counts is not None:
         width = max(map(len, report.counts))
         lines += [f"  {name:<{width}}  {count:>7} images" for name, count in report.counts.items()]
     lines += [one_line(f"warning: {remark}") for remark in report.remarks]

@@ -16,6 +16,7 @@ IGNORE = 255
 
 _RESERVED = {"ignore": IGNORE, "background": BACKGROUND}  # names that class files have for values of every mask
 _NO_CLASS = ("background", "none", "negative", "negatives")  # labels of an image with none of the classes
+_OPTION = "--classes"
 _CVAT = re.compile(r"([^:]+):[\d,\s]*:[^:]*:[^:]*")  # a line of its labelmap.txt: name:colour:parts:actions
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:,.)]\s*|\s+)\S")
 
@@ -50,14 +51,18 @@ class ClassList:
 VOC = ClassList(VOC_NAMES, tuple(range(1, 21)))
 
 
-def parse_classes(text_or_file: StrPath) -> ClassList:
+def parse_classes(text_or_file: StrPath, numbered: bool = False) -> ClassList:
     """Classes from "cat,dog", from "bus=6,car=7" (name=value in masks), or from a file with one of these per line,
     or from CVAT's labelmap.txt.
 
     Without values, a list of VOC names gets VOC's values; any other list 1, 2, ... in its order. UserError names what
-    cannot be a class, as the background: in masks it has its value already.
+    cannot be a class, as the background: in masks it has its value already. numbered: such lines are passed over, as
+    the place of each counts in YOLO's labels, so that none can be taken off.
     """
     entries, source = _entries(text_or_file)
+    if numbered:
+        entries = [entry for entry in entries if can_be_class(entry.partition("=")[0])]
+        _check_any(entries, source)
     if not any("=" in entry for entry in entries):
         _check_numbers(entries, source)
     return _build(entries, source)
@@ -71,8 +76,7 @@ def states_values(text_or_file: StrPath) -> bool:
 def named_classes(names: Sequence[str], source: str) -> ClassList:
     """Classes by the names that labels have for them, with values as `parse_classes` gives them. UserError, which names
     the source, for what cannot be a class."""
-    if not names:
-        raise UserError(f"{source}: names no class; give --classes")
+    _check_any(names, source)
     if (bad := next((name for name in names if "=" in name), None)) is not None:
         raise UserError(f"{source}: class name {quoted(bad)} holds '='; rename it")
     return _build(names, source)
@@ -83,9 +87,19 @@ def means_no_class(name: str) -> bool:
     return name.strip("_ ").lower() in _NO_CLASS
 
 
+def can_be_class(name: str) -> bool:
+    """Whether it is neither a label of images with none of the classes nor the name of a value of every mask."""
+    return not means_no_class(name) and _reserved(name) is None
+
+
+def _check_any(names: Sequence[str], source: str) -> None:
+    if not names:
+        raise UserError(f"{source}: names no class; give --classes")
+
+
 def _entries(text_or_file: StrPath) -> tuple[list[str], str]:
     """Names, or names and values, and where they are from."""
-    text, source = os.fspath(text_or_file), "--classes"
+    text, source = os.fspath(text_or_file), _OPTION
     if isinstance(text_or_file, os.PathLike) or os.path.isfile(text):
         source = text
         try:
@@ -117,7 +131,9 @@ def _build(entries: Sequence[str], source: str) -> ClassList:
         raise UserError(f"{source}: {len(names)} classes; masks have room for {IGNORE - 1}")
     for name in names:
         if (value := _reserved(name)) is not None:
-            raise UserError(f"{source}: {quoted(name)} is no class: masks hold {value} for it; take it off the list")
+            # A line less in a file of YOLO's would give all classes below it another number.
+            remedy = "take it off the list" if source == _OPTION else "give --classes the others"
+            raise UserError(f"{source}: {quoted(name)} is no class: masks hold {value} for it; {remedy}")
         if reason := _fault(name, names):
             raise UserError(f"{source}: class name {quoted(name)} {reason}; rename it")
     if with_value:

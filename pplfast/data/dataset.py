@@ -92,7 +92,7 @@ class DataConfig:
 
 
 def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> Dataset:
-    """Read the list and the labels of a data set: a folder in VOC's layout, or any folder of JPEG images.
+    """Read the list and the labels of a data set: a folder in VOC's layout, or any folder of images.
 
     UserError names what is wrong. With `problems`, faults of single images (labels missing or unreadable) are
     appended there instead, and those images get a row of zeros; without it, the first one raises.

@@ -112,11 +112,13 @@ def _rgb(pixels: NDArray[Any], info: ImageInfo, low: float, high: float) -> UInt
         colours = to_8_bit(colours, low, high)
         if alpha is not None:
             alpha = to_8_bit(alpha, 0.0, 2.0**info.bits - 1 if info.sample == "uint" else 1.0)
+    if colours.dtype == bool:
+        colours = colours.astype(np.uint8) * 255
     if alpha is not None:
         share = alpha[:, :, None].astype(np.uint16)
         colours = ((colours * share + BEHIND * (255 - share) + 127) // 255).astype(np.uint8)
-    if colours.dtype == bool:
-        colours = colours.astype(np.uint8) * 255
+    if info.inverted:
+        colours = 255 - colours
     return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)), np.uint8)
 
 

@@ -40,7 +40,7 @@ def read_header(file: BinaryIO, format: str) -> ImageInfo:
         decoder = PILLOW if format == "PPM" else IMAGECODECS
     else:
         decoder = DALI if plain and (format != "BMP" or _is_plain_bmp(head)) else PILLOW
-    return ImageInfo(*image.size, mode, turn, format, bits, "uint", frames, alpha, decoder)
+    return ImageInfo(*image.size, mode, turn, format, bits, "uint", frames, alpha, decoder=decoder)
 
 
 def _depth(head: bytes, image: Image.Image, file: BinaryIO) -> tuple[int, str]:
@@ -51,9 +51,18 @@ def _depth(head: bytes, image: Image.Image, file: BinaryIO) -> tuple[int, str]:
     if image.format == "JPEG2000":
         bits = _jpeg2000_bits(file)
         return bits, "L" if mode.startswith("I") else mode
+    if image.format == "PPM" and mode == "RGB" and _largest(image) > 255:
+        raise BadImage("channels", "a PPM of 16 bits, of which no library here reads all; save it as PNG or TIFF")
     if mode in ("I", "I;16", "I;16B"):  # of a PGM
         return 16, "L"
     return 8, mode
+
+
+def _largest(image: Image.Image) -> int:
+    """The value that a PNM has for white."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else None
+    return int(arguments[1]) if isinstance(arguments, tuple) else 255
 
 
 def _jpeg2000_bits(file: BinaryIO) -> int:

@@ -19,18 +19,21 @@ class ImageInfo:
 
     width: int
     height: int
-    mode: str  # Pillow's word for its channels: "L", "RGB", "LA", "RGBA", "P", "CMYK", "1"
+    mode: str  # Pillow's word for its channels: "L", "RGB", "LA", "RGBA", "RGBX", "P", "CMYK", "1"
     orientation: int = 1  # EXIF; 1 is upright
     format: str = "JPEG"  # Pillow's word
     bits: int = 8  # of a channel
     sample: str = "uint"  # of a channel: "uint", "int" or "float"
     frames: int = 1  # 2: two or more, of which the first is used
     alpha: bool = False  # parts of it are transparent, or may be
+    inverted: bool = False  # its lowest value is white
     decoder: str = DALI
 
     @property
     def kind(self) -> str:
         """Format, mode and depth in words, like "PNG RGB 8 bit"."""
+        if self.mode == "1":
+            return f"{self.format} 1 bit"
         return f"{self.format} {self.mode} {self.bits} bit{'' if self.sample == 'uint' else f' {self.sample}'}"
 
     @property

@@ -20,7 +20,8 @@ from pplfast.reading import open_regular
 
 __all__ = ["BadImage", "ImageInfo", "inspect_file", "inspect_image", "open_image_file", "usable_image"]
 
-_BY_SUFFIX = {".png": "PNG", ".webp": "WebP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".gif": "GIF"}
+_BY_SUFFIX = {".png": "PNG", ".webp": "WebP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".gif": "GIF",
+              ".jp2": "JPEG 2000", ".pgm": "PGM", ".ppm": "PPM"}  # fmt: skip
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def open_labels(config: "DataConfig", scan: Scan) -> Labels | None:
     if kind == NONE:
         return None
     source = classes_source(config)
-    classes = parse_classes(source) if source else None
+    classes = parse_classes(source, numbered=kind == YOLO and not config.classes) if source else None
     if kind == XML:
         return XmlLabels(scan, path, classes or VOC, config.difficult)
     if kind == ".npy":

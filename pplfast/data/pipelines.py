@@ -128,7 +128,7 @@ def _values(name: str, ndim: int, dtype: types.DALIDataType = types.FLOAT) -> Da
 
 
 class Decoder:
-    """Decodes JPEGs batch by batch. A bad one costs its own result only."""
+    """Decodes images batch by batch. A bad one costs its own result only."""
 
     def __init__(self, batch_size: int, threads: int, device: torch.device) -> None:
         self._options = pipeline_options(batch_size, threads, device)

@@ -60,12 +60,13 @@ def read_tiff_header(file: BinaryIO) -> ImageInfo:
             sample,
             1 + several,
             alpha,
+            page.photometric == _MIN_IS_WHITE,
             DALI if plain else TIFFFILE,
         )
 
 
 def read_tiff(file: BinaryIO, info: ImageInfo) -> NDArray[Any]:
-    """(H, W) or (H, W, channels) in the file's own values; palettes are applied, and black is the lowest value.
+    """(H, W) or (H, W, channels) in the file's own values, of fewer than 8 bits brought to 8; palettes are applied.
 
     info: of `read_tiff_header`, which has refused all that is larger than the file can hold.
     """
@@ -80,16 +81,7 @@ def read_tiff(file: BinaryIO, info: ImageInfo) -> NDArray[Any]:
             pixels = pixels[:, :, 0]
         if page.bitspersample < 8:
             pixels = (pixels.astype(np.uint16) * 255 // (2**page.bitspersample - 1)).astype(np.uint8)
-        if page.photometric == _MIN_IS_WHITE:
-            pixels = _inverted(pixels, info)
         return pixels
-
-
-def _inverted(pixels: NDArray[Any], info: ImageInfo) -> NDArray[Any]:
-    if info.sample != "uint":
-        return -pixels
-    inverted: NDArray[Any] = (2**info.bits - 1) - pixels
-    return inverted
 
 
 def _coloured(indices: NDArray[Any], page: Any) -> NDArray[Any]:
@@ -108,11 +100,11 @@ def _mode(page: Any) -> tuple[str, bool]:
         raise BadImage("channels", "a volume of several layers; save each layer as an image")
     if page.photometric == _PALETTE and channels == 1:
         return "P", False
-    if page.photometric == _SEPARATED and channels == 4:
+    if page.photometric == _SEPARATED and channels == 4 and page.bitspersample == 8:
         return "CMYK", False
     colours = (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB)
     if page.photometric in colours or (page.photometric == _YCBCR and page.compression == _JPEG):
-        known = {1: "L", 2: "LA" if alpha else "", 3: "RGB", 4: "RGBA" if alpha else "RGB"}  # of RGB and infrared, RGB
+        known = {1: "L", 2: "LA" if alpha else "", 3: "RGB", 4: "RGBA" if alpha else "RGBX"}  # X: infrared, ...
         if mode := known.get(channels, ""):
             return "1" if page.bitspersample == 1 and mode == "L" else mode, alpha
     what = f"{channels} channels that are no colours (photometric {int(page.photometric)})"
@@ -123,7 +115,8 @@ def _depth(page: Any) -> tuple[int, str]:
     sample = _SAMPLES.get(int(page.sampleformat), "")
     if not sample or not isinstance(page.bitspersample, int) or page.dtype is None:
         raise BadImage("channels", "holds complex numbers or bits of different channels; save it as RGB or grey")
-    return max(8, page.bitspersample), sample
+    bits = 8 if page.photometric == _PALETTE else page.bitspersample  # of the colours, not of their numbers
+    return max(8, bits), sample
 
 
 def _check_end(page: Any, size: int) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from pplfast.arrays import UInt8Array
-from pplfast.data.classes import ClassList, means_no_class, named_classes
+from pplfast.data.classes import ClassList, can_be_class, means_no_class, named_classes
 from pplfast.data.labels import Fault
 from pplfast.data.listing import ListEntry, Listing, Scan
 from pplfast.data.other_names import OtherNames
@@ -126,4 +126,4 @@ def _numbered(classes: ClassList | None) -> dict[int, str]:
 
 
 def _all_classes(names: dict[int, str], source: Path) -> ClassList:
-    return named_classes([name for _, name in sorted(names.items()) if not means_no_class(name)], str(source))
+    return named_classes([name for _, name in sorted(names.items()) if can_be_class(name)], str(source))

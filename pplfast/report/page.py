@@ -1,31 +1,19 @@
 """The report's page: sections as markup, from what view.py has read."""
 
 import json
-from importlib import resources
 
 from pplfast.report.charts import Series, line_chart, smooth, table
+from pplfast.report.document import document
 from pplfast.report.facts import facts_section, warnings
 from pplfast.report.gallery import gallery
-from pplfast.report.markup import NOTHING, Child, Markup, element, join, stylesheet
+from pplfast.report.markup import NOTHING, Child, Markup, element, join
 from pplfast.report.tables import class_table, delta, duration, scored, summary_table, times_table
 from pplfast.report.view import CAMS, RunView, VariantView
 from pplfast.steps import LABELS
 
-# The browser, too, runs no script and fetches nothing.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
 
 def page(view: RunView, images: int) -> str:
     """The whole document. It refers to nothing outside itself."""
-    style = resources.files("pplfast.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("title", f"pplfast: {view.recipe_name} on {view.val.name}"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        stylesheet(style),
-    )
     sections = [
         _header(view),
         warnings(view),
@@ -38,8 +26,7 @@ def page(view: RunView, images: int) -> str:
         times_table(view),
         _settings(view),
     ]
-    body = element("body", element("main", "\n", join(sections, "\n"), "\n"))
-    return f"<!doctype html>\n{element('html', head, Markup(chr(10)), body, lang='en')}\n"
+    return document(f"pplfast: {view.recipe_name} on {view.val.name}", sections)
 
 
 def _header(view: RunView) -> Markup:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,9 @@ from pplfast.arrays import IntArray
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import is_output, write_text
+from pplfast.report.document import document
 from pplfast.report.images import data_uri, display_palette, read_photo
-from pplfast.report.markup import NOTHING, Markup, element, join, stylesheet
-from pplfast.report.page import POLICY
+from pplfast.report.markup import NOTHING, Markup, element, join
 
 PER_CLASS = 5  # images
 UNLABELLED = 20  # images of a data set without labels
@@ -53,7 +52,7 @@ def write_sheet(dataset: Dataset, path: Path, per_class: int = PER_CLASS) -> Pat
     finally:
         pool.shutdown(cancel_futures=True)
     blocks = [_header(dataset, per_class), *(_block(dataset, section, pictures) for section in sections)]
-    write_text(path, _page(f"Images of {dataset.name}", blocks))
+    write_text(path, document(f"Images of {dataset.name}", blocks, "sheet.css"))
     return path
 
 
@@ -130,17 +129,3 @@ def _caption(dataset: Dataset, index: int) -> Markup:
         own = np.flatnonzero(dataset.labels[index]).tolist()
         labels = element("div", *(_class_key(dataset, column) for column in own), css="legend")
     return element("figcaption", labels, element("div", _name(dataset, index)))
-
-
-def _page(title: str, blocks: list[Markup]) -> str:
-    styles = resources.files("pplfast.report")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("title", title),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        *(stylesheet(styles.joinpath(name).read_text(encoding="utf-8")) for name in ("style.css", "sheet.css")),
-    )
-    body = element("body", element("main", "\n", join(blocks, "\n"), "\n"))
-    return f"<!doctype html>\n{element('html', head, Markup(chr(10)), body, lang='en')}\n"

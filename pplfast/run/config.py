@@ -90,7 +90,7 @@ def with_range(config: RunConfig) -> RunConfig:
 
 
 def _recorded_range(config: RunConfig) -> str:
-    """"" where the folder holds no run of this data set yet. What is damaged there is named elsewhere."""
+    """ "" where the folder holds no run of this data set yet. What is damaged there is named elsewhere."""
     try:
         data = read_json(config.out / "run.json")["data"]["train"]
         same = data["root"] == absolute(config.train).root and data["list"] == absolute(config.train).list
