@@ -78,65 +78,103 @@ LOSSLESS: dict[str, Form] = {
     "TIFF strips": ("tif", "dali", lambda p: tiff(p, photometric="rgb", rowsperstrip=8), lambda p: p),
     "TIFF LZW": ("tiff", "dali", lambda p: tiff(p, photometric="rgb", compression="lzw"), lambda p: p),
     "TIFF deflate, tiles": (
-        "tif", "dali", lambda p: tiff(p, photometric="rgb", tile=(16, 16), compression="zlib", predictor=True), lambda p: p
+        "tif",
+        "dali",
+        lambda p: tiff(p, photometric="rgb", tile=(16, 16), compression="zlib", predictor=True),
+        lambda p: p,
     ),
     "TIFF planes": (
-        "tif", "tifffile",
-        lambda p: tiff(np.moveaxis(p, 2, 0).copy(), photometric="rgb", planarconfig="separate"), lambda p: p,
+        "tif",
+        "tifffile",
+        lambda p: tiff(np.moveaxis(p, 2, 0).copy(), photometric="rgb", planarconfig="separate"),
+        lambda p: p,
     ),
     "TIFF 16 bit": ("tif", "tifffile", lambda p: tiff(deep(p), photometric="rgb", compression="lzw"), lambda p: p),
     "BigTIFF": ("tif", "dali", lambda p: tiff(p, photometric="rgb", bigtiff=True), lambda p: p),
-}  # fmt: skip
+}
 OTHERS: dict[str, Form] = {
     "grey PNG": ("png", "dali", lambda p: pillow(grey(p), "PNG"), lambda p: three(grey(p))),
     "grey BMP": ("bmp", "pillow", lambda p: pillow(grey(p), "BMP"), lambda p: three(grey(p))),
     "grey TIFF": ("tif", "dali", lambda p: tiff(grey(p)), lambda p: three(grey(p))),
-    "grey 16-bit PNG": ("png", "imagecodecs", lambda p: imagecodecs.png_encode(deep(grey(p))), lambda p: three(grey(p))),
-    "grey 16-bit TIFF": ("tif", "tifffile", lambda p: tiff(deep(grey(p)), byteorder=">"), lambda p: three(grey(p))),
-    "grey 16-bit JPEG 2000": (
-        "jp2", "imagecodecs", lambda p: imagecodecs.jpeg2k_encode(deep(grey(p)), reversible=True, level=0),
+    "grey 16-bit PNG": (
+        "png",
+        "imagecodecs",
+        lambda p: imagecodecs.png_encode(deep(grey(p))),
         lambda p: three(grey(p)),
     ),
-    "inverted grey TIFF": ("tif", "tifffile", lambda p: tiff(grey(p), photometric="miniswhite"), lambda p: three(255 - grey(p))),
+    "grey 16-bit TIFF": ("tif", "tifffile", lambda p: tiff(deep(grey(p)), byteorder=">"), lambda p: three(grey(p))),
+    "grey 16-bit JPEG 2000": (
+        "jp2",
+        "imagecodecs",
+        lambda p: imagecodecs.jpeg2k_encode(deep(grey(p)), reversible=True, level=0),
+        lambda p: three(grey(p)),
+    ),
+    "inverted grey TIFF": (
+        "tif",
+        "tifffile",
+        lambda p: tiff(grey(p), photometric="miniswhite"),
+        lambda p: three(255 - grey(p)),
+    ),
     "black and white TIFF": (
-        "tif", "tifffile", lambda p: pillow(Image.fromarray(p).convert("1"), "TIFF", compression="group4"),
+        "tif",
+        "tifffile",
+        lambda p: pillow(Image.fromarray(p).convert("1"), "TIFF", compression="group4"),
         lambda p: as_rgb(Image.fromarray(p).convert("1")),
     ),
     "grey + alpha PNG": (
-        "png", "pillow", lambda p: pillow(Image.fromarray(with_alpha(p)).convert("LA"), "PNG"),
+        "png",
+        "pillow",
+        lambda p: pillow(Image.fromarray(with_alpha(p)).convert("LA"), "PNG"),
         lambda p: on_white(np.asarray(Image.fromarray(with_alpha(p)).convert("LA"))),
     ),
     "RGBA PNG": ("png", "pillow", lambda p: pillow(with_alpha(p), "PNG"), lambda p: on_white(with_alpha(p))),
     "RGBA 16-bit PNG": (
-        "png", "imagecodecs", lambda p: imagecodecs.png_encode(deep(with_alpha(p))), lambda p: on_white(with_alpha(p)),
+        "png",
+        "imagecodecs",
+        lambda p: imagecodecs.png_encode(deep(with_alpha(p))),
+        lambda p: on_white(with_alpha(p)),
     ),
     "RGBA WebP": (
-        "webp", "pillow", lambda p: pillow(with_alpha(p), "WEBP", lossless=True, exact=True), lambda p: on_white(with_alpha(p)),
+        "webp",
+        "pillow",
+        lambda p: pillow(with_alpha(p), "WEBP", lossless=True, exact=True),
+        lambda p: on_white(with_alpha(p)),
     ),
     "RGBA TIFF": (
-        "tif", "tifffile", lambda p: tiff(with_alpha(p), photometric="rgb", extrasamples=["unassalpha"]),
+        "tif",
+        "tifffile",
+        lambda p: tiff(with_alpha(p), photometric="rgb", extrasamples=["unassalpha"]),
         lambda p: on_white(with_alpha(p)),
     ),
     "RGB and infrared TIFF": (
-        "tif", "tifffile", lambda p: tiff(with_alpha(p), photometric="rgb", extrasamples=["unspecified"]), lambda p: p,
+        "tif",
+        "tifffile",
+        lambda p: tiff(with_alpha(p), photometric="rgb", extrasamples=["unspecified"]),
+        lambda p: p,
     ),
     "palette PNG": ("png", "dali", lambda p: pillow(palette(p), "PNG"), lambda p: as_rgb(palette(p))),
     "palette TIFF": ("tif", "tifffile", lambda p: pillow(palette(p), "TIFF"), lambda p: as_rgb(palette(p))),
     "palette with a transparent colour": (
-        "png", "pillow", lambda p: pillow(palette(p), "PNG", transparency=3),
+        "png",
+        "pillow",
+        lambda p: pillow(palette(p), "PNG", transparency=3),
         lambda p: np.where((np.asarray(palette(p)) == 3)[..., None], 255, as_rgb(palette(p))),
     ),
     "GIF": ("gif", "pillow", lambda p: pillow(palette(p), "GIF"), lambda p: as_rgb(palette(p))),
     "animated GIF": (
-        "gif", "pillow", lambda p: pillow(palette(p), "GIF", save_all=True, append_images=[palette(255 - p)]),
+        "gif",
+        "pillow",
+        lambda p: pillow(palette(p), "GIF", save_all=True, append_images=[palette(255 - p)]),
         lambda p: as_rgb(palette(p)),
     ),
     "TIFF of two pages": ("tif", "dali", lambda p: tiff(np.stack([grey(p), 255 - grey(p)])), lambda p: three(grey(p))),
     "CMYK TIFF": (
-        "tif", "tifffile", lambda p: pillow(Image.fromarray(p).convert("CMYK"), "TIFF"),
+        "tif",
+        "tifffile",
+        lambda p: pillow(Image.fromarray(p).convert("CMYK"), "TIFF"),
         lambda p: as_rgb(Image.fromarray(p).convert("CMYK")),
     ),
-}  # fmt: skip
+}
 
 
 def lossy(pixels: np.ndarray) -> dict[str, tuple[str, bytes, str]]:

@@ -9,7 +9,7 @@ from data_sets import save_image
 from pplfast.cli import main
 from pplfast.cli.suggestion import recorded_suggestion
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict
-from pplfast.recipe.suggested import BASE, ENOUGH_IMAGES, FEW, MOST_STEPS, DataFacts, suggest
+from pplfast.recipe.suggested import BASE, ENOUGH_IMAGES, ENOUGH_TO_WALK, FEW, MOST_STEPS, DataFacts, suggest
 from pplfast.recipe.writing import recipe_to_toml
 from pplfast.run.facts import few_steps
 
@@ -22,14 +22,13 @@ def test_many_usual_photos_get_the_preset_as_it_is():
     assert suggest(DataFacts(1000, 500)).settings == () == suggest(DataFacts(1000, 500)).reasons
 
 
-@pytest.mark.parametrize("images", [8, 60, ENOUGH_IMAGES - 1, ENOUGH_IMAGES, 5000, 10**6])
+@pytest.mark.parametrize("images", [8, 60, 150, ENOUGH_IMAGES - 1, ENOUGH_IMAGES, 5000, 10**6])
 def test_every_number_of_images_gets_enough_optimizer_steps_and_not_too_many(images):
     recipe = recipe_of(images=images)
     assert few_steps(recipe, images) is None
-    assert all(
-        stage.steps == (FEW[f"stages.{i}"] if images < ENOUGH_IMAGES else stage.steps)
-        for i, stage in enumerate(recipe.stages)
-    )
+    assert recipe.affinity.trained == (images >= ENOUGH_TO_WALK) and recipe.segmentation.trained
+    if images < ENOUGH_IMAGES:
+        assert [stage.steps for stage in recipe.stages] == [FEW["stages.0"], FEW["stages.1"]]
     for part in (*recipe.stages, recipe.affinity, recipe.segmentation):
         assert (part.steps or part.epochs * images / 8) <= MOST_STEPS + 1
 
@@ -99,7 +98,9 @@ def test_a_run_without_a_recipe_takes_the_same_and_says_so(photos, capsys):
     assert main(["run", "--data", "photos", "--out", "run", "--dry-run"]) == 0
     without = capsys.readouterr().out.splitlines()
     assert without[0] == "photos: 6 images, labels: folder per class, 2 classes"
-    assert without[1].startswith("recipe: own-images, changed for the data; optimizer steps")
+    assert without[1].startswith(
+        "recipe: own-images, changed for the data; no random walk, as there are very few images; optimizer steps"
+    )
     assert main(["run", "--data", "photos", "--recipe", "photos.toml", "--out", "run", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == without[2:]
 

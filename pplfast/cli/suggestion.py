@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pplfast.errors import UserError
 from pplfast.recipe.suggested import DataFacts, Suggestion, suggest
 from pplfast.recipe.writing import toml_value
@@ -20,6 +18,7 @@ MOST_HEADERS = 200  # that are read, evenly over the list
 
 def data_facts(dataset: "Dataset") -> DataFacts:
     """Reads some headers, and asks for the GPU. UserError where none of the images can be read."""
+    import numpy as np
     import torch
 
     sides = _long_sides(dataset.images)
@@ -30,6 +29,8 @@ def data_facts(dataset: "Dataset") -> DataFacts:
 
 
 def _long_sides(images: Sequence[Path]) -> list[int]:
+    import numpy as np
+
     from pplfast.data.images import BadImage, inspect_image
 
     def side(path: Path) -> int:

@@ -7,6 +7,7 @@ from pplfast.recipe.writing import toml_value
 
 BASE = "own-images"  # the preset that is changed
 ENOUGH_IMAGES = 400  # from here on the epochs of BASE make as many optimizer steps as FEW has
+ENOUGH_TO_WALK = 100  # of fewer, the random walk spreads classes over whole images (docs/journal.md)
 MOST_STEPS = 20_000  # of a stage: nothing measured so far gains by more
 # Tables of the recipe and their optimizer steps where there are fewer images (docs/journal.md).
 FEW = {"stages.0": 80, "stages.1": 120, "affinity": 60, "segmentation": 200}
@@ -45,6 +46,9 @@ def suggest(facts: DataFacts) -> Suggestion:
     if facts.images < ENOUGH_IMAGES:
         overrides |= {f"{table}.steps": steps for table, steps in FEW.items()}
         overrides["affinity.label.value"] = 0.5  # walked maps of so few images are flat
+        if facts.images < ENOUGH_TO_WALK:
+            overrides["affinity.steps"] = 0
+            reasons.append("no random walk, as there are very few images")
         counts = f"{FEW['stages.0']} + {FEW['stages.1']} of the classifier, {FEW['segmentation']} of the segmentation"
         reasons.append(f"optimizer steps, not epochs, as there are few images: {counts} network")
     else:

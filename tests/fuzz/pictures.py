@@ -85,6 +85,11 @@ def _extra(rng: random.Random) -> list[bytes]:
 # ---- TIFF
 
 
+TAGS = (
+    254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 324, 330, 338, 339, 32997
+)  # fmt: skip
+
+
 def tiff(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     """Entries of the first directory: their tags, types, counts and values, and where the directories are."""
     data = bytearray(rng.choice(seeds))
@@ -108,8 +113,7 @@ def tiff(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         elif action < 0.7:
             struct.pack_into(order + "H", data, place + 2, rng.choice((0, 1, 2, 3, 4, 5, 7, 11, 12, 13, 16, 99)))
         elif action < 0.85:
-            struct.pack_into(order + "H", data, place, rng.choice((254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279,
-                                                                   284, 317, 320, 322, 324, 330, 338, 339, 32997)))  # fmt: skip
+            struct.pack_into(order + "H", data, place, rng.choice(TAGS))
         elif action < 0.95:  # the next directory is this one, or nowhere
             end = at + 2 + 12 * count
             if end + 4 <= len(data):

@@ -8,8 +8,8 @@ import data_sets
 import labels_small
 import numpy as np
 import torch
-from PIL import Image
 from picture_files import LOSSLESS, OTHERS, picture
+from PIL import Image
 
 import fuzz.mutate as mutate
 from fuzz import binary, pictures
