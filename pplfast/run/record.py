@@ -72,6 +72,10 @@ def _optional(value: Any) -> bool:
     return value is None or _number(value)
 
 
+def _optional_share(value: Any) -> bool:
+    return value is None or (_number(value) and value <= 1)
+
+
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**53
 
@@ -99,7 +103,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "content": _texts,
     "masks": _texts,
     "miou": _figure,
-    "threshold": _optional,
+    "threshold": _optional_share,
     "missing": _count,
     "images_per_second": _optional,
     "loss": _figure,
