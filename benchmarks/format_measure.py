@@ -18,7 +18,7 @@ from pplfast.benchmarks.harness import Effort, Spread, alternate
 from pplfast.benchmarks.layout_files import bare_name, option, write_table
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
-from pplfast.data.images import inspect_image
+from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.value_range import FULL
 from pplfast.errors import UserError
 from pplfast.jobs.manifest import read_manifest
@@ -114,7 +114,7 @@ def _written(form: Form, photos: Dataset, folder: Path) -> Dataset:
     return open_dataset(DataConfig(str(folder), classes=option(photos.classes), range=FULL))
 
 
-def _decode(decoder: ImageDecoder, dataset: Dataset) -> Iterator[UInt8Array | None]:
+def _decode(decoder: ImageDecoder, dataset: Dataset) -> Iterator[UInt8Array | BadImage]:
     for at in range(0, len(dataset), BATCH):
         paths = dataset.images[at : at + BATCH]
         yield from decoder([Encoded(read_encoded(path), inspect_image(path)) for path in paths])
@@ -130,7 +130,7 @@ def _pixel_difference(decoder: ImageDecoder, dataset: Dataset, first: Dataset) -
     largest = 0
     for pixels, path in zip(_decode(decoder, dataset), first.images, strict=True):
         expected = read_photo(path)
-        if pixels is None or pixels.shape != expected.shape:
+        if isinstance(pixels, BadImage) or pixels.shape != expected.shape:
             return WHITE
         largest = max(largest, int(np.abs(pixels.astype(np.int16) - expected).max()))
     return largest

@@ -80,7 +80,7 @@ def loader() -> list[Finding]:
 
     from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
     from pplfast.data.handover import Handover
-    from pplfast.data.images import inspect_image
+    from pplfast.data.images import BadImage, inspect_image
     from pplfast.data.pipelines import Resizer, resolve_device
 
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,8 @@ def loader() -> list[Finding]:
         Image.fromarray(np.full((32, 48, 3), 200, np.uint8)).save(path)
         device = resolve_device(_device())
         (decoded,) = ImageDecoder(1, 1, device, None)([Encoded(read_encoded(path), inspect_image(path))])
-        assert decoded is not None, "it has just been written"
+        if isinstance(decoded, BadImage):
+            raise RuntimeError(f"a JPEG that has just been written: {decoded}")
         pixels = Resizer((0.0,) * 3, (1.0,) * 3, 1, 1, Handover(device))([decoded], 1.0)
     if tuple(pixels.shape) != (1, 3, 32, 48) or abs(pixels.float().mean().item() - 200) > 3:
         raise RuntimeError(f"a grey JPEG of 200 came back as {tuple(pixels.shape)}, mean {pixels.float().mean():.0f}")

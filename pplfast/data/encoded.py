@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pplfast.arrays import UInt8Array
+from pplfast.data.bad_image import BadImage
 from pplfast.data.decoding import decode
 from pplfast.data.image_info import DALI, ImageInfo, Values
 from pplfast.data.images import open_image_file
@@ -51,24 +52,29 @@ class ImageDecoder:
 
         self._dali, self._threads, self._values = Decoder(batch_size, threads, device), threads, values
 
-    def __call__(self, encoded: Sequence[Encoded]) -> list[UInt8Array | None]:
-        """uint8 (H, W, 3) for each; None where the file is damaged."""
+    def __call__(self, encoded: Sequence[Encoded]) -> list[UInt8Array | BadImage]:
+        """uint8 (H, W, 3) for each, or what is wrong with the file."""
         others = [row for row, image in enumerate(encoded) if image.info.decoder != DALI]
         waiting = {row: _Decoding(encoded[row], self._values, self._threads) for row in others}
         dali = iter(self._dali([image.data for image in encoded if image.info.decoder == DALI]))
-        return [waiting[row].result() if row in waiting else next(dali) for row in range(len(encoded))]
+        found = [waiting[row].result() if row in waiting else next(dali) for row in range(len(encoded))]
+        return [
+            BadImage("damaged", image or DAMAGED) if image is None or isinstance(image, str) else image
+            for image in found
+        ]
 
 
 class _Decoding:
     """One image on its way through a process."""
 
     def __init__(self, image: Encoded, values: Values | None, processes: int) -> None:
-        self._send: Callable[[], Future[UInt8Array | None]] = lambda: _processes(processes).submit(
+        self._decoder = image.info.decoder
+        self._send: Callable[[], Future[UInt8Array | str]] = lambda: _processes(processes).submit(
             decode_bytes, image.data.tobytes(), image.info, values
         )
         self._future = self._submit()
 
-    def _submit(self) -> "Future[UInt8Array | None]":
+    def _submit(self) -> "Future[UInt8Array | str]":
         with signals_held():
             try:
                 return self._send()
@@ -76,8 +82,9 @@ class _Decoding:
                 _start_again()
                 return self._send()
 
-    def result(self) -> UInt8Array | None:
-        """A process that dies takes all that are at work with it: each is tried once more, and by then alone."""
+    def result(self) -> UInt8Array | str:
+        """As `decode_bytes`. A process that dies takes all that are at work with it: each is tried once more, and by
+        then alone."""
         try:
             return self._future.result()
         except BrokenProcessPool:
@@ -86,7 +93,7 @@ class _Decoding:
             return self._submit().result()
         except BrokenProcessPool:
             _start_again()
-            return None
+            return f"{self._decoder} ends its process over it; restore it, or save it in another form"
 
 
 _pool: ProcessPoolExecutor | None = None  # of this process, for all its decoders
@@ -104,9 +111,11 @@ def _start_again() -> None:
     _pool = None
 
 
-def decode_bytes(data: bytes, info: ImageInfo, values: Values | None) -> UInt8Array | None:
-    """uint8 (H, W, 3); None where the file is damaged, whatever the libraries make of it: it costs this image alone."""
+def decode_bytes(data: bytes, info: ImageInfo, values: Values | None) -> UInt8Array | str:
+    """uint8 (H, W, 3), or what is wrong with the file."""
     try:
         return decode(io.BytesIO(data), info, values)
-    except Exception:
-        return None
+    except BadImage as error:
+        return str(error)
+    except Exception as error:  # nobody knows all that the libraries raise, and it must cost this image alone
+        return f"{info.decoder} fails over it ({type(error).__name__}: {error!s:.200}); save it in another form"

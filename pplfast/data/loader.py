@@ -11,7 +11,7 @@ from pplfast.arrays import Float64Array, UInt8Array
 from pplfast.data import sampling
 from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
-from pplfast.data.encoded import DAMAGED, Encoded, ImageDecoder, read_encoded
+from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
 from pplfast.data.handover import Handover
 from pplfast.data.image_info import ImageInfo
 from pplfast.data.images import BadImage, usable_image
@@ -143,8 +143,8 @@ class TrainLoader:
         missing = [index for index in reads if index not in self.cache]
         fresh: dict[int, UInt8Array] = {}
         for index, image in zip(missing, self._decoder([reads[index].result() for index in missing]), strict=True):
-            if image is None:
-                raise self._unusable(index, DAMAGED)
+            if isinstance(image, BadImage):
+                raise self._unusable(index, str(image))
             fresh[index] = image
         self.cache.add(missing, list(fresh.values()))
         return [fresh[index] if index in fresh else self.cache[index] for index in indices]

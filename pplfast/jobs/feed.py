@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from pplfast.data.encoded import DAMAGED, Encoded, ImageDecoder, read_encoded
+from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
 from pplfast.data.image_info import ImageInfo
 from pplfast.data.images import BadImage
 from pplfast.data.pipelines import resolve_device
@@ -159,8 +159,8 @@ class Feed:
                 indices.append(index)
         good, pixels = [], []
         for index, image in zip(indices, decoder(encoded), strict=True):
-            if image is None:
-                self._keeper.bad(index, BadImage("damaged", DAMAGED), batch.size)
+            if isinstance(image, BadImage):
+                self._keeper.bad(index, image, batch.size)
             elif image.shape[:2] != batch.size:  # replaced since its header was read
                 self._keeper.bad(index, BadImage("failed", "changed while it was read; run again"), batch.size)
             else:

@@ -180,7 +180,9 @@ def _decode(folder: Path) -> None:
     except BadImage as error:
         raise UserError(f"{path}: {error}") from error
     decoded = _decoder()([encoded])[0] if info.decoder == DALI else decode_bytes(encoded.tobytes(), info, None)
-    if decoded is None or decoded.shape != (info.height, info.width, 3):  # of which a job says that it has changed
+    if (
+        decoded is None or isinstance(decoded, str) or decoded.shape != (info.height, info.width, 3)
+    ):  # of which a job says that it has changed
         raise UserError(f"{path}: {DAMAGED}")
 
 
