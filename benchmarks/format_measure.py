@@ -18,8 +18,8 @@ from pplfast.benchmarks.harness import Effort, Spread, alternate
 from pplfast.benchmarks.layout_files import bare_name, option, write_table
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
+from pplfast.data.image_info import FULL
 from pplfast.data.images import BadImage, inspect_image
-from pplfast.data.value_range import FULL
 from pplfast.errors import UserError
 from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.options import JobOptions

@@ -303,3 +303,15 @@ def test_ctrl_c_says_whether_the_same_command_continues(command, hint, monkeypat
     words["train"] = [*words["run"], "--recipe", "demo"]
     assert main([command, *words[command]]) == 130
     assert capsys.readouterr().err == f"\npplfast {command}: interrupted{hint}\n"
+
+
+def test_a_value_may_begin_with_a_minus(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "photos" / "a.png")
+    command = ["data", "check", "--data", str(tmp_path / "photos"), "--labels", "none"]
+    for words in (["--range", "-1000,400"], ["--range=-1000,400"]):
+        assert main([*command, *words]) == 0
+        assert "\nrange of deep images: -1000 to 400\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--range", "-x,4"])  # an option, by its looks
+    assert stop.value.code == 2 and "--range: expected one argument" in capsys.readouterr().err

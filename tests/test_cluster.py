@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from data_sets import save_image
 from train_data import make_recipe
 
 from pplfast.cli import main
@@ -211,7 +212,7 @@ def test_what_can_be_mended_is_found_before_ranks_are_started(monkeypatch, tmp_p
     "kind, words",
     (
         ("", ["run", "--recipe", "demo", "--train-list", "list"]),
-        ("", ["run"]),
+        ("", ["run", "--labels", "none"]),
         ("classifier", ["cam", "--list", "list"]),
         ("classifier", ["label", "--list", "list"]),
         ("", ["label", "--list", "list", "--cams", "x"]),
@@ -225,7 +226,7 @@ def test_every_command_that_shares_its_work_among_ranks(monkeypatch, tmp_path, c
     """What is trained goes on with --resume; all else by the same command."""
     attempts = Attempts(monkeypatch, [75, 0], [])
     (tmp_path / "list.txt").write_text("a\n")
-    (tmp_path / "a.jpg").write_text("")
+    save_image(tmp_path / "a.jpg")
     words = [*words, "--data", str(tmp_path), "--out", "y"]
     if kind:
         (tmp_path / f"{kind}.json").write_text("{}")

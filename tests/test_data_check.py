@@ -6,7 +6,8 @@ from data_sets import SIZE, make_voc, save_image, save_list, save_xml, spoil_huf
 from PIL import Image
 
 from pplfast import cli
-from pplfast.data.check import KINDS, check_dataset, format_report
+from pplfast.data.check import check_dataset
+from pplfast.data.check_text import KINDS, format_report
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.masks import write_mask
 
@@ -65,6 +66,7 @@ def test_every_fault_is_named_and_none_stops_the_check(spoiled):
         "unreadable",
         "rare-jpeg",
         "range",  # see test_data_images
+        "dark",
         "other-format",
         "left-out",  # see test_data_folder
     }
@@ -208,8 +210,30 @@ def test_where_the_labels_are_from_and_the_range_of_deep_images_are_said(tmp_pat
     assert f"\nrange of deep images: {saved['range'][0]:.10g} to {saved['range'][1]:.10g}\n" in out
     assert saved["labelled_by"] == "labels: folder per class, 1 class"
     assert saved["range"] == pytest.approx([0, 612], abs=5)
-    _, out, _ = check(capsys, "--data", root, "--range", "full")
-    assert "range of" not in out
+    code, out, _ = check(capsys, "--data", root, "--range", "full")
+    assert code == 0 and "\nrange of deep images: full\n" in out
+
+
+def test_no_range_is_said_of_images_of_8_bits_alone(tmp_path):
+    report = check_photos(tmp_path / "photos", a=((40, 30), "L", "png"))
+    assert report.deep == 0 and "range of" not in format_report(report)
+
+
+@pytest.mark.parametrize("brightest", (0, 4095, 16190, 16448, 65535))
+def test_deep_images_that_are_dark_over_the_full_range_are_a_warning(tmp_path, brightest):
+    """16448 of 65535 are 64 of 255, 16190 are 63."""
+    (tmp_path / "photos").mkdir()
+    pixels = np.linspace(0, brightest, 1200).round().astype(np.uint16).reshape(30, 40)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "a.png")
+    save_image(tmp_path / "photos" / "b.png", "L")  # black or not: it has no range
+    report = check_dataset(open_dataset(DataConfig(str(tmp_path / "photos"), labels="none", range="full")))
+    dark = [problem for problem in report.problems if problem.kind == "dark"]
+    assert report.deep == 1 and report.errors == 0 and [problem.id for problem in dark] == ["a"] * (brightest < 16448)
+    if dark:
+        assert dark[0].severity == "warning"
+        assert f"uses {round(brightest / 257)} of 255 of the full range of its 16 bits: give --range" in dark[0].message
+    measured = check_dataset(open_dataset(DataConfig(str(tmp_path / "photos"), labels="none")))
+    assert "dark" not in {problem.kind for problem in measured.problems}
 
 
 @pytest.mark.parametrize("arguments, word", [

@@ -10,9 +10,9 @@ from untrusted import refused
 
 from pplfast import cli
 from pplfast.data import class_folders
-from pplfast.data.check import class_remarks
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.masks import write_mask
+from pplfast.data.remarks import class_remarks
 
 PLACES = ("cat/1.jpg", "cat/2.jpg", "dog/deep/3.jpg", "eel/4.jpg")
 
@@ -122,6 +122,50 @@ def test_a_class_may_be_called_train(root):
     (root / "eel").rename(root / "test")
     assert "parts of a data set" in refused(root=root, labels="folders", classes="train,bus")
     assert opened(root, classes="train,val").ids == ("train/deep/3", "val/1", "val/2")
+
+
+def save_masks(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        write_mask(folder / f"{name}.png", np.zeros(SIZE[::-1], np.uint8))
+
+
+def test_a_class_may_be_called_mask(tmp_path):
+    for seed, place in enumerate(("mask/1.jpg", "mask/2.jpg", "no_mask/1.jpg")):
+        save_image(tmp_path / place, seed=seed)
+    dataset = opened(tmp_path, labels="auto")
+    assert dataset.classes.names == ("mask", "no_mask") and len(dataset) == 3 and dataset.left_out == ()
+
+
+@pytest.mark.parametrize("holder, masks", [("images", "labels"), ("img", "truth"), ("JPG", "masks")])
+def test_images_beside_their_masks_are_no_classes(tmp_path, holder, masks):
+    for seed, place in enumerate(("a.jpg", "deep/b.jpg")):
+        save_image(tmp_path / holder / place, seed=seed)
+    save_masks(tmp_path / masks / "deep", "b")
+    save_masks(tmp_path / "other", "c")
+    message = refused(root=tmp_path)
+    assert "no image labels" in message
+    assert f"or --data {tmp_path / holder} and --masks {tmp_path / masks}, or --labels folders if" in message
+    advised = opened(tmp_path / holder, labels="none", masks=str(tmp_path / masks))
+    assert advised.masks == (None, tmp_path / masks / "deep" / "b.png")
+
+
+def test_images_beside_other_folders_are_no_classes(tmp_path):
+    save_image(tmp_path / "images" / "a.jpg")
+    save_image(tmp_path / "figures" / "b.jpg")
+    message = refused(root=tmp_path)
+    assert f"or --data {tmp_path}/images, or --labels folders if each of its folders is a class" in message
+    assert opened(tmp_path, labels="folders").classes.names == ("figures", "images")
+    assert opened(tmp_path, labels="auto", classes="images,figures").classes.names == ("images", "figures")
+
+
+def test_several_parts_beside_another_folder_are_no_classes(root):
+    for name in ("val", "train"):
+        save_image(root / name / "5.jpg", seed=5)
+    message = refused(root=root)
+    assert f"or --data one of its folders, as {root}/train, or --labels folders if each" in message
+    (root / "val" / "5.jpg").unlink()
+    assert opened(root, labels="auto").classes.names == ("cat", "dog", "eel", "train")
 
 
 def test_linked_folders_are_classes_too(root, tmp_path):

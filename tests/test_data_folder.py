@@ -100,15 +100,16 @@ def test_a_folder_that_cannot_be_read_is_named(photos, monkeypatch, code, where,
 def test_files_of_formats_that_are_not_read_are_counted_and_named(photos, capsys):
     save_image(photos / "b.PNG", format="PNG")
     save_image(photos / "sub" / "c.webp")
-    for name in ("d.HEIC", "sub/f.dcm", "g.czi", "a.nef", "notes.txt"):  # a.nef: another form of a.jpg
+    for name in ("d.HEIC", "sub/f.dcm", "g.czi", "h.RW2", "a.nef", "notes.txt"):  # a.nef: another form of a.jpg
         (photos / name).write_bytes(b"")
     (photos / "e.jfif").write_bytes((photos / "a.jpg").read_bytes())  # JPEG by another suffix
     assert opened(photos).ids == ("a", "b", "e", "sub/c")
     report = photos.parent / "report.json"
     assert cli.main(["data", "check", "--data", str(photos), "--labels", "none", "--json", str(report)]) == 0
     out = capsys.readouterr().out
-    assert "warning: file of another format, not used: 3" in out and "0 errors, 3 warnings" in out
-    assert [problem["id"] for problem in json.loads(report.read_text())["problems"]] == ["d.HEIC", "g.czi", "sub/f.dcm"]
+    assert "warning: file of another format, not used: 4" in out and "0 errors, 4 warnings" in out
+    found = [problem["id"] for problem in json.loads(report.read_text())["problems"]]
+    assert found == ["d.HEIC", "g.czi", "h.RW2", "sub/f.dcm"]
 
 
 # Masks
@@ -131,12 +132,41 @@ def test_masks_are_no_images(photos):
 
 @pytest.mark.parametrize("name", ["SegmentationClass", "SegmentationObject", "masks", "Mask", "sub/mask"])
 def test_a_folder_of_masks_that_is_not_in_use_is_named(photos, name):
-    save_masks(photos, "truth/a.png", f"{name}/other.png")
+    save_masks(photos, "truth/a.png", f"{name}/a.png", f"{name}/other.png")
     assert opened(photos, masks="truth").ids == ("a",)
     [((id, kind), message)] = left_out(photos, masks="truth").items()
     assert (id, kind) == (name, "left-out") and "a folder of masks by its name: name it with --masks" in message
-    save_masks(photos, f"{name}/a.png")
     assert left_out(photos, masks=name) == {} and opened(photos, masks=name).ids == ("a", "truth/a")
+
+
+@pytest.mark.parametrize("mask", ["a_mask", "a.label", "a-seg", "aGT"])
+def test_masks_may_be_called_so_behind_the_name_of_their_image(photos, mask):
+    save_masks(photos, f"masks/{mask}.png")
+    assert opened(photos).ids == ("a",) and set(left_out(photos)) == {("masks", "left-out")}
+
+
+@pytest.mark.parametrize("name", ["masks", "Masks", "mask", "sub/Mask"])
+@pytest.mark.parametrize("other", ["b.png", "a.jpg", "deep/a.WEBP"])
+def test_a_folder_that_is_called_mask_may_be_a_class(photos, name, other):
+    save_image(photos / name / other)
+    save_image(photos / name / ("c.png" if other == "b.png" else "sub/a.png"))
+    assert len(opened(photos)) == 3 and left_out(photos) == {}
+
+
+def test_a_folder_with_images_of_other_formats_is_none_of_masks(photos):
+    save_image(photos / "mask" / "a.png")
+    (photos / "mask" / "b.heic").write_bytes(b"")
+    assert opened(photos).ids == ("a", "mask/a") and set(left_out(photos)) == {("mask/b.heic", "other-format")}
+
+
+def test_folders_of_masks_are_known_wherever_their_images_are(photos, tmp_path):
+    save_image(photos / "mask" / "b.jpg")  # a class, with masks of its own
+    save_masks(photos, "mask/masks/b.png", "day1/masks/deep/a.png", "day1/masks/mask/x.png", "day2/masks/y.png")
+    save_masks(tmp_path, "disk/a.png")
+    (photos / "masks").symlink_to(tmp_path / "disk")
+    (photos / "day1" / "masks" / "gone").symlink_to("/nowhere")
+    assert opened(photos).ids == ("a", "day2/masks/y", "mask/b")
+    assert {id for id, _ in left_out(photos)} == {"day1/masks", "mask/masks", "masks"}
 
 
 def test_a_mask_beside_its_image_is_told_where_to_go(photos):

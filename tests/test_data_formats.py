@@ -11,6 +11,7 @@ from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
 from pplfast.data.image_info import DALI
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.pipelines import Decoder
+from pplfast.data.value_range import measured_range
 from pplfast.errors import UserError
 
 FORMS = {**LOSSLESS, **OTHERS}
@@ -56,6 +57,7 @@ def test_a_file_that_is_cut_off_is_found_bad(tmp_path, name, share):
         suffix, data, _ = lossy(picture())[name]
     path = write(tmp_path, name, suffix, data[: max(1, int(len(data) * share))])
     if name in ("animated GIF", "TIFF of two pages") and share > 0.4:  # the first frame is whole
+        assert np.array_equal(decode_image(path), FORMS[name][3](picture()))
         return
     with pytest.raises(BadImage) as caught:
         decode_image(path)
@@ -112,6 +114,25 @@ def test_a_palette_of_16_bit_numbers_has_colours_of_8(tmp_path):
     assert np.array_equal(read_pixels(path, (0.0, 10.0)), np.moveaxis(colours[:, numbers] >> 8, 0, 2))
 
 
+def test_colours_that_are_multiplied_with_their_alpha_are_seen_as_they_are(tmp_path):
+    for kind, top in (("uint8", 255), ("uint16", 65535), ("float32", 1)):
+        plain = np.zeros((8, 8, 4), np.float64)
+        plain[..., 0], plain[..., 1], plain[..., 3] = 0.8, 0.2, 0.6
+        stored = plain * np.array([0.6, 0.6, 0.6, 1]) * top
+        path = write(
+            tmp_path,
+            kind,
+            "tif",
+            tiff(
+                stored.astype(kind) if kind == "float32" else np.rint(stored).astype(kind),
+                photometric="rgb",
+                extrasamples=["assocalpha"],
+            ),
+        )
+        expected = 255 * (0.6 * plain[0, 0, :3] + 0.4)
+        assert np.abs(read_pixels(path, (0.0, 1.0) if kind == "float32" else None)[0, 0] - expected).max() <= 1
+
+
 def test_no_number_is_black_and_infinity_white(tmp_path):
     plane = np.full((8, 8), 0.5, np.float32)
     plane[0, :3] = np.nan, np.inf, -np.inf
@@ -135,6 +156,25 @@ def test_fewer_bits_than_their_words_have_their_own_full_range(tmp_path):
     path = write(tmp_path, "twelve", "tif", tiff(values, bitspersample=12))
     info = inspect_image(path)
     assert info.bits == 12 and np.abs(read_pixels(path).astype(int) - three(grey(picture()))).max() <= 1
+
+
+def test_the_range_is_measured_over_all_channels_and_columns(tmp_path):
+    colours = np.zeros((400, 500, 3), np.uint16) + np.array([1000, 20_000, 60_000], np.uint16)
+    assert measured_range([write(tmp_path, "rgb", "tif", tiff(colours, photometric="rgb"))]) == (1000, 60_000)
+    for width in (500, 640, 1000, 1024):
+        stripes = np.zeros((1000, width), np.uint16)
+        stripes[:, ::2] = 60_000
+        assert measured_range([write(tmp_path, f"stripes{width}", "tif", tiff(stripes))]) == (0, 60_000)
+        ramp = np.broadcast_to(np.linspace(0, 60_000, width).astype(np.uint16), (1000, width))
+        low, high = measured_range([write(tmp_path, f"ramp{width}", "tif", tiff(ramp))])
+        assert low < 200 and high > 59_800
+
+
+def test_of_many_images_some_are_measured_from_first_to_last(tmp_path):
+    paths = [write(tmp_path, f"{index:03}", "tif", tiff(np.full((8, 8), index, np.uint16))) for index in range(450)]
+    low, high = measured_range(paths)
+    assert low < 3 and high > 446 and measured_range(paths) == (low, high)
+    assert measured_range([]) is None and measured_range([tmp_path / "none.tif"]) is None
 
 
 # What is no picture of colours

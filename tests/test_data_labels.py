@@ -5,8 +5,9 @@ import pytest
 from data_sets import make_voc, save_image, save_xml
 from untrusted import refused
 
-from pplfast.data.check import check_dataset, class_remarks
+from pplfast.data.check import check_dataset
 from pplfast.data.dataset import DataConfig, open_dataset
+from pplfast.data.remarks import class_remarks
 from pplfast.errors import UserError
 
 CLASSES = "bolt,nut"

@@ -109,6 +109,25 @@ def test_the_only_csv_counts_if_it_is_one_of_the_images(tmp_path):
     assert describe_layout(DataConfig(str(root))) == "labels: losses.csv, 1 class"
 
 
+@pytest.mark.parametrize("table, words", [
+    ("image,label\nant/a1.jpg,ant\nbee/a2.jpg,bee,cow\n", "line 3: 'bee/a2.jpg,bee,cow': expected image,label;label"),
+    ("ant/a1.jpg;ant\nbee/a2.jpg;bee;cow\n", "line 1: "), ("ant/a1,\xff\n", "save it as UTF-8"),
+])  # fmt: skip
+def test_faults_of_the_only_csv_of_images_are_named(tmp_path, table, words):
+    root = layout_sets.folders(tmp_path / "set")
+    (root / "truth.csv").write_bytes(table.encode("latin-1"))
+    message = refused(root=root)
+    assert f"{root}/truth.csv" in message and words in message and "if it holds no labels, say with --labels" in message
+    assert describe_layout(DataConfig(str(root), labels="folders")) == "labels: folder per class, 3 classes"
+
+
+def test_faults_of_a_csv_of_other_things_are_nobodys(tmp_path):
+    root = layout_sets.folders(tmp_path / "set")
+    for table in (b"epoch,loss\n1,0.5\n2,0.4,0.3\n", b"\xff\xfe\x00,\n", b"\n\n,\n", b"a" * 200_000):
+        (root / "losses.csv").write_bytes(table)
+        assert describe_layout(DataConfig(str(root))) == "labels: folder per class, 3 classes"
+
+
 def test_parts_of_a_data_set_are_no_classes(tmp_path):
     for part in ("train", "Val", "test2017"):
         layout_sets.save_images(tmp_path / "set" / part)

@@ -134,6 +134,19 @@ def test_a_missing_image_that_is_there_under_another_name_is_found(photos):
         assert missing(photos, name) == "no such file; restore it, or take it off the list"
 
 
+def test_a_missing_image_that_lies_in_one_folder_below_is_found(photos):
+    assert missing(photos, "b.jpg") == "no such file; sub/b.jpg is there: write that folder too, or move the file"
+    save_image(photos / "other" / "b.jpg")
+    os.utime(photos, ns=(1, 1))
+    assert missing(photos, "b.jpg") == "no such file; restore it, or take it off the list"
+
+
+def test_folders_below_are_not_searched_where_they_are_many(photos):
+    for number in range(40):
+        (photos / f"f{number}").mkdir()
+    assert missing(photos, "b.jpg") == "no such file; restore it, or take it off the list"
+
+
 @pytest.mark.parametrize("on_disk, written", [("NFD", "NFC"), ("NFC", "NFD")])
 def test_names_in_another_unicode_form_are_told_apart(photos, on_disk, written):
     save_image(photos / unicodedata.normalize(on_disk, "grüße/é.jpg"))

@@ -122,6 +122,21 @@ def test_files_without_an_object_are_labels(root):
     assert shown(opened(root, labels="auto")) == {"a": set(), "b": set()}
 
 
+@pytest.mark.parametrize("bad", ["no labels here\n", b"\xff\xfe1\x00"])
+def test_a_bad_file_does_not_hide_the_good_ones(root, bad):
+    label(root, bad)
+    label(root, "0 0.5 0.5 0.1 0.1\n", "labels/train/b.txt")
+    dataset = opened(root, problems := [], labels="auto")
+    assert shown(dataset) == {"a": set(), "b": {"ant"}}
+    assert [(problem.id, problem.kind) for problem in problems] == [("images/train/a", "bad-labels")]
+
+
+def test_captions_of_which_one_is_empty_are_not_labels(root):
+    label(root, "an ant\n")
+    label(root, "", "labels/train/b.txt")
+    assert "no image labels" in refused(root=root)
+
+
 # Names
 
 

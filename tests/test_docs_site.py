@@ -9,7 +9,9 @@ from docs_pages import ROOT, TOP, text_of
 import pplfast
 from pplfast.benchmarks import method_table, table
 from pplfast.cli import COMMANDS, build_parser
+from pplfast.data.names import OTHER_SUFFIXES, SUFFIXES
 
+ENDING = re.compile(r"\.[a-z0-9]+\b")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)[^)]*\)")
 
 
@@ -92,3 +94,10 @@ def test_the_tables_are_those_of_the_results_files(page, make):
     text = text_of(page)
     current = table.replace_between_markers(text, make.table(), page)
     assert text == current, f"make it anew: python -m {make.__name__} --write {page}"
+
+
+def test_the_page_of_images_names_every_ending():
+    text = (ROOT / "docs" / "how-to" / "images.md").read_text(encoding="utf-8")
+    named, read = text.partition("They are named where they end in")[2].partition("another ending than")[::2]
+    assert set(ENDING.findall(named.partition("`;")[0])) == set(OTHER_SUFFIXES)
+    assert set(ENDING.findall(read.partition("`,")[0])) == set(SUFFIXES)

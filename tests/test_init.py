@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 from data_sets import save_image
@@ -9,7 +10,17 @@ from data_sets import save_image
 from pplfast.cli import main
 from pplfast.cli.suggestion import recorded_suggestion
 from pplfast.recipe import Recipe, load_recipe, preset_names, recipe_from_dict
-from pplfast.recipe.suggested import BASE, ENOUGH_IMAGES, ENOUGH_TO_WALK, FEW, MOST_STEPS, DataFacts, suggest
+from pplfast.recipe.suggested import (
+    BASE,
+    ENOUGH_TO_WALK,
+    FEW,
+    GPU_GIB,
+    MOST_STEPS,
+    SIDES,
+    SMALLEST_SIDE,
+    DataFacts,
+    suggest,
+)
 from pplfast.recipe.writing import recipe_to_toml
 from pplfast.run.facts import few_steps
 
@@ -22,15 +33,16 @@ def test_many_usual_photos_get_the_preset_as_it_is():
     assert suggest(DataFacts(1000, 500)).settings == () == suggest(DataFacts(1000, 500)).reasons
 
 
-@pytest.mark.parametrize("images", [8, 60, 150, ENOUGH_IMAGES - 1, ENOUGH_IMAGES, 5000, 10**6])
-def test_every_number_of_images_gets_enough_optimizer_steps_and_not_too_many(images):
-    recipe = recipe_of(images=images)
+@pytest.mark.parametrize("gpu_gib", [0, 4, 80])
+@pytest.mark.parametrize("images", [8, 60, 99, 100, 392, 393, 784, 785, 5000, 10**6])
+def test_every_number_of_images_gets_enough_optimizer_steps_and_not_too_many(images, gpu_gib):
+    recipe = recipe_of(images=images, gpu_gib=gpu_gib)
     assert few_steps(recipe, images) is None
     assert recipe.affinity.trained == (images >= ENOUGH_TO_WALK) and recipe.segmentation.trained
-    if images < ENOUGH_IMAGES:
-        assert [stage.steps for stage in recipe.stages] == [FEW["stages.0"], FEW["stages.1"]]
+    fewest = 393 if gpu_gib < GPU_GIB else 785  # from here on the preset's epochs are enough
+    assert ([stage.steps for stage in recipe.stages] == [FEW["stages.0"], FEW["stages.1"]]) == (images < fewest)
     for part in (*recipe.stages, recipe.affinity, recipe.segmentation):
-        assert (part.steps or part.epochs * images / 8) <= MOST_STEPS + 1
+        assert (part.steps or part.epochs * images / recipe.optim.batch) <= MOST_STEPS + 1
 
 
 @pytest.mark.parametrize("side", [32, 64, 200, 340, 500, 760, 2000, 6000])
@@ -40,8 +52,8 @@ def test_maps_are_made_at_the_sizes_that_training_saw(side):
     for augment in (recipe.augment, recipe.affinity.augment, recipe.segmentation.augment):
         low, high = augment.resize_long
         assert augment == recipe.augment and augment.crop <= high and low >= 128
-        if side > 128:
-            assert high <= max(512, side)
+        usual = SIDES[0] <= side <= SIDES[1]
+        assert high <= (512 if usual else max(2 * SMALLEST_SIDE, min(512, side)))
     for scales in (recipe.cam.scales, recipe.segmentation.scales):
         assert all(0.4 * low <= scale * side <= 1.6 * high for scale in scales)
     assert recipe.cam.scales[1] * side == pytest.approx(high, rel=0.2)
@@ -83,6 +95,21 @@ def test_init_writes_a_recipe_and_the_commands(photos, capsys):
     recipe = load_recipe("photos.toml")
     assert recipe.name == "photos" and recipe.stages[0].steps == FEW["stages.0"]
     assert main(["init", "--data", "photos"]) == 0  # the same again changes nothing
+
+
+def test_the_printed_commands_are_ones_that_a_shell_takes(photos, capsys):
+    """A name with a space, and a value that begins like an option."""
+    (photos / "photos").rename(photos / "my photos")
+    arguments = ["--data", "my photos", "--range", "-5,7"]
+    assert main(["init", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    check, chain = (line.partition("  ")[2] for line in lines if line.startswith(("check it:", "then run:")))
+    assert check == "pplfast data check --data 'my photos' --range=-5,7 --sheet 'my photos.html'"
+    assert main(shlex.split(check)[1:]) == 0 and (photos / "my photos.html").is_file()
+    assert shlex.split(chain)[1:] == [
+        *("run", "--data", "my photos", "--range=-5,7", "--recipe", "my photos.toml", "--out", "runs/my photos")
+    ]
+    assert main([*shlex.split(chain)[1:], "--dry-run"]) == 0
 
 
 def test_init_overwrites_nothing(photos, capsys):

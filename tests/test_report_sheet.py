@@ -5,7 +5,6 @@ import io
 import os
 import re
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.report.document import document
-from pplfast.report.sheet import check_place, spread, write_sheet
+from pplfast.report.sheet import check_place, write_sheet
 
 NAMES = ("cat", "dog", "gnu")
 
@@ -74,17 +73,6 @@ def test_of_many_images_the_first_the_last_and_those_between_are_shown(tmp_path)
         "cat 3 of 9 images": ["sub/00.jpg", "sub/04.jpg", "sub/08.jpg"],
         "No class of the list 3 images": ["sub/09.jpg", "sub/10.jpg", "sub/11.jpg"],
     }
-
-
-@pytest.mark.parametrize("total", (0, 1, 2, 5, 6, 7, 9, 100, 1001))
-@pytest.mark.parametrize("count", (1, 2, 5, 20))
-def test_spread_takes_different_images_with_even_gaps(total, count):
-    chosen = spread(np.arange(total) + 7, count)
-    assert len(chosen) == min(total, count) and list(chosen) == sorted(set(chosen))
-    if total:
-        assert chosen[0] == 7 and (count == 1 or chosen[-1] == 7 + total - 1)
-    gaps = {after - before for before, after in pairwise(chosen)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 def test_twenty_images_of_a_set_without_labels_are_shown(tmp_path):

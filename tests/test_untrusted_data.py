@@ -10,7 +10,8 @@ from data_sets import SIZE, make_voc, save_image, save_list
 from untrusted import refused, write
 
 from pplfast import cli
-from pplfast.data.check import check_dataset, format_report
+from pplfast.data.check import check_dataset
+from pplfast.data.check_text import format_report
 from pplfast.data.classes import parse_classes
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.masks import write_mask

@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from pplfast.data.check import check_dataset, format_report
+    from pplfast.data.check import check_dataset
+    from pplfast.data.check_text import format_report
     from pplfast.data.dataset import open_dataset
     from pplfast.files import write_json
 

@@ -10,7 +10,11 @@ COCO = "annotations/instances_val2017.json"
 
 CHECK = ("photos in a folder, labels in a CSV with the lines image,label;label", f"pplfast data check {PHOTOS}")
 DEMO = ("240 training and 60 validation images", "pplfast data demo --out demo")
-OWN = ("your own photos", f"pplfast run {PHOTOS} --out runs/photos")
+OWN = (
+    "your own photos, in a folder for each class, or with a labels.csv among them",
+    "pplfast run --data photos --out runs/photos",
+)
+LOOK = ("labels among the photos, and a page to look at", "pplfast data check --data photos --sheet photos.html")
 EDGES = (
     "boundaries from them",
     f"pplfast refine train {LISTED} --model runs/ppl --pngs sure --recipe own-images --out runs/edges",
@@ -26,7 +30,7 @@ EXAMPLES = {
     "": (
         ("a demo data set", "pplfast data demo --out demo"),
         ("the whole chain on it", "pplfast run --data demo --recipe demo --out runs/demo"),
-        ("your own photos, a folder for each class", "pplfast run --data photos --out runs/photos"),
+        OWN,
     ),
     "data": (DEMO, CHECK),
     "data demo": (
@@ -34,6 +38,7 @@ EXAMPLES = {
         ("a small one, of other scenes", "pplfast data demo --out demo-small --train 40 --val 10 --seed 1"),
     ),
     "data check": (
+        LOOK,
         CHECK,
         ("a list of a VOC layout", f"pplfast data check {VOC} --list train"),
         ("without labels, the report as JSON", "pplfast data check --data photos --labels none --json check.json"),

@@ -4,8 +4,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pplfast.cli.suggestion import is_voc_layout, suggestion_for
+from pplfast.cli.suggestion import suggestion_for
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
+from pplfast.data.voc import is_voc_layout
 from pplfast.errors import UserError, one_line
 from pplfast.recipe import load_recipe
 from pplfast.recipe.suggested import BASE
@@ -22,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pplfast.data.check import class_remarks
     from pplfast.data.dataset import open_dataset
+    from pplfast.data.remarks import class_remarks
     from pplfast.files import write_text
 
     voc = is_voc_layout(args.data)
@@ -45,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
     for remark in class_remarks(dataset):
         print(one_line(f"warning: {remark}"))
     print("\n".join((f"recipe: {path}, from {BASE}", *(f"  {reason}" for reason in found.reasons))))
-    print(f"check it:  {_command(args, 'data check', f'--sheet {name}.html')}")
-    own = f"--recipe {shlex.quote(str(path))} --out {shlex.quote(f'runs/{name}')}"
+    print(f"check it:  {_command(args, 'data check', {'--sheet': f'{name}.html'})}")
+    own = {"--recipe": str(path), "--out": f"runs/{name}"}
     print(f"then run:  {_command(args, 'run', own, '--train-list' if args.list else '')}")
     return 0
 
 
-def _command(args: argparse.Namespace, words: str, more: str, list_option: str = "--list") -> str:
-    """The same data set for another command."""
+def _command(args: argparse.Namespace, words: str, more: dict[str, str], list_option: str = "--list") -> str:
+    """Another command with the same data set and `more` options, as a shell takes it."""
     given = {
         "--data": args.data,
         list_option: args.list,
@@ -61,6 +62,11 @@ def _command(args: argparse.Namespace, words: str, more: str, list_option: str =
         "--masks": args.masks,
         "--range": args.range if args.range != "auto" else "",
     }
-    options = [f"{option} {shlex.quote(value)}" for option, value in given.items() if option and value]
+    options = [_option(option, value) for option, value in given.items() if option and value]
     flags = ["--skip-difficult"] if args.skip_difficult else []
-    return " ".join(("pplfast", words, *options, *flags, more))
+    return " ".join(("pplfast", words, *options, *flags, *(_option(*pair) for pair in more.items())))
+
+
+def _option(option: str, value: str) -> str:
+    """With a "=" where the value alone would be taken for an option."""
+    return f"{option}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pplfast.data.image_info import AUTO
 from pplfast.data.options import dataset_from_arguments
 from pplfast.errors import UserError
 from pplfast.networks import BOUNDARY, SEGMENTATION, Kind, find_network
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pplfast.files import StrPath
 
 
-AUTO = "auto"  # of --range
 OF_NETWORK = "those that the network was trained for"  # default of --classes, in words
 
 

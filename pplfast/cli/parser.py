@@ -38,6 +38,7 @@ GROUPS = {
     ),
 }
 _GROUP_OF = {option: title for title, options in GROUPS.items() for option in options}
+NEGATIVE = re.compile(r"-\.?\d")  # a value, also where more than one number follows, as of --range -1000,400
 WIDEST = 120  # columns; longer lines are hard to read
 
 
@@ -56,6 +57,7 @@ class CommandParser(argparse.ArgumentParser):
         self._titled: dict[str, argparse._ArgumentGroup] = {}
         super().__init__(**{"formatter_class": _formatter, **settings})
         self._positionals.title = "arguments"
+        self._negative_number_matcher = NEGATIVE
         self.set_defaults(prog=self.prog)  # of the innermost command: errors that come later name it too
 
     def add_argument(self, *flags: Any, **settings: Any) -> argparse.Action:

@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 from pplfast.data.folder import check_root
+from pplfast.data.voc import is_voc_layout
 from pplfast.errors import UserError, did_you_mean
 from pplfast.recipe import load_recipe, preset_names
 
@@ -38,7 +39,7 @@ def default_recipe(root: str) -> str:
     machine and the data, not on the layout."""
     folder = Path(root)
     check_root(folder)
-    if (folder / "ImageSets").is_dir() or (folder / "JPEGImages").is_dir():
+    if is_voc_layout(folder):
         raise UserError(
             f"{folder}: has VOC layout, for which there is no default recipe; give --recipe demo for the demo data "
             "set, --recipe voc-lite0-seg for PASCAL VOC on a small machine, or another one of `pplfast recipes`"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pplfast.cli.machine import LARGE_IMAGES, add_jobs_argument, add_memory_argument, check_machine_arguments
 from pplfast.cli.parser import CommandParser
 from pplfast.cli.ranks import add_launch_arguments, launch_options
-from pplfast.cli.suggestion import is_voc_layout, recorded_suggestion, suggestion_for
+from pplfast.cli.suggestion import recorded_suggestion, suggestion_for
 from pplfast.cli.train import (
     add_recipe_arguments,
     add_training_arguments,
@@ -24,7 +24,9 @@ from pplfast.cli.train import (
 )
 from pplfast.cluster.launch import launch
 from pplfast.data.folder import check_out_of_data, check_root
+from pplfast.data.image_info import FULL
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
+from pplfast.data.voc import is_voc_layout
 from pplfast.errors import Terminated, UserError, one_line
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from pplfast.recipe.ranges import RANGES
@@ -157,7 +159,7 @@ def _suggested(args: argparse.Namespace) -> tuple[str, ...]:
         from pplfast.data.dataset import open_dataset
 
         name = args.train_list if args.train_list is not None else "train" if is_voc_layout(args.data) else ""
-        dataset = open_dataset(dataclasses.replace(config_from_arguments(args), list=name))
+        dataset = open_dataset(dataclasses.replace(config_from_arguments(args), list=name, range=FULL))
         found = suggestion_for(dataset)
         settings, how = found.settings, "; ".join(("changed for the data", *found.reasons))
         if not os.environ.get("WORLD_SIZE"):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pplfast.data.spread import evenly
 from pplfast.errors import UserError
 from pplfast.recipe.suggested import DataFacts, Suggestion, suggest
 from pplfast.recipe.writing import toml_value
@@ -29,8 +30,6 @@ def data_facts(dataset: "Dataset") -> DataFacts:
 
 
 def _long_sides(images: Sequence[Path]) -> list[int]:
-    import numpy as np
-
     from pplfast.data.images import BadImage, inspect_image
 
     def side(path: Path) -> int:
@@ -40,9 +39,9 @@ def _long_sides(images: Sequence[Path]) -> list[int]:
             return 0
         return max(info.width, info.height)
 
-    chosen = np.linspace(0, len(images) - 1, min(MOST_HEADERS, len(images))).astype(int)
+    chosen = [images[i] for i in evenly(len(images), MOST_HEADERS)]
     with ThreadPoolExecutor() as pool:
-        return [found for found in pool.map(side, [images[i] for i in chosen]) if found]
+        return [found for found in pool.map(side, chosen) if found]
 
 
 def suggestion_for(dataset: "Dataset") -> Suggestion:
@@ -65,8 +64,3 @@ def recorded_suggestion(out: str | os.PathLike[str], root: str | os.PathLike[str
         except (UserError, OSError, KeyError, TypeError, AttributeError):
             continue
     return ()
-
-
-def is_voc_layout(root: str | os.PathLike[str]) -> bool:
-    """Whether lists are part of the data set."""
-    return (Path(root) / "ImageSets").is_dir() or (Path(root) / "JPEGImages").is_dir()

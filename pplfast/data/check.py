@@ -18,38 +18,12 @@ from pplfast.data.image_info import ImageInfo, Values
 from pplfast.data.images import BadImage, inspect_file, open_image_file
 from pplfast.data.masks import read_mask
 from pplfast.data.problems import ERROR, NOTE, WARNING, Problem
-from pplfast.errors import UserError, one_line
-
-KINDS = {
-    "missing": "image file missing",
-    "unreadable": "image file that cannot be read",
-    "empty": "image file empty",
-    "not-image": "not an image that is read",
-    "rare-jpeg": "JPEG of a kind that is not decoded",
-    "truncated": "image damaged or truncated",
-    "channels": "channels that are no colours",
-    "range": "deep values without a range",
-    "too-large": "image too large to decode",
-    "no-labels": "image without labels",
-    "bad-labels": "labels not readable",
-    "bad-mask": "mask not readable",
-    "mask-size": "mask and image differ in size",
-    "grey": "grey image, used as RGB",
-    "converted": "colours converted",
-    "frames": "several frames or pages, the first of which is used",
-    "orientation": "EXIF orientation, not applied",
-    "no-class": "labels name none of the classes",
-    "mask-ids": "mask holds values outside the class list",
-    "mask-ignored": "mask of 255 alone, nothing of which is scored",
-    "mask-no-class": "mask without the value of any class",
-    "large": "image that takes much memory",
-    "other-format": "file of another format, not used",
-    "left-out": "image, link or folder left out",
-}
-
+from pplfast.data.remarks import class_remarks
+from pplfast.errors import UserError
 
 MOST_CLASSES = 5  # of classes, that a message says the values of
 LARGE = 50_000_000  # pixels; photographs have up to half of it
+DARK = 64  # of 255: a deep image without any brighter pixel seems to use a few of its bits alone
 
 # Those that BadImage names.
 IMAGE_KINDS = (
@@ -64,6 +38,7 @@ class CheckReport:
     masks: int
     labelled_by: str  # `Dataset.labelled_by`: where the labels are from, in words
     values: Values | None  # `Dataset.values`: of images deeper than 8 bits, what becomes black and white
+    deep: int  # images deeper than 8 bits, of those whose header can be read
     formats: dict[str, int]  # images by `ImageInfo.kind`, the most frequent first; of those whose header can be read
     sizes: dict[str, tuple[int, int]]  # (width, height) of the smallest, median and largest by pixels; {} without any
     decoders: dict[str, int]  # images by `ImageInfo.decoder`
@@ -87,6 +62,7 @@ class CheckReport:
             "masks": self.masks,
             "labelled_by": self.labelled_by,
             "range": self.values,
+            "deep": self.deep,
             "formats": self.formats,
             "sizes": self.sizes,
             "decoders": self.decoders,
@@ -120,13 +96,14 @@ def check_dataset(
         of_labels = earlier or _label_problems(dataset, index)
         return info, [*wrong, *_image_problems(dataset, index, info), *of_labels]
 
-    found = [*dataset.left_out, *known.get("", [])]
+    found, deep = [*dataset.left_out, *known.get("", [])], 0
     formats, decoders, sizes = Counter[str](), Counter[str](), Counter[tuple[int, int]]()
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
         for info, some in pool.map(examine, range(len(dataset))):
             found += some
             if info is not None:
+                deep += info.deep
                 formats[info.kind] += 1
                 decoders[info.decoder] += 1
                 sizes[info.width, info.height] += 1
@@ -144,6 +121,7 @@ def check_dataset(
         masks=sum(mask is not None for mask in dataset.masks),
         labelled_by=dataset.labelled_by,
         values=dataset.values,
+        deep=deep,
         formats=_by_frequency(formats),
         sizes=_extremes(sizes),
         decoders=_by_frequency(decoders),
@@ -180,14 +158,17 @@ def _without_any_score(found: list[Problem], dataset: Dataset) -> list[Problem]:
 
 
 def _decoded(dataset: Dataset, index: int) -> tuple[ImageInfo | None, list[Problem]]:
-    """What the header says, None where it cannot be read, and why the file cannot be used, if so."""
+    """What the header says, None where it cannot be read, and what is wrong with the pixels, if they can be decoded."""
     path, info = dataset.images[index], None
     try:
         with open_image_file(path) as file:
             info = inspect_file(file, path)
-            decode(file, info, dataset.values)
+            pixels = decode(file, info, dataset.values)
     except BadImage as error:
         return info, [Problem(dataset.ids[index], path, error.kind, ERROR, str(error))]
+    if info.deep and dataset.values is None and (brightest := int(pixels.max())) < DARK:
+        message = f"uses {brightest} of 255 of the full range of its {info.bits} bits: give --range LOW,HIGH, or auto"
+        return info, [Problem(dataset.ids[index], path, "dark", WARNING, message)]
     return info, []
 
 
@@ -275,26 +256,6 @@ def _label_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
         )
 
 
-def class_remarks(dataset: Dataset) -> tuple[str, ...]:
-    """What a training cannot learn from the labels: classes that no image has, as those of VOC that stand in for a
-    forgotten --classes, and classes that all images have."""
-    if dataset.labels is None or not len(dataset):
-        return ()
-    counts, classes = dataset.labels.sum(axis=0, dtype=np.int64), dataset.classes.names
-    seen = [name for name, count in zip(classes, counts, strict=True) if count]
-    everywhere = [name for name, count in zip(classes, counts, strict=True) if count == len(dataset)]
-    remarks = []
-    if len(seen) < len(classes):
-        remedy = f"; without them: --classes {','.join(seen)}" if seen else ""
-        remarks.append(f"{len(classes) - len(seen)} of {len(classes)} classes have no image{remedy}")
-    if everywhere:
-        remarks.append(
-            f"each of the {len(dataset)} images has {', '.join(everywhere)}: nothing tells it from its surroundings, "
-            "so its maps mean nothing; add images without it"
-        )
-    return tuple(remarks)
-
-
 def unusable(path: Path, values: Values | None) -> str:
     """Why the image file cannot be used, in one line with the remedy; "" where it can. values: of the data set."""
     try:
@@ -302,40 +263,3 @@ def unusable(path: Path, values: Values | None) -> str:
     except BadImage as error:
         return str(error)
     return ""
-
-
-def _figures(report: CheckReport) -> Iterator[str]:
-    """Lines on the labels, and on the images whose header can be read."""
-    if report.labelled_by:
-        yield report.labelled_by
-    if report.sizes:
-        smallest, median, largest = (f"{width} x {height}" for width, height in report.sizes.values())
-        yield f"formats: {_listed(report.formats)}"
-        yield f"decoders: {_listed(report.decoders)}"
-        yield f"sizes: {smallest} to {largest}, median {median}" if smallest != largest else f"sizes: all {median}"
-    if report.values is not None:
-        yield "range of deep images: {:.10g} to {:.10g}".format(*report.values)
-
-
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in counts.items())
-
-
-def format_report(report: CheckReport) -> str:
-    """The report as text: images per class, problems of the whole data set, then those of images, grouped by kind."""
-    lines = [f"{report.name}: {report.images} images, {report.masks} with a mask", *_figures(report)]
-    if report.counts is not None:
-        width = max(map(len, report.counts))
-        lines += [f"  {name:<{width}}  {count:>7} images" for name, count in report.counts.items()]
-    lines += [one_line(f"warning: {remark}") for remark in report.remarks]
-    of_images = [problem for problem in report.problems if problem.id]
-    for problem in report.problems:
-        if not problem.id:
-            lines.append(one_line(f"{problem.severity}: {problem.path}: {problem.message}"))
-    kinds = Counter(problem.kind for problem in of_images)
-    for kind in [kind for kind in KINDS if kind in kinds]:
-        same = [problem for problem in of_images if problem.kind == kind]
-        lines.append(f"{same[0].severity}: {KINDS[kind]}: {kinds[kind]}")
-        lines += [one_line(f"  {problem.id}: {problem.path}: {problem.message}") for problem in same]
-    lines.append(f"{report.errors} errors, {report.warnings} warnings")
-    return "\n".join(lines)

@@ -12,7 +12,7 @@ from pplfast.data.folder import IMAGES
 from pplfast.data.labels import Fault, counted
 from pplfast.data.listing import ListEntry, Listing, Scan
 from pplfast.data.problems import Problem
-from pplfast.data.splits import is_part
+from pplfast.data.splits import is_holder, is_part, is_split
 from pplfast.errors import UserError
 from pplfast.reading import open_regular, shortened
 
@@ -89,16 +89,24 @@ class FolderLabels:
 
 
 def fits(scan: Scan, classes: ClassList | None) -> bool:
-    """Whether the folders of a plain folder may be those of classes."""
+    """Whether the folders of a plain folder may be those of classes. classes: those that somebody states."""
     folders = _folders(scan)
     names = set(folders) - {""}
     voc = any(IMAGES in entry.id.split("/") for entries in folders.values() for entry in entries)
-    return bool(names) and not voc and not are_parts(names) and not (classes and names.isdisjoint(classes.names))
+    if not names or voc:
+        return False
+    return not (are_parts(names) or names.isdisjoint(classes.names)) if classes else not seem_parts(names)
 
 
 def are_parts(names: Iterable[str]) -> bool:
     """Whether folders are all called as parts of a data set are."""
     return all(map(is_part, names))
+
+
+def seem_parts(names: Collection[str]) -> bool:
+    """Whether folders are rather parts of a data set, and what lies beside them, than classes: images/ and labels/, or
+    train/, val/ and figures/. A single one may be a class: a train, beside bus and cat."""
+    return are_parts(names) or any(map(is_holder, names)) or sum(map(is_split, names)) > 1
 
 
 def first_folder(id: str) -> str:

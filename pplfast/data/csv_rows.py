@@ -74,9 +74,21 @@ def read_csv(path: Path, folder: Path, classes: Collection[str] = ()) -> Table:
     return Table(_joined([Row(number, cells[0], _split(cells[1], classes)) for number, cells in lines], folder), ())
 
 
-def _lines(path: Path, delimiter: str) -> Iterator[_Line]:
-    """Raises OSError, UnicodeDecodeError and csv.Error."""
-    with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+def names_images(path: Path, folder: Path) -> bool:
+    """Whether one of the first rows of a CSV, which may have faults, begins with an image that is there."""
+    for delimiter in _DELIMITERS:
+        try:
+            lines = islice(_lines(path, delimiter, "surrogateescape"), _LOOKED_AT)
+            if any(cells and is_image(folder, cells[0]) for _, cells in lines):
+                return True
+        except (OSError, csv.Error):
+            continue
+    return False
+
+
+def _lines(path: Path, delimiter: str, errors: str = "strict") -> Iterator[_Line]:
+    """Raises OSError, UnicodeDecodeError and csv.Error. errors: what becomes of bytes that are not UTF-8."""
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", errors=errors, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
         for cells in reader:
             yield reader.line_num, [cell.strip() for cell in cells]

@@ -11,13 +11,13 @@ import numpy as np
 from pplfast.arrays import UInt8Array
 from pplfast.data.classes import VOC, ClassList, parse_classes
 from pplfast.data.folder import check_root
-from pplfast.data.image_info import Values
+from pplfast.data.image_info import AUTO, Values
 from pplfast.data.labels import read_labels
 from pplfast.data.layout import classes_source, described, mask_folder, open_labels, open_scan
 from pplfast.data.listing import ListEntry
 from pplfast.data.names import image_id
 from pplfast.data.problems import Problem
-from pplfast.data.value_range import AUTO, measured_range, parse_range, range_text
+from pplfast.data.value_range import measured_range, parse_range, range_text
 from pplfast.data.voc import ImageList, listed_images, read_list
 from pplfast.errors import UserError
 

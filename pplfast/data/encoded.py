@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pplfast.data.bad_image import BadImage
 from pplfast.data.decoding import decode
 from pplfast.data.image_info import DALI, ImageInfo, Values
 from pplfast.data.images import open_image_file
+from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.pool import signals_held, start_worker
 
@@ -54,61 +56,85 @@ class ImageDecoder:
 
     def __call__(self, encoded: Sequence[Encoded]) -> list[UInt8Array | BadImage]:
         """uint8 (H, W, 3) for each, or what is wrong with the file."""
-        others = [row for row, image in enumerate(encoded) if image.info.decoder != DALI]
-        waiting = {row: _Decoding(encoded[row], self._values, self._threads) for row in others}
+        sent = {
+            row: _processes.submit(image, self._values, self._threads)
+            for row, image in enumerate(encoded)
+            if image.info.decoder != DALI
+        }
         dali = iter(self._dali([image.data for image in encoded if image.info.decoder == DALI]))
-        found = [waiting[row].result() if row in waiting else next(dali) for row in range(len(encoded))]
+        found = [
+            _processes.result(sent[row], image, self._values) if row in sent else next(dali)
+            for row, image in enumerate(encoded)
+        ]
         return [
             BadImage("damaged", image or DAMAGED) if image is None or isinstance(image, str) else image
             for image in found
         ]
 
 
-class _Decoding:
-    """One image on its way through a process."""
+class _Processes:
+    """Of this process, for all its decoders and their threads."""
 
-    def __init__(self, image: Encoded, values: Values | None, processes: int) -> None:
-        self._decoder = image.info.decoder
-        self._send: Callable[[], Future[UInt8Array | str]] = lambda: _processes(processes).submit(
-            decode_bytes, image.data.tobytes(), image.info, values
-        )
-        self._future = self._submit()
+    def __init__(self) -> None:
+        self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
 
-    def _submit(self) -> "Future[UInt8Array | str]":
-        with signals_held():
+    def submit(self, image: Encoded, values: Values | None, count: int) -> "_Waiting":
+        """count: of processes, where none have been started."""
+        with self._lock:
+            for _ in range(2):  # they may have died since
+                if self._pool is None:
+                    self._pool = _pool(count)
+                try:
+                    return self._pool, _submitted(self._pool, image, values)
+                except BrokenProcessPool:
+                    self._pool = None
+        raise _cannot_start()
+
+    def result(self, waiting: "_Waiting", image: Encoded, values: Values | None) -> UInt8Array | str:
+        """As `decode_bytes`. A process that dies takes with it all that is at work: each is tried again, alone."""
+        pool, future = waiting
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            with self._lock:
+                if self._pool is pool:  # not one that has been started since
+                    self._pool = None
+        with self._one_at_a_time, _pool(1) as alone:
             try:
-                return self._send()
+                return _submitted(alone, image, values).result()
             except BrokenProcessPool:
-                _start_again()
-                return self._send()
+                _check_start()
+        return f"{image.info.decoder} ends its process over it; restore it, or save it in another form"
 
-    def result(self) -> UInt8Array | str:
-        """As `decode_bytes`. A process that dies takes all that are at work with it: each is tried once more, and by
-        then alone."""
+
+_Waiting = tuple[ProcessPoolExecutor, "Future[UInt8Array | str]"]
+_processes = _Processes()
+
+
+def _pool(count: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(count, get_context("spawn"), start_worker)
+
+
+def _submitted(pool: ProcessPoolExecutor, image: Encoded, values: Values | None) -> "Future[UInt8Array | str]":
+    with signals_held():
+        return pool.submit(decode_bytes, image.data.tobytes(), image.info, values)
+
+
+def _check_start() -> None:
+    """Raises UserError where no process can be started: then it is not the image's fault."""
+    with _pool(1) as pool:
         try:
-            return self._future.result()
+            pool.submit(int).result()
         except BrokenProcessPool:
-            _start_again()
-        try:
-            return self._submit().result()
-        except BrokenProcessPool:
-            _start_again()
-            return f"{self._decoder} ends its process over it; restore it, or save it in another form"
+            raise _cannot_start() from None
 
 
-_pool: ProcessPoolExecutor | None = None  # of this process, for all its decoders
-
-
-def _processes(count: int) -> ProcessPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ProcessPoolExecutor(count, get_context("spawn"), start_worker)
-    return _pool
-
-
-def _start_again() -> None:
-    global _pool
-    _pool = None
+def _cannot_start() -> UserError:
+    return UserError(
+        "processes that decode images cannot be started: memory is short, or a script lacks "
+        "`if __name__ == '__main__':` before what it does"
+    )
 
 
 def decode_bytes(data: bytes, info: ImageInfo, values: Values | None) -> UInt8Array | str:

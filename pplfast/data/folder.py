@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 IMAGES = "JPEGImages"
 _PARTS = (IMAGES, "Annotations", "ImageSets")  # of VOC's layout, beside the folders of masks
 _MASKS = "SegmentationClass"  # and SegmentationClassAug
-# Their PNGs would be taken for images.
-MASK_FOLDERS = frozenset({_MASKS, "SegmentationClassAug", "SegmentationObject", "masks", "Masks", "mask", "Mask"})
+# Their PNGs would be taken for images. The second ones may be those of a class as well: of faces with a mask.
+MASK_FOLDERS = frozenset({_MASKS, "SegmentationClassAug", "SegmentationObject"})
+_OF_MASK = re.compile(r"[ _.-]*(mask|label|seg|segmentation|gt)$", re.IGNORECASE)
+MAYBE_MASK_FOLDERS = frozenset({"masks", "Masks", "mask", "Mask"})
 
 
 def check_root(root: Path) -> None:
@@ -59,7 +63,8 @@ def find_images(root: Path) -> tuple[list[Path], list[Problem]]:
     and what a Mac puts beside each file of an archive, does not."""
     images: list[Path] = []
     left_out: list[Problem] = []
-    for path in _walk(root, left_out):
+    maybe_masks: set[Path] = set()
+    for path in _walk(root, left_out, maybe_masks):
         suffix = path.suffix.lower()
         if suffix in SUFFIXES:
             images.append(path)
@@ -68,12 +73,41 @@ def find_images(root: Path) -> tuple[list[Path], list[Problem]]:
         elif os.path.islink(path) and not os.path.exists(path):
             reason = f"a link that leads nowhere ({os.path.realpath(path)}); mend it, or remove it"
             left_out.append(_left_out(root, path, "left-out", reason))
+    if maybe_masks:
+        others = [problem.path for problem in left_out if problem.kind == "other-format"]
+        masks = _mask_folders(maybe_masks, [*images, *others])
+        within = {
+            folder for folder in {path.parent for path in images} if not masks.isdisjoint((folder, *folder.parents))
+        }
+        images = [path for path in images if path.parent not in within]
+        left_out += [_left_out_masks(root, folder) for folder in masks]
+        left_out = [problem for problem in left_out if masks.isdisjoint(problem.path.parents)]
     return sorted(images), sorted(left_out, key=lambda problem: str(problem.path))
 
 
-def _walk(root: Path, left_out: list[Problem]) -> Iterator[Path]:
-    """All that is no folder. Each folder is entered once, by its own name rather than through a link: so a link into
-    the folder itself neither loops nor doubles an image."""
+def _mask_folders(maybe: set[Path], images: list[Path]) -> set[Path]:
+    """Those of the folders that hold nothing but PNGs, of which one is named as an image elsewhere."""
+    inside: dict[Path, list[Path]] = defaultdict(list)
+    for path in images:
+        inside[path.parent].append(path)
+    above = {folder: maybe.intersection((folder, *folder.parents)) for folder in inside}
+    of_others = (folder for folder, paths in inside.items() if any(path.suffix.lower() != ".png" for path in paths))
+    of_pngs = maybe.difference(*(above[folder] for folder in of_others))
+    within = {folder for folder in inside if not of_pngs.isdisjoint(above[folder])}
+    elsewhere = {path.stem for folder, paths in inside.items() if folder not in within for path in paths}
+    alike = (folder for folder in within if any(_image_of(path.stem) in elsewhere for path in inside[folder]))
+    return of_pngs.intersection(mask for folder in alike for mask in above[folder])
+
+
+def _image_of(stem: str) -> str:
+    """What the image of a mask is called: a for a_mask."""
+    return _OF_MASK.sub("", stem)
+
+
+def _walk(root: Path, left_out: list[Problem], maybe_masks: set[Path]) -> Iterator[Path]:
+    """All that is no folder, and lies in none of MASK_FOLDERS. Each folder is entered once, by its own name rather than
+    through a link: so a link into the folder itself neither loops nor doubles an image. To maybe_masks are added those
+    of MAYBE_MASK_FOLDERS."""
     entered: set[tuple[int, int]] = set()
     above = Path(os.path.realpath(root)).parent
     waiting, links = [root], list[Path]()
@@ -97,9 +131,11 @@ def _walk(root: Path, left_out: list[Problem]) -> Iterator[Path]:
             if entry.name.startswith((".", "__MACOSX")):
                 continue
             if entry.name in MASK_FOLDERS and os.path.isdir(path):
-                reason = "a folder of masks by its name: name it with --masks to score by it, or rename it if it is not"
-                left_out.append(_left_out(root, path, "left-out", reason))
-            elif entry.is_dir(follow_symlinks=False):
+                left_out.append(_left_out_masks(root, path))
+                continue
+            if entry.name in MAYBE_MASK_FOLDERS and os.path.isdir(path):
+                maybe_masks.add(path)
+            if entry.is_dir(follow_symlinks=False):
                 waiting.append(path)
             elif not (entry.is_symlink() and os.path.isdir(path)):
                 yield path
@@ -108,6 +144,11 @@ def _walk(root: Path, left_out: list[Problem]) -> Iterator[Path]:
                 left_out.append(_left_out(root, path, "left-out", reason))
             else:
                 links.append(path)
+
+
+def _left_out_masks(root: Path, path: Path) -> Problem:
+    reason = "a folder of masks by its name: name it with --masks to score by it, or rename it if it is not"
+    return _left_out(root, path, "left-out", reason)
 
 
 def _left_out(root: Path, path: Path, kind: str, message: str) -> Problem:

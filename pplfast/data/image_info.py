@@ -10,6 +10,7 @@ TIFFFILE = "tifffile"  # with the codecs of imagecodecs
 IMAGECODECS = "imagecodecs"
 DECODERS = (DALI, PILLOW, TIFFFILE, IMAGECODECS)
 
+AUTO, FULL = "auto", "full"  # words of --range
 Values = tuple[float, float]  # of images deeper than 8 bits: what becomes black, and what white
 
 
@@ -52,5 +53,5 @@ def value_range(info: ImageInfo, values: Values | None) -> Values:
     raise BadImage(
         "range",
         f"holds {info.bits}-bit {'numbers with a sign' if info.sample == 'int' else info.sample + ' values'}, which "
-        "have no black and white of their own; give --range LOW,HIGH, or --range auto to measure them",
+        "have no black and white of their own; give --range LOW,HIGH (`pplfast data check` measures it)",
     )

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.data import class_folders, yolo
-from pplfast.data.class_folders import FolderLabels, are_parts, first_folder, shown_names
+from pplfast.data.class_folders import FolderLabels, first_folder, seem_parts, shown_names
 from pplfast.data.classes import VOC, parse_classes, states_values
 from pplfast.data.coco_labels import CocoLabels
 from pplfast.data.csv_labels import CsvLabels
-from pplfast.data.csv_rows import is_image, read_csv
+from pplfast.data.csv_rows import is_image, names_images, read_csv
 from pplfast.data.folder import meant_root
 from pplfast.data.labels import Labels
 from pplfast.data.listing import Scan
 from pplfast.data.npy_labels import NpyLabels
-from pplfast.data.splits import is_part
+from pplfast.data.splits import is_holder, is_part, is_split
 from pplfast.data.xml_labels import XmlLabels
 from pplfast.data.yolo import YoloLabels
 from pplfast.errors import UserError
@@ -122,7 +122,7 @@ def _auto(config: "DataConfig", scan: Scan) -> _Found:
 
 
 def _table(root: Path) -> Path | None:
-    """labels.csv, or the only CSV, if it is one of images."""
+    """labels.csv, or the only CSV, if it is one of images. UserError where such a one has faults."""
     path, tables = root / "labels.csv", _tables(root)
     if path in tables:
         return path
@@ -130,7 +130,9 @@ def _table(root: Path) -> Path | None:
         return None
     try:
         rows = read_csv(tables[0], root).rows
-    except UserError:
+    except UserError as error:
+        if names_images(tables[0], root):
+            raise UserError(f"{error}; if it holds no labels, say with --labels what does") from None
         return None
     return tables[0] if any(is_image(root, row.image) for row in islice(rows, _ROWS)) else None
 
@@ -164,14 +166,32 @@ def _nothing_fits(scan: Scan, instances: list[Path], stated: bool) -> str:
         return f"{text}; give --labels one of {_names(instances)}, and --data the folder of its images"
     if tables := _tables(scan.root):
         return f"{text}; if {_names(tables)} has them, give it as --labels"
-    if folders and are_parts(folders):
-        also = f", or --data one of its folders, as {scan.root / folders[0]}"
+    if folders and seem_parts(folders):
+        also = _part(scan, folders)
     else:
         also = f", or --classes names of its folders: {shown_names(folders)}" if folders and stated else ""
     return (
         f"{text}; give --labels a cls_labels.npy, a CSV of image,label;label or a COCO .json, or none where the "
         f"command needs no labels{also}"
     )
+
+
+def _part(scan: Scan, folders: list[str]) -> str:
+    """The remedy for folders that seem to be parts of a data set."""
+    classes = "" if all(map(is_part, folders)) else ", or --labels folders if each of its folders is a class"
+    holder = next(filter(is_holder, folders), None)
+    if holder is None:
+        return f", or --data one of its folders, as {scan.root / next(filter(is_split, folders))}{classes}"
+    masks = _masks_beside(scan, holder)
+    return f", or --data {scan.root / holder}{f' and --masks {masks}' if masks else ''}{classes}"
+
+
+def _masks_beside(scan: Scan, holder: str) -> Path | None:
+    """The folder beside that of the images which holds PNGs of their names."""
+    ids = (entry.id for entry in scan.listing.entries if first_folder(entry.id) == holder)
+    names = [f"{id.partition('/')[2]}.png" for id in islice(ids, _ROWS)]
+    beside = sorted(path for path in scan.root.iterdir() if path.name != holder and os.path.isdir(path))
+    return next((path for path in beside if any(os.path.isfile(path / name) for name in names)), None)
 
 
 def _names(paths: list[Path]) -> str:

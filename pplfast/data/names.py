@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from pplfast.errors import UserError
@@ -17,11 +18,12 @@ SUFFIXES = (
 # Images that are recognised, not read.
 OTHER_SUFFIXES = (
     ".heic", ".heif", ".avif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".exr", ".dcm", ".psd", ".svs", ".ndpi",
-    ".czi", ".nd2", ".lif", ".fits",
+    ".czi", ".nd2", ".lif", ".fits", ".fit", ".fts", ".orf", ".raf", ".rw2", ".pef", ".srw", ".raw",
 )  # fmt: skip
 _SUFFIXES = {*SUFFIXES, *OTHER_SUFFIXES}
 LONGEST_NAME = 255  # bytes, of every file system in use
 LONGEST_PATH = 2048  # bytes below the data set's folder; Linux takes 4096 in all
+_FOLDERS_LOOKED_AT = 32  # below that of a missing image
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how its absolute paths begin
 
 
@@ -91,6 +93,8 @@ def instead(path: Path) -> str:
         return f"it is a link to {os.path.realpath(path)}: restore that, or take the image off the list"
     other = _alike(path) or ("\\" in path.name and _alike(Path(str(path).replace("\\", "/"))))
     if not other or not _has_suffix(other.name):
+        if below := _below(path):
+            return f"{below} is there: write that folder too, or move the file"
         folder = "" if os.path.isdir(path.parent) else "its folder is not there: write paths relative to --data, or "
         return f"{folder}restore it, or take it off the list"
     name = other.name if other.parent == path.parent else str(other)
@@ -113,6 +117,25 @@ def _alike(path: Path) -> Path | None:
     except (OSError, ValueError):
         return None
     return folder / name if name else None
+
+
+def _below(path: Path) -> str:
+    """The file of that name in one of the folders beside where it should be, if only one of them has it; else ""."""
+    parent = os.fspath(path.parent)
+    try:
+        folders = _folders(parent, os.stat(parent).st_mtime_ns)
+    except (OSError, ValueError):
+        return ""
+    found = [folder for folder in folders if os.path.isfile(os.path.join(parent, folder, path.name))]
+    return f"{found[0]}/{path.name}" if len(found) == 1 else ""
+
+
+@lru_cache(maxsize=8)
+def _folders(folder: str, changed: int) -> tuple[str, ...]:
+    """The folders in a folder, by their names; none where they are many. changed: as below."""
+    with os.scandir(folder) as entries:
+        some = tuple(islice((entry.name for entry in entries if entry.is_dir()), _FOLDERS_LOOKED_AT + 1))
+    return some if len(some) <= _FOLDERS_LOOKED_AT else ()
 
 
 @lru_cache(maxsize=8)  # a list may miss thousands of files of one folder

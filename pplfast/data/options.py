@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pplfast.data.image_info import AUTO
 from pplfast.errors import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add_data_arguments(
     rare = {option: helps[option] if option in shown else argparse.SUPPRESS for option in RARE}
     group.add_argument("--masks", default="", metavar="DIR", help=rare["--masks"])
     group.add_argument("--skip-difficult", action="store_true", help=rare["--skip-difficult"])
-    group.add_argument("--range", default="auto", metavar="LOW,HIGH", help=rare["--range"])
+    group.add_argument("--range", default=AUTO, metavar="LOW,HIGH", help=rare["--range"])
 
 
 _WORDS = {"auto": "auto, which takes those that it finds in ROOT", "none": "none"}

@@ -12,6 +12,6 @@ NOTE = "note"  # worth knowing; nothing is wrong
 class Problem:
     id: str  # of the image; "" for the whole data set
     path: Path
-    kind: str  # a short fixed word: those of images are in check.KINDS
+    kind: str  # a short fixed word: those of images are in check_text.KINDS
     severity: str  # ERROR, WARNING or NOTE
     message: str

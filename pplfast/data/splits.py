@@ -14,6 +14,11 @@ def is_split(name: str) -> bool:
     return _SPLIT.fullmatch(name) is not None
 
 
+def is_holder(name: str) -> bool:
+    """Whether a folder holds all images of a data set by its name: images, img, jpg."""
+    return _HOLDER.fullmatch(name) is not None
+
+
 def is_part(name: str) -> bool:
     """Whether a folder is a part of a data set by its name, or holds all its images: it is no class."""
-    return is_split(name) or _HOLDER.fullmatch(name) is not None
+    return is_split(name) or is_holder(name)

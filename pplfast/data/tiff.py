@@ -21,7 +21,7 @@ from pplfast.reading import file_size
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _JPEG = 7
 _LOSSLESS = (1, 5, 8, 32946)  # none, LZW, deflate under its two numbers
-_ALPHA = (1, 2)  # of ExtraSamples: associated, unassociated
+_ASSOCIATED, _UNASSOCIATED = _ALPHA = (1, 2)  # of ExtraSamples
 _SAMPLES = {1: "uint", 2: "int", 3: "float"}
 
 
@@ -79,9 +79,20 @@ def read_tiff(file: BinaryIO, info: ImageInfo) -> NDArray[Any]:
             return _coloured(pixels[:, :, 0], page)
         if info.mode in ("1", "L"):
             pixels = pixels[:, :, 0]
+        if info.alpha and int(page.extrasamples[-1]) == _ASSOCIATED:
+            pixels = _unassociated(pixels, info)
         if page.bitspersample < 8:
             pixels = (pixels.astype(np.uint16) * 255 // (2**page.bitspersample - 1)).astype(np.uint8)
         return pixels
+
+
+def _unassociated(pixels: NDArray[Any], info: ImageInfo) -> NDArray[Any]:
+    """The colours without the alpha that they are multiplied with, and the alpha."""
+    opaque = 2.0**info.bits - 1 if info.sample == "uint" else 1.0
+    colours, alpha = pixels[:, :, :-1].astype(np.float64), pixels[:, :, -1:]
+    seen = np.divide(colours * opaque, alpha, out=np.zeros_like(colours), where=alpha > 0)
+    whole = np.minimum(seen, opaque) if info.sample == "float" else np.rint(np.minimum(seen, opaque))
+    return np.concatenate([whole.astype(pixels.dtype), alpha], axis=2)
 
 
 def _coloured(indices: NDArray[Any], page: Any) -> NDArray[Any]:

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from pplfast.data.bad_image import BadImage
 from pplfast.data.decoding import stored_values
-from pplfast.data.image_info import Values
+from pplfast.data.image_info import FULL, Values
 from pplfast.data.images import inspect_file, open_image_file
+from pplfast.data.spread import evenly
 from pplfast.errors import UserError
 from pplfast.reading import quoted
 
-AUTO, FULL = "auto", "full"
 MOST_IMAGES = 200  # that are looked at, evenly over the list
-MOST_PIXELS = 20_000  # of each
+MOST_PIXELS = 20_000  # of each, about
+THREADS = 4  # each holds a whole image
 DARKEST, BRIGHTEST = 0.1, 99.9  # percentiles: of a camera's dead and hot pixels none decides
 
 
@@ -55,10 +56,8 @@ def measured_range(images: Sequence[Path]) -> Values | None:
 
     The same for the same files: nothing is drawn by chance. Images that cannot be read do not count.
     """
-    if not images:
-        return None
-    chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(MOST_IMAGES, len(images))).astype(int)]
-    with ThreadPoolExecutor() as pool:
+    chosen = [images[i] for i in evenly(len(images), MOST_IMAGES)]
+    with ThreadPoolExecutor(THREADS) as pool:
         found = [values for values in pool.map(_sample, chosen) if values is not None]
     if not found:
         return None
@@ -73,9 +72,12 @@ def _sample(path: Path) -> NDArray[Any] | None:
             info = inspect_file(file, path)
             if not info.deep:
                 return None
-            values = stored_values(file, info).reshape(-1)
+            pixels = stored_values(file, info).reshape(info.height * info.width, -1)
     except BadImage:
         return None
-    some = values[:: max(1, len(values) // MOST_PIXELS)].astype(np.float64)
+    step = max(1, len(pixels) // MOST_PIXELS)
+    while math.gcd(step, info.width) > 1:  # else it would fall on the same columns in every row
+        step += 1
+    some = pixels[::step].reshape(-1).astype(np.float64)
     finite = some[np.isfinite(some)]
     return finite if len(finite) else None

@@ -12,6 +12,7 @@ from pplfast.data.listing import ListEntry, Listing, Scan
 from pplfast.data.names import OTHER_SUFFIXES, SUFFIXES, check_name, image_file, image_id, in_root
 from pplfast.data.problems import Problem
 from pplfast.errors import UserError
+from pplfast.files import StrPath
 from pplfast.reading import quoted
 
 _SUFFIX = re.compile(rf"({'|'.join(map(re.escape, (*SUFFIXES, *OTHER_SUFFIXES)))})\s+", re.IGNORECASE)
@@ -24,6 +25,11 @@ class ImageList:
     entries: list[ListEntry]
     name: str  # of the data set, for reports
     left_out: list[Problem]  # what else a plain folder holds
+
+
+def is_voc_layout(root: StrPath) -> bool:
+    """Whether lists are part of the data set: it has the folders of VOC's layout, or one of them."""
+    return any(os.path.isdir(os.path.join(root, folder)) for folder in ("ImageSets", IMAGES))
 
 
 def read_list(root: Path, name: str, labels: str) -> ImageList:

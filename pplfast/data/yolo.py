@@ -87,15 +87,16 @@ def fits(scan: Scan) -> bool:
     entries = scan.listing.entries
     some = entries[:: max(1, len(entries) // _IMAGES_LOOKED_AT)]
     files = (path for entry in some for path in label_files(entry.image) if os.path.isfile(path))
-    found = False
+    empty = bad = False
     for path in islice(files, _FILES_LOOKED_AT):
         try:
             if any(True for _ in read_numbers(path)):
                 return True
-        except (OSError, ValueError):
-            return False
-        found = True  # without an object, as an image of background has it
-    return found
+        except (OSError, ValueError):  # one that is damaged, or a README, says nothing of the others
+            bad = True
+        else:
+            empty = True  # without an object, as an image of background has it; a caption may be empty too
+    return empty and not bad
 
 
 def label_files(image: Path) -> list[Path]:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pplfast.recipe.reading import load_recipe
 from pplfast.recipe.writing import toml_value
 
 BASE = "own-images"  # the preset that is changed
-ENOUGH_IMAGES = 400  # from here on the epochs of BASE make as many optimizer steps as FEW has
+ENOUGH_STEPS = 200  # optimizer steps of the classifier and of the segmentation network
 ENOUGH_TO_WALK = 100  # of fewer, the random walk spreads classes over whole images (docs/journal.md)
 MOST_STEPS = 20_000  # of a stage: nothing measured so far gains by more
 # Tables of the recipe and their optimizer steps where there are fewer images (docs/journal.md).
@@ -43,7 +44,8 @@ def suggest(facts: DataFacts) -> Suggestion:
     if batch != 8:
         overrides |= {f"{table}optim.batch": batch for table in ("", "affinity.", "segmentation.")}
         reasons.append(f"batches of {batch}: the GPU has {facts.gpu_gib:.0f} GiB")
-    if facts.images < ENOUGH_IMAGES:
+    usual = _usual_steps(facts.images, batch)
+    if usual["stages.0"] + usual["stages.1"] < ENOUGH_STEPS or usual["segmentation"] < ENOUGH_STEPS:
         overrides |= {f"{table}.steps": steps for table, steps in FEW.items()}
         overrides["affinity.label.value"] = 0.5  # walked maps of so few images are flat
         if facts.images < ENOUGH_TO_WALK:
@@ -51,19 +53,23 @@ def suggest(facts: DataFacts) -> Suggestion:
             reasons.append("no random walk, as there are very few images")
         counts = f"{FEW['stages.0']} + {FEW['stages.1']} of the classifier, {FEW['segmentation']} of the segmentation"
         reasons.append(f"optimizer steps, not epochs, as there are few images: {counts} network")
-    else:
-        epoch = -(-facts.images // batch)
-        capped = {"stages.0": 2, "stages.1": 2, "affinity": 2, "segmentation": 8}
-        many = {table: MOST_STEPS for table, epochs in capped.items() if epochs * epoch > MOST_STEPS}
-        overrides |= {f"{table}.steps": steps for table, steps in many.items()}
-        if many:
-            reasons.append(f"at most {MOST_STEPS} optimizer steps of each training, as there are many images")
+    elif many := [table for table, steps in usual.items() if steps > MOST_STEPS]:
+        overrides |= {f"{table}.steps": MOST_STEPS for table in many}
+        reasons.append(f"at most {MOST_STEPS} optimizer steps of each training, as there are many images")
     if not SIDES[0] <= facts.long_side <= SIDES[1]:
         sizes, reason = _sizes(facts)
         overrides |= sizes
         reasons.append(reason)
     settings = (f"{key}={toml_value(value)}" for key, value in overrides.items())
     return Suggestion(tuple(settings), tuple(reasons))
+
+
+def _usual_steps(images: int, batch: int) -> dict[str, int]:
+    """Optimizer steps of the preset by its tables."""
+    base = load_recipe(BASE)
+    lengths = {f"stages.{i}": stage.epochs for i, stage in enumerate(base.stages)}
+    lengths |= {"affinity": base.affinity.epochs, "segmentation": base.segmentation.epochs}
+    return {table: round(epochs * -(-images // batch)) for table, epochs in lengths.items()}
 
 
 def _sizes(facts: DataFacts) -> tuple[dict[str, Any], str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pplfast.arrays import IntArray
 from pplfast.data.dataset import Dataset
+from pplfast.data.spread import evenly
 from pplfast.errors import UserError
 from pplfast.files import is_output, write_text
 from pplfast.report.document import document
@@ -56,25 +57,22 @@ def write_sheet(dataset: Dataset, path: Path, per_class: int = PER_CLASS) -> Pat
     return path
 
 
-def spread(indices: IntArray, count: int) -> tuple[int, ...]:
-    """`count` of them, or all where there are no more: the first, the last and those evenly between."""
-    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(np.intp)
-    return tuple(indices[places].tolist())
-
-
 def _sections(dataset: Dataset, per_class: int) -> Iterator[_Section]:
     """Those of classes that have an image, of images without a class, or of all where there are no labels."""
     if dataset.labels is None:
-        everything = np.arange(len(dataset))
-        yield _Section(join(["All images"]), len(dataset), spread(everything, UNLABELLED))
+        yield _Section(join(["All images"]), len(dataset), tuple(evenly(len(dataset), UNLABELLED)))
         return
     for column in range(len(dataset.classes)):
         own = np.flatnonzero(dataset.labels[:, column])
         if len(own):
-            yield _Section(_class_key(dataset, column), len(own), spread(own, per_class))
+            yield _Section(_class_key(dataset, column), len(own), _some(own, per_class))
     without = np.flatnonzero(~dataset.labels.any(axis=1))
     if len(without):
-        yield _Section(join(["No class of the list"]), len(without), spread(without, per_class))
+        yield _Section(join(["No class of the list"]), len(without), _some(without, per_class))
+
+
+def _some(indices: IntArray, count: int) -> tuple[int, ...]:
+    return tuple(indices[evenly(len(indices), count)].tolist())
 
 
 def _picture(dataset: Dataset, index: int) -> Markup:

@@ -11,16 +11,27 @@ from typing import Any
 from pplfast.cluster.agreement import CODE, DATA, RECIPE, agree, code_versions
 from pplfast.cluster.meeting import world_size
 from pplfast.cluster.ranks import Ranks, on_main, start_ranks, together, while_others_wait
-from pplfast.data.check import IMAGE_KINDS, check_dataset, class_remarks, unusable
+from pplfast.data.check import IMAGE_KINDS, check_dataset, unusable
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.problems import ERROR, WARNING, Problem
+from pplfast.data.remarks import class_remarks
 from pplfast.doctor import hardware, versions
 from pplfast.errors import UserError, one_line
 from pplfast.files import check_inside, is_output, remove_file, write_json
 from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
 from pplfast.report import write_report
-from pplfast.run.config import Lists, RunConfig, absolute, file_contents, file_states, fingerprint, parts_of, with_range
+from pplfast.run.config import (
+    Lists,
+    RunConfig,
+    absolute,
+    file_contents,
+    file_states,
+    fingerprint,
+    parts_of,
+    shared_range,
+    with_range,
+)
 from pplfast.run.facts import few_steps
 from pplfast.run.steps import Steps
 from pplfast.run.variant import output_files, run_variant
@@ -41,7 +52,8 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]
     stopped, on any number of ranks. Raises it at once where another process writes to `config.out`.
     """
     with hold_run(config) as ranks:
-        return _run(together(ranks, lambda: with_range(config)), ranks, say if ranks.main else lambda line: None)
+        values = on_main(ranks, lambda: shared_range(config))
+        return _run(with_range(config, values), ranks, say if ranks.main else lambda line: None)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.value_range import AUTO, parse_range, range_text
+from pplfast.data.image_info import AUTO
+from pplfast.data.value_range import parse_range, range_text
 from pplfast.data.voc import find_list_in
 from pplfast.errors import UserError
 from pplfast.files import read_json
@@ -71,22 +72,19 @@ def absolute(config: DataConfig) -> DataConfig:
     )
 
 
-def with_range(config: RunConfig) -> RunConfig:
-    """The same run with a range of deep images that all its lists share: where it is to be measured, that of the
-    list it is trained on, or what an earlier call has recorded of it."""
+def shared_range(config: RunConfig) -> str:
+    """The range of deep images for all lists of a run: as it was given, or what an earlier call has recorded, or
+    measured on the list that is trained on."""
     if config.train.range != AUTO:
-        return config
-    values = _recorded_range(config)
-    if not values:
-        measured = open_dataset(config.train).values
-        if measured is None:
-            return config
-        values = range_text(measured)
-    lists = {
-        key: data and dataclasses.replace(data, range=values)
-        for key, data in (("train", config.train), ("val", config.val), ("test", config.test))
-    }
-    return dataclasses.replace(config, **lists)  # type: ignore[arg-type]
+        return config.train.range
+    return _recorded_range(config) or range_text(open_dataset(config.train).values)
+
+
+def with_range(config: RunConfig, values: str) -> RunConfig:
+    """The same run, with that range for all its lists."""
+    train, val = (dataclasses.replace(data, range=values) for data in (config.train, config.val))
+    test = config.test and dataclasses.replace(config.test, range=values)
+    return dataclasses.replace(config, train=train, val=val, test=test)
 
 
 def _recorded_range(config: RunConfig) -> str:

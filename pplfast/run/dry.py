@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from pplfast.data.check import class_remarks
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, inspect_image
+from pplfast.data.remarks import class_remarks
 from pplfast.jobs.memory import budget_bytes, crf_bytes, split_budget
 from pplfast.labels.camfile import stored_size
 from pplfast.precision import default_device
 from pplfast.run.chain import open_sets
-from pplfast.run.config import RunConfig, parts_of, with_range
+from pplfast.run.config import RunConfig, parts_of, shared_range, with_range
 from pplfast.run.facts import few_steps, training_steps
 from pplfast.run.record import read_record
 from pplfast.steps import JOB, TEST, TRAIN, VAL, Step, steps_of
@@ -29,7 +29,7 @@ def dry_run(config: RunConfig, seeds: Sequence[int] | None = None) -> list[str]:
 
     Of images only the headers are read, so the steps are counted as if none had to be left out.
     """
-    config = with_range(config)
+    config = with_range(config, shared_range(config))
     recipe, sets = config.recipe, open_sets(config)
     train_set, val_set, test_set = sets[TRAIN], sets[VAL], sets[TEST]
     steps = steps_of(parts_of(recipe, sets))

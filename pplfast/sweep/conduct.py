@@ -8,6 +8,7 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import check_inside
 from pplfast.run.chain import data_settings, open_sets
+from pplfast.run.config import shared_range, with_range
 from pplfast.steps import TEST, VAL
 from pplfast.sweep.figures import read_outcome
 from pplfast.sweep.names import title
@@ -23,6 +24,7 @@ def check_runs(runs: Sequence[SweepRun]) -> tuple[Data, dict[str, Dataset]]:
     """The data of each run, and the lists that are scored, by VAL and TEST. Raises UserError for what a run could not
     be trained with, and where nothing is scored."""
     tested = {run.config.recipe.segmentation.trained: run.config for run in runs}  # with a list to test on, or not
+    tested = {has: with_range(config, shared_range(config)) for has, config in tested.items()}
     sets = {has: open_sets(config) for has, config in tested.items()}
     data = {has: data_settings(config, sets[has]) for has, config in tested.items()}
     every = sets[max(sets)]

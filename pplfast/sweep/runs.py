@@ -99,10 +99,20 @@ def is_done(run: SweepRun, data: dict[str, Any]) -> bool:
     wanted = {
         "recipe": recipe_to_dict(config.recipe),
         "variants": config.variants,
-        "data": {"train": vars(absolute(config.train)), "val": vars(absolute(config.val))},
+        "data": {"train": _data(vars(absolute(config.train))), "val": _data(vars(absolute(config.val)))},
     }
-    same = completed({key: record.get(key) for key in wanted}) == completed(_plain(wanted))
+    found = {key: record.get(key) for key in wanted} | {"data": _each_data(record.get("data"))}
+    same = completed(found) == completed(_plain(wanted))
     return same and bool(checked.get("settings") == _plain(data))
+
+
+def _data(table: Any) -> Any:
+    """Of a list, without the range of its deep images: as measured, it is in the data's settings."""
+    return {key: value for key, value in table.items() if key != "range"} if isinstance(table, dict) else table
+
+
+def _each_data(tables: Any) -> Any:
+    return {key: _data(table) for key, table in tables.items()} if isinstance(tables, dict) else tables
 
 
 def _plain(value: Any) -> Any:
