@@ -17,7 +17,8 @@ from pplfast.benchmarks.format_files import PICTURES, Form, read_photo
 from pplfast.benchmarks.harness import Effort, Spread, alternate
 from pplfast.benchmarks.layout_files import bare_name, option, write_table
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
-from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
+from pplfast.data.decoding_processes import Encoded
+from pplfast.data.encoded import ImageDecoder, read_encoded
 from pplfast.data.image_info import FULL
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.errors import UserError

@@ -78,7 +78,8 @@ def loader() -> list[Finding]:
     import numpy as np
     from PIL import Image
 
-    from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
+    from pplfast.data.decoding_processes import Encoded
+    from pplfast.data.encoded import ImageDecoder, read_encoded
     from pplfast.data.handover import Handover
     from pplfast.data.images import BadImage, inspect_image
     from pplfast.data.pipelines import Resizer, resolve_device

@@ -7,7 +7,8 @@ from picture_files import LOSSLESS, OTHERS, deep, grey, lossy, picture, pillow, 
 from PIL import Image
 
 from pplfast.data.decoding import decode_image, read_pixels, to_8_bit
-from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
+from pplfast.data.decoding_processes import Encoded
+from pplfast.data.encoded import ImageDecoder, read_encoded
 from pplfast.data.image_info import DALI
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.pipelines import Decoder
@@ -230,7 +231,7 @@ def test_a_batch_of_many_decoders_comes_in_order_and_a_bad_image_costs_itself(tm
 def test_a_decoder_that_dies_costs_its_image_alone(tmp_path, monkeypatch):
     good = write(tmp_path, "good", "tif", tiff(deep(grey(picture()))))
     image = Encoded(read_encoded(good), inspect_image(good))
-    monkeypatch.setattr("pplfast.data.encoded.decode_bytes", _die_of_zeros)
+    monkeypatch.setattr("pplfast.data.decoding_processes.decode_bytes", _die_of_zeros)
     dead = Encoded(np.zeros(10, np.uint8), image.info)
     decoder = ImageDecoder(3, 2, CPU, None)
     found = decoder([image, dead, image])
@@ -244,7 +245,7 @@ def test_a_decoder_that_dies_costs_its_image_alone(tmp_path, monkeypatch):
 def _die_of_zeros(data, info, values):
     import os
 
-    from pplfast.data.encoded import decode_bytes
+    from pplfast.data.decoding_processes import decode_bytes
 
     if not any(data):
         os._exit(1)

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from pplfast.cli.suggestion import suggestion_for
+from pplfast.data.image_info import AUTO
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.data.voc import is_voc_layout
 from pplfast.errors import UserError, one_line
@@ -60,7 +61,7 @@ def _command(args: argparse.Namespace, words: str, more: dict[str, str], list_op
         "--labels": args.labels if args.labels != "auto" else "",
         "--classes": args.classes,
         "--masks": args.masks,
-        "--range": args.range if args.range != "auto" else "",
+        "--range": args.range if args.range != AUTO else "",
     }
     options = [_option(option, value) for option, value in given.items() if option and value]
     flags = ["--skip-difficult"] if args.skip_difficult else []

@@ -161,7 +161,10 @@ def _suggested(args: argparse.Namespace) -> tuple[str, ...]:
         name = args.train_list if args.train_list is not None else "train" if is_voc_layout(args.data) else ""
         dataset = open_dataset(dataclasses.replace(config_from_arguments(args), list=name, range=FULL))
         found = suggestion_for(dataset)
-        settings, how = found.settings, "; ".join(("changed for the data", *found.reasons))
+        settings, how = (
+            found.settings,
+            "; ".join(("changed for the data" if found.reasons else "as it is", *found.reasons)),
+        )
         if not os.environ.get("WORLD_SIZE"):
             print(one_line(f"{dataset.name}: {len(dataset)} images, {dataset.labelled_by}"), flush=True)
     args.recipe, args.overrides = BASE, [*settings, *args.overrides]

@@ -11,7 +11,8 @@ from pplfast.arrays import Float64Array, UInt8Array
 from pplfast.data import sampling
 from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
-from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
+from pplfast.data.decoding_processes import Encoded
+from pplfast.data.encoded import ImageDecoder, read_encoded
 from pplfast.data.handover import Handover
 from pplfast.data.image_info import ImageInfo
 from pplfast.data.images import BadImage, usable_image

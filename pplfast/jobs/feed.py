@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-from pplfast.data.encoded import Encoded, ImageDecoder, read_encoded
+from pplfast.data.decoding_processes import Encoded
+from pplfast.data.encoded import ImageDecoder, read_encoded
 from pplfast.data.image_info import ImageInfo
 from pplfast.data.images import BadImage
 from pplfast.data.pipelines import resolve_device

@@ -18,7 +18,8 @@ from fuzz.reader import Reader, file_name
 from pplfast.data.check import check_dataset
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.decoding import decode_image, read_pixels
-from pplfast.data.encoded import DAMAGED, decode_bytes, read_encoded
+from pplfast.data.decoding_processes import decode_bytes
+from pplfast.data.encoded import DAMAGED, read_encoded
 from pplfast.data.image_info import DALI
 from pplfast.data.images import BadImage, inspect_image, usable_image
 from pplfast.data.masks import read_mask
