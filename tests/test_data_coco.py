@@ -60,6 +60,11 @@ def refused(call, *arguments) -> str:
 # Reading
 
 
+def test_a_file_that_is_not_there_is_named_with_what_it_should_be(tmp_path):
+    with pytest.raises(UserError, match=r"none\.json: no such file; give --labels a COCO \.json"):
+        read_coco(tmp_path / "none.json")
+
+
 def test_images_and_categories_are_read_in_their_order(save):
     shown = [{"id": "x", "file_name": "b/1.jpg", "height": 3, "width": 4}, *images("a.jpg")]
     file = read_coco(save((), shown, ((18, "dog"), (1, "person"))))

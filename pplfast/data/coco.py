@@ -4,6 +4,7 @@ instances_train2017.json has 448 MB and 860,000 annotations: numbers are kept in
 are read, and what nothing here needs is dropped at once.
 """
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,6 +119,8 @@ def read_coco(path: StrPath) -> CocoFile:
     """Images, categories and annotations of a file like instances_val2017.json. UserError for one that is not, and for
     what a label cannot be made of; the outlines of objects are only checked when masks are made (`coco_mask`)."""
     path = Path(path)
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file; give --labels a COCO .json")
     try:
         values = decode_json(read_bounded(path, LARGEST_FILE), _slim)
     except ValueError as error:
