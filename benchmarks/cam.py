@@ -249,7 +249,7 @@ def _same_labels(
     dataset = dataset.subset(rows)
     mean, std = ours.backbone.mean, ours.backbone.std
     expected = []
-    for path, row in zip(dataset.images, dataset.known_labels, strict=True):
+    for path, row in zip(dataset.image_files, dataset.known_labels, strict=True):
         pairs, classes = load_scales(str(path), LABEL_SCALES, mean, std), np.flatnonzero(row)
         height, width = pairs[LABEL_SCALES.index(1.0)].shape[2:]
         expected.append((image_cam(reference, pairs, height, width, classes.tolist()).numpy(), classes))
@@ -290,7 +290,7 @@ def _reference_files(
     out: Path,
     bf16: bool,
 ) -> None:
-    for i, path in enumerate(dataset.images):
+    for i, path in enumerate(dataset.image_files):
         pairs = load_scales(str(path), scales, mean, std)
         if bf16:
             pairs = [pair.contiguous(memory_format=torch.channels_last) for pair in pairs]

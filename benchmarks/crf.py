@@ -54,7 +54,7 @@ def _run_preset(report: Report, dataset: Dataset, preset_name: str, with_pydense
     samples: dict[str, list[float]] = {name: [] for name in names}
     pixels, different = 0, dict.fromkeys(("pydensecrf", "plain_device_only"), 0)
     rng = np.random.default_rng(0)
-    for path, labels in zip(dataset.images, dataset.known_labels, strict=True):
+    for path, labels in zip(dataset.image_files, dataset.known_labels, strict=True):
         image, scores = _picture(path, 1 + int(labels.sum()), rng)
         on_device = _on_device(image, scores, preset, report.device)
         runs: dict[str, Callable[[], Any]] = {

@@ -88,7 +88,7 @@ def measure(
             form.picture,
             form.lossless,
             "+".join(sorted({str(record["decoder"]) for record in read_manifest(cams[form]).values()})),
-            sum(os.path.getsize(path) for path in sets[form].images) / len(photos),
+            sum(os.path.getsize(path) for path in sets[form].image_files) / len(photos),
             len(photos) / Spread.of(seconds[form.folder]).median,
             pixels[form],
             _cam_difference(cams[form], cams[firsts[form]], photos),
@@ -105,7 +105,7 @@ def _written(form: Form, photos: Dataset, folder: Path) -> Dataset:
     """The photos in that form, in a plain folder with a CSV of their labels."""
     folder.mkdir(parents=True)
     names = []
-    for id, path in zip(photos.ids, photos.images, strict=True):
+    for id, path in zip(photos.ids, photos.image_files, strict=True):
         names.append(f"{bare_name(id)}{form.suffix or path.suffix}")
         if form.encode is None:
             shutil.copyfile(path, folder / names[-1])
@@ -129,7 +129,7 @@ def _decode_all(decoder: ImageDecoder, dataset: Dataset) -> None:
 def _pixel_difference(decoder: ImageDecoder, dataset: Dataset, first: Dataset) -> int:
     """To the pixels of the first form's files as Pillow reads them."""
     largest = 0
-    for pixels, path in zip(_decode(decoder, dataset), first.images, strict=True):
+    for pixels, path in zip(_decode(decoder, dataset), first.image_files, strict=True):
         expected = read_photo(path)
         if isinstance(pixels, BadImage) or pixels.shape != expected.shape:
             return WHITE

@@ -89,6 +89,7 @@ def _run(arguments: list[str]) -> None:
 class Leg:
     """One start of the ranks, up to a kill or to the end."""
 
+    world: int = WORLD
     seconds: float = 0.0
     labels: int = 0
     killed: list[int] = field(default_factory=list)
@@ -100,16 +101,18 @@ class Leg:
 
 
 class Ranks:
-    """The processes of one leg, as a launcher starts them."""
+    """The processes of one leg, as a launcher starts them; none of them outlives the context.
 
-    def __init__(self, arguments: list[str], log: TextIO) -> None:
+    world: how many. warm_up: images of a rank before its memory counts."""
+
+    def __init__(self, arguments: list[str], log: TextIO, world: int = WORLD, warm_up: int = WARM_UP) -> None:
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))
             port = server.getsockname()[1]
         common = {
             **os.environ,
-            "WORLD_SIZE": str(WORLD),
-            "LOCAL_SIZE": str(WORLD),
+            "WORLD_SIZE": str(world),
+            "LOCAL_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
@@ -119,11 +122,20 @@ class Ranks:
             subprocess.Popen(
                 command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=log, stderr=log
             )
-            for rank in range(WORLD)
+            for rank in range(world)
         ]
         self.workers: set[int] = set()
+        self._warm_up = warm_up
         self._warm: dict[int, int] = {}
         self._high: dict[int, int] = {}
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
     def running(self) -> bool:
         return any(process.poll() is None for process in self.processes)
@@ -131,10 +143,10 @@ class Ranks:
     def watch(self, labels: list[int]) -> None:
         """Resident memory of each rank with its workers; labels: of each rank in this leg so far."""
         for rank, process in enumerate(self.processes):
-            children = _children(process.pid)
-            self.workers.update(children)
-            now = sum(_resident(pid) for pid in (process.pid, *children))
-            if now and labels[rank] >= WARM_UP:
+            below = children(process.pid)
+            self.workers.update(below)
+            now = sum(resident(pid) for pid in (process.pid, *below))
+            if now and labels[rank] >= self._warm_up:
                 self._warm.setdefault(rank, now)
                 self._high[rank] = max(self._high.get(rank, 0), now)
 
@@ -154,9 +166,9 @@ class Ranks:
         deadline = time.monotonic() + TERM_LIMIT
         for process in self.processes:
             process.wait(max(0.1, deadline - time.monotonic()))
-        while any(_alive(pid) for pid in self.workers) and time.monotonic() < deadline:
+        while any(alive(pid) for pid in self.workers) and time.monotonic() < deadline:
             time.sleep(POLL)
-        left = [pid for pid in self.workers if _alive(pid)]
+        left = [pid for pid in self.workers if alive(pid)]
         if left:
             raise AssertionError(f"worker processes {left} outlive their rank")
 
@@ -195,9 +207,9 @@ def run(folder: Path, images: int, kills: int, seed: int, job: str = "label") ->
             ranks = [0, 1] if chance.random() < 0.5 else [chance.randrange(WORLD)]
             delay = chance.uniform(0, 4) if early else None
             legs.append(_leg(arguments, out, suffix, log, moment, delay, ranks))
-            print(f"leg {len(legs)}: {_describe(legs[-1])}", flush=True)
+            print(f"leg {len(legs)}: {describe(legs[-1])}", flush=True)
     _check(root, out, images, job, log_path)
-    return _figures(legs, images)
+    return kill_figures(legs, images)
 
 
 def _leg(
@@ -211,25 +223,27 @@ def _leg(
 ) -> Leg:
     leg, begin, started = Leg(), time.monotonic(), time.time()
     before = len(read_manifest(out))
-    ranks = Ranks(arguments, log)
-    counters = [LineCounter(rank_file(out, rank), started) for rank in range(WORLD)]
-    while ranks.running():
-        labels = [counter.count() for counter in counters]
-        if sum(labels) and leg.first_label is None:
-            leg.first_label = time.monotonic() - begin
-        ranks.watch(labels)
-        late = moment is not None and delay is None and before + sum(labels) >= moment and leg.first_label
-        if late or (delay is not None and time.monotonic() - begin > delay):
-            now = time.time()
-            ranks.kill(victims)
-            leg.killed = victims
-            last = [max((r["time"] for r in read_records(rank_file(out, rank))), default=started) for rank in victims]
-            leg.lost = max(now - max(moment, started) for moment in last)
-            break
-        time.sleep(POLL)
-    else:
-        codes = [process.returncode for process in ranks.processes]
-        assert codes == [0] * WORLD, f"exit codes {codes} of an undisturbed end"
+    with Ranks(arguments, log) as ranks:
+        counters = [LineCounter(rank_file(out, rank), started) for rank in range(WORLD)]
+        while ranks.running():
+            labels = [counter.count() for counter in counters]
+            if sum(labels) and leg.first_label is None:
+                leg.first_label = time.monotonic() - begin
+            ranks.watch(labels)
+            late = moment is not None and delay is None and before + sum(labels) >= moment and leg.first_label
+            if late or (delay is not None and time.monotonic() - begin > delay):
+                now = time.time()
+                ranks.kill(victims)
+                leg.killed = victims
+                last = [
+                    max((r["time"] for r in read_records(rank_file(out, rank))), default=started) for rank in victims
+                ]
+                leg.lost = max(now - max(moment, started) for moment in last)
+                break
+            time.sleep(POLL)
+        else:
+            codes = [process.returncode for process in ranks.processes]
+            assert codes == [0] * WORLD, f"exit codes {codes} of an undisturbed end"
     leg.seconds, leg.growth, leg.peak = time.monotonic() - begin, ranks.growth(), ranks.peak()
     records = read_manifest(out)
     leg.labels = len(records) - before
@@ -258,7 +272,7 @@ def _check(root: Path, out: Path, images: int, job: str, log: Path) -> None:
     assert not (out / FOLDER).exists(), "the ranks' manifests are left over"
 
 
-def _figures(legs: list[Leg], images: int) -> dict[str, Any]:
+def kill_figures(legs: list[Leg], images: int) -> dict[str, Any]:
     killed = [leg for leg in legs if leg.killed]
     again = [
         after.first_label
@@ -269,14 +283,14 @@ def _figures(legs: list[Leg], images: int) -> dict[str, Any]:
         "images": images,
         "ranks": WORLD,
         "kills": len(killed),
-        "kills_of_all_ranks": sum(len(leg.killed) == WORLD for leg in killed),
+        "kills_of_all_ranks": sum(len(leg.killed) == leg.world for leg in killed),
         "labels_correct_and_once": images,
         "seconds": sum(leg.seconds for leg in legs),
         "work_lost_per_kill_seconds": {
-            "median": _median([leg.lost for leg in killed]),
+            "median": median([leg.lost for leg in killed]),
             "most": max((leg.lost for leg in killed), default=0.0),
         },
-        "restart_to_first_label_seconds": {"median": _median(again), "most": max(again, default=0.0)},
+        "restart_to_first_label_seconds": {"median": median(again), "most": max(again, default=0.0)},
         "labels_written_again": sum(leg.unrecorded for leg in killed),
         "memory_growth_mb_per_rank": max((g for leg in legs for g in leg.growth), default=0) / 1e6,
         "memory_growth_mb_last_leg": max(legs[-1].growth, default=0) / 1e6,
@@ -286,33 +300,33 @@ def _figures(legs: list[Leg], images: int) -> dict[str, Any]:
     }
 
 
-def _describe(leg: Leg) -> str:
+def describe(leg: Leg) -> str:
     first = "no label" if leg.first_label is None else f"first label after {leg.first_label:.1f} s"
     end = f"killed ranks {leg.killed}, lost {leg.lost:.1f} s" if leg.killed else "to the end"
     growth = f", memory +{max(leg.growth) / 1e6:.1f} MB" if leg.growth else ""
     return f"{leg.labels} labels in {leg.seconds:.1f} s, {first}, {end}, {leg.unrecorded} unrecorded{growth}"
 
 
-def _median(values: list[float]) -> float:
+def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2] if values else 0.0
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     try:
         direct = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-    return [*direct, *(grandchild for child in direct for grandchild in _children(child))]
+    return [*direct, *(grandchild for child in direct for grandchild in children(child))]
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         return ") Z" not in Path(f"/proc/{pid}/stat").read_text()

@@ -66,7 +66,7 @@ def _measure(
     mean, std = ours.backbone.mean, ours.backbone.std
     results = {}
     threshold = DEFAULT_THRESHOLD
-    _see_something(ours, reference, dataset.images[0], mean, std)
+    _see_something(ours, reference, dataset.image_files[0], mean, std)
     with tempfile.TemporaryDirectory(prefix="pplfast-bench-") as folder:
         root = Path(folder)
 
@@ -119,7 +119,7 @@ def _reference_labels(
 ) -> None:
     out.mkdir(exist_ok=True)
     ids = np.array([0, *dataset.classes.ids], np.uint8)
-    for image_id, path, labels in zip(dataset.ids, dataset.images, dataset.known_labels, strict=True):
+    for image_id, path, labels in zip(dataset.ids, dataset.image_files, dataset.known_labels, strict=True):
         classes = np.flatnonzero(labels).tolist()
         cam = _reference_cam(model, path, classes, scales, mean, std)
         target = out / f"{image_id}.png"

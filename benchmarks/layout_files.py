@@ -57,7 +57,7 @@ def shown_classes(dataset: Dataset) -> list[tuple[str, ...]]:
 def read_photos(dataset: Dataset, root: Path) -> list[Photo]:
     """All objects of their annotations, also of other classes. UserError for what cannot be read."""
     found = []
-    for id, path, classes in zip(dataset.ids, dataset.images, shown_classes(dataset), strict=True):
+    for id, path, classes in zip(dataset.ids, dataset.image_files, shown_classes(dataset), strict=True):
         try:
             info = inspect_image(path)
         except BadImage as error:

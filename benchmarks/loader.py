@@ -1,14 +1,20 @@
-"""Training images per second: DALI's loader, in its first epoch and from the cache, against PIL + DataLoader."""
+"""Training images per second: DALI's loader, in its first epoch and from the cache, against PIL + DataLoader; and from
+tar shards, against single files and against the webdataset library on the same shards."""
 
+import tempfile
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import torch
 
 from pplfast.benchmarks.images import dali_missing, open_images
 from pplfast.benchmarks.reference.data import TrainImages, train_loader
 from pplfast.benchmarks.results import Ratio, Report
-from pplfast.data.dataset import DataConfig, Dataset
+from pplfast.benchmarks.shard_files import folder_to_shards
+from pplfast.data.dataset import DataConfig, Dataset, open_dataset
+from pplfast.data.encoded import read_encoded
 from pplfast.recipe import AugmentConfig
 
 BENCH = "loader"
@@ -16,6 +22,9 @@ AUGMENT = AugmentConfig(crop=448, resize_long=(320, 640))
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BATCH, WORKERS = 16, 2
 PAIRS = [Ratio("reference", "pplfast_first_epoch", 1.6), Ratio("reference", "pplfast_cached", 2.5)]
+SHARD_PAIRS = [Ratio("single_files", "shards", 1.0), Ratio("webdataset", "shards", 1.0)]
+PER_SHARD = 32  # enough shards for the library's workers
+BUFFER = 1000  # of the library's shuffling, as its documentation has it
 MEAN_LIMIT = 5e-3  # of a normalised image: the two decoders and resizing filters round differently
 
 
@@ -29,6 +38,64 @@ def run(report: Report, data: DataConfig | None = None, augment: AugmentConfig =
         if _same_images(report, dataset, name, augment):
             samples = _measure(dataset, augment, 2 if report.quick else 5, report.device)
             report.add(BENCH, name, samples, PAIRS, images=1)
+        with tempfile.TemporaryDirectory(prefix="pplfast-shards-") as folder:
+            shards = folder_to_shards(dataset, folder, PER_SHARD)
+            name = f"{name}, {len(shards)} shards"
+            stored = open_dataset(DataConfig(folder))
+            if _same_bytes(report, dataset, stored, name):
+                samples = _measure_shards(dataset, stored, shards, augment, 2 if report.quick else 7, report.device)
+                report.add(BENCH, name, samples, SHARD_PAIRS, images=1)
+
+
+def _measure_shards(
+    dataset: Dataset, stored: Dataset, shards: list[str], augment: AugmentConfig, rounds: int, device: str
+) -> dict[str, list[float]]:
+    """As `_measure`; no decoded image is kept. All files are in the system's cache."""
+    from pplfast.data.loader import TrainLoader
+
+    sets = {"single_files": dataset, "shards": stored}
+    loaders = {
+        name: TrainLoader(one, augment, MEAN, STD, BATCH, threads=WORKERS, device=device, cache_mb=0)
+        for name, one in sets.items()
+    }
+    library = _webdataset(shards, dataset, augment)
+    for batches in (library, *(loader.epoch(0) for loader in loaders.values())):
+        _seconds(batches)
+    samples: dict[str, list[float]] = {"single_files": [], "shards": [], "webdataset": []}
+    for number in range(rounds):
+        for name in ("single_files", "shards") if number % 2 == 0 else ("shards", "single_files"):
+            samples[name].append(_seconds(loaders[name].epoch(number)) / len(dataset))
+        samples["webdataset"].append(_seconds(library) / len(dataset))
+    return samples
+
+
+def _webdataset(shards: list[str], dataset: Dataset, augment: AugmentConfig) -> Iterable[Any]:
+    """The library as its documentation has it: shards shuffled and divided among workers, a buffer, PIL; augmented as
+    by the reference."""
+    import webdataset
+    from torch.utils.data import DataLoader
+
+    reference, classes = _reference_images(dataset, augment), len(dataset.classes)
+
+    def made(sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        label = torch.zeros(classes)
+        label[[int(word) for word in sample["cls"].decode().split(",") if word]] = 1
+        return reference.augmented(sample["jpg"]), label
+
+    images = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(BUFFER)
+    images = images.decode(webdataset.imagehandler("pil"), only=["jpg"]).map(made)
+    return DataLoader(images, BATCH, num_workers=WORKERS, persistent_workers=True)
+
+
+def _same_bytes(report: Report, dataset: Dataset, stored: Dataset, name: str) -> bool:
+    """The shards hold the data set, in its order."""
+    different = sum(
+        image.read_bytes() != read_encoded(part).tobytes() or (own != other).any()
+        for image, part, own, other in zip(
+            dataset.image_files, stored.images, dataset.known_labels, stored.known_labels, strict=True
+        )
+    )
+    return report.check(BENCH, name, "images of the shards with other bytes or labels", float(different), 0)
 
 
 def _measure(dataset: Dataset, augment: AugmentConfig, rounds: int, device: str) -> dict[str, list[float]]:

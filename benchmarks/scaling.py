@@ -1,7 +1,9 @@
-"""Efficiency on 1 to 512 GPUs, computed; and the same arithmetic against two measured CPU ranks.
+"""Efficiency on 1 to 512 GPUs and what the images' store must deliver, computed; and the same arithmetic against two
+measured CPU ranks.
 
-    python -m pplfast.benchmarks.scaling                     # the table and the plot for computed H100 steps
+    python -m pplfast.benchmarks.scaling                     # the tables and the plot for computed H100 steps
     python -m pplfast.benchmarks.scaling --measure           # two CPU ranks against the prediction from one
+    python -m pplfast.benchmarks.scaling --measure-reads     # what a read costs the client of an object store
     python -m pplfast.benchmarks.scaling --step-ms 130 --gradients 105e6    # with your own GPU's measured step
 
 Weak scaling: every GPU keeps its batch.
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.benchmarks.harness import Spread, ratios
+from pplfast.benchmarks.scaling_data import IMAGE_BYTES, MEASURED, Need, data_tables, measure_reads, predict_data
 from pplfast.benchmarks.scaling_model import Cluster, Link, Work, efficiency, step_seconds
 from pplfast.benchmarks.table import RESULTS
 from pplfast.errors import UserError
@@ -115,7 +118,7 @@ def compare(case: CpuCase, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def gpu_work(step_ms: float, gradients: float) -> Work:
+def gpu_work(step_ms: float, gradients: float, images: int) -> Work:
     """The user's own step, or that of an H100, computed from its operations."""
     if step_ms:
         return Work(
@@ -123,6 +126,7 @@ def gpu_work(step_ms: float, gradients: float) -> Work:
             step_ms / 1e3,
             BACKWARD,
             int(gradients),
+            images=images,
         )
     import torch
 
@@ -138,7 +142,25 @@ def gpu_work(step_ms: float, gradients: float) -> Work:
         model = models.make_pplfast(case, "meta")
     models.freeze(model, work.frozen)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Work(f"{work.name('b4_5')}, H100 at {SHARE:.0%} of its bf16 rate", seconds, BACKWARD, trained)
+    return Work(
+        f"{work.name('b4_5')}, H100 at {SHARE:.0%} of its bf16 rate", seconds, BACKWARD, trained, images=work.batch
+    )
+
+
+def data_needs(work: Work, own: bool) -> list[Need]:
+    """Of the training, and, where it is not the user's own, of what else is known."""
+    training = Need(f"training, {work.name}", work.images / work.compute)
+    if own:
+        return [training]
+    from pplfast.benchmarks.cost import SHARE, recipe_cost
+    from pplfast.benchmarks.kernel_cost import H100
+    from pplfast.recipe import load_recipe
+
+    recipe = load_recipe("voc12-ppl-wrn38")
+    cams = next(step for step in recipe_cost(recipe, "ppl", 1, 0, 0) if step.name == "CAMs")
+    views = f"{len(recipe.cam.scales)} scales{' and mirrored' if recipe.cam.flip else ''}"
+    labelling = Need(f"labelling, wrn38, {views}, computed likewise", H100.matrix_rate * SHARE / cams.flops)
+    return [training, *MEASURED, labelling]
 
 
 def variants(work: Work) -> dict[str, tuple[Work, Cluster]]:
@@ -151,8 +173,10 @@ def variants(work: Work) -> dict[str, tuple[Work, Cluster]]:
     return found
 
 
-def predict(work: Work) -> dict[str, Any]:
-    """kind: computed. No step of this was measured on a GPU."""
+def predict(work: Work, needs: list[Need], image_bytes: float) -> dict[str, Any]:
+    """kind: computed. No step of this was measured on a GPU, but for the `needs` that say so."""
+    from pplfast.data.dataset import REMOTE_READERS
+
     rows = [
         {
             "variant": name,
@@ -169,6 +193,7 @@ def predict(work: Work) -> dict[str, Any]:
         "gpus_per_node": 8,
         "links": [asdict(NVLINK), *map(asdict, NETWORKS)],
         "rows": rows,
+        "data": predict_data(needs, REMOTE_READERS, image_bytes),
     }
 
 
@@ -182,6 +207,20 @@ def table(prediction: dict[str, Any]) -> str:
         row = [entry["efficiency"] for entry in prediction["rows"] if entry["variant"] == name]
         lines.append(f"{name:<44}" + "".join(f"{value:>6.1%} "[:7].rjust(7) for value in row))
     return "\n".join(lines)
+
+
+def _measure_reads(out: Path) -> int:
+    from pplfast.benchmarks.results import commit, hardware
+
+    rows = measure_reads()
+    for row in rows:
+        print(
+            f"{row['threads']:>3} threads: {row['gets_per_second']:.0f} GET/s, "
+            f"{1e3 * row['client_cpu_seconds_per_get']:.2f} ms of the client's CPU each"
+        )
+    write_json(out, {"kind": "reads", "commit": commit(), "hardware": hardware(), "rows": rows})
+    print(f"written: {out}")
+    return 0
 
 
 def _measure_all(out: Path, rounds: int) -> int:
@@ -214,17 +253,25 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--measure", action="store_true", help="two CPU ranks against the prediction")
+    parser.add_argument("--measure-reads", action="store_true", help="GETs of one process from a store on this machine")
     parser.add_argument("--rounds", type=int, default=12, help="of the measurement (default: %(default)s)")
     parser.add_argument("--step-ms", type=float, default=0, help="measured step of one GPU, without communication")
     parser.add_argument("--gradients", type=float, default=100e6, help="trained parameters (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=16, help="of such a step (default: %(default)s)")
+    parser.add_argument(
+        "--image-bytes", type=float, default=IMAGE_BYTES, help="of an encoded image (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     args = parser.parse_args(arguments)
     if args.measure:
         return _measure_all(args.out or RESULTS / "cpu_scaling.json", args.rounds)
-    prediction = predict(gpu_work(args.step_ms, args.gradients))
+    if args.measure_reads:
+        return _measure_reads(args.out or RESULTS / "logs" / "cpu_reads.json")
+    work = gpu_work(args.step_ms, args.gradients, args.images)
+    prediction = predict(work, data_needs(work, own=bool(args.step_ms)), args.image_bytes)
     out = args.out or RESULTS / "predicted_scaling.json"
     write_json(out, prediction)
-    print(table(prediction))
+    print(f"{table(prediction)}\n\n{data_tables(prediction['data'])}")
     print(f"written: {out}; `python -m pplfast.benchmarks.plots {out}` draws it")
     return 0
 

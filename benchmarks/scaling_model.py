@@ -39,6 +39,7 @@ class Work:
     bucket: int = 8_000_000  # gradients reduced together
     overlap: bool = True  # false: reduced after the backward pass, as at ZeRO 0 and on a CPU
     gathers: bool = True  # ZeRO 1 and 2: each rank updates a part, then all get all parts
+    images: int = 16
 
 
 def reduction_seconds(size: float, gpus: int, cluster: Cluster) -> float:

@@ -41,7 +41,7 @@ def run(
 ) -> None:
     count = 2 if report.quick else EDGE_MAPS
     with open_images(data, count) as dataset:
-        real = [image_edges(path, small) for path in dataset.images]
+        real = [image_edges(path, small) for path in dataset.image_files]
         kinds = {
             f"{count} random edge maps": [random_edges(small, seed) for seed in range(count)],
             f"{len(real)} edge maps of {dataset.name}": real,

@@ -30,9 +30,9 @@ def main(photos: str, labels: str, classes: str, out: str, *overrides: str) -> N
 
     # The segmentation network needs no image labels: it takes any photo, here the first of the folder.
     labeller = pplfast.load_labeller(f"{out}/ppl/segmentation")
-    found = labeller.labels(dataset.images[0])  # uint8 (H, W), 0 background
+    found = labeller.labels(dataset.image_files[0])  # uint8 (H, W), 0 background
     for name, value in zip(labeller.classes.names, labeller.classes.ids, strict=True):
-        print(f"{dataset.images[0].name}: {(found == value).mean():.1%} {name}")
+        print(f"{dataset.image_files[0].name}: {(found == value).mean():.1%} {name}")
 
 
 if __name__ == "__main__":  # the CRF's processes import this file

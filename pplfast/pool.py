@@ -8,8 +8,9 @@ processes: it needs `if __name__ == "__main__":`, and its own imports cost each 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -21,6 +22,7 @@ from pplfast.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WAITING = 256
 QUEUED_PER_WORKER = 4  # tasks waiting, so that no worker idles and memory does not grow with the list
 
 
@@ -64,6 +66,20 @@ def map_unordered(
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def mapped(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], most: int = WAITING
+) -> Iterator[Result]:
+    """The results in the order of the items, of which no more than `most` are taken before their results are: unlike
+    `pool.map`, for lists of any length."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @contextmanager

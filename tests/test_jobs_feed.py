@@ -24,7 +24,7 @@ class Keeper:
         self.data, self.batch, self.most = data, batch, most
         self.screened, self.admitted, self.bads, self.sums, self.stop = [], [], {}, {}, False
 
-    def screen(self, index):
+    def screen(self, index, image):
         self.screened.append(index)
         from pplfast.jobs.screen import screen
 
@@ -92,7 +92,9 @@ def test_headers_are_read_ahead_within_a_window_alone(tmp_path, monkeypatch):
     data = images(tmp_path / "images", [f"im{n:03d}" for n in range(3 * WINDOW)], (8, 8))
     keeper = Keeper(data, batch=1)
     monkeypatch.setattr(keeper, "batch_of", lambda size: 4)
-    monkeypatch.setattr(keeper, "screen", lambda index: keeper.screened.append(index) or ImageInfo(8, 8 + index, "RGB"))
+    monkeypatch.setattr(
+        keeper, "screen", lambda index, image: keeper.screened.append(index) or ImageInfo(8, 8 + index, "RGB")
+    )
     monkeypatch.setattr(feed_module.Feed, "_decode", lambda self, decoder, readers, batch: batch)
     groups, most = feed_of(keeper), 0
     for size, group in groups._groups(feed_module.ThreadPoolExecutor(1)):

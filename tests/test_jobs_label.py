@@ -264,7 +264,7 @@ def test_a_full_disk_stops_clearly_and_the_job_continues(clean, small_disk, caps
 
 
 def test_a_second_job_is_refused_by_name(clean, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pplfast.jobs.run.PATIENCE", 0.0)
+    monkeypatch.setattr("pplfast.jobs.file_outputs.PATIENCE", 0.0)
     with hold_folder(tmp_path / "out"):
         assert label(clean, tmp_path / "out") == 2
         assert os.listdir(tmp_path / "out") == [".lock"]

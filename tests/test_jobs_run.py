@@ -225,7 +225,7 @@ def test_a_file_in_the_folders_place_is_one_line(data, tmp_path):
 
 
 def test_a_second_job_is_refused_by_name(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("pplfast.jobs.run.PATIENCE", 0.0)
+    monkeypatch.setattr("pplfast.jobs.file_outputs.PATIENCE", 0.0)
     with hold_folder(tmp_path / "out"):
         with pytest.raises(UserError, match=f"process {os.getpid()} on {socket.gethostname()} writes to it; wait"):
             run_job(Mean(data), tmp_path / "out", OPTIONS)

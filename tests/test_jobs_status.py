@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,11 +58,11 @@ def test_ranks_that_ended_stopped_failed_or_died_are_told_apart():
 def test_a_status_that_no_rank_writes_is_none(tmp_path, change):
     (tmp_path / "manifest").mkdir()
     good = {"token": "token", "rank": 1, "state": "done", "total": 5, "done": 1, "bad": 0, "seconds": 1.0}
-    status.status_file(tmp_path, 1).write_text(json.dumps(good))
+    Path(status.status_file(tmp_path, 1)).write_text(json.dumps(good))
     assert status.read_status(tmp_path, 1, "token").done == 1
-    status.status_file(tmp_path, 1).write_text(json.dumps(good | change))
+    Path(status.status_file(tmp_path, 1)).write_text(json.dumps(good | change))
     assert status.read_status(tmp_path, 1, "token") is None
-    status.status_file(tmp_path, 1).write_text("[" * 10**5)
+    Path(status.status_file(tmp_path, 1)).write_text("[" * 10**5)
     assert status.read_status(tmp_path, 1, "token") is None
 
 

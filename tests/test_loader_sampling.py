@@ -53,6 +53,49 @@ def test_order_depends_on_seed_and_epoch():
     assert (sampling.epoch_order(1, 2, 30) == sampling.epoch_order(1, 2, 30)).all()
 
 
+@settings(max_examples=80, deadline=None)
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12), lanes=st.integers(1, 20), window=st.integers(1, 8))
+def test_order_of_shards_has_every_image_once(sizes, lanes, window):
+    units = np.repeat(np.arange(len(sizes)), sizes)
+    order = sampling.sharded_order(5, 1, units, lanes, window)
+    assert sorted(order) == list(range(sum(sizes)))
+    assert (order == sampling.sharded_order(5, 1, units, lanes, window)).all()
+
+
+def test_order_of_shards_is_shuffled_within_them_and_between_them():
+    units = np.repeat(np.arange(40), 50)
+    order = sampling.sharded_order(0, 0, units, 1, 20)
+    met = units[order]
+    firsts = [int(np.flatnonzero(met == unit)[0]) for unit in range(40)]
+    assert firsts != sorted(firsts), "the shards keep their order"
+    assert (np.diff(order) != 1).mean() > 0.9, "images keep their order within a shard"
+    place = np.argsort(np.argsort(firsts, kind="stable"))[units] * 50 + np.arange(2000) % 50  # before the buffer
+    assert np.abs(place[order] - np.arange(2000)).max() <= 20 + 20
+    epochs = {tuple(sampling.sharded_order(seed, epoch, units, 1, 20)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(epochs) == 4
+
+
+@pytest.mark.parametrize("world", (1, 2, 4))
+def test_each_rank_reads_few_shards_at_a_time(world):
+    """Of 400 shards, in 50 steps of 16 images."""
+    units = np.repeat(np.arange(400), 100)
+    order = sampling.sharded_order(3, 0, units, 16, 100)
+    for rank in range(world):
+        own = [sampling.shard(order, step, 16, rank, world).indices for step in range(1000, 1050)]
+        # A lane takes 50 images there, of a window of 100 before and behind: of at most four shards.
+        assert len(np.unique(units[np.concatenate(own)])) <= 4 * 16 // world
+
+
+@pytest.mark.parametrize("group", (4, 8, 16))
+def test_order_of_shards_is_the_same_in_parts_of_any_size(group):
+    units = np.repeat(np.arange(9), 7)
+    order = sampling.sharded_order(1, 1, units, 16, 5)
+    steps = sampling.steps_per_epoch(63, group)
+    assert np.concatenate([sampling.shard(order, step, group, 0, 1).indices for step in range(steps)]).tolist() == (
+        order.tolist()
+    )
+
+
 def test_random_numbers_of_an_image_do_not_depend_on_the_number_of_images():
     assert (sampling.epoch_uniforms(1, 2, 10) == sampling.epoch_uniforms(1, 2, 40)[:10]).all()
 

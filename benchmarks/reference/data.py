@@ -31,7 +31,9 @@ class TrainImages(Dataset[tuple[Tensor, Tensor]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = Image.open(self.paths[index]).convert("RGB")
+        return self.augmented(Image.open(self.paths[index]).convert("RGB")), torch.from_numpy(self.labels[index])
+
+    def augmented(self, image: Image.Image) -> Tensor:
         scale = random.randint(*self.resize_long) / max(image.size)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
@@ -39,7 +41,7 @@ class TrainImages(Dataset[tuple[Tensor, Tensor]]):
             pixels = pixels[:, ::-1]
         pixels = (pixels.astype(np.float32) - self.mean) / self.std
         container = self._random_crop(pixels)
-        return torch.from_numpy(container.transpose(2, 0, 1).copy()), torch.from_numpy(self.labels[index])
+        return torch.from_numpy(container.transpose(2, 0, 1).copy())
 
     def _random_crop(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         container = np.zeros((self.crop, self.crop, 3), np.float32)

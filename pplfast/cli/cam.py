@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = cam_config(folder, changes)
     say_settings(f"CAMs at {scales_text(config.scales, config.flip)}", bool(changes))
-    outcome = generate_cams(load_classifier(folder), dataset, config, args.out, args.npy, job_options(args))
+    outcome = generate_cams(load_classifier(folder), dataset, config, args.out, args.npy, job_options(args, dataset))
     return say_outcome(outcome, "CAMs", args.out)
 
 

@@ -1,4 +1,4 @@
-"""`pplfast data demo`, `pplfast data check` and `pplfast data masks`."""
+"""`pplfast data demo`, `check`, `masks` and `index`."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from pplfast.cli.parser import CommandParser
 from pplfast.data.demo_config import DemoConfig
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
 from pplfast.data.problems import Problem
+from pplfast.errors import UserError
 
 
 def configure(parser: CommandParser) -> None:
@@ -30,6 +31,18 @@ def configure(parser: CommandParser) -> None:
         metavar="FILE",
         help="write an HTML file with images of each class, their labels and names (default: none)",
     )
+
+    check.add_argument(
+        "--sample", type=int, metavar="N", help="look at about N images, evenly over the data set (default: all)"
+    )
+
+    index = actions.add_parser(
+        "index",
+        help="read shards through once, and write where their images are",
+        description="Write the index of tar shards or Parquet files: where each image and mask is, and its labels. "
+        "It is made once, and again when a shard has changed.",
+    )
+    add_data_arguments(index, shown=("--index",))
 
     demo = actions.add_parser(
         "demo",
@@ -72,7 +85,7 @@ def configure(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"check": _check, "demo": _demo, "masks": _masks}[args.action](args)
+    return {"check": _check, "demo": _demo, "index": _index, "masks": _masks}[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -85,8 +98,13 @@ def _check(args: argparse.Namespace) -> int:
         from pplfast.report.sheet import check_place, write_sheet
 
         check_place(Path(args.sheet))  # before what may take minutes
+    if args.sample is not None and args.sample < 1:
+        raise UserError(f"--sample {args.sample}: must be 1 or more")
     problems: list[Problem] = []
     dataset = open_dataset(config_from_arguments(args), problems)
+    if args.sample is not None and args.sample < len(dataset):
+        print(f"a sample of {dataset.name}'s {len(dataset)} images:")
+        dataset = dataset.subset(dataset.some(args.sample))
     with _progress("checking", len(dataset)) as advance:
         report = check_dataset(dataset, problems, progress=advance)
     print(format_report(report))
@@ -95,6 +113,21 @@ def _check(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         print(write_sheet(dataset, Path(args.sheet)))
     return 2 if report.errors else 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    from pplfast.data.shard_places import find_shards, index_place, is_sharded
+    from pplfast.data.shards import make_index
+
+    config = config_from_arguments(args)
+    if not is_sharded(config):
+        raise UserError(f"{args.data}: holds no shards; give --data a folder or a pattern of .tar or .parquet files")
+    with _progress("indexing", shards := len(find_shards(config.root).found)) as advance:
+        made = make_index(config, lambda *_: advance())
+    print(f"{index_place(config)}: index of {made.images} images in {shards} shards")
+    if made.without_image:
+        print(f"warning: {made.without_image} samples hold no image, and are left out")
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from pplfast.cli.machine import (
     job_options,
     jobs_from_arguments,
     say_outcome,
+    writes_shards,
 )
 from pplfast.cli.model import dataset_of_model, find_model, take_range
 from pplfast.cli.parser import CommandParser
@@ -25,6 +26,7 @@ from pplfast.errors import UserError
 from pplfast.networks import CLASSIFIER
 from pplfast.recipe import LabelConfig
 from pplfast.recipe import crf_presets as presets
+from pplfast.storage import join
 
 ALPHA_NEEDS_VALUE = "--background alpha needs --value; usual: 4, 24, 32"
 
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple[float, float] | None) -> int:
     from pplfast.evaluate import evaluate_cams
 
-    take_range(args, Path(args.cams) / "settings.json")
+    take_range(args, join(args.cams, "settings.json"))
     dataset = dataset_from_arguments(args, args.out)
     kind, value = args.background or LabelConfig().background, args.value
     if kind == "alpha" and value is None:
@@ -115,13 +117,13 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UserError("--value: give it where several ranks work; one alone finds it on a list with masks")
         value = presets.DEFAULT_THRESHOLD
-        if any(dataset.masks):
+        if any(mask is not None for mask in dataset.masks):
             value = evaluate_cams(args.cams, dataset, jobs=jobs_from_arguments(args)).threshold
             print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
         config = LabelConfig(background=kind, value=value, crf=config.crf)
     from pplfast.labels.label import label_cams
 
-    options = dataclasses.replace(job_options(args), rotated=True)  # the CAMs are of the images as stored
+    options = dataclasses.replace(job_options(args, dataset), rotated=True)  # the CAMs are of the images as stored
     outcome = label_cams(args.cams, dataset, config, args.out, unsure, engine, options)
     return say_outcome(outcome, "labels", args.out)
 
@@ -137,11 +139,13 @@ def _from_images(args: argparse.Namespace, engine: str, preset: str, unsure: tup
     cam, label = cam_config(folder, changes), label_config(args, folder, preset, unsure)
     outputs = tuple(dict.fromkeys(args.outputs.split(",")))
     check_rule(label, unsure, outputs)
+    if "shards" in outputs and writes_shards(args, dataset):
+        raise UserError("--outputs shards: those of a data set in shards are; leave it out, or add --files")
     changed = bool(changes) or any(value is not None for value in (args.background, args.value, args.crf, unsure))
     background = f"{unsure[0]:g} and {unsure[1]:g}" if unsure else f"{label.background} {label.value:g}"
     scales = scales_text(cam.scales, cam.flip)
     say_settings(f"CAMs at {scales}, background {background}, CRF {label.crf}", changed)
-    model, options = load_classifier(folder), job_options(args)
+    model, options = load_classifier(folder), job_options(args, dataset)
     outcome = label_dataset(model, dataset, cam, label, args.out, unsure, outputs, engine, args.shard_size, options)
     return say_outcome(outcome, "labels", args.out)
 

@@ -42,6 +42,8 @@ def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
     from pplfast.cli.run import check_run
     from pplfast.cli.train import check_training_arguments, recipe_from_arguments
     from pplfast.data.folder import check_root
+    from pplfast.data.options import config_from_arguments
+    from pplfast.data.shard_places import check_index, is_sharded
     from pplfast.data.voc import read_list
 
     args = build_parser(words[0]).parse_args(words)
@@ -50,10 +52,14 @@ def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
     elif hasattr(args, "recipe"):
         check_training_arguments(args)
         recipe_from_arguments(args)
-    if here:
+    sharded = is_sharded(config_from_arguments(args))
+    if here and not sharded:
         check_root(Path(args.data))
         if kind is not None and args.model:
             find_model(args.model, kind)
+    if here and sharded:
+        check_index(config_from_arguments(args))
+    elif here:
         of_run = [name for name in ("train_list", "val_list") if getattr(args, name, None)]
         for name in of_run or ([] if words[0] == "run" else ["list"]):
             read_list(Path(args.data), getattr(args, name), args.labels)

@@ -3,10 +3,15 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pplfast.errors import UserError
 from pplfast.jobs import JobOptions, Outcome
 from pplfast.pool import default_jobs
+from pplfast.storage import is_remote
+
+if TYPE_CHECKING:
+    from pplfast.data.dataset import Dataset
 
 LARGE_IMAGES = "large ones go in smaller batches and in tiles, and images for which it does not suffice are bad"
 
@@ -55,6 +60,11 @@ def add_job_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         action="store_true",
         help="compare the checksums of the images and outputs that are there, not only sizes and times",
     )
+    parser.add_argument(
+        "--files",
+        action="store_true",
+        help="of a data set in shards: write a file for each image (default: a shard beside each of its shards)",
+    )
     parser.add_argument("--fail-on-bad", action="store_true", help="end at the first bad image, with exit code 2")
     parser.add_argument(
         "--prometheus",
@@ -63,7 +73,17 @@ def add_job_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     )
 
 
-def job_options(args: argparse.Namespace) -> JobOptions:
+def writes_shards(args: argparse.Namespace, dataset: "Dataset") -> bool:
+    """Whether the outputs are shards. UserError for files at a URL."""
+    if dataset.shards is not None and not args.files:
+        return True
+    if is_remote(args.out):
+        what = "--files writes files" if args.files else "outputs of a data set of single files are files"
+        raise UserError(f"--out {args.out}: {what}, and these go into a folder on a disk; give one")
+    return False
+
+
+def job_options(args: argparse.Namespace, dataset: "Dataset") -> JobOptions:
     """Of those arguments; gives torch its threads, of --threads or this rank's share of the cores. Imports torch: check
     the other arguments first."""
     import torch
@@ -82,6 +102,7 @@ def job_options(args: argparse.Namespace) -> JobOptions:
         strict=args.fail_on_bad,
         prometheus=Path(args.prometheus) if args.prometheus else None,
         local_rank=args.local_rank,
+        shards=writes_shards(args, dataset),
     )
 
 

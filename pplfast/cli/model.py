@@ -56,22 +56,28 @@ def take_classes(args: argparse.Namespace, folder: Path, kind: Kind) -> None:
         args.classes = as_option(classes)
 
 
-def take_range(args: argparse.Namespace, file: Path) -> None:
+def take_range(args: argparse.Namespace, file: "StrPath") -> None:
     """Let --range be that of what comes before, unless the option says another: nothing is measured on other images
     than those of the training. file: the JSON beside a network, or the settings of a folder of CAMs."""
     from pplfast.data.value_range import range_text, recorded_range
-    from pplfast.files import read_json
+    from pplfast.storage.tables import read_table
 
-    if args.range != AUTO or not file.is_file():
+    table = read_table(os.fspath(file)) if args.range == AUTO else None
+    if table is None:
         return
     try:
-        args.range = range_text(recorded_range(read_json(file).get("range")))
+        args.range = range_text(recorded_range(table.get("range")))
     except (TypeError, ValueError, AttributeError):
         raise UserError(f"{file}: its range is not two numbers; make it again, or give --range") from None
 
 
 def _own_list(args: argparse.Namespace) -> Path:
-    return Path(args.data) / "classes.txt"
+    """It may not be there."""
+    from pplfast.data.options import config_from_arguments
+    from pplfast.data.shard_places import classes_file, is_sharded
+
+    own = Path(args.data) / "classes.txt"
+    return (classes_file(args.data) or own) if is_sharded(config_from_arguments(args)) else own
 
 
 def dataset_of_model(args: argparse.Namespace, folder: Path, kind: Kind) -> "Dataset":

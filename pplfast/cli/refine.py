@@ -105,5 +105,5 @@ def _walk(args: argparse.Namespace) -> int:
 
     config = dataclasses.replace(read_settings(folder, NAME, AffinityConfig).walk, **changes)
     say_settings(f"random walk of {config.steps} steps, radius {config.radius}, beta {config.beta:g}", bool(changes))
-    outcome = walk_cams(load_boundaries(folder), args.cams, dataset, config, args.out, job_options(args))
+    outcome = walk_cams(load_boundaries(folder), args.cams, dataset, config, args.out, job_options(args, dataset))
     return say_outcome(outcome, "CAMs", args.out)

@@ -26,6 +26,7 @@ from pplfast.cluster.launch import launch
 from pplfast.data.folder import check_out_of_data, check_root
 from pplfast.data.image_info import FULL
 from pplfast.data.options import RARE, add_data_arguments, config_from_arguments
+from pplfast.data.shard_places import is_sharded
 from pplfast.data.voc import is_voc_layout
 from pplfast.errors import Terminated, UserError, one_line
 from pplfast.recipe import Recipe, recipe_from_dict, recipe_to_dict
@@ -153,7 +154,9 @@ def check_run(args: argparse.Namespace) -> tuple[Recipe, list[int] | None]:
 
 def _suggested(args: argparse.Namespace) -> tuple[str, ...]:
     """The settings for the data set, put before those of --set."""
-    check_root(Path(args.data))
+    sharded = is_sharded(config_from_arguments(args))
+    if not sharded:
+        check_root(Path(args.data))
     settings, how = recorded_suggestion(args.out, args.data), "that of the run in --out"
     if not settings:
         from pplfast.data.dataset import open_dataset

@@ -89,5 +89,6 @@ def _test(args: argparse.Namespace) -> int:
     config = dataclasses.replace(read_settings(folder, NAME, SegmentationConfig), **changes)
     say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
     model, classes = load_segmentation(folder)
-    outcome = segment_images(model, classes, dataset, config, args.out, job_options(args), told=args.labels != "none")
+    options, told = job_options(args, dataset), args.labels != "none"
+    outcome = segment_images(model, classes, dataset, config, args.out, options, told)
     return say_outcome(outcome, "labels", args.out)

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.data.spread import evenly
 from pplfast.errors import UserError
 from pplfast.recipe.suggested import DataFacts, Suggestion, suggest
 from pplfast.recipe.writing import toml_value
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import Dataset
+    from pplfast.data.stored import ImageFile
 
 MOST_HEADERS = 200  # that are read, evenly over the list
 
@@ -22,26 +22,25 @@ def data_facts(dataset: "Dataset") -> DataFacts:
     import numpy as np
     import torch
 
-    sides = _long_sides(dataset.images)
+    sides = _long_sides([dataset.images[index] for index in dataset.some(MOST_HEADERS)])
     if not sides:
         raise UserError(f"{dataset.name}: none of the images can be read; `pplfast data check` says why")
     gpu = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0.0
     return DataFacts(len(dataset), int(np.median(sides)), gpu)
 
 
-def _long_sides(images: Sequence[Path]) -> list[int]:
+def _long_sides(images: "Sequence[ImageFile]") -> list[int]:
     from pplfast.data.images import BadImage, inspect_image
 
-    def side(path: Path) -> int:
+    def side(path: "ImageFile") -> int:
         try:
             info = inspect_image(path)
         except BadImage:
             return 0
         return max(info.width, info.height)
 
-    chosen = [images[i] for i in evenly(len(images), MOST_HEADERS)]
     with ThreadPoolExecutor() as pool:
-        return [found for found in pool.map(side, chosen) if found]
+        return [found for found in pool.map(side, images) if found]
 
 
 def suggestion_for(dataset: "Dataset") -> Suggestion:

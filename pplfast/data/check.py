@@ -19,7 +19,9 @@ from pplfast.data.images import BadImage, inspect_file, open_image_file
 from pplfast.data.masks import read_mask
 from pplfast.data.problems import ERROR, NOTE, WARNING, Problem
 from pplfast.data.remarks import class_remarks
+from pplfast.data.stored import ImageFile, Stored
 from pplfast.errors import UserError
+from pplfast.pool import mapped
 
 MOST_CLASSES = 5  # of classes, that a message says the values of
 LARGE = 50_000_000  # pixels; photographs have up to half of it
@@ -100,7 +102,7 @@ def check_dataset(
     formats, decoders, sizes = Counter[str](), Counter[str](), Counter[tuple[int, int]]()
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
-        for info, some in pool.map(examine, range(len(dataset))):
+        for info, some in mapped(pool, examine, range(len(dataset))):
             found += some
             if info is not None:
                 deep += info.deep
@@ -200,7 +202,7 @@ def _image_problems(dataset: Dataset, index: int, info: ImageInfo | None) -> Ite
         yield from _mask_problems(dataset, index, mask, info)
 
 
-def _conversions(id: str, path: Path, info: ImageInfo) -> Iterator[Problem]:
+def _conversions(id: str, path: Path | Stored, info: ImageInfo) -> Iterator[Problem]:
     """What becomes of the stored pixels on the way to 8-bit RGB (data/decoding.py)."""
     if info.mode in ("1", "L", "LA"):
         yield Problem(id, path, "grey", NOTE, "grey; used as RGB with three equal channels")
@@ -214,7 +216,7 @@ def _conversions(id: str, path: Path, info: ImageInfo) -> Iterator[Problem]:
         yield Problem(id, path, "frames", WARNING, "several frames or pages: the first is used; save each by itself")
 
 
-def _mask_problems(dataset: Dataset, index: int, path: Path, info: ImageInfo | None) -> Iterator[Problem]:
+def _mask_problems(dataset: Dataset, index: int, path: Path | Stored, info: ImageInfo | None) -> Iterator[Problem]:
     id, classes = dataset.ids[index], dataset.classes
     try:
         mask = read_mask(path)
@@ -256,7 +258,7 @@ def _label_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
         )
 
 
-def unusable(path: Path, values: Values | None) -> str:
+def unusable(path: ImageFile, values: Values | None) -> str:
     """Why the image file cannot be used, in one line with the remedy; "" where it can. values: of the data set."""
     try:
         decode_image(path, values)

@@ -23,6 +23,7 @@ from pplfast.data.coco import CocoAnnotation, CocoFile, CocoImage
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import SUFFIX, write_mask
+from pplfast.data.stored import Stored
 from pplfast.errors import UserError
 from pplfast.files import check_inside
 from pplfast.reading import LARGEST_IMAGE, quoted, shortened
@@ -121,7 +122,7 @@ def write_coco_masks(
     return MaskReport(len(targets) - len(faults), len(dataset) - len(targets), tuple(faults))
 
 
-def _check_size(path: Path, image: CocoImage, file: CocoFile) -> None:
+def _check_size(path: Path | Stored, image: CocoImage, file: CocoFile) -> None:
     """Raises UserError where the image file is not as large as the annotations say."""
     try:
         info = inspect_image(path)

@@ -5,10 +5,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pplfast.arrays import UInt8Array
+from pplfast.arrays import Int64Array, UInt8Array
 from pplfast.data.classes import VOC, ClassList, parse_classes
 from pplfast.data.folder import check_root
 from pplfast.data.image_info import AUTO, Values
@@ -16,10 +17,20 @@ from pplfast.data.labels import read_labels
 from pplfast.data.layout import classes_source, described, mask_folder, open_labels, open_scan
 from pplfast.data.listing import ListEntry
 from pplfast.data.names import image_id
+from pplfast.data.picked import picked
 from pplfast.data.problems import Problem
-from pplfast.data.value_range import measured_range, parse_range, range_text
+from pplfast.data.shard_places import is_sharded
+from pplfast.data.shards import open_shards
+from pplfast.data.spread import evenly
+from pplfast.data.stored import ImageFile, Stored
+from pplfast.data.value_range import MOST_IMAGES, measured_range, parse_range, range_text
 from pplfast.data.voc import ImageList, listed_images, read_list
 from pplfast.errors import UserError
+
+if TYPE_CHECKING:
+    from pplfast.data.shard_index import ShardIndex
+
+REMOTE_READERS = 64  # a store takes up to 200 ms to answer: a Lite0 in training needs 77 images in that time on a GPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,17 +38,20 @@ class Dataset:
     """Paths and labels only: no image is opened here, and an image file may turn out to be missing or bad.
 
     `labels` is None where the images have none (for inference); `masks[i]` is None where image i has no true mask.
+    Of a data set in shards the sequences are made as they are read: a million images take no memory for their names.
     """
 
     name: str  # what a report calls it: the root's name and the list
-    ids: tuple[str, ...]  # unique; also the stem of each output file; may hold '/' for images in subfolders
-    images: tuple[Path, ...]
+    ids: Sequence[str]  # unique; also the stem of each output file; may hold '/' for images in subfolders
+    images: Sequence[Path | Stored]
     classes: ClassList
     labels: UInt8Array | None  # (N, C), 0 or 1
-    masks: tuple[Path | None, ...]
+    masks: Sequence[Path | Stored | None]
     left_out: tuple[Problem, ...] = ()  # what else a plain folder holds that may be meant: warnings
     values: Values | None = None  # of images deeper than 8 bits, what becomes black and white; None: their full range
     labelled_by: str = ""  # in words, where the labels are from
+    shards: "ShardIndex | None" = None  # that the images lie in
+    rows: Int64Array | None = None  # (N,): of each image in `shards`; None where all of them are here, in its order
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.images) == len(self.masks):
@@ -55,7 +69,10 @@ class Dataset:
     @property
     def encoded_ids(self) -> bytes:
         """The ids, one per line, for a digest: the same in every locale, and of names that are no text. With the range
-        of deep images, which decides their pixels."""
+        of deep images, which decides their pixels. Of shards what stands for their ids."""
+        if self.shards is not None:
+            rows = b"" if self.rows is None else self.rows.tobytes()
+            return f"{self.shards.digest} range {range_text(self.values)}".encode() + rows
         lines = self.ids if self.values is None else (*self.ids, f"range {range_text(self.values)}")
         return "\n".join(lines).encode("utf-8", "surrogateescape")
 
@@ -66,29 +83,50 @@ class Dataset:
             raise UserError(f"{self.name}: has no image labels; name their file with --labels")
         return self.labels
 
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """`images`, where each has to be a file of its own. UserError for a data set in shards."""
+        files = tuple(image for image in self.images if isinstance(image, Path))
+        if len(files) < len(self):
+            raise UserError(f"{self.name}: lies in shards, and this needs a file for each image")
+        return files
+
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """The images at `indices`, in that order, under the same name."""
-        chosen = [int(index) for index in indices]
+        chosen = np.asarray(indices, np.int64)
+        rows = None
+        if self.shards is not None:
+            rows = chosen if self.rows is None else self.rows[chosen]
         return dataclasses.replace(
             self,
-            ids=tuple(self.ids[i] for i in chosen),
-            images=tuple(self.images[i] for i in chosen),
+            ids=picked(self.ids, chosen),
+            images=picked(self.images, chosen),
             labels=None if self.labels is None else self.labels[chosen],
-            masks=tuple(self.masks[i] for i in chosen),
+            masks=picked(self.masks, chosen),
+            rows=rows,
         )
+
+    def readers(self, threads: int) -> int:
+        """Threads that read images: a store answers each late, but many at once."""
+        return max(threads, REMOTE_READERS) if self.shards is not None and self.shards.is_remote else threads
+
+    def some(self, count: int) -> list[int]:
+        """At most about `count` positions, evenly over the data set, that are cheap to read together."""
+        return evenly(len(self), count) if self.shards is None else self.shards.some(count, self.rows)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where a data set is, in strings that can be saved with a run; `pplfast train --help` says more of each."""
 
-    root: str
+    root: str  # a folder; or shards: a folder, file or pattern of them, or a URL
     list: str = ""
     labels: str = "auto"  # "auto", "xml", "folders", "yolo", "none", or a .npy, .csv or .json file
     classes: str = ""  # "": ROOT/classes.txt where it exists, else those the labels name, else VOC's 20
     masks: str = ""  # "": those the list names, else ROOT/SegmentationClass
     difficult: bool = True  # count objects that the XML marks as difficult, as the field does
     range: str = AUTO  # of images deeper than 8 bits: "LOW,HIGH", "full" or "auto", which measures the list
+    index: str = ""  # of shards, where it is not beside them
 
 
 def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> Dataset:
@@ -97,6 +135,8 @@ def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> D
     UserError names what is wrong. With `problems`, faults of single images (labels missing or unreadable) are
     appended there instead, and those images get a row of zeros; without it, the first one raises.
     """
+    if is_sharded(config):
+        return _open_sharded(dataclasses.replace(config, root=os.fspath(config.root)))
     root = Path(config.root)
     check_root(root)
     scan = open_scan(config)
@@ -117,8 +157,31 @@ def open_dataset(config: DataConfig, problems: list[Problem] | None = None) -> D
         masks=masks,
         left_out=_without_masks(listed, masks),
         labelled_by=described(source),
-        values=measured_range(images) if config.range == AUTO else parse_range(config.range),
+        values=_values(config, [images[index] for index in evenly(len(images), MOST_IMAGES)]),
     )
+
+
+def _open_sharded(config: DataConfig) -> Dataset:
+    found = open_shards(config)
+    index, rows = found.index, found.rows
+    dataset = Dataset(
+        name=found.name,
+        ids=index.ids if rows is None else picked(index.ids, rows),
+        images=index.images if rows is None else picked(index.images, rows),
+        classes=found.classes,
+        labels=found.labels,
+        masks=index.masks if rows is None else picked(index.masks, rows),
+        labelled_by=found.labelled_by,
+        shards=index,
+        rows=rows,
+    )
+    return dataclasses.replace(
+        dataset, values=_values(config, [dataset.images[index] for index in dataset.some(MOST_IMAGES)])
+    )
+
+
+def _values(config: DataConfig, some: Sequence[ImageFile]) -> Values | None:
+    return measured_range(some) if config.range == AUTO else parse_range(config.range)
 
 
 def _classes(config: DataConfig) -> ClassList:
@@ -152,7 +215,7 @@ def _without_masks(listed: ImageList, masks: Sequence[Path | None]) -> tuple[Pro
         return any(folder.is_relative_to(real) for folder in folders)
 
     return tuple(
-        problem for problem in listed.left_out if image_id(problem.id) not in ids and not of_masks(problem.path)
+        problem for problem in listed.left_out if image_id(problem.id) not in ids and not of_masks(problem.file)
     )
 
 

@@ -5,7 +5,6 @@ and of several frames or pages the first is used. Values deeper than 8 bits are 
 range, or the full range of their whole numbers.
 """
 
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from pplfast.arrays import UInt8Array
 from pplfast.data.bad_image import BadImage
 from pplfast.data.image_info import IMAGECODECS, ImageInfo, Values, value_range
-from pplfast.data.images import inspect_file, open_image_file
+from pplfast.data.images import ImageFile, inspect_file, open_image_file
 from pplfast.data.pillow import ImageError, load, open_image
 from pplfast.data.tiff import read_tiff
 from pplfast.errors import UserError
@@ -25,7 +24,7 @@ BEHIND = 255  # of transparent parts
 ROWS = 256  # that are mapped at a time: the arithmetic takes eight bytes a value
 
 
-def read_pixels(path: Path, values: Values | None = None) -> UInt8Array:
+def read_pixels(path: ImageFile, values: Values | None = None) -> UInt8Array:
     """uint8 (H, W, 3) RGB as stored. values: the range of images deeper than 8 bits.
 
     UserError for a file that is no image, damaged or too large, and where there is no range for it.
@@ -36,7 +35,7 @@ def read_pixels(path: Path, values: Values | None = None) -> UInt8Array:
         raise UserError(f"{path}: {error}") from None
 
 
-def decode_image(path: StrPath, values: Values | None = None) -> UInt8Array:
+def decode_image(path: StrPath | ImageFile, values: Values | None = None) -> UInt8Array:
     """The same; BadImage says what is wrong and what to do."""
     with open_image_file(path) as file:
         return decode(file, inspect_file(file, path), values)

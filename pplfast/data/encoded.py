@@ -1,5 +1,6 @@
 """The bytes of an image file on their way to its decoder: DALI, or a library in processes beside."""
 
+import io
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from pplfast.arrays import UInt8Array
 from pplfast.data.bad_image import BadImage
 from pplfast.data.decoding_processes import PROCESSES, Encoded
 from pplfast.data.image_info import DALI, Values
-from pplfast.data.images import open_image_file
-from pplfast.files import StrPath
+from pplfast.data.images import ImageFile, open_image_file, read_stored
+from pplfast.data.stored import Fetched, Stored
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 DAMAGED = "damaged or truncated; restore it"  # what a failed decode means, once the header was found good
 
 
-def read_encoded(path: StrPath) -> UInt8Array:
-    """uint8 (bytes,). BadImage for whatever the operating system refuses."""
+def read_encoded(path: ImageFile) -> UInt8Array:
+    """uint8 (bytes,). BadImage for whatever the operating system or the store refuses."""
+    if isinstance(path, Stored | Fetched):
+        return np.frombuffer(read_stored(path), np.uint8)
     with open_image_file(path) as file:
         data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+        assert isinstance(file, io.BufferedReader), "a file on a disk"
         return data[: file.readinto(data.data)]
 
 

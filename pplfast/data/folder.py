@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from pplfast.data.names import OTHER_SUFFIXES, SUFFIXES
 from pplfast.data.problems import WARNING, Problem
 from pplfast.errors import UserError, explain_os_error
+from pplfast.files import StrPath
+from pplfast.storage import is_remote
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
@@ -30,9 +32,13 @@ def check_root(root: Path) -> None:
         raise UserError(f"{root}: no such folder; give --data a VOC root or a folder of images")
 
 
-def check_out_of_data(out: Path, data: "DataConfig") -> None:
+def check_out_of_data(out: StrPath, data: "DataConfig") -> None:
     """Raises UserError for an output folder that is the data set's, or lies where its images, labels or masks do: what
     is written there would be taken for data by the next command, or stand for true masks."""
+    if is_remote(str(out)) or is_remote(data.root):
+        if f"{out}/".startswith(f"{data.root.rstrip('/')}/"):
+            raise UserError(f"--out {out}: lies among the data set's files in {data.root}; give one outside it")
+        return
     root = Path(data.root)
     home, target = Path(os.path.realpath(root)), Path(os.path.realpath(out))
     taken = [home]
@@ -74,14 +80,14 @@ def find_images(root: Path) -> tuple[list[Path], list[Problem]]:
             reason = f"a link that leads nowhere ({os.path.realpath(path)}); mend it, or remove it"
             left_out.append(_left_out(root, path, "left-out", reason))
     if maybe_masks:
-        others = [problem.path for problem in left_out if problem.kind == "other-format"]
+        others = [problem.file for problem in left_out if problem.kind == "other-format"]
         masks = _mask_folders(maybe_masks, [*images, *others])
         within = {
             folder for folder in {path.parent for path in images} if not masks.isdisjoint((folder, *folder.parents))
         }
         images = [path for path in images if path.parent not in within]
         left_out += [_left_out_masks(root, folder) for folder in masks]
-        left_out = [problem for problem in left_out if masks.isdisjoint(problem.path.parents)]
+        left_out = [problem for problem in left_out if masks.isdisjoint(problem.file.parents)]
     return sorted(images), sorted(left_out, key=lambda problem: str(problem.path))
 
 

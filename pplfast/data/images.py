@@ -1,9 +1,9 @@
 """What an image file says about itself, read without decoding it, and whether it is whole."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,21 +13,26 @@ from pplfast.data.headers import read_header
 from pplfast.data.image_info import ImageInfo, Values, value_range
 from pplfast.data.names import instead
 from pplfast.data.pillow import ImageError
+from pplfast.data.stored import Fetched, ImageFile, Stored
 from pplfast.data.tiff import read_tiff_header
 from pplfast.errors import os_error_words
 from pplfast.files import StrPath
 from pplfast.reading import open_regular
+from pplfast.storage import StorageError
 
-__all__ = ["BadImage", "ImageInfo", "inspect_file", "inspect_image", "open_image_file", "usable_image"]
+__all__ = ["BadImage", "ImageFile", "ImageInfo", "inspect_file", "inspect_image", "open_image_file", "usable_image"]
 
 _BY_SUFFIX = {".png": "PNG", ".webp": "WebP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".gif": "GIF",
               ".jp2": "JPEG 2000", ".pgm": "PGM", ".ppm": "PPM"}  # fmt: skip
 
 
 @contextmanager
-def open_image_file(path: StrPath) -> Iterator[BufferedReader]:
-    """An image file, for reading. BadImage for whatever the operating system refuses: that
+def open_image_file(path: StrPath | ImageFile) -> Iterator[BinaryIO]:
+    """An image file, for reading. BadImage for whatever the operating system or the store refuses: that
     there is none, a folder or a pipe of its name, a disk or a network that fails meanwhile."""
+    if isinstance(path, Stored | Fetched):
+        yield io.BytesIO(read_stored(path))
+        return
     try:
         with open_regular(path) as file:
             yield file
@@ -37,7 +42,16 @@ def open_image_file(path: StrPath) -> Iterator[BufferedReader]:
         raise BadImage("unreadable", f"cannot be read: {os_error_words(error, reading=True)}") from None
 
 
-def inspect_image(path: StrPath) -> ImageInfo:
+def read_stored(image: Stored | Fetched) -> bytes:
+    """The bytes of a part of a shard. BadImage("unreadable"), which a later run tries again, where the shard is gone or
+    cannot be reached."""
+    try:
+        return image.read()
+    except StorageError as error:
+        raise BadImage("unreadable", str(error)) from None
+
+
+def inspect_image(path: StrPath | ImageFile) -> ImageInfo:
     """Size, mode, depth, orientation and decoder of an image from its header, and whether its end is there.
 
     BadImage says what is wrong and what to do. Nothing is decoded: damage behind the header shows only in
@@ -47,7 +61,7 @@ def inspect_image(path: StrPath) -> ImageInfo:
         return inspect_file(file, path)
 
 
-def usable_image(path: StrPath, values: Values | None) -> ImageInfo:
+def usable_image(path: StrPath | ImageFile, values: Values | None) -> ImageInfo:
     """The same, and BadImage("range") where the data set has no range for so deep an image."""
     info = inspect_image(path)
     if info.deep:
@@ -55,7 +69,7 @@ def usable_image(path: StrPath, values: Values | None) -> ImageInfo:
     return info
 
 
-def inspect_file(file: BinaryIO, path: StrPath) -> ImageInfo:
+def inspect_file(file: BinaryIO, path: StrPath | ImageFile) -> ImageInfo:
     """`inspect_image` of an open file. path: for its suffix, which says what it should be."""
     head = file.read(HEAD_BYTES)
     file.seek(0)
@@ -64,7 +78,7 @@ def inspect_file(file: BinaryIO, path: StrPath) -> ImageInfo:
     format = format_of(head)
     if not format:
         found, remedy = name_format(head)
-        meant = _BY_SUFFIX.get(os.path.splitext(path)[1].lower(), "JPEG")
+        meant = _BY_SUFFIX.get(os.path.splitext(str(path))[1].lower(), "JPEG")
         raise BadImage("not-image", f"not a {meant} but {found}; {remedy}")
     try:
         return read_tiff_header(file) if format == "TIFF" else read_header(file, format)

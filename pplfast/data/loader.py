@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pplfast.arrays import Float64Array, UInt8Array
+from pplfast.arrays import Float64Array, Int64Array, UInt8Array
 from pplfast.data import sampling
 from pplfast.data.cache import DecodedCache
 from pplfast.data.dataset import Dataset
@@ -15,9 +15,10 @@ from pplfast.data.decoding_processes import Encoded
 from pplfast.data.encoded import ImageDecoder, read_encoded
 from pplfast.data.handover import Handover
 from pplfast.data.image_info import ImageInfo
-from pplfast.data.images import BadImage, usable_image
+from pplfast.data.images import BadImage, read_stored, usable_image
 from pplfast.data.masks import read_mask
 from pplfast.data.pipelines import Augmenter, MaskCutter, ahead, resolve_device
+from pplfast.data.stored import Fetched, Stored
 from pplfast.errors import UserError
 from pplfast.recipe import AugmentConfig
 
@@ -37,7 +38,8 @@ class Batch:
 
 
 class TrainLoader:
-    """Every image once per epoch over all ranks, in an order that depends on (seed, epoch) alone.
+    """Every image once per epoch over all ranks, in an order that depends on (seed, epoch) alone; of a data set in
+    shards also on `lanes` (`sampling.sharded_order`).
 
     The changes to an image depend on (seed, epoch, image) alone: neither the number of ranks, threads or batches nor
     the cache shows in the values. Each rank caches the images that it meets; as the shares of the ranks change with
@@ -46,7 +48,8 @@ class TrainLoader:
 
     masks: batches hold the data set's masks, cut like their images, instead of image labels.
     mean, std: 3 values in units of 0..255. batch_size: the most images that a rank has in a step. group: images of a
-    step over all ranks, where it is not batch_size for each. rank: the global rank. threads: per DALI pipeline.
+    step over all ranks, where it is not batch_size for each. lanes: in which shards are read, default `group`; the same
+    on any number of ranks, for a run that continues on another. rank: the global rank. threads: per DALI pipeline.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class TrainLoader:
         device: str | torch.device = "cpu",
         group: int | None = None,
         masks: bool = False,
+        lanes: int | None = None,
     ):
         if len(dataset) == 0:
             raise UserError(f"{dataset.name}: no images; check --list")
@@ -78,6 +82,7 @@ class TrainLoader:
         self._group = batch_size * world_size if group is None else group
         if self._group > batch_size * world_size:
             raise ValueError(f"{self._group} images do not fit {world_size} ranks of {batch_size}")
+        self._lanes = self._group if lanes is None else lanes
         device = resolve_device(device)
         self._handover = Handover(device)  # of the augment thread
         self.cache = DecodedCache(cache_mb * (1 - MASKS_SHARE) if masks else cache_mb)
@@ -87,7 +92,7 @@ class TrainLoader:
         self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._handover)
         self._cutter = MaskCutter(augment.crop, batch_size, threads, self._handover) if masks else None
         # A pipeline belongs to one thread each; the two work on neighbouring batches at the same time.
-        self._readers = ThreadPoolExecutor(threads, "read")
+        self._readers = ThreadPoolExecutor(dataset.readers(threads), "read")
         self._decode_thread = ThreadPoolExecutor(1, "decode")
         self._augment_thread = ThreadPoolExecutor(1, "augment")
 
@@ -103,13 +108,19 @@ class TrainLoader:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches `start`, `start` + 1, ... of epoch `number`. UserError names an image that cannot be used."""
-        order = sampling.epoch_order(self._seed, number, len(self._dataset))
+        order = self._order(number)
         uniforms = sampling.epoch_uniforms(self._seed, number, len(self._dataset))
         shards = (
             sampling.shard(order, step, self._group, self._rank, self._world_size)
             for step in range(start, self.batches_per_epoch)
         )
         return ahead(lambda shard: self._submit(shard, uniforms[shard.indices]), shards, BATCHES_AHEAD)
+
+    def _order(self, number: int) -> Int64Array:
+        if self._dataset.shards is None:
+            return sampling.epoch_order(self._seed, number, len(self._dataset))
+        units, window = self._dataset.shards.units(self._dataset.rows)
+        return sampling.sharded_order(self._seed, number, units, self._lanes, window)
 
     def _submit(self, shard: sampling.Shard, uniforms: Float64Array) -> "Future[Batch]":
         reads = {
@@ -126,6 +137,9 @@ class TrainLoader:
     def _read(self, index: int) -> Encoded:
         path = self._dataset.images[index]
         try:
+            if isinstance(path, Stored):  # its header comes with it: a million of them would take much memory
+                image = Fetched(path, read_stored(path))
+                return Encoded(read_encoded(image), usable_image(image, self._dataset.values))
             if index not in self._headers:
                 self._headers[index] = usable_image(path, self._dataset.values)
             return Encoded(read_encoded(path), self._headers[index])

@@ -1,15 +1,19 @@
 """Masks: PNG files whose pixel values are class ids, 0 background and 255 ignore."""
 
+import io
 from functools import cache
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from pplfast.arrays import UInt8Array
 from pplfast.data.pillow import ImageError, load, open_image
+from pplfast.data.stored import Stored
 from pplfast.errors import UserError
 from pplfast.files import StrPath, atomic_path
 from pplfast.reading import open_regular
+from pplfast.storage import StorageError
 
 SUFFIX = ".png"
 
@@ -25,14 +29,14 @@ def voc_palette() -> bytes:
     return palette.tobytes()
 
 
-def read_mask(path: StrPath) -> UInt8Array:
+def read_mask(path: StrPath | Stored) -> UInt8Array:
     """Class ids as uint8 (H, W). The stored values are taken as they are: palette colours do not matter.
 
     UserError for a file that is missing, damaged, no PNG, or holds colours instead of ids, and for one of more pixels
     than it can hold.
     """
     try:
-        with open_regular(path) as file, open_image(file, "PNG") as image:
+        with _open(path) as file, open_image(file, "PNG") as image:
             if image.mode not in ("P", "L"):
                 raise UserError(f"{path}: a mask of mode {image.mode}; save class ids as a palette or 8-bit grey PNG")
             load(image)
@@ -42,8 +46,14 @@ def read_mask(path: StrPath) -> UInt8Array:
     except ImageError as error:
         remedy = "too large to decode; make it smaller" if error.too_large else "restore it"
         raise UserError(f"{path}: not a readable PNG mask ({error}); {remedy}") from None
+    except StorageError as error:
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
+
+
+def _open(path: StrPath | Stored) -> BinaryIO:
+    return io.BytesIO(path.read()) if isinstance(path, Stored) else open_regular(path)
 
 
 def mask_image(mask: UInt8Array) -> Image.Image:

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pplfast.data.image_info import AUTO
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 IN_FULL = "pplfast data check --help"  # the one place that explains them at length
 OWN_CLASSES = "ROOT/classes.txt, else those that the labels name, else the 20 of VOC"
-RARE = ("--masks", "--skip-difficult", "--range")
+RARE = ("--masks", "--skip-difficult", "--range", "--index")
 
 
 def add_data_arguments(
@@ -48,23 +47,27 @@ def add_data_arguments(
     group.add_argument("--masks", default="", metavar="DIR", help=rare["--masks"])
     group.add_argument("--skip-difficult", action="store_true", help=rare["--skip-difficult"])
     group.add_argument("--range", default=AUTO, metavar="LOW,HIGH", help=rare["--range"])
+    group.add_argument("--index", default="", metavar="FILE", help=rare["--index"])
 
 
 _WORDS = {"auto": "auto, which takes those that it finds in ROOT", "none": "none"}
 BRIEF = {
-    "--data": "folder in VOC layout, or a plain folder of images",
+    "--data": "folder in VOC layout, a plain folder of images, or shards, also at a URL",
     "--list": "list by name or file (default: all of a plain folder)",
     "--labels": "image labels: xml, folders, yolo, FILE.csv, FILE.json (COCO), FILE.npy or none (default: {default})",
     "--classes": "like cat,dog (default: {default})",
     "--masks": "true masks, <id>.png (default: those in ROOT, if any)",
     "--skip-difficult": "leave out objects that the XML marks as difficult",
     "--range": "black and white of images of more than 8 bits (default: measured, or the network's)",
+    "--index": "index of shards (default: beside them)",
 }
 _FULL = {
     "--data": "a folder in VOC layout (JPEGImages, ImageSets, ...), or a plain folder of images, as with a folder for "
-    "each class, or of COCO or YOLO",
+    "each class, or of COCO or YOLO; or tar shards (WebDataset) or Parquet files (Hugging Face): a folder of them, a "
+    "pattern like 's3://bucket/train-{000..999}.tar', or a .txt with one a line; paths, or URLs of s3://, gs:// or hf://",
     "--list": "a list of ImageSets/Segmentation or ImageSets/Main by name, or a list file (default: in a plain folder "
-    "the images of the CSV or of the COCO file, or without one all; a VOC layout needs it). `pplfast run` takes "
+    "the images of the CSV or of the COCO file, or without one all; a VOC layout needs it); of shards those whose "
+    "names begin with it, as train-00000.tar does with train. `pplfast run` takes "
     "several lists instead: --train-list, --val-list, --test-list",
     "--labels": "image labels: xml (Annotations/*.xml), a cls_labels.npy, a CSV of image,label;label or with a column "
     "of 0 and 1 for each class, a COCO .json, yolo (labels/*.txt for images/*.jpg, or text beside the images), folders "
@@ -79,6 +82,8 @@ _FULL = {
     "--range": "of images deeper than 8 bits, the values that become black and white: LOW,HIGH, full (all that their "
     "whole numbers can be) or auto (percentiles 0.1 and 99.9 of up to 200 images, set once for the list and recorded) "
     "(default: auto; of commands with --model that of the network)",
+    "--index": "file or URL of the index of shards, which `pplfast data index` makes, or the first command that needs "
+    "it (default: pplfast-index.arrow beside the shards)",
 }
 
 
@@ -93,6 +98,7 @@ def config_from_arguments(args: argparse.Namespace) -> "DataConfig":
         masks=args.masks,
         difficult=not args.skip_difficult,
         range=args.range,
+        index=args.index,
     )
 
 
@@ -104,7 +110,7 @@ def dataset_from_arguments(args: argparse.Namespace, out: str | None = None) -> 
 
     config = config_from_arguments(args)
     if out is not None:
-        check_out_of_data(Path(out), config)
+        check_out_of_data(out, config)
     dataset = open_dataset(config)
     if dataset.left_out and os.environ.get("RANK", "0") == "0":
         some = ", ".join(problem.id for problem in dataset.left_out[:3])

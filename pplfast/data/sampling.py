@@ -39,6 +39,27 @@ def epoch_order(seed: int, epoch: int, count: int) -> Int64Array:
     return np.argsort(_stream(seed, epoch, _ORDER).random(count), kind="stable")
 
 
+def sharded_order(seed: int, epoch: int, units: Int64Array, lanes: int, window: int) -> Int64Array:
+    """A permutation of range(count), in which each rank reads few shards at a time.
+
+    units: (count,), the shard of each image, or what else is read as a whole. The shards are shuffled and laid end to
+    end, and their images cut into `lanes` of one length; in each an image moves by less than `window` places, as in a
+    shuffle buffer of that size. The next image of every lane follows, and so on: in steps of `lanes` images a rank,
+    which has a contiguous part of each, has the lanes of that part, on however many ranks.
+    """
+    random = _stream(seed, epoch, _ORDER)
+    place = np.argsort(random.random(int(units.max(initial=-1)) + 1))  # a shard may have no image in a part of the set
+    ordered = np.argsort(place[units], kind="stable")
+    count = len(units)
+    rows, extra = divmod(count, lanes)  # the first lanes have an image more: those of the last step
+    lane = np.repeat(np.arange(lanes), np.where(np.arange(lanes) < extra, rows + 1, rows))
+    within = np.arange(count) - np.searchsorted(lane, lane)
+    moved = np.lexsort((within + window * random.random(count), lane))
+    order = np.empty(count, np.int64)
+    order[within * lanes + lane] = ordered[moved]
+    return order
+
+
 def epoch_uniforms(seed: int, epoch: int, count: int) -> Float64Array:
     """Random numbers in [0, 1) for the augmentation, (count, 7); row i belongs to image i."""
     return _stream(seed, epoch, _AUGMENT).random((count, _COLUMNS))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 from pplfast.data.bad_image import BadImage
 from pplfast.data.decoding import stored_values
 from pplfast.data.image_info import FULL, Values
-from pplfast.data.images import inspect_file, open_image_file
-from pplfast.data.spread import evenly
+from pplfast.data.images import ImageFile, inspect_file, open_image_file
 from pplfast.errors import UserError
 from pplfast.reading import quoted
 
@@ -51,21 +49,21 @@ def recorded_range(value: Any) -> Values | None:
     return low, high
 
 
-def measured_range(images: Sequence[Path]) -> Values | None:
+def measured_range(images: Sequence[ImageFile]) -> Values | None:
     """The percentiles DARKEST and BRIGHTEST of the deep images of a list; None where none of those looked at is one.
 
-    The same for the same files: nothing is drawn by chance. Images that cannot be read do not count.
+    The same for the same files: nothing is drawn by chance. Images that cannot be read do not count. images: those to
+    look at, at most MOST_IMAGES.
     """
-    chosen = [images[i] for i in evenly(len(images), MOST_IMAGES)]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = [values for values in pool.map(_sample, chosen) if values is not None]
+        found = [values for values in pool.map(_sample, images) if values is not None]
     if not found:
         return None
     low, high = np.percentile(np.concatenate(found), [DARKEST, BRIGHTEST])
     return float(low), float(high if high > low else low + 1)
 
 
-def _sample(path: Path) -> NDArray[Any] | None:
+def _sample(path: ImageFile) -> NDArray[Any] | None:
     """Some values of a deep image, float64; None for another, and for one that cannot be read."""
     try:
         with open_image_file(path) as file:

@@ -12,6 +12,7 @@ from pplfast.data.classes import IGNORE, VOC
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage, inspect_image
 from pplfast.data.masks import mask_image, read_mask
+from pplfast.data.stored import Stored
 from pplfast.errors import UserError
 from pplfast.files import StrPath, atomic_path
 
@@ -55,7 +56,7 @@ def check_submission(path: StrPath, dataset: Dataset) -> None:
         )
 
 
-def _checked(path: Path, image: Path) -> UInt8Array:
+def _checked(path: Path, image: Path | Stored) -> UInt8Array:
     if not path.is_file():
         raise UserError(f"{path}: no such file; make the labels of the whole list first")
     mask = read_mask(path)
@@ -64,7 +65,7 @@ def _checked(path: Path, image: Path) -> UInt8Array:
     return mask
 
 
-def _check_size(what: str, shape: tuple[int, int], image: Path) -> None:
+def _check_size(what: str, shape: tuple[int, int], image: Path | Stored) -> None:
     try:
         info = inspect_image(image)
     except BadImage as error:
@@ -82,7 +83,7 @@ def _check_values(what: str, mask: UInt8Array) -> None:
         raise UserError(f"{what}: holds the value {others[-1]}; {hint}")
 
 
-def _check_png(what: str, data: bytes, image: Path) -> None:
+def _check_png(what: str, data: bytes, image: Path | Stored) -> None:
     with Image.open(io.BytesIO(data), formats=("PNG",)) as png:
         if png.mode != "P":
             raise UserError(f"{what}: is not a palette PNG")

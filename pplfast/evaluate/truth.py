@@ -10,9 +10,11 @@ from pplfast.arrays import Int64Array
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
+from pplfast.data.stored import Stored
 from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.jobs.folder import find_outputs
+from pplfast.jobs.output_shards import OutputShards, holds_shards
 
 IMAGES_PER_TASK = 16  # one result per task is sent back, so that the counts are not pickled once per image
 
@@ -22,8 +24,8 @@ class Pair:
     """One image's prediction and mask."""
 
     id: str
-    prediction: Path
-    mask: Path
+    prediction: Path | Stored
+    mask: Path | Stored
     shows_class: bool  # its mask should: the image's labels name a class, or are not known
 
 
@@ -32,7 +34,7 @@ class Unscored:
     """What some masks hold that no score sees."""
 
     values: set[int] = field(default_factory=set)  # of no class, and not 255
-    classless: list[Path] = field(default_factory=list)  # masks with 255 and without a class, which should show one
+    classless: list[Path | Stored] = field(default_factory=list)  # masks with 255 alone of which a class is expected
 
     def add(self, other: "Unscored") -> None:
         self.values |= other.values
@@ -48,8 +50,8 @@ class Unscored:
             )
         if self.classless:
             found.append(
-                f"{len(self.classless)} of {masks} masks hold 255 and no class (as {min(self.classless)}): 255 is "
-                "'ignore', so the classes of these images are not scored; save each as its value"
+                f"{len(self.classless)} of {masks} masks hold 255 and no class (as {min(map(str, self.classless))}): "
+                "255 is 'ignore', so the classes of these images are not scored; save each as its value"
             )
         if not class_pixels:
             found.append("no pixel of the masks is of a class, so that these figures say nothing of the classes")
@@ -61,21 +63,32 @@ def scored_pairs(folder: StrPath, dataset: Dataset, suffix: str, command: str) -
 
     Raises UserError without any mask, and for predictions that are missing without a note of their failure.
     """
-    shows_class = [dataset.labels is None or bool(dataset.labels[index].any()) for index in range(len(dataset))]
-    listed = zip(dataset.ids, dataset.masks, shows_class, strict=True)
-    with_mask = [(name, mask, shows) for name, mask, shows in listed if mask is not None]
+    with_mask = {index: mask for index, mask in enumerate(dataset.masks) if mask is not None}
     if not with_mask:
         raise UserError(
             f"{dataset.name}: none of its {len(dataset)} images has a mask; score a list that has masks, "
             "or name their folder with --masks"
         )
-    failed = find_outputs(folder, [name for name, _, _ in with_mask], suffix, command)
+    made, failed = _predictions(folder, dataset, list(with_mask), suffix, command)
     pairs = [
-        Pair(name, Path(folder) / f"{name}{suffix}", mask, shows)
-        for name, mask, shows in with_mask
-        if name not in failed
+        Pair(dataset.ids[index], path, with_mask[index], dataset.labels is None or bool(dataset.labels[index].any()))
+        for index, path in made.items()
     ]
     return pairs, _warnings(dataset, len(dataset) - len(with_mask), failed)
+
+
+def _predictions(
+    folder: StrPath, dataset: Dataset, indices: Sequence[int], suffix: str, command: str
+) -> tuple[dict[int, Path | Stored], dict[str, str]]:
+    """Of these images the outputs that are there, and by id why others failed."""
+    if dataset.shards is not None and holds_shards(folder, command):
+        outputs = OutputShards(folder, dataset, command)
+        bad = {dataset.ids[index]: outputs.reason(index) for index in indices if outputs.bad[index]}
+        return {index: outputs.part(index, suffix) for index in indices if not outputs.bad[index]}, bad
+    names = {index: dataset.ids[index] for index in indices}
+    failed = find_outputs(folder, list(names.values()), suffix, command)
+    paths = {index: Path(folder) / f"{name}{suffix}" for index, name in names.items() if name not in failed}
+    return dict(paths), failed
 
 
 def chunks(pairs: Sequence[Pair]) -> list[list[Pair]]:

@@ -12,10 +12,12 @@ import torch
 from pplfast.data.decoding_processes import Encoded
 from pplfast.data.encoded import ImageDecoder, read_encoded
 from pplfast.data.image_info import ImageInfo
-from pplfast.data.images import BadImage
+from pplfast.data.images import BadImage, ImageFile, read_stored
 from pplfast.data.pipelines import resolve_device
+from pplfast.data.stored import Fetched, Stored
 from pplfast.jobs.job import ImageBatch, Job
 from pplfast.jobs.meter import Meter
+from pplfast.pool import mapped
 
 BATCHES_READY = 2
 WINDOW = 16  # batches' worth of images whose headers are read ahead, to find some of one size
@@ -27,8 +29,8 @@ Size = tuple[int, int]  # H, W
 class Keeper(Protocol):
     """Who the feed asks and tells, from its threads."""
 
-    def screen(self, index: int) -> ImageInfo:
-        """The header of an image that can be used; raises BadImage for another."""
+    def screen(self, index: int, image: ImageFile) -> ImageInfo:
+        """The header of an image that can be used; raises BadImage for another. image: its file, or its bytes."""
 
     def batch_of(self, size: Size) -> int:
         """How many images of that size at a time."""
@@ -64,7 +66,8 @@ class Feed:
     ) -> None:
         self._job, self._indices, self._batch, self._keeper, self._meter = job, indices, batch, keeper, meter
         self._threads, self._device = threads, resolve_device(device)
-        self._headers: dict[int, ImageInfo] = {}  # of the images that wait
+        self._readers = job.dataset.readers(threads)
+        self._waiting: dict[int, tuple[ImageFile, ImageInfo]] = {}
         self._ready: queue.Queue[ImageBatch | BaseException | None] = queue.Queue(BATCHES_READY)
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
 
@@ -91,7 +94,7 @@ class Feed:
     def _work(self) -> None:
         try:
             decoder = self._decoder() if self._job.decodes else None
-            with ThreadPoolExecutor(self._threads, "read") as readers:
+            with ThreadPoolExecutor(self._readers, "read") as readers:
                 for size, group in self._groups(readers):
                     if not self._keeper.admit(size, len(group)):
                         return
@@ -120,33 +123,38 @@ class Feed:
 
     def _groups(self, readers: ThreadPoolExecutor) -> Iterator[tuple[Size, list[int]]]:
         waiting: dict[Size, list[int]] = {}  # in the order of each size's first image
-        held, step = 0, 4 * self._batch
-        for at in range(0, len(self._indices), step):
+        held, ahead = 0, max(4 * self._batch, 2 * self._readers)
+        for index, found in mapped(readers, self._screen, map(int, self._indices), ahead):
             if self._keeper.stopped():
                 return
-            chunk = [int(index) for index in self._indices[at : at + step]]
-            for index, info in zip(chunk, list(readers.map(self._screen, chunk)), strict=True):
-                if isinstance(info, BadImage):
-                    self._keeper.bad(index, info)
-                    continue
-                size = info.height, info.width
-                if self._job.decodes:
-                    self._headers[index] = info
-                group = waiting.setdefault(size, [])
-                group.append(index)
-                held += 1
-                if len(group) >= self._keeper.batch_of(size):
-                    held -= len(group)
-                    yield size, waiting.pop(size)
+            if isinstance(found, BadImage):
+                self._keeper.bad(index, found)
+                continue
+            _, info = found
+            size = info.height, info.width
+            if self._job.decodes:
+                self._waiting[index] = found
+            group = waiting.setdefault(size, [])
+            group.append(index)
+            held += 1
+            if len(group) >= self._keeper.batch_of(size):
+                held -= len(group)
+                yield size, waiting.pop(size)
             while held > WINDOW * self._batch:
                 size = next(iter(waiting))
                 held -= len(waiting[size])
                 yield size, waiting.pop(size)
         yield from waiting.items()
 
-    def _screen(self, index: int) -> ImageInfo | BadImage:
+    def _screen(self, index: int) -> tuple[int, tuple[ImageFile, ImageInfo] | BadImage]:
+        return index, self._screened(index)
+
+    def _screened(self, index: int) -> tuple[ImageFile, ImageInfo] | BadImage:
         try:
-            return self._keeper.screen(index)
+            image: ImageFile = self._job.dataset.images[index]
+            if isinstance(image, Stored):  # its header is not worth a request of its own
+                image = Fetched(image, read_stored(image))
+            return image, self._keeper.screen(index, image)
         except BadImage as error:
             return error
 
@@ -170,9 +178,9 @@ class Feed:
         return ImageBatch(good, batch.size, pixels)
 
     def _read(self, index: int) -> Encoded | BadImage:
-        info = self._headers.pop(index)
+        image, info = self._waiting.pop(index)
         try:
-            data = read_encoded(self._job.dataset.images[index])
+            data = read_encoded(image)
         except BadImage as error:
             return error
         self._keeper.read(index, hashlib.sha256(data.data).hexdigest(), info.decoder)

@@ -2,20 +2,22 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pplfast.errors import UserError
-from pplfast.files import StrPath, is_output, read_json, write_json
+from pplfast.files import StrPath, is_output, parse_json, read_json, write_json
 from pplfast.jobs.job import Choice
-from pplfast.jobs.manifest import MERGED, read_manifest
+from pplfast.jobs.manifest import read_manifest
+from pplfast.jobs.options import MERGED
 from pplfast.jobs.record import BAD
+from pplfast.storage import StorageError, is_remote, join, read_file, write_file
 
 SETTINGS_FILE = "settings.json"
 
 
-def decide(folder: Path, wanted: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[str, Any]:
+def decide(folder: StrPath, wanted: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[str, Any]:
     """The settings of a job in this folder: what is wanted, and of each choice what was decided when it was begun."""
     recorded = read_settings(folder) or {}
     decided = {
@@ -41,10 +43,35 @@ def claim_folder(path: Path, settings: dict[str, Any], outputs: Iterable[Path] =
     write_json(record, settings)
 
 
+def claim_shards(out: str, settings: dict[str, Any], there: Collection[str], outputs: Iterable[str]) -> None:
+    """The same for outputs in shards, in a folder or at a URL; there: the names of all files in it."""
+    if SETTINGS_FILE in there:
+        _refuse_other_settings(join(out, SETTINGS_FILE), read_settings(out) or {}, settings)
+        return
+    foreign = next((output for output in outputs if output in there), None)
+    if foreign is not None:
+        raise UserError(
+            f"{join(out, foreign)}: is in the way, and {out} has no {SETTINGS_FILE} of a job; choose another --out"
+        )
+    write_file(join(out, SETTINGS_FILE), json.dumps(settings, indent=2, allow_nan=False).encode() + b"\n")
+
+
 def read_settings(folder: StrPath) -> dict[str, Any] | None:
-    """The settings that a folder was filled with; None where it has no record of them."""
-    record = Path(folder) / SETTINGS_FILE
-    return read_json(record) if os.path.lexists(record) else None
+    """The settings that a folder, or a URL, was filled with; None where it has no record of them."""
+    record = join(os.fspath(folder), SETTINGS_FILE)
+    if not is_remote(record):
+        return read_json(record) if os.path.lexists(record) else None
+    try:
+        settings = parse_json(read_file(record))
+    except StorageError as error:
+        if error.gone:
+            return None
+        raise UserError(f"{record}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{record}: not valid JSON ({error}); delete it and run the step again") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{record}: holds a {type(settings).__name__}, not an object; delete it and run the step again")
+    return settings
 
 
 def find_outputs(folder: StrPath, ids: Sequence[str], suffix: str, command: str) -> dict[str, str]:
@@ -71,12 +98,13 @@ def find_outputs(folder: StrPath, ids: Sequence[str], suffix: str, command: str)
     return {image_id: failed[image_id] for image_id in missing}
 
 
-def _refuse_other_settings(record: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _refuse_other_settings(record: StrPath, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     if there == wanted:
         return
     absent = object()  # an own value: null is one that a file may hold
     key = next(key for key in sorted({*there, *wanted}) if there.get(key, absent) != wanted.get(key, absent))
     was, now = (repr(table[key]) if key in table else "nothing" for table in (there, wanted))
     raise UserError(
-        f"{record.parent}: was filled with {key} = {was}, not {now}; choose another output folder, or delete this one"
+        f"{os.path.dirname(record)}: was filled with {key} = {was}, not {now}; choose another output folder, or delete "
+        "this one"
     )

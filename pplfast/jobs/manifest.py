@@ -17,10 +17,10 @@ from pathlib import Path
 
 from pplfast.errors import UserError, explain_os_error
 from pplfast.files import append_line, atomic_path, decode_json, open_append, read_lines, remove_file
+from pplfast.jobs.options import MERGED
 from pplfast.jobs.record import Record, check_record
 from pplfast.lock import try_lock
 
-MERGED = "manifest.jsonl"
 FOLDER = "manifest"
 SYNC_SECONDS = 5.0
 REMEDY = "delete this line, and its image is done again; or choose another --out"

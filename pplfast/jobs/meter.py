@@ -5,18 +5,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pplfast.storage import RETRIES
+
 PHASES = ("decode", "network", "crf", "encode", "write")  # "crf" and "encode" run in the worker processes
 
 
 class Meter:
-    """Counts images and the seconds that each phase worked. lanes: how many of a phase work at once."""
+    """Counts images, the seconds that each phase worked, and retries of storage. lanes: how many of a phase work at
+    once."""
 
     def __init__(self, lanes: dict[str, int]) -> None:
-        self._lanes = lanes
+        self._lanes, self._retries = lanes, -RETRIES.count
         self._busy = dict.fromkeys(PHASES, 0.0)
         self._lock = threading.Lock()
         self.done = self.bad = 0
         self.start = time.monotonic()
+
+    def begin(self, lanes: dict[str, int]) -> None:
+        """The time of the phases begins; what came before, the plan, may have had retries."""
+        self._lanes, self.start = lanes, time.monotonic()
 
     @contextmanager
     def busy(self, phase: str) -> Iterator[None]:
@@ -30,10 +37,17 @@ class Meter:
         with self._lock:
             self._busy[phase] += seconds
 
-    def count(self, done: int = 0, bad: int = 0) -> None:
+    def count(self, done: int = 0, bad: int = 0, retries: int = 0) -> None:
+        """retries: of other processes; those of this one are known."""
         with self._lock:
             self.done += done
             self.bad += bad
+            self._retries += retries
+
+    @property
+    def retries(self) -> int:
+        """Reads and writes of files that were tried again."""
+        return RETRIES.count + self._retries
 
     @property
     def seconds(self) -> float:

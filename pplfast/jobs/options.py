@@ -1,14 +1,17 @@
 """How a job is done, and what came of it. None of this decides the results."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pplfast.errors import UserError, one_line
 from pplfast.files import StrPath
 from pplfast.jobs.meter import bottleneck
+from pplfast.storage import join
 
 EXIT_BAD = 3  # exit code: finished, but some images are bad
 SHOWN = 20  # bad images that a summary names
+MERGED = "manifest.jsonl"
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class JobOptions:
     share, but at least 2. rotated: use images that EXIF turns, as stored; without, they are bad. verify: compare the
     checksums of all outputs and images, not only sizes and times. strict: a bad image ends the job.
     prometheus: a text file to keep the progress in. local_rank: from the launcher's command line, where the
-    environment does not have it.
+    environment does not have it. shards: of a data set in shards; the outputs are shards too, one beside each of its.
     """
 
     memory: float | None = None
@@ -30,6 +33,7 @@ class JobOptions:
     strict: bool = False
     prometheus: Path | None = None
     local_rank: int | None = None
+    shards: bool = False
 
     def check(self) -> None:
         """Raises UserError for numbers that mean nothing."""
@@ -45,9 +49,10 @@ DEFAULTS = JobOptions()
 class Outcome:
     """What came of a job: of the whole, on rank 0; of its own part on the others.
 
-    written, skipped (were there already): images. bad: (id, reason) of all images of the list without an output.
-    busy: share of the time that each phase worked, mean over the ranks. signal: that stopped it, or 0.
-    unfinished: ranks that ended before their part was done.
+    written, skipped (were there already): images. bad: (id, reason) of the first SHOWN images of the list without an
+    output; bad_count: of all of them. busy: share of the time that each phase worked, mean over the ranks. signal: that
+    stopped it, or 0. unfinished: ranks that ended before their part was done. retries: reads and writes that were tried
+    again. manifest: where the records are, in the folder.
     """
 
     written: int = 0
@@ -57,13 +62,20 @@ class Outcome:
     busy: dict[str, float] = field(default_factory=dict)
     signal: int = 0
     unfinished: list[int] = field(default_factory=list)
+    bad_count: int = 0
+    retries: int = 0
+    manifest: str = MERGED
+
+    def __post_init__(self) -> None:
+        self.bad_count = max(self.bad_count, len(self.bad))
+        self.bad = [(image_id, reason) for image_id, reason in self.bad[:SHOWN]]  # JSON has no tuples
 
     @property
     def exit_code(self) -> int:
         """Of a command that did this job: 0; 3 where some images are bad; 128 + signal; 1 where a rank ended early."""
         if self.signal:
             return 128 + self.signal
-        return 1 if self.unfinished else EXIT_BAD if self.bad else 0
+        return 1 if self.unfinished else EXIT_BAD if self.bad_count else 0
 
     @property
     def bottleneck(self) -> str:
@@ -87,9 +99,11 @@ class Outcome:
         ]
         if self.written:
             lines[0] += f"; bottleneck: {self.bottleneck} ({self.share():.0%} busy)"
-        if self.bad:
-            lines.append(f"{len(self.bad)} bad images (see {Path(folder) / 'manifest.jsonl'}):")
-            lines += [one_line(f"  {image_id}: {reason}") for image_id, reason in self.bad[:SHOWN]]
-            if len(self.bad) > SHOWN:
-                lines.append(f"  ... and {len(self.bad) - SHOWN} more")
+        if self.retries:
+            lines[0] += f"; {self.retries} reads or writes were tried again"
+        if self.bad_count:
+            lines.append(f"{self.bad_count} bad images (see {join(os.fspath(folder), self.manifest)}):")
+            lines += [one_line(f"  {image_id}: {reason}") for image_id, reason in self.bad]
+            if self.bad_count > len(self.bad):
+                lines.append(f"  ... and {self.bad_count - len(self.bad)} more")
         return "\n".join(lines)

@@ -1,36 +1,32 @@
 """One rank's phases, joined by bounded queues: decode (thread) -> compute (this thread) -> finish, write files
-(workers) -> shards and manifest (thread)."""
+(workers) -> the outputs (thread)."""
 
-import json
-import os
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from pplfast.arrays import Int64Array
 from pplfast.cpu.memory import no_memory_kept
 from pplfast.data.image_info import ImageInfo
-from pplfast.data.images import BadImage
+from pplfast.data.images import BadImage, ImageFile
 from pplfast.errors import UserError, out_of_memory
-from pplfast.files import remove_file
 from pplfast.jobs.feed import Feed, Size
 from pplfast.jobs.job import ImageBatch, Job
-from pplfast.jobs.manifest import ManifestWriter, checksum
 from pplfast.jobs.memory import Room
 from pplfast.jobs.meter import Meter
 from pplfast.jobs.options import JobOptions
+from pplfast.jobs.outputs import Outputs
 from pplfast.jobs.plan import inputs, source_state
 from pplfast.jobs.record import BAD, DONE, Record
 from pplfast.jobs.screen import screen
-from pplfast.jobs.shards import ShardWriter
 from pplfast.jobs.stopping import Stopping
 from pplfast.jobs.workers import Item, Result, Workers
 
-LONGEST_NAME = 255  # bytes, of a file on the usual file systems
 LARGE = 2**28  # bytes: an image that takes as much leaves holes that malloc does not fill with the next one
 NO_ROOM = "it does not fit into the memory of the device even alone; use a larger device, or make it smaller"
 
@@ -40,8 +36,7 @@ class Ends:
     """Where the images of a rank go."""
 
     workers: Workers
-    manifest: ManifestWriter
-    shards: ShardWriter | None
+    outputs: Outputs
 
 
 class Pipeline:
@@ -53,16 +48,17 @@ class Pipeline:
         self._job, self._ends, self._options, self._room = job, ends, options, room
         self._meter, self._stopping, self._rank = meter, stopping, rank
         self._pixel = job.pixel_bytes()
-        self._lock = threading.Lock()  # of the manifest, to which the feed's thread notes bad images
+        self._lock = threading.Lock()
         self._known: dict[int, Record] = {}  # what is known of the images under way
         self._out = 0  # images with the workers
         self._failure: BaseException | None = None
 
-    def run(self, indices: Sequence[int], threads: int, device: torch.device) -> None:
+    def run(self, positions: Int64Array, threads: int, device: torch.device) -> None:
         """Returns when all is done, or what was in flight after a stop. Raises what a phase raised."""
         # On a CPU the last bits of an image's result depend on what is beside it in a call, so it goes alone: ranks and
         # restarts must not show. The jobs take no longer for it (benchmarks/jobs_old_new.py). A GPU needs the company.
         self._batch = 1 if device.type == "cpu" else self._job.batch
+        indices = cast(Sequence[int], positions)  # to the feed it is one; a list would take ten times its bytes
         feed = Feed(self._job, indices, self._batch, self, self._meter, threads, device)
         writer = threading.Thread(target=self._write_results, name="write", daemon=True)
         writer.start()
@@ -81,21 +77,19 @@ class Pipeline:
             feed.end()
             self._ends.workers.close(cancel=self._failure is not None)
         if self._failure is not None:
+            self._ends.outputs.abandon()
             raise self._failure
-        if self._ends.shards is not None:
-            self._ends.shards.close_shard()
+        self._ends.outputs.close()
 
     # --- asked and told by the feed ---
 
-    def screen(self, index: int) -> ImageInfo:
-        name, path = self._job.dataset.ids[index], self._job.dataset.images[index]
-        longest = max(map(len, self._job.suffixes), default=0) + len(os.fsencode(name.rpartition("/")[2]))
-        if longest > LONGEST_NAME:
-            raise BadImage("name", f"its output's name would have {longest} bytes, and file systems have room for 255")
-        self._known[index] = {"source": source_state(path), "inputs": inputs(self._job, index)}
+    def screen(self, index: int, image: ImageFile) -> ImageInfo:
+        self._ends.outputs.check(index)
+        state = source_state(self._job.dataset.images[index])
+        self._known[index] = {"source": state, "inputs": inputs(self._job, index)}
         self._job.depends(index)
         most = int(self._room.size / self._pixel)
-        return screen(path, self._options.rotated, most, self._job.smallest, self._job.dataset.values)
+        return screen(image, self._options.rotated, most, self._job.smallest, self._job.dataset.values)
 
     def batch_of(self, size: Size) -> int:
         """A quarter of the room at most, so that the phases overlap."""
@@ -108,16 +102,12 @@ class Pipeline:
         self._known[index] |= {"image_sha256": sha256, "decoder": decoder}
 
     def bad(self, index: int, error: BadImage, admitted: Size | None = None) -> None:
-        name, path = self._job.dataset.ids[index], self._job.dataset.images[index]
+        path = self._job.dataset.images[index]
         if admitted is not None:
             self._release(admitted)
-        for suffix in self._job.suffixes:  # of an earlier state of the image
-            if error.kind != "name":
-                remove_file(f"{self._ends.manifest.out}/{name}{suffix}")
-        with self._lock:
-            record = {"id": name, "state": BAD, "kind": error.kind, "reason": f"{path}: {error}"}
-            self._append(index, record)
-            self._meter.count(bad=1)
+        said = {"id": self._job.dataset.ids[index], "state": BAD, "kind": error.kind, "reason": f"{path}: {error}"}
+        self._take(index, said, {}, Result())
+        self._meter.count(bad=1)
         if self._options.strict:
             raise UserError(f"{path}: {error} (--fail-on-bad)")
 
@@ -186,43 +176,23 @@ class Pipeline:
     def _finish(self, item: Item, result: Result | BaseException) -> None:
         if isinstance(result, BaseException):
             raise result
+        self._meter.count(retries=result.retries)
         if result.failure:
             self.bad(item.index, BadImage("failed", result.failure), item.size)
             return
         self._release(item.size)
         for phase, seconds in result.seconds.items():
             self._meter.add(phase, seconds)
-        with self._meter.busy("write"), self._lock:
-            files, shards = list(result.files), self._ends.shards
-            facts = {**result.facts, "height": item.size[0], "width": item.size[1]}
-            if shards is not None:
-                said = json.dumps({"id": item.id, **facts}).encode()
-                members, places = shards.add(item.id, {**result.sample, ".json": said})
-                files += [
-                    {
-                        "file": file,
-                        "offset": offset,
-                        "member": member.name,
-                        "bytes": len(member.data),
-                        "sha256": checksum(member.data),
-                    }
-                    for member, (file, offset) in zip(members, places, strict=True)
-                ]
-            record = {
-                "id": item.id,
-                "state": DONE,
-                **facts,
-                "files": files,
-                "seconds": {phase: round(value, 4) for phase, value in result.seconds.items()},
-            }
-            self._append(item.index, record)
-            if shards is not None and shards.full():
-                shards.close_shard()
-            self._meter.count(done=1)
+        with self._meter.busy("write"):
+            said = {"id": item.id, **result.facts, "height": item.size[0], "width": item.size[1]}
+            rounded = {phase: round(value, 4) for phase, value in result.seconds.items()}
+            self._take(item.index, said, {"state": DONE, "seconds": rounded}, result)
+        self._meter.count(done=1)
 
-    def _append(self, index: int, record: Record) -> None:
+    def _take(self, index: int, said: dict[str, Any], more: Record, made: Result) -> None:
         known = self._known.pop(index, {})
-        self._ends.manifest.append({**record, **known, "rank": self._rank, "time": round(time.time(), 3)})
+        record = {**said, **more, **known, "rank": self._rank, "time": round(time.time(), 3)}
+        self._ends.outputs.take(index, record, said, made)
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:

@@ -11,15 +11,17 @@ import numpy as np
 
 from pplfast.arrays import Int64Array
 from pplfast.data.images import BadImage
+from pplfast.data.stored import Stored
 from pplfast.errors import UserError, explain_os_error
 from pplfast.files import TEMPORARY, check_inside, remove_file
 from pplfast.jobs.job import Job
-from pplfast.jobs.manifest import FOLDER, merge, rank_files, read_manifest
+from pplfast.jobs.manifest import FOLDER, checksum, merge, rank_files, read_manifest
 from pplfast.jobs.record import BAD, DONE, Record
 from pplfast.jobs.shards import FOLDER as SHARDS
 from pplfast.jobs.shards import finish_torn_shards
 from pplfast.jobs.status import remove_statuses
 from pplfast.lock import is_locked
+from pplfast.storage import StorageError
 
 CHUNK = 2**20  # bytes
 PATIENCE = 15.0  # seconds for the ranks of a job that has just been stopped or killed to be gone
@@ -48,7 +50,6 @@ def tidy(out: Path, ids: Collection[str]) -> None:
             raise UserError(f"{alive[0]}: another job is writing to this folder; wait for it, or stop it")
         time.sleep(0.2)
     finish_torn_shards(out, read_manifest(out))
-    remove_statuses(out)
     folders = [str(out)]
     while folders:
         folder = folders.pop()
@@ -61,6 +62,7 @@ def tidy(out: Path, ids: Collection[str]) -> None:
                         remove_file(entry.path)
         except OSError as error:
             raise explain_os_error(error, folder, reading=True) from error
+    remove_statuses(out)
 
 
 def to_do(job: Job, out: Path, positions: Int64Array, records: Mapping[str, Record], verify: bool) -> Int64Array:
@@ -117,8 +119,10 @@ def keep(job: Job, out: Path, left: Int64Array) -> tuple[Int64Array, int, int]:
     return pending, states.count(DONE), states.count(BAD)
 
 
-def source_state(image: Path) -> list[int] | None:
-    """[bytes, time of change] of an image file; None where there is none."""
+def source_state(image: Path | Stored) -> list[int] | None:
+    """[bytes, time of change] of an image file; None where there is none. Of a part of a shard what stands for that."""
+    if isinstance(image, Stored):
+        return image.state
     try:
         found = image.stat()
     except (OSError, ValueError):  # a name that no file can have
@@ -126,14 +130,16 @@ def source_state(image: Path) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _same_source(record: Record, image: Path, verify: bool) -> bool:
+def _same_source(record: Record, image: Path | Stored, verify: bool) -> bool:
     now = source_state(image)
     if not verify or "image_sha256" not in record or now is None:
         return record.get("source") == now
     try:
+        if isinstance(image, Stored):
+            return bool(checksum(image.read()) == record["image_sha256"])
         with open(image, "rb") as file:
             return bool(_checksum(file, now[0]) == record["image_sha256"])
-    except OSError:
+    except (OSError, StorageError):
         return False
 
 

@@ -19,8 +19,9 @@ LARGEST = 2**53  # of a number that is counted with: what JSON's other readers h
 Record = dict[str, Any]  # id, state (done | bad), and what the job and the pipeline know of the image
 
 
-def check_record(record: Any) -> Record:
-    """The record. Raises ValueError, with the reason, for what no job writes."""
+def check_record(record: Any, tar: str | None = None) -> Record:
+    """The record. tar: the shard that its files are in, of outputs of a data set in shards. Raises ValueError, with the
+    reason, for what no job writes."""
     if not isinstance(record, dict):
         raise ValueError(f"a {type(record).__name__}, not an object")
     _check(record, FIELDS, ("id", "state"))
@@ -32,7 +33,7 @@ def check_record(record: Any) -> Record:
         if not isinstance(entry, dict):
             raise ValueError("a file that is not an object")
         _check(entry, FILE_FIELDS, ("file", "bytes", "sha256"))
-        if not _is_own(entry, record["id"]):
+        if not (_is_own(entry, record["id"]) if tar is None else entry["file"] == tar and "offset" in entry):
             raise ValueError(f"{entry['file']!r} is not the name of an output of {record['id']!r}")
     return record
 

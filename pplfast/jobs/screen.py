@@ -1,7 +1,7 @@
 """May this image be used? Decided by its header, before anything is decoded."""
 
 from pplfast.data.image_info import ImageInfo, Values
-from pplfast.data.images import BadImage, usable_image
+from pplfast.data.images import BadImage, ImageFile, usable_image
 from pplfast.files import StrPath
 from pplfast.jobs.job import SMALLEST
 from pplfast.jobs.memory import too_large
@@ -10,7 +10,7 @@ UPRIGHT = 1
 
 
 def screen(
-    path: StrPath, rotated: bool, most_pixels: int, smallest: int = SMALLEST, values: Values | None = None
+    path: StrPath | ImageFile, rotated: bool, most_pixels: int, smallest: int = SMALLEST, values: Values | None = None
 ) -> ImageInfo:
     """The header of an image that can be used; BadImage with `kind` and a reason for all others.
 

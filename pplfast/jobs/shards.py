@@ -40,6 +40,17 @@ def members_of(image_id: str, contents: Mapping[str, bytes]) -> list[Member]:
     return [Member(f"{key}{suffix}", data) for suffix, data in contents.items()]
 
 
+def append_member(file: IO[bytes], member: Member) -> int:
+    """Write a member of a tar, always as the same bytes; the offset of its data."""
+    info = tarfile.TarInfo(member.name)
+    info.size = len(member.data)
+    file.write(info.tobuf(tarfile.PAX_FORMAT))
+    offset = file.tell()
+    file.write(member.data)
+    file.write(bytes(-len(member.data) % BLOCK))
+    return offset
+
+
 class ShardWriter:
     """One rank's shards, `shards/labels-<rank>-<number>.tar`, each of `size` samples (the last of a run: fewer)."""
 
@@ -64,12 +75,7 @@ class ShardWriter:
                 self._file = open_new(_open_name(path))
             places, chunk, start = [], io.BytesIO(), self._file.tell()
             for member in members:
-                info = tarfile.TarInfo(member.name)
-                info.size = len(member.data)
-                chunk.write(info.tobuf(tarfile.PAX_FORMAT))
-                places.append((f"{FOLDER}/{path.name}", start + chunk.tell()))
-                chunk.write(member.data)
-                chunk.write(bytes(-len(member.data) % BLOCK))
+                places.append((f"{FOLDER}/{path.name}", start + append_member(chunk, member)))
             self._file.write(chunk.getbuffer())
             self._file.flush()
         except OSError as error:

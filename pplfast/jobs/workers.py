@@ -16,6 +16,7 @@ from pplfast.files import atomic_path
 from pplfast.jobs.job import Finish
 from pplfast.jobs.manifest import checksum
 from pplfast.pool import QUEUED_PER_WORKER, signals_held, start_worker
+from pplfast.storage import RETRIES
 
 MOST_DEATHS = 2  # of workers with one image in hand, before that image is given up
 
@@ -32,21 +33,26 @@ class Item:
 
 @dataclass
 class Result:
-    """files, facts, seconds: for the record. sample: for the shard, which the rank's own process writes."""
+    """files, facts, seconds: for the record. sample: for the shard, which the rank's own process writes. retries: of
+    reads, where that was in a process of its own."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
     sample: dict[str, bytes] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failure: str = ""  # what is wrong with this image alone
+    retries: int = 0
 
 
-def finish(out: Path, how: Finish, item: Item) -> Result:
-    """Raises UserError where an output cannot be written: that stops the job. All else is the image's failure."""
+def finish(out: Path | None, how: Finish, item: Item) -> Result:
+    """Raises UserError where an output cannot be written: that stops the job. All else is the image's failure. Without
+    a folder the outputs are in the sample."""
     try:
         finished = how(item.payload)
     except Exception as error:  # whatever it is, the other images can still be done
         return Result(failure=str(error) if isinstance(error, UserError) else repr(error))
+    if out is None:
+        return Result([], finished.files, finished.facts, finished.seconds)
     files = [_write(out, f"{item.id}{suffix}", data) for suffix, data in finished.files.items()]
     return Result(files, finished.sample, finished.facts, finished.seconds)
 
@@ -57,10 +63,10 @@ def _write(out: Path, name: str, data: bytes) -> dict[str, Any]:
     return {"file": name, "bytes": len(data), "sha256": checksum(data)}
 
 
-_given: tuple[Path, Finish]
+_given: tuple[Path | None, Finish]
 
 
-def _start(out: Path, how: Finish) -> None:
+def _start(out: Path | None, how: Finish) -> None:
     """First call in each worker process."""
     global _given
     start_worker()
@@ -69,17 +75,21 @@ def _start(out: Path, how: Finish) -> None:
 
 
 def _finish_given(item: Item) -> Result:
-    return finish(*_given, item)
+    before = RETRIES.count
+    result = finish(*_given, item)
+    result.retries = RETRIES.count - before
+    return result
 
 
 class Workers:
-    """Finishes items; results come out of `finished` in any order, as (item, Result or exception).
+    """Finishes items; results come out of `finished` in any order, as (item, Result or exception). out: the folder that
+    they write to; None: the results hold the bytes.
 
     A process that dies takes the pool with it, and all images in work look guilty. The pool is started again with half
     the processes, since the usual cause is a lack of memory, and the suspects are repeated one at a time.
     """
 
-    def __init__(self, out: Path, how: Finish, jobs: int, processes: bool) -> None:
+    def __init__(self, out: Path | None, how: Finish, jobs: int, processes: bool) -> None:
         self._out, self._how, self.jobs, self._processes = out, how, jobs, processes
         self._slots = threading.Semaphore(jobs * QUEUED_PER_WORKER)
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()

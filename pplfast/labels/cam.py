@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ def generate_cams(
     Images that cannot be used are noted in `out/manifest.jsonl` and in the outcome, and the rest goes on. Raises
     UserError for a model that does not fit the data set, and as `run_job` does.
     """
-    return run_job(CamJob(model, dataset, config, npy), Path(out), options)
+    return run_job(CamJob(model, dataset, config, npy), out, options)
 
 
 class MapMaker:

@@ -9,15 +9,17 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, BinaryIO
 
 import numpy as np
 
 from pplfast.arrays import Float32Array, FloatArray, Int64Array, IntArray
+from pplfast.data.stored import Fetched, Stored
 from pplfast.errors import UserError
 from pplfast.files import StrPath, atomic_path
 from pplfast.npy import parse_array, plain_dtype, read_header
 from pplfast.reading import LARGEST_IMAGE, open_regular
+from pplfast.storage import StorageError
 
 STRIDE = 4  # pixels between stored values; IRN and its successors store their `cam` at the same stride
 SUFFIX = ".npz"
@@ -70,7 +72,7 @@ def save_cam(path: StrPath, cam: Cam) -> None:
         temporary.write_bytes(encode_cam(cam))
 
 
-def load_cam(path: StrPath, classes: int | None = None) -> Cam:
+def load_cam(path: StrPath | Stored | Fetched, classes: int | None = None) -> Cam:
     """The maps of one image, as `generate_cams` and `walk_cams` write them; no code in the file is run.
 
     classes: how many the data set has, where that is known. Raises UserError naming the file when it is missing or
@@ -78,14 +80,20 @@ def load_cam(path: StrPath, classes: int | None = None) -> Cam:
     arrays of other types and shapes. Sizes are checked before anything is read by them.
     """
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with _opened(path) as file, zipfile.ZipFile(file) as archive:
             return _read(archive, MOST_CLASSES if classes is None else classes)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `pplfast cam` for this list first") from None
+    except StorageError as error:
+        raise UserError(f"{path}: {error}") from None
     except _NoCam as error:
         raise UserError(f"{path}: {error}; delete it and run `pplfast cam` again") from None
     except _DAMAGED:
         raise UserError(f"{path}: not a readable CAM file; delete it and run `pplfast cam` again") from None
+
+
+def _opened(path: StrPath | Stored | Fetched) -> BinaryIO:
+    return io.BytesIO(path.read()) if isinstance(path, Stored | Fetched) else open_regular(path)
 
 
 class _NoCam(Exception):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +51,7 @@ def label_dataset(
     cannot be used are noted in `out/manifest.jsonl` and in the outcome, and the rest goes on. Raises UserError for
     values out of range, a model that does not fit the data set, and as `run_job` does.
     """
-    return run_job(LabelJob(model, dataset, cam, label, unsure, outputs, engine, shard_size), Path(out), options)
+    return run_job(LabelJob(model, dataset, cam, label, unsure, outputs, engine, shard_size), out, options)
 
 
 def generate_labels(
@@ -83,7 +82,7 @@ def label_cams(
     options: JobOptions = DEFAULTS,
 ) -> Outcome:
     """`generate_labels`, or with `unsure` = (low, high) `generate_affinity_labels`: see there."""
-    return run_job(CamLabelJob(CamFolder(cams, dataset), dataset, config, unsure, engine), Path(out), options)
+    return run_job(CamLabelJob(CamFolder(cams, dataset), dataset, config, unsure, engine), out, options)
 
 
 def generate_affinity_labels(

@@ -2,6 +2,7 @@
 from worker processes."""
 
 import io
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 
 from pplfast.arrays import Float32Array, IntArray, UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE
+from pplfast.data.encoded import read_encoded
 from pplfast.data.masks import mask_image
+from pplfast.data.stored import Stored
 from pplfast.jobs.job import Finish, Finished
 from pplfast.labels import crf
 from pplfast.labels.background import add_background, to_probabilities
@@ -28,11 +31,11 @@ class Scores:
     pixels: uint8 (H, W, 3), where a CRF is to look at them. labels: uint8 (H, W), positions in [background, *classes],
     where the device has already computed them."""
 
-    image: Path
+    image: Path | Stored
     size: tuple[int, int]
     classes: tuple[int, ...] = ()
     maps: Float32Array | None = None
-    cam: Path | None = None
+    cam: Path | Stored | None = None
     pixels: UInt8Array | None = None
     labels: UInt8Array | None = None
     tiled: int = 0
@@ -71,14 +74,14 @@ class FinishLabels(Finish):
             low = resize_bilinear(maps, *stored_size(*payload.size))
             finished.files[".npy"] = encode_npy(Cam(np.array(classes, np.int64), low, payload.size), maps)
         if "shards" in self.outputs:
-            finished.sample = {_member(payload.image): payload.image.read_bytes(), ".png": png}
+            finished.sample = {_member(payload.image): read_encoded(payload.image).tobytes(), ".png": png}
         finished.seconds = {"crf": labelled - begin, "encode": time.perf_counter() - labelled}
         return finished
 
 
-def _member(image: Path) -> str:
+def _member(image: Path | Stored) -> str:
     """The suffix of an image in a shard, in which .png is its label."""
-    suffix = image.suffix.lower()
+    suffix = os.path.splitext(str(image))[1].lower()
     return ".jpg" if suffix in (".jpg", ".jpeg", ".jpe", ".jfif") else f".image{suffix}"
 
 

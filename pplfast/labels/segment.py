@@ -1,7 +1,6 @@
 """A segmentation network and images -> label PNGs: scales and flips, the mean of the probabilities, dense CRF."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def segment_images(
     outcome, and the rest goes on. Raises UserError for a CRF preset that does not exist, with `told` for a data set
     without image labels, and as `run_job` does.
     """
-    return run_job(SegmentJob(model, classes, dataset, config, told), Path(out), options)
+    return run_job(SegmentJob(model, classes, dataset, config, told), out, options)
 
 
 class SegmentJob(Job):

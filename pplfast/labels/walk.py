@@ -1,7 +1,6 @@
 """CAM files and a boundary network -> refined CAM files: the random walk of each image's maps within its boundaries."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ def walk_cams(
     rest goes on. Raises UserError for CAMs that are missing or of other classes, and as `run_job` does.
     Source: arXiv 1904.05044, section 4.
     """
-    return run_job(WalkJob(model, CamFolder(cams, dataset), dataset, config), Path(out), options)
+    return run_job(WalkJob(model, CamFolder(cams, dataset), dataset, config), out, options)
 
 
 class WalkJob(Job):

@@ -16,9 +16,10 @@ from pplfast.arrays import BoolArray, Float32Array, UInt8Array
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.decoding import decode
 from pplfast.data.image_info import Values
-from pplfast.data.images import BadImage, inspect_file, open_image_file
+from pplfast.data.images import BadImage, ImageFile, inspect_file, open_image_file
 from pplfast.data.masks import voc_palette
 from pplfast.data.pillow import open_image
+from pplfast.data.stored import Stored
 from pplfast.errors import UserError, explain_os_error
 from pplfast.reading import open_regular
 
@@ -57,7 +58,7 @@ class Photo:
     height: int
 
 
-def read_photo(path: Path, values: Values | None) -> Photo:
+def read_photo(path: Path | Stored, values: Values | None) -> Photo:
     """values: the data set's range of deep images. UserError for a file that is no whole image, or would need more
     memory than MAX_DECODED."""
     try:
@@ -81,7 +82,7 @@ def read_photo(path: Path, values: Values | None) -> Photo:
     return Photo(np.asarray(photo), info.width, info.height)
 
 
-def label_map(path: Path, photo: Photo) -> UInt8Array:
+def label_map(path: Path | Stored, photo: Photo) -> UInt8Array:
     """Class values of the label PNG of `photo`, reduced without mixing them; uint8 (H, W) of its `pixels`.
 
     UserError for a file that is no PNG of class ids, or not of the photograph's size: nothing is decoded then.
@@ -98,22 +99,23 @@ def label_map(path: Path, photo: Photo) -> UInt8Array:
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
 
 
-def _check_pixels(path: Path, width: int, height: int) -> None:
+def _check_pixels(path: ImageFile, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: {width} x {height} is too large for a picture; make it smaller")
 
 
 @contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+def _opened(path: Path | Stored, kind: str) -> Iterator[Image.Image]:
     """The picture, its header read. What goes wrong in here, as Pillow raises it for a damaged file, is a UserError."""
     try:
-        with open_regular(path) as file, open_image(file, kind) as image:
+        opened = open_image_file(path) if isinstance(path, Stored) else open_regular(path)
+        with opened as file, open_image(file, kind) as image:
             yield image
     except UserError:
         raise
     except Exception as error:  # Pillow promises no exceptions for damaged files, and raises many
         if isinstance(error, OSError) and error.errno:  # the system's; Pillow's own have no number
-            raise explain_os_error(error, path, reading=True) from None
+            raise explain_os_error(error, str(path), reading=True) from None
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable picture ({reason}); restore it or make it again") from None
 

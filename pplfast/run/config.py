@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.image_info import AUTO
+from pplfast.data.shard_places import is_sharded
+from pplfast.data.stored import Stored
 from pplfast.data.value_range import parse_range, range_text
 from pplfast.data.voc import find_list_in
 from pplfast.errors import UserError
@@ -18,6 +20,7 @@ from pplfast.files import read_json
 from pplfast.recipe import Recipe
 from pplfast.recipe.crf_presets import NONE
 from pplfast.steps import TEST, TRAIN, VAL, Parts
+from pplfast.storage import is_remote
 
 if TYPE_CHECKING:
     from pplfast.train import TrainOptions
@@ -57,6 +60,11 @@ def with_default_lists(config: DataConfig, train: str | None, val: str | None) -
 
 def absolute(config: DataConfig) -> DataConfig:
     """The same data set, in paths that hold from any working folder; what a run saves."""
+    if is_sharded(config):
+        held_root = config.root if is_remote(config.root) else os.path.abspath(config.root)
+        index = config.index if not config.index or is_remote(config.index) else os.path.abspath(config.index)
+        classes = os.path.abspath(config.classes) if os.path.isfile(config.classes) else config.classes
+        return dataclasses.replace(config, root=held_root, index=index, classes=classes)
     root = Path(config.root).resolve()
 
     def held(value: str, is_path: bool) -> str:
@@ -123,7 +131,8 @@ def parts_of(recipe: Recipe, sets: dict[str, Dataset]) -> Parts:
 
 def fingerprint(dataset: Dataset) -> str:
     """Changes with the ids, classes and labels, not with the place, so that a data set can be moved."""
-    digest = hashlib.sha256(repr((dataset.ids, dataset.classes)).encode())
+    ids = dataset.ids if dataset.shards is None else dataset.encoded_ids
+    digest = hashlib.sha256(repr((ids, dataset.classes)).encode())
     if dataset.values is not None:
         digest.update(range_text(dataset.values).encode())
     if dataset.labels is not None:
@@ -132,9 +141,14 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def file_states(dataset: Dataset) -> str:
-    """Changes whenever an image or a mask has been written to, moved or given other rights: one look at each."""
+    """Changes whenever an image or a mask has been written to, moved or given other rights: one look at each, or at
+    each shard."""
     digest = hashlib.sha256()
+    if dataset.shards is not None:
+        digest.update(repr([(shard.path, shard.size, shard.stamp) for shard in dataset.shards.shards]).encode())
+        return digest.hexdigest()[:16]
     for path in (*dataset.images, *dataset.masks):
+        assert not isinstance(path, Stored), "they would lie in shards"
         try:
             found = os.stat(path) if path else None
         except OSError:
@@ -143,14 +157,19 @@ def file_states(dataset: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_contents(paths: Iterable[Path | None]) -> str:
-    """Changes with what the files hold, and with their order. Reads them whole."""
+def file_contents(paths: Sequence[Path | Stored | None]) -> str:
+    """Changes with what the files hold, and with their order. Reads them whole; of shards what the index says of them,
+    which was made by reading them."""
+    parts = [(part.state, part.name) for part in paths if isinstance(part, Stored)]
+    if parts:
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     with ThreadPoolExecutor() as pool:
         return hashlib.sha256(b"".join(pool.map(_content, paths))).hexdigest()[:16]
 
 
-def _content(path: Path | None) -> bytes:
+def _content(path: Path | Stored | None) -> bytes:
     """32 bytes; of a file that cannot be read, which the check of the data names, zeros."""
+    assert not isinstance(path, Stored), "they are all parts of shards, or none is"
     try:
         with open(path or "", "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

@@ -208,9 +208,8 @@ class Work:
                 raise LostRankError(f"{step.name}: ranks {outcome.unfinished} ended early")
             if outcome.bad:
                 name, reason = outcome.bad[0]
-                self.announce.note(
-                    f"warning: {len(outcome.bad)} images failed, see {out}/manifest.jsonl (first: {name}: {reason})"
-                )
+                where = f"{out}/{outcome.manifest}"
+                self.announce.note(f"warning: {outcome.bad_count} images failed, see {where} (first: {name}: {reason})")
             rate = round(outcome.written / outcome.seconds, 3) if outcome.written and outcome.seconds else None
             missing = len(dataset) - outcome.written - outcome.skipped
             return {"missing": missing, "images_per_second": rate, "written": outcome.written}

@@ -49,7 +49,7 @@ def train_boundaries(
     launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
     run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
-    return run_task(AffinityTask(config, classifier, with_masks(dataset, Path(masks)), seed), out, resume, options)
+    return run_task(AffinityTask(config, classifier, with_masks(dataset, masks), seed), out, resume, options)
 
 
 class AffinityTask(Task[BoundaryNet]):

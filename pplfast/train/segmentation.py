@@ -45,7 +45,7 @@ def train_segmentation(
     launcher every rank calls this alike. Raises UserError for settings or data that cannot be, an `out` of another
     run, an unfinished one without `resume`, a full disk, and a loss that is not finite.
     """
-    return run_task(SegmentationTask(config, with_masks(dataset, Path(masks)), seed), out, resume, options)
+    return run_task(SegmentationTask(config, with_masks(dataset, masks), seed), out, resume, options)
 
 
 class SegmentationTask(Task[SegmentationNet]):

@@ -187,6 +187,7 @@ def _prepare(task: Task[Any], folder: Path, options: TrainOptions, ranks: Ranks,
         threads=threads,
         device=ranks.device,
         group=share.group,
+        lanes=task.optim.batch,
     )
     checkpoints = CheckpointFolder(folder / "checkpoints", ranks, options.keep)
     watch = LossWatch(task.dataset.ids, ranks, checkpoints)

@@ -1,0 +1,151 @@
+"""Images, masks and labels that are parts of larger files: members of tar shards, cells of Parquet files."""
+
+import io
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from pplfast.errors import UserError
+from pplfast.storage import RangeReader, StorageError, join, read_file, read_range
+
+if TYPE_CHECKING:
+    from pyarrow import Array
+
+ROW_GROUPS_BYTES = 512 * 2**20  # of row groups that are kept: one row is not read without all of its group
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """file: the shard, a path or a URL. stamp: of its state when it was indexed (`storage.Found.stamp`). name: of the
+    part, with its suffix."""
+
+    file: str
+    stamp: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+    @property
+    def state(self) -> list[int]:
+        """As `jobs.plan.source_state` of a file: changes with the content."""
+        raise NotImplementedError
+
+    def read(self) -> bytes:
+        """StorageError where it cannot be read."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Stored):
+    """Bytes of a tar."""
+
+    offset: int
+    size: int
+
+    @property
+    def state(self) -> list[int]:
+        return [self.size, self.stamp]
+
+    def read(self) -> bytes:
+        return read_range(self.file, self.offset, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Stored):
+    """A file of its own, `name` below the folder `file`: of a list, so that nobody has looked at it yet."""
+
+    @property
+    def state(self) -> list[int]:
+        return [0, self.stamp]
+
+    def read(self) -> bytes:
+        return read_file(join(self.file, self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell(Stored):
+    """The bytes in one row of a Parquet file. column: a binary column, or a struct with a field "bytes".
+    file_size: of the whole file."""
+
+    column: str
+    row_group: int
+    row: int  # within its row group
+    file_size: int
+
+    @property
+    def state(self) -> list[int]:
+        return [self.file_size, self.stamp]
+
+    def read(self) -> bytes:
+        column = ROW_GROUPS.column(self)
+        if self.row >= len(column):
+            raise StorageError("has fewer rows than its index says; make it whole, and the index again")
+        data = column[self.row].as_py()
+        if not isinstance(data, bytes):
+            raise StorageError("holds no bytes: the data set has its paths alone; write the images into it")
+        return data
+
+
+class _RowGroups:
+    """Row groups of Parquet files, the latest that fit into `limit` bytes; of this process, for all its threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes, self._lock = limit, 0, Lock()
+        self._kept: OrderedDict[tuple[str, int, int, str], Array] = OrderedDict()
+        self._reading: dict[tuple[str, int, int, str], Lock] = {}
+
+    def column(self, cell: Cell) -> "Array":
+        key = (cell.file, cell.stamp, cell.row_group, cell.column)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            reading = self._reading.setdefault(key, Lock())
+        with reading:  # the threads that want other rows of it wait, and find it
+            with self._lock:
+                if key in self._kept:
+                    return self._kept[key]
+            column = _read_column(cell)
+            with self._lock:
+                self._kept[key] = column
+                self._bytes += column.nbytes
+                while self._bytes > self._limit and len(self._kept) > 1:
+                    self._bytes -= self._kept.popitem(last=False)[1].nbytes
+                self._reading.pop(key, None)
+        return column
+
+
+ROW_GROUPS = _RowGroups(ROW_GROUPS_BYTES)
+
+
+def _read_column(cell: Cell) -> "Array":
+    from pyarrow import ArrowException, StructArray
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(io.BufferedReader(RangeReader(cell.file, cell.file_size), 2**20)) as file:
+            table = file.read_row_group(cell.row_group, columns=[cell.column])
+    except (ArrowException, OSError, UserError) as error:
+        raise StorageError(f"cannot be read as Parquet ({error}); restore it") from None
+    column = table.column(0).combine_chunks()
+    return column.field("bytes") if isinstance(column, StructArray) else column
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A part that has been read, in place of it: its bytes are needed for the header and again for the pixels."""
+
+    of: Stored
+    data: bytes
+
+    def __str__(self) -> str:
+        return str(self.of)
+
+    def read(self) -> bytes:
+        return self.data
+
+
+ImageFile = Path | Stored | Fetched

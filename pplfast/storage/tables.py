@@ -1,0 +1,31 @@
+"""JSON objects in files, local or remote."""
+
+from typing import Any
+
+from pplfast.errors import UserError
+from pplfast.files import MAX_JSON, is_output, parse_json, read_json
+from pplfast.storage.access import read_file
+from pplfast.storage.places import is_remote, local_path
+from pplfast.storage.retry import StorageError
+
+
+def read_table(path: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no such file. UserError for what is none, or cannot be read."""
+    if not is_remote(path):
+        path = local_path(path)
+        return read_json(path) if is_output(path) else None
+    try:
+        data = read_file(path)
+    except StorageError as error:
+        if error.gone:
+            return None
+        raise UserError(f"{path}: {error}") from None
+    if len(data) > MAX_JSON:
+        raise UserError(f"{path}: larger than {MAX_JSON} bytes; it is not one of pplfast's: choose another folder")
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; delete it and make it again")
+    return value
