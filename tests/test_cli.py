@@ -197,15 +197,17 @@ def test_threads_of_torch_and_of_decoding():
     import torch
 
     from pplfast.cli.machine import job_options
+    from pplfast.data.classes import VOC
+    from pplfast.data.dataset import Dataset
 
-    before = torch.get_num_threads()
+    before, dataset = torch.get_num_threads(), Dataset("none", (), (), VOC, None, ())
     words = ["cam", "--data", ".", "--model", "m", "--out", "o"]
     try:
         args = build_parser("cam").parse_args([*words, "--threads", str(before + 1)])
         args.local_rank = None
-        assert job_options(args).threads == torch.get_num_threads() == before + 1
+        assert job_options(args, dataset).threads == torch.get_num_threads() == before + 1
         args.threads = 0
-        assert job_options(args).threads is None
+        assert job_options(args, dataset).threads is None
     finally:
         torch.set_num_threads(before)
 

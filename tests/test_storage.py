@@ -123,12 +123,12 @@ def test_a_file_that_ends_early_is_named_by_the_byte(place):
 
 def test_a_file_that_is_gone(place, no_waits):
     before = RETRIES.count
-    for action in (
-        lambda path: read_file(path),
-        lambda path: read_range(path, 0, 1),
-        lambda path: find(path, (".tar",)),
+    for action, words in (
+        (lambda path: read_file(path), "no such file; restore it"),
+        (lambda path: read_range(path, 0, 1), "no such file; restore it"),
+        (lambda path: find(path, (".tar",)), "gone.tar is not there; restore it, or leave its name out"),
     ):
-        with pytest.raises(StorageError, match="no such file; restore it") as caught:
+        with pytest.raises(StorageError, match=words) as caught:
             action(join(place, "gone.tar"))
         assert caught.value.gone
     assert RETRIES.count == before
@@ -189,9 +189,13 @@ def test_what_a_place_stands_for(place):
 def test_a_name_of_a_pattern_that_is_not_there(place):
     fill(place)
     for pattern, name in (("b-{00..02}.tar", "b-02.tar"), ("{c}.tar", "c.tar")):
-        with pytest.raises(StorageError, match=f"{name} is not there; restore it, or write the pattern") as caught:
+        with pytest.raises(StorageError, match=f"{name} is not there; restore it, or leave its name out") as caught:
             find(join(place, pattern), (".tar",))
         assert caught.value.gone
+    gone: list[str] = []
+    found = find(join(place, "b-{00..03}.tar"), (".tar",), gone)
+    assert [last_part(file.path) for file in found] == ["b-00.tar", "b-01.tar"]
+    assert [last_part(path) for path in gone] == ["b-02.tar", "b-03.tar"]
     with pytest.raises(UserError, match=re.escape("{3..1} is empty; write a range like {000..999}")):
         find(join(place, "b-{3..1}.tar"), (".tar",))
 
@@ -269,7 +273,7 @@ def test_what_remains_is_given_up_with_a_remedy():
     def action() -> None:
         raise TimeoutError("no answer\nin time")
 
-    with pytest.raises(StorageError, match=r"cannot be reached: no answer \(7 attempts\); check the store") as caught:
+    with pytest.raises(StorageError, match=r"cannot be reached: no answer \(10 attempts\); check the store") as caught:
         retry.attempt(action, waits.append)
     assert RETRIES.given_up == before + 1 and len(waits) == retry.ATTEMPTS - 1 and not caught.value.gone
 
@@ -384,7 +388,7 @@ def test_a_store_that_does_not_answer_is_given_up(monkeypatch, no_waits):
         write_file(f"{silent.url}/x", b"12")
         silent.set_faults(stall=1.0, stall_seconds=30)
         begin, given_up = time.monotonic(), RETRIES.given_up
-        with pytest.raises(StorageError, match=r"cannot be reached: .*\(7 attempts\)"):
+        with pytest.raises(StorageError, match=r"cannot be reached: .*\(10 attempts\)"):
             read_range(f"{silent.url}/x", 0, 2)
         assert 7 * 0.3 < time.monotonic() - begin < 15 and RETRIES.given_up == given_up + 1
         assert silent.counts()["faults"] == {"stalled": 7}

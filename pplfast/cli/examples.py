@@ -43,6 +43,10 @@ EXAMPLES = {
         ("a list of a VOC layout", f"pplfast data check {VOC} --list train"),
         ("without labels, the report as JSON", "pplfast data check --data photos --labels none --json check.json"),
     ),
+    "data index": (
+        ("tar shards in a bucket", "pplfast data index --data s3://bucket/crops"),
+        ("some of them", "pplfast data index --data 's3://bucket/crops/train-{000..099}.tar' --index crops.arrow"),
+    ),
     "data masks": (
         ("of COCO", f"pplfast data masks --data val2017 --labels {COCO} --out masks"),
         ("of two categories", f"pplfast data masks --data val2017 --labels {COCO} --classes cat,dog --out masks-pets"),
