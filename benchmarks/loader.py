@@ -39,7 +39,7 @@ def run(report: Report, data: DataConfig | None = None, augment: AugmentConfig =
             samples = _measure(dataset, augment, 2 if report.quick else 5, report.device)
             report.add(BENCH, name, samples, PAIRS, images=1)
         with tempfile.TemporaryDirectory(prefix="pplfast-shards-") as folder:
-            shards = folder_to_shards(dataset, folder, PER_SHARD)
+            shards = folder_to_shards(dataset, folder, min(PER_SHARD, max(1, len(dataset) // (2 * WORKERS))))
             name = f"{name}, {len(shards)} shards"
             stored = open_dataset(DataConfig(folder))
             if _same_bytes(report, dataset, stored, name):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pplfast.benchmarks.shard_files import folder_to_shards
 from pplfast.cli import main
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.demo import DemoConfig, make_demo
@@ -32,7 +33,7 @@ OPTIONS = {  # appended to what is run
 
 def make_images(root: Path) -> None:
     """VOCdevkit/VOC2012 with its lists and image labels, runs/demo/data, photos, archive, new-photos, scans, coco,
-    hosts."""
+    crops (the photos in shards), hosts."""
     voc = root / "VOCdevkit" / "VOC2012"
     make_demo(voc, IMAGES)
     shutil.copytree(voc, root / "runs" / "demo" / "data")
@@ -56,6 +57,7 @@ def make_images(root: Path) -> None:
         grey = np.asarray(Image.open(image).convert("L"), np.uint16)
         Image.fromarray(grey * 16).save(root / "scans" / name / "0001.png")
     make_coco(root / "coco", dataset.images[:2])
+    folder_to_shards(open_dataset(DataConfig(str(root / "photos"))), str(root / "crops"), 4, "train")
     (root / "hosts").write_text("localhost slots=2\n")
 
 

@@ -6,16 +6,17 @@ from contextlib import contextmanager
 import pytest
 
 from pplfast.benchmarks.object_store import Store, local_store
-from pplfast.storage import remote
+from pplfast.storage import remote, retry
 
 
 @contextmanager
 def connected(store: Store) -> Iterator[None]:
-    """File systems of other stores are forgotten before and after."""
+    """File systems of other stores, and what they did not answer, are forgotten before and after."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
         patch.setattr(remote, "_systems", {})
+        patch.setattr(retry, "UNREACHABLE", retry.Unreachable())
         yield
 
 

@@ -100,7 +100,8 @@ def test_train_reports_no_times_when_the_losses_differ(report: Report, monkeypat
 
 def test_loader(report: Report, demo: DataConfig):
     loader.run(report, demo, AugmentConfig(crop=64, resize_long=(48, 80)))
-    assert set(_ratios(report)) == {("reference", "pplfast_first_epoch"), ("reference", "pplfast_cached")}
+    of_files = {("reference", "pplfast_first_epoch"), ("reference", "pplfast_cached")}
+    assert set(_ratios(report)) == of_files | {("single_files", "shards"), ("webdataset", "shards")}
     assert all(row["images_per_second"] > 0 for row in report.rows)
 
 

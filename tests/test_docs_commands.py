@@ -36,6 +36,7 @@ NOT_RUN = {
     r"pplfast bench .*": "minutes; tests/test_bench_runs.py and test_bench_results.py run them",
     r"(DS_ACCELERATOR=cpu )?pplfast launch .*": "several ranks; tests/test_train_runs.py, test_jobs_label.py",
     r"pplfast run .*--(ranks|hostfile) .*": "several ranks; tests/test_run_ranks.py",
+    r"pplfast .*s3://.*": "no such bucket; tests/test_shard_ranks.py and test_bench_shards.py",
     r"pplfast sweep .*": "many trainings; tests/test_sweep_runs.py",
     r"pplfast run .*--out runs/(photos-own|tuned)\b.*": "the same as runs/photos, with other values",
     r"pplfast run .*--out runs/voc-own": "the single steps after it do the same",
@@ -46,6 +47,7 @@ OTHERS = {
     r"(\.|source) \.venv/bin/activate": "the shell's own",
     r"python -m (mkdocs|pre_commit|pip) .*": "tools of the developer; tests/test_docs_site.py builds the site",
     r"python -m pplfast\.benchmarks\.scaling .*": "writes into benchmarks/results; tests/test_bench_scaling.py",
+    r"pip install 'pplfast\[s3\]'": "nothing is installed by tests",
     r"git clone .*|cd .*": "needs the repository's address",
 }
 

@@ -390,8 +390,8 @@ def test_a_store_that_does_not_answer_is_given_up(monkeypatch, no_waits):
         begin, given_up = time.monotonic(), RETRIES.given_up
         with pytest.raises(StorageError, match=r"cannot be reached: .*\(10 attempts\)"):
             read_range(f"{silent.url}/x", 0, 2)
-        assert 7 * 0.3 < time.monotonic() - begin < 15 and RETRIES.given_up == given_up + 1
-        assert silent.counts()["faults"] == {"stalled": 7}
+        assert retry.ATTEMPTS * 0.3 < time.monotonic() - begin < 15 and RETRIES.given_up == given_up + 1
+        assert silent.counts()["faults"] == {"stalled": retry.ATTEMPTS}
 
 
 @pytest.mark.slow
@@ -454,3 +454,20 @@ def test_the_store_ends_with_its_starter(tmp_path):
 def _listens(port: int) -> bool:
     text = Path("/proc/net/tcp").read_text()
     return f":{port:04X} 00000000:0000 0A" in text
+
+
+def test_a_file_that_was_given_up_holds_nobody_else_up(monkeypatch):
+    asked, waits, now = [], [], [1000.0]
+    monkeypatch.setattr(retry, "UNREACHABLE", retry.Unreachable())
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+
+    def action() -> None:
+        asked.append(1)
+        raise TimeoutError("no answer")
+
+    for file in ("a.tar", "a.tar", "b.tar"):
+        with pytest.raises(StorageError, match=r"cannot be reached: no answer \(10 attempts\)"):
+            retry.attempt(action, waits.append, file)
+    assert len(asked) == 2 * retry.ATTEMPTS
+    now[0] += retry.LET_BE
+    assert retry.attempt(lambda: "there again", waits.append, "a.tar") == "there again"

@@ -51,7 +51,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
             )
         return data
 
-    return attempt(read)
+    return attempt(read, file=path)
 
 
 def _read_remote(path: str, offset: int, size: int) -> bytes:

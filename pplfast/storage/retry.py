@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 10
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0  # seconds; the first is doubled each time: half a minute in all
+LET_BE = 300.0  # seconds
 # Of the operating system, what will be the same the next time.
 _PERMANENT = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOSPC, errno.EROFS, errno.EDQUOT,
@@ -52,8 +53,30 @@ class Retries:
 RETRIES = Retries()
 
 
-def attempt(action: Callable[[], T], wait: Callable[[float], None] = time.sleep) -> T:
-    """The action's result, tried up to ATTEMPTS times. StorageError for what is permanent, or remains."""
+class Unreachable:
+    """Files whose reads were given up: for LET_BE nobody else waits for them. The thousand images of a shard that does
+    not answer would take hours."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, tuple[float, str]] = {}
+
+    def add(self, file: str, why: str) -> None:
+        self._until[file] = time.monotonic() + LET_BE, why
+
+    def check(self, file: str) -> None:
+        """Raises StorageError for one of them."""
+        until, why = self._until.get(file, (0.0, ""))
+        if time.monotonic() < until:
+            raise StorageError(why)
+
+
+UNREACHABLE = Unreachable()
+
+
+def attempt(action: Callable[[], T], wait: Callable[[float], None] = time.sleep, file: str = "") -> T:
+    """The action's result, tried up to ATTEMPTS times. file: that it reads, for UNREACHABLE. StorageError for what is
+    permanent, or remains."""
+    UNREACHABLE.check(file)
     for number in range(ATTEMPTS):
         try:
             return action()
@@ -64,10 +87,11 @@ def attempt(action: Callable[[], T], wait: Callable[[float], None] = time.sleep)
                 raise _explained(error) from None
             if number == ATTEMPTS - 1:
                 RETRIES.give_up()
-                raise StorageError(
-                    f"cannot be reached: {words(error)} ({ATTEMPTS} attempts); check the store and the network, then "
-                    "run the same command again"
-                ) from None
+                why = f"cannot be reached: {words(error)} ({ATTEMPTS} attempts)"
+                why += "; check the store and the network, then run the same command again"
+                if file:
+                    UNREACHABLE.add(file, why)
+                raise StorageError(why) from None
         RETRIES.add()
         longest = min(LONGEST_WAIT, FIRST_WAIT * 2**number)
         wait(longest * random.uniform(0.5, 1.0))  # so that many ranks do not come back at once
