@@ -16,7 +16,7 @@ TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 TRITON_PIN := $(shell grep '^triton==' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo check lint types test-quick test test-rest docs test-fuzz test-kill test-kill-label test-kill-jobs test-changes test-memory test-one-writer test-multinode clean help
+.PHONY: demo check lint types test-quick test test-rest docs test-fuzz test-kill test-kill-label test-kill-jobs test-shards test-changes test-memory test-one-writer test-multinode clean help
 
 demo: $(STAMP) ## the whole chain on a data set made on the spot: runs/demo/report.html, runs/demo/summary.json (the default)
 	$(BIN)/pplfast data demo --out runs/demo/data
@@ -68,6 +68,12 @@ test-kill-label: $(STAMP) ## minutes: 20,000 small images on two ranks that are 
 
 test-kill-jobs: $(STAMP) ## minutes: every job on 2,000 small images on two ranks that are killed 10 times
 	$(BIN)/python -m pplfast.benchmarks.job_kill --job all --images 2000 --kills 10 --out runs/job_kill.json
+
+test-shards: $(STAMP) ## minutes: labels on a local object store, killed 6 times; reads that fail; a million images
+	$(BIN)/python -m pplfast.benchmarks.shard_jobs equal
+	$(BIN)/python -m pplfast.benchmarks.shard_jobs kill --images 2000 --kills 6
+	$(BIN)/python -m pplfast.benchmarks.shard_jobs faults --images 1000
+	$(BIN)/python -m pplfast.benchmarks.shard_jobs million
 
 test-changes: $(STAMP) ## minutes: 10 of 1,000 images replaced, 10 labels corrected: 20 are done again in every job
 	$(BIN)/python tests/changed_images.py

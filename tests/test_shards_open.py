@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -58,6 +59,10 @@ def test_a_folder_a_pattern_and_a_list_name_shards(folder, tmp_path):
 
 
 def test_folders_of_images_are_none_of_shards(folder, tmp_path):
+    (tmp_path / "repository").mkdir()
+    shutil.copytree(folder, tmp_path / "repository" / "data")
+    (tmp_path / "repository" / "README.md").touch()
+    assert len(opened(tmp_path / "repository")) == 6
     assert is_sharded(DataConfig(str(folder))) and is_sharded(DataConfig("s3://bucket/set"))
     (folder / "backup.jpg").write_bytes(jpeg())
     (tmp_path / "photos" / "cat").mkdir(parents=True)
@@ -95,7 +100,9 @@ def test_a_shard_that_is_gone_leaves_its_images(folder, capsys):
 
 
 def test_a_pattern_of_which_nothing_is_there(folder):
-    assert "holds no shards" in refused(f"{folder}/val-{{0..3}}.tar")
+    assert f"{folder}/val-0.tar: no such file; give --data shards" in refused(f"{folder}/val-{{0..3}}.tar")
+    assert f"{folder}/none.tar: no such file" in refused(folder / "none.tar")
+    assert "holds no shards" in refused(f"{folder}/val-*.tar")
     assert "train-000003.tar: is not there; restore it, or leave its name out" in refused(
         f"{folder}/train-{{000000..000003}}.tar"
     )

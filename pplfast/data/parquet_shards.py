@@ -11,12 +11,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pplfast.data.names import SUFFIXES
+from pplfast.data.parquet_pages import opened, read_footer
 from pplfast.data.shard_labels import KEYS as LABEL_COLUMNS
 from pplfast.data.shard_labels import label_texts
 from pplfast.data.shard_rows import NONE, Rows, check_key, raw_shard, read_ahead
@@ -30,6 +30,7 @@ KEY_COLUMNS = ("__key__", "id", "image_id", "file_name")
 OBJECTS = "objects"  # a column of objects in the image, with one of LABEL_COLUMNS
 _DIGITS = 6  # of a row's number at least
 _ROWS_READ = 64  # with their images, where only these tell which rows have one
+_DAMAGED = (pa.ArrowException, OSError, ValueError, StorageError)
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class Columns:
 def parquet_columns(shard: Found) -> Columns:
     """UserError, which names the shard, where it cannot be read or has no column of images."""
     with _opened(shard) as file:
-        return _columns(file.schema_arrow, shard)
+        return _columns(file.schema, shard)
 
 
 def parquet_rows(shard: Found, columns: Columns) -> Rows:
     """columns: of the first shard; UserError where this one's are others, or it cannot be read."""
     with _opened(shard) as file:
-        own = _columns(file.schema_arrow, shard)
+        own = _columns(file.schema, shard)
         if own != columns:
             raise UserError(
                 f"{shard.path}: has the columns {_words(own)}, and the first shard {_words(columns)}; make the shards "
@@ -61,22 +62,46 @@ def parquet_rows(shard: Found, columns: Columns) -> Rows:
         return _rows(file, own, shard)
 
 
+class _File:
+    """What is read of a Parquet file. rows: of each row group."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self.footer = read_footer(self._read, size)
+        self.rows = self.footer.rows
+        self.schema: pa.Schema = opened(self.footer, self._read, [], []).schema_arrow
+
+    def cells(self, column: str) -> list[Any]:
+        """Of all rows. column: also one below another, as image.path, whose cells are then those of image."""
+        values = opened(self.footer, self._read, range(len(self.rows)), [column]).read([column]).column(0).to_pylist()
+        if len(values) != sum(self.rows):
+            raise ValueError(f"{len(values)} rows in the column {column}, of {sum(self.rows)}")
+        return list(values)
+
+    def batches(self, column: str, group: int) -> Iterator[pa.RecordBatch]:
+        yield from opened(self.footer, self._read, [group], [column]).iter_batches(_ROWS_READ, [group], [column])
+
+    def _read(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(size)
+
+
 class _opened:
-    """A file while it is read; what the library finds wrong becomes a UserError."""
+    """A file while it is read; what is found wrong with it becomes a UserError."""
 
     def __init__(self, shard: Found) -> None:
         self._shard = shard
 
-    def __enter__(self) -> pq.ParquetFile:
+    def __enter__(self) -> _File:
         try:
-            self._file = pq.ParquetFile(io.BufferedReader(raw_shard(self._shard), read_ahead(self._shard)))
-        except (pa.ArrowException, OSError, StorageError) as error:
+            self._file = io.BufferedReader(raw_shard(self._shard), read_ahead(self._shard))
+            return _File(self._file, self._shard.size)
+        except _DAMAGED as error:
             raise self._damaged(error) from None
-        return self._file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._file.close(force=True)
-        if isinstance(error, pa.ArrowException | OSError | StorageError):
+        self._file.close()
+        if isinstance(error, _DAMAGED):
             raise self._damaged(error) from None
 
     def _damaged(self, error: BaseException) -> UserError:
@@ -153,7 +178,7 @@ def _class_names(features: Any, path: Sequence[str]) -> tuple[str, ...]:
 # ---- rows
 
 
-def _rows(file: pq.ParquetFile, columns: Columns, shard: Found) -> Rows:
+def _rows(file: _File, columns: Columns, shard: Found) -> Rows:
     images = _present(file, columns.image)
     masks = _present(file, columns.mask) if columns.mask else [False] * len(images)
     if images and not any(images):
@@ -162,8 +187,8 @@ def _rows(file: pq.ParquetFile, columns: Columns, shard: Found) -> Rows:
     keys = _keys(file, paths, len(images), shard)
     labels = _labels(file, columns, len(images), shard)
     rows, place = Rows(without_image=images.count(False)), 0
-    for group in range(file.num_row_groups):
-        for row in range(file.metadata.row_group(group).num_rows):
+    for group, count in enumerate(file.rows):
+        for row in range(count):
             if images[place]:
                 mask = (0, 0) if masks[place] else (NONE, NONE)
                 rows.rows.append((keys[place], _suffix(paths[place]), group, row, *mask, labels[place]))
@@ -171,43 +196,32 @@ def _rows(file: pq.ParquetFile, columns: Columns, shard: Found) -> Rows:
     return rows
 
 
-def _present(file: pq.ParquetFile, column: str) -> list[bool]:
+def _present(file: _File, column: str) -> list[bool]:
     """Which rows have bytes in a column: by the counts in the footer, where these tell."""
     present: list[bool] = []
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        nulls = _nulls(file, group, column)
-        if nulls in (0, rows):
-            present += [nulls == 0] * rows
-        else:
-            present += _present_by_reading(file, group, column)
+    for group, rows in enumerate(file.rows):
+        nulls = file.footer.nulls(group, (column, f"{column}.bytes"))
+        found = [nulls == 0] * rows if nulls in (0, rows) else list(_present_by_reading(file, group, column))
+        if len(found) != rows:
+            raise ValueError(f"{len(found)} rows in a row group of {rows}")
+        present += found
     return present
 
 
-def _nulls(file: pq.ParquetFile, group: int, column: str) -> int | None:
-    chunks = file.metadata.row_group(group)
-    for place in range(chunks.num_columns):
-        chunk = chunks.column(place)
-        if chunk.path_in_schema in (column, f"{column}.bytes"):
-            known = chunk.statistics is not None and chunk.statistics.has_null_count
-            return int(chunk.statistics.null_count) if known else None
-    return None
-
-
-def _present_by_reading(file: pq.ParquetFile, group: int, column: str) -> Iterator[bool]:
-    leaf = f"{column}.bytes" if isinstance(file.schema_arrow.field(column).type, pa.StructType) else column
-    for batch in file.iter_batches(_ROWS_READ, [group], [leaf]):
+def _present_by_reading(file: _File, group: int, column: str) -> Iterator[bool]:
+    leaf = f"{column}.bytes" if isinstance(file.schema.field(column).type, pa.StructType) else column
+    for batch in file.batches(leaf, group):
         for value in batch.column(0):
             data = value["bytes"] if isinstance(value, pa.StructScalar) and value.is_valid else value
             yield bool(data.is_valid)
 
 
-def _paths(file: pq.ParquetFile, column: str) -> list[str]:
+def _paths(file: _File, column: str) -> list[str]:
     """What the struct of each image has for its path; "" for none."""
-    kind = file.schema_arrow.field(column).type
+    kind = file.schema.field(column).type
     if not isinstance(kind, pa.StructType) or kind.get_field_index("path") < 0:
-        return [""] * file.metadata.num_rows
-    cells = file.read([f"{column}.path"]).column(0).to_pylist()
+        return [""] * sum(file.rows)
+    cells = file.cells(f"{column}.path")
     paths = [cell.get("path") if cell else None for cell in cells]
     return [path if isinstance(path, str) else "" for path in paths]
 
@@ -217,10 +231,10 @@ def _suffix(path: str) -> str:
     return suffix if suffix.lower() in SUFFIXES else ""
 
 
-def _keys(file: pq.ParquetFile, paths: Sequence[str], rows: int, shard: Found) -> list[str]:
+def _keys(file: _File, paths: Sequence[str], rows: int, shard: Found) -> list[str]:
     for name in KEY_COLUMNS:
-        if name in file.schema_arrow.names:
-            values = file.read([name]).column(0).to_pylist()
+        if name in file.schema.names:
+            values = file.cells(name)
             if all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
                 keys = [_key(str(value)) for value in values]
                 if _can_be_keys(keys, shard):
@@ -248,11 +262,11 @@ def _can_be_keys(keys: Sequence[str], shard: Found) -> bool:
     return not any(key.startswith("./") for key in keys)
 
 
-def _labels(file: pq.ParquetFile, columns: Columns, rows: int, shard: Found) -> Sequence[list[str] | None]:
+def _labels(file: _File, columns: Columns, rows: int, shard: Found) -> Sequence[list[str] | None]:
     if not columns.label:
         return [None] * rows
     column, _, inner = columns.label.partition(".")
-    cells = file.read([column]).column(0).to_pylist()
+    cells = file.cells(column)
     return [_cell_labels(cell, inner, f"{shard.path}, row {row}") for row, cell in enumerate(cells)]
 
 

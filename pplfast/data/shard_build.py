@@ -23,7 +23,7 @@ from pplfast.data.shard_names import below_one_folder, shard_names
 from pplfast.data.shard_places import INDEX, SUFFIXES
 from pplfast.data.shard_rows import FIELDS, METADATA, PARQUET, VERSION, Rows
 from pplfast.data.tar_shards import tar_rows
-from pplfast.errors import UserError
+from pplfast.errors import UserError, naming
 from pplfast.files import atomic_path
 from pplfast.pool import QUEUED_PER_WORKER, default_jobs, signals_held, start_worker
 from pplfast.storage import Found, StorageError, is_remote, join, last_part, write_file
@@ -75,7 +75,8 @@ def build_list_index(file: str, lines: Sequence[Line], out: str) -> Indexed:
 def _said(kind: str, shards: Sequence[Found], columns: Columns | None) -> dict[str, Any]:
     """What the index says of all its rows. image: the column of it; of a list the folder that images are below."""
     folder, relative = below_one_folder([shard.path for shard in shards])
-    names = shard_names(relative)
+    with naming(folder):
+        names = shard_names(relative)
     return {
         "version": VERSION,
         "kind": kind,

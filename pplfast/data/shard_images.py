@@ -15,7 +15,7 @@ from pplfast.arrays import Int32Array, Int64Array, UInt8Array
 from pplfast.data.classes import ClassList
 from pplfast.data.list_files import LIST
 from pplfast.data.list_rows import path_of
-from pplfast.data.shard_labels import UNKNOWN, label_columns, sorted_labels
+from pplfast.data.shard_labels import UNKNOWN, is_place, label_columns, sorted_labels
 from pplfast.data.shard_names import Shard
 from pplfast.data.shard_rows import PARQUET, TAR, id_of
 from pplfast.data.spread import evenly
@@ -200,7 +200,7 @@ class ShardIndex:
 
     def _unknown(self, row: int, text: str, classes: ClassList) -> UserError:
         stated = self.stated_classes
-        if stated and text.isdecimal() and int(text) < len(stated):
+        if stated and is_place(text) and int(text) < len(stated):
             text = stated[int(text)]
         return UserError(
             f"{self.images[row]}: unknown class {quoted(text)}; known: {', '.join(classes.names)}; correct it, or give "

@@ -6,6 +6,7 @@ what holds for all of them stands in the schema's metadata.
     shard_rows.py      the columns, and the rows of one shard
     tar_shards.py      rows of a tar, as WebDataset defines samples
     parquet_shards.py  rows of a Parquet file with image bytes
+    parquet_pages.py   what a Parquet file says of itself, checked before it is read
     list_files.py      list files, of shards or of images
     list_rows.py       rows of a list of images
     shard_labels.py    what a sample's members or cells say of its labels

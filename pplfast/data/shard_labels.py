@@ -51,7 +51,19 @@ def label_texts(value: Any, where: str) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(part, str | int) and not isinstance(part, bool) for part in values):
         raise UserError(f"{where}: labels are {quoted(repr(value))}; write a name, an integer or a list of these")
-    return _distinct(str(part).strip() for part in values)
+    texts = _distinct(str(part).strip() for part in values)
+    if not all(map(_is_unicode, texts)):
+        raise UserError(f"{where}: labels are {quoted(repr(value))}, with half a character; write them in UTF-8")
+    return texts
+
+
+def _is_unicode(text: str) -> bool:
+    """Not so where JSON has half of an escaped pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of_json(data: bytes, where: str) -> list[str] | None:
@@ -85,7 +97,7 @@ def label_columns(texts: Sequence[str], classes: ClassList, stated: Sequence[str
     columns = {name: column for column, name in enumerate(classes.names)}
 
     def column_of(text: str) -> int:
-        place = int(text) if _INTEGER.fullmatch(text) else None
+        place = int(text) if is_place(text) else None
         if stated is not None and place is not None:
             text = stated[place] if place < len(stated) else text
         if text in columns:
@@ -97,6 +109,11 @@ def label_columns(texts: Sequence[str], classes: ClassList, stated: Sequence[str
     return np.array([column_of(text) for text in texts], np.int64)
 
 
+def is_place(text: str) -> bool:
+    """Whether a label is a class's place in the list."""
+    return _INTEGER.fullmatch(text) is not None
+
+
 def sorted_labels(texts: Iterable[str]) -> list[str]:
     """Integers first, by their value."""
-    return sorted(texts, key=lambda text: (0, int(text), text) if _INTEGER.fullmatch(text) else (1, 0, text))
+    return sorted(texts, key=lambda text: (0, int(text), text) if is_place(text) else (1, 0, text))

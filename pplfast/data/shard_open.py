@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import posixpath
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,17 +38,49 @@ def open_index(file: Path, shards: Sequence[Found] | None) -> ShardIndex:
     with naming(file):
         try:
             with open_regular(file) as stream:  # no pipe, which a mapping would wait for
-                reader = pa.ipc.open_file(pa.memory_map(str(file)))
-                said = _said(reader.schema)
+                messages = _messages(pa.memory_map(str(file)).read_buffer())
+                schema = _schema(next(messages))
+                said = _said(schema)
                 own = _shards(said)
                 own = own if shards is None else _as_they_are(own, said, shards)
-                batches = list(_checked(reader, own, said["kind"]))
+                batches = list(_checked(messages, schema, own, said["kind"]))
                 digest = _digest(stream, own, said)
         except FileNotFoundError:
             raise UserError(f"no such file; {AGAIN}") from None
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, StopIteration, struct.error) as error:
             raise UserError(f"is no index of shards ({shortened(str(error))}); {AGAIN}") from None
     return ShardIndex(file, own, said, batches, digest)
+
+
+def _messages(data: pa.Buffer) -> Iterator[pa.Message]:
+    """Of a mapped file: its schema, then its batches. Raises ValueError for one whose begin or end is not there."""
+    if bytes(data[: len(_MAGIC)]) != _MAGIC or bytes(data[-len(_MAGIC) :]) != _MAGIC:
+        raise ValueError("it does not begin and end as an Arrow file does")
+    return iter(pa.ipc.MessageReader.open_stream(data[len(_MAGIC) + 2 :]))
+
+
+def _schema(message: pa.Message) -> pa.Schema:
+    if message.type != "schema":  # Arrow takes whatever it is for one
+        raise ValueError("it does not begin with its columns")
+    return pa.ipc.read_schema(message)
+
+
+def _is_compressed(batch: pa.Message) -> bool:
+    """By the tables in its FlatBuffer (Arrow's Message.fbs): the third field of a message is its header, the fourth of
+    a batch the compression. Raises struct.error."""
+    metadata = batch.metadata
+
+    def field(table: int, number: int) -> int:
+        """Where it is; 0 where the table does not have it."""
+        vtable = table - struct.unpack_from("<i", metadata, table)[0]
+        there = 4 + 2 * number < struct.unpack_from("<H", metadata, vtable)[0]
+        offset: int = struct.unpack_from("<H", metadata, vtable + 4 + 2 * number)[0] if there else 0
+        return table + offset if offset else 0
+
+    def follow(place: int) -> int:
+        return place + int(struct.unpack_from("<I", metadata, place)[0])
+
+    return field(follow(field(follow(0), 2)), 3) != 0
 
 
 def _said(schema: pa.Schema) -> dict[str, Any]:
@@ -114,11 +147,15 @@ def _as_they_are(own: Sequence[Shard], said: dict[str, Any], shards: Sequence[Fo
     return found
 
 
-def _checked(reader: Any, shards: Sequence[Shard], kind: str) -> Iterator[Batch]:
+def _checked(messages: Iterator[pa.Message], schema: pa.Schema, shards: Sequence[Shard], kind: str) -> Iterator[Batch]:
     """Its rows, where they can be those of the shards. Raises ValueError and pyarrow's own errors."""
     first, number = 0, 0
-    for place in range(reader.num_record_batches):
-        table = reader.get_batch(place)
+    for message in messages:
+        if message.type != "record batch" or _is_compressed(
+            message
+        ):  # Arrow takes the memory that it says it unpacks to
+            raise ValueError("its rows are no plain batches")
+        table = pa.ipc.read_record_batch(message, schema)
         table.validate(full=True)  # offsets of texts too, without which a read could leave the file
         if not table.num_rows:
             continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pplfast.data.list_files import Line, are_images, blocks_of, read_list_file
 from pplfast.errors import UserError
+from pplfast.reading import quoted
 from pplfast.storage import (
     Found,
     StorageError,
@@ -29,6 +30,7 @@ SUFFIXES = (".tar", ".parquet")
 INDEX = "pplfast-index.arrow"
 CLASSES = "classes.txt"
 _LISTS = (".txt",)  # of shards, or of images: one path or URL a line
+HUGGING_FACE = "data"  # the folder of Parquet files in its repositories
 _OWN_FOLDERS = {"manifest"}  # of label shards
 
 
@@ -57,6 +59,9 @@ def _holds_shards(folder: str) -> bool:
             name = entry.name.lower()
             if name == INDEX:
                 return True
+            if name == HUGGING_FACE and _holds_shards(entry.path):
+                found = True
+                continue
             if name.endswith(IMAGES) or (
                 os.path.isdir(entry.path) and not name.startswith(".") and name not in _OWN_FOLDERS
             ):
@@ -83,9 +88,16 @@ def find_shards(root: str) -> ShardFiles:
         if lines := listed_images(root):
             return ShardFiles(blocks_of(root, lines), [], False)
         lines = read_list_file(root)
+        for line in lines:  # of a stranger, a short one could stand for millions of names
+            if is_pattern(line.path) and not os.path.exists(local_path(line.path)):
+                raise UserError(
+                    f"{root}, line {line.number}: {quoted(line.path)} is a pattern; write each shard's name"
+                )
         shards = [found for line in lines for found in find(line.path, SUFFIXES, gone)]
     else:
-        shards = find(root, SUFFIXES, gone) or ([] if named else find(join(root, "data"), SUFFIXES))
+        shards = find(root, SUFFIXES, gone) or ([] if named else find(join(root, HUGGING_FACE), SUFFIXES))
+    if not shards and gone:
+        raise UserError(f"{gone[0]}: no such file; give --data shards that are there")
     if not shards:
         raise UserError(f"{root}: holds no shards; give --data a folder or a pattern of .tar or .parquet files")
     return ShardFiles(shards, gone, named)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pplfast.arrays import UInt8Array
-from pplfast.data.classes import VOC, ClassList, means_no_class, named_classes, parse_classes
+from pplfast.data.classes import IGNORE, VOC, ClassList, means_no_class, named_classes, parse_classes
+from pplfast.data.shard_labels import is_place
 from pplfast.data.shard_places import (
     ShardFiles,
     cache_folder,
@@ -135,9 +136,15 @@ def _classes(config: "DataConfig", index: "ShardIndex") -> ClassList:
     names = [name for name in index.label_names() if not means_no_class(name)]
     if not names:
         return VOC
-    if all(name.isdigit() for name in names):
-        return named_classes([str(number) for number in range(int(names[-1]) + 1)], config.root)
-    return named_classes(names, config.root)
+    if not all(map(is_place, names)):
+        return named_classes(names, config.root)
+    last = int(names[-1])
+    if last >= IGNORE - 1:
+        raise UserError(
+            f"{config.root}: a label is the class {last} from 0, and masks have room for {IGNORE - 1}; correct it, or "
+            "write names"
+        )
+    return named_classes([str(place) for place in range(last + 1)], config.root)
 
 
 def _labels(config: "DataConfig", index: "ShardIndex", classes: ClassList) -> tuple[UInt8Array | None, str]:

@@ -1,19 +1,25 @@
 """Images, masks and labels that are parts of larger files: members of tar shards, cells of Parquet files."""
 
-import io
+import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from pplfast.errors import UserError
-from pplfast.storage import RangeReader, StorageError, join, read_file, read_range
+from pplfast.reading import shortened
+from pplfast.storage import StorageError, is_remote, join, read_file, read_range
+from pplfast.storage.places import local_path
 
 if TYPE_CHECKING:
     from pyarrow import Array
 
+    from pplfast.data.parquet_pages import Footer
+
 ROW_GROUPS_BYTES = 512 * 2**20  # of row groups that are kept: one row is not read without all of its group
+FOOTERS = 64  # that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,10 @@ class Member(Stored):
         return [self.size, self.stamp]
 
     def read(self) -> bytes:
+        if not is_remote(self.file):
+            with suppress(OSError):  # said by who reads it
+                if self.offset + self.size > os.path.getsize(local_path(self.file)):  # before memory is taken for it
+                    raise StorageError("ends before this image does; make it whole, and its index or its labels again")
         return read_range(self.file, self.offset, self.size)
 
 
@@ -121,17 +131,32 @@ class _RowGroups:
 ROW_GROUPS = _RowGroups(ROW_GROUPS_BYTES)
 
 
+@lru_cache(maxsize=FOOTERS)
+def _footer(file: str, size: int, stamp: int) -> "Footer":
+    """stamp: of its state."""
+    from pplfast.data.parquet_pages import read_footer
+
+    return read_footer(partial(read_range, file), size)
+
+
 def _read_column(cell: Cell) -> "Array":
     from pyarrow import ArrowException, StructArray
-    from pyarrow.parquet import ParquetFile
 
+    from pplfast.data.parquet_pages import opened
+
+    read = partial(read_range, cell.file)
     try:
-        with ParquetFile(io.BufferedReader(RangeReader(cell.file, cell.file_size), 2**20)) as file:
-            table = file.read_row_group(cell.row_group, columns=[cell.column])
-    except (ArrowException, OSError, UserError) as error:
-        raise StorageError(f"cannot be read as Parquet ({error}); restore it") from None
-    column = table.column(0).combine_chunks()
-    return column.field("bytes") if isinstance(column, StructArray) else column
+        footer = _footer(cell.file, cell.file_size, cell.stamp)
+        if cell.row_group >= len(footer.rows):
+            raise StorageError("has fewer row groups than its index says; make it whole, and the index again")
+        groups = [cell.row_group]
+        inner = f"{cell.column}.bytes"
+        column = inner if inner in footer.chunks[cell.row_group] else cell.column
+        table = opened(footer, read, groups, [column]).read_row_groups(groups, [column])
+        found = table.column(0).combine_chunks()
+        return found.field("bytes") if isinstance(found, StructArray) else found
+    except (ArrowException, OSError, ValueError, IndexError) as error:  # IndexError: without that column
+        raise StorageError(f"cannot be read as Parquet ({shortened(str(error))}); restore it") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ _USED = {*SUFFIXES, *LABEL_SUFFIXES, MASK_SUFFIX}
 _NAME = re.compile(r"((?:.*/|)[^.]+)([.][^/]*)", re.DOTALL)  # WebDataset's own
 _LARGEST_READ = 2**20 + tarfile.BLOCKSIZE  # bytes: of label files, and of headers that are longer than a block
 _PADDING = 2**20  # bytes of zeros that a tar may end with
+# What tarfile lets out of damaged headers, and of headers of headers without an end.
+_DAMAGED = (StorageError, OSError, tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -53,7 +55,7 @@ def tar_rows(shard: Found) -> Rows:
         with _Reader(raw_shard(shard), read_ahead(shard)) as file:
             for sample in _samples(file, shard):
                 _add(rows, seen, sample, shard)
-    except (StorageError, OSError, tarfile.TarError, ValueError, OverflowError) as error:
+    except _DAMAGED as error:
         raise UserError(f"{shard.path}: cannot be read as a tar ({shortened(str(error))}); restore it") from None
     return rows
 

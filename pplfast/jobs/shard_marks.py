@@ -175,11 +175,13 @@ def read_records(out: str, mark: Mark) -> list[Record]:
         if len(records) != mark.images or any(end > mark.tar.bytes for end in ends):
             raise ValueError("others than those of its tar")
     except ValueError as error:
-        raise UserError(
-            f"{join(out, name)}: holds no records of a job ({error}); delete {join(out, mark_name(mark.shard))}, and "
-            "the shard is made again"
-        ) from None
+        raise no_records(out, mark.shard, str(error)) from None
     return records
+
+
+def no_records(out: str, shard: str, why: str) -> UserError:
+    records, mark = join(out, records_name(shard)), join(out, mark_name(shard))
+    return UserError(f"{records}: holds no records of a job ({why}); delete {mark}, and the shard is made again")
 
 
 def checksum_of(path: str, size: int) -> str:

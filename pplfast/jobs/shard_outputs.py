@@ -40,6 +40,7 @@ from pplfast.jobs.shard_marks import (
     get_checked,
     listing,
     mark_name,
+    no_records,
     put,
     read_records,
     records_name,
@@ -179,18 +180,27 @@ class ShardOutputs(Outputs):
         mark = self._repeated.get(shard)
         if mark is None:
             return opened
-        again, positions = set(mark.again_rows), self._rows.positions(shard).tolist()
-        tar = get_checked(self.folder, tar_name(mark.shard), mark.tar)
+        again, tar = set(mark.again_rows), get_checked(self.folder, tar_name(mark.shard), mark.tar)
         records = read_records(self.folder, mark)
-        for place, (row, record) in enumerate(zip(self._rows.rows(shard).tolist(), records, strict=True)):
-            if row not in again:
-                files, key = record.pop("files"), self._rows.key(positions[place])
-                contents = {
-                    file["member"].removeprefix(key): tar[file["offset"] : file["offset"] + file["bytes"]]
-                    for file in files
-                }
-                opened.keep(place, record, contents)
+        positions, rows = self._rows.positions(shard).tolist(), self._rows.rows(shard).tolist()
+        try:
+            for place, (position, row, record) in enumerate(zip(positions, rows, records, strict=True)):
+                if row not in again:
+                    opened.keep(place, record, self._members(position, record, tar))
+        except ValueError:
+            raise no_records(self.folder, mark.shard, "others than those of its images") from None
         return opened
+
+    def _members(self, position: int, record: Record, tar: bytes) -> dict[str, bytes]:
+        """The contents of an image's sample, by suffix; the record is left without them. Raises ValueError for those of
+        another image, or of no job."""
+        made = [MEMBERS[suffix] for suffix in self._job.suffixes] if record["state"] == DONE else []
+        suffixes = {f"{self._rows.key(position)}{suffix}": suffix for suffix in (*made, self._say)}
+        files = {file.get("member"): file for file in record.pop("files", ())}
+        if record["id"] != self._job.dataset.ids[position] or files.keys() != suffixes.keys():
+            raise ValueError(record["id"])
+        ends = {name: (file["offset"], file["offset"] + file["bytes"]) for name, file in files.items()}
+        return {suffixes[name]: tar[begin:end] for name, (begin, end) in ends.items()}
 
     def close(self) -> None:
         self._end()
@@ -275,7 +285,7 @@ class ShardOutputs(Outputs):
             time=round(time.time(), 3),
             rows=None if len(rows) == self._rows.size(shard) else rows.tolist(),
             bad_rows=[row for row, _ in bad],
-            again_rows=[row for row, record in bad if record["kind"] in TRIED_AGAIN],
+            again_rows=[row for row, record in bad if record.get("kind") in TRIED_AGAIN],
             first_bad=[(record["id"], record["reason"]) for _, record in bad[:SHOWN]],
         )
 

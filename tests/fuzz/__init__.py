@@ -4,6 +4,7 @@ Whatever comes of it must be an acceptance or one clean line.
     mutate.py            bytes and text
     trees.py             JSON and TOML
     binary.py            npz, npy, pickles, safetensors, .pth; pictures.py: PNG, JPEG: below their lengths and sums
+    tars.py, columns.py  tars; Parquet (in the protocol of thrift.py) and Arrow: the same
     pickles.py           contents that are hostile
     readers_*.py         the table of readers: seeds, how they are damaged, how they are read; table.py: all of them
     outcome.py           what became of one input, in the process that reads it

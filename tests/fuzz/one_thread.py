@@ -9,4 +9,5 @@ os.environ |= {
     "MKL_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "DS_ACCELERATOR": "cpu",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # its own takes address space ahead, behind which nothing shows
 }

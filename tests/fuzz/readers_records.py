@@ -19,10 +19,10 @@ from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.data.demo import MARKER, RENDERER, make_demo
 from pplfast.data.demo_config import DemoConfig
 from pplfast.files import write_json
+from pplfast.jobs.file_outputs import FileOutputs
 from pplfast.jobs.folder import claim_folder, decide, find_outputs, read_settings
 from pplfast.jobs.manifest import MERGED, checksum, merge, read_manifest
 from pplfast.jobs.plan import source_state
-from pplfast.jobs.run import _merge_in_order
 from pplfast.jobs.shards import OPEN_SUFFIX
 from pplfast.jobs.status import Status, Total, read_status, status_file
 from pplfast.labels.network import network_choices
@@ -141,7 +141,7 @@ def _plan(verify: bool) -> Callable[[Path], None]:
         plan_of(Mean(dataset), out, verify)
         left = (folder / "data/b.jpg", folder / "data/labels.csv")
         assert all(path.exists() for path in left), "removed a file outside the labels' folder"
-        _merge_in_order(dataset, out)
+        FileOutputs(Mean(dataset), out).conclude(0)
         read_manifest(out)
 
     return read
