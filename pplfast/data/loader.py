@@ -15,7 +15,7 @@ from pplfast.data.decoding_processes import Encoded
 from pplfast.data.encoded import ImageDecoder, read_encoded
 from pplfast.data.handover import Handover
 from pplfast.data.image_info import ImageInfo
-from pplfast.data.images import BadImage, read_stored, usable_image
+from pplfast.data.images import BadImage, ImageFile, read_stored, usable_image
 from pplfast.data.masks import read_mask
 from pplfast.data.pipelines import Augmenter, MaskCutter, ahead, resolve_device
 from pplfast.data.stored import Fetched, Stored
@@ -87,7 +87,8 @@ class TrainLoader:
         self._handover = Handover(device)  # of the augment thread
         self.cache = DecodedCache(cache_mb * (1 - MASKS_SHARE) if masks else cache_mb)
         self._masks = DecodedCache(cache_mb * MASKS_SHARE if masks else 0)
-        self._headers: dict[int, ImageInfo] = {}  # read once
+        self._headers: list[ImageInfo | None] = [None] * len(dataset)  # read once
+        self._distinct: dict[ImageInfo, ImageInfo] = {}  # many images share one
         self._decoder = ImageDecoder(batch_size, threads, device, dataset.values)
         self._augmenter = Augmenter(augment.crop, augment.jitter > 0, mean, std, batch_size, threads, self._handover)
         self._cutter = MaskCutter(augment.crop, batch_size, threads, self._handover) if masks else None
@@ -135,14 +136,15 @@ class TrainLoader:
         return self._augment_thread.submit(self._make_batch, shard, decoded, masks, uniforms)
 
     def _read(self, index: int) -> Encoded:
-        path = self._dataset.images[index]
+        image: ImageFile = self._dataset.images[index]
         try:
-            if isinstance(path, Stored):  # its header comes with it: a million of them would take much memory
-                image = Fetched(path, read_stored(path))
-                return Encoded(read_encoded(image), usable_image(image, self._dataset.values))
-            if index not in self._headers:
-                self._headers[index] = usable_image(path, self._dataset.values)
-            return Encoded(read_encoded(path), self._headers[index])
+            if isinstance(image, Stored):  # once, for the header and for the pixels
+                image = Fetched(image, read_stored(image))
+            info = self._headers[index]
+            if info is None:
+                info = usable_image(image, self._dataset.values)
+                self._headers[index] = info = self._distinct.setdefault(info, info)
+            return Encoded(read_encoded(image), info)
         except BadImage as error:
             raise self._unusable(index, str(error)) from None
 
