@@ -12,6 +12,11 @@ QUOTED = 80  # characters of an untrusted text that a message repeats
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a file for reading. OSError, with its `strerror`, for all that is not a regular file or a link to one."""
+    return _Regular(io.FileIO(open_descriptor(path)))
+
+
+def open_descriptor(path: str | os.PathLike[str]) -> int:
+    """The same as the operating system's number of it, for whoever reads a part: Python's objects cost more."""
     try:
         # Without O_NONBLOCK, opening a named pipe waits for somebody to write into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -19,7 +24,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
         raise OSError(errno.EINVAL, "no name of a file", os.fspath(path)) from None
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return _Regular(io.FileIO(descriptor))
+        return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))

@@ -13,7 +13,7 @@ from typing import Any
 
 from pplfast.errors import UserError
 from pplfast.files import atomic_path, remove_file
-from pplfast.reading import open_regular
+from pplfast.reading import open_descriptor, open_regular
 from pplfast.storage.places import GLOB, expanded, is_pattern, is_remote, join, last_part, local_path
 from pplfast.storage.remote import file_system
 from pplfast.storage.retry import StorageError, attempt, store_code
@@ -66,14 +66,20 @@ def _read_remote(path: str, offset: int, size: int) -> bytes:
 
 
 def _read_local(path: str, offset: int, size: int | None) -> bytes:
-    with open_regular(local_path(path)) as file:
-        if size is None:
+    if size is None:
+        with open_regular(local_path(path)) as file:
             return file.read()
+    descriptor = open_descriptor(local_path(path))
+    try:
+        if offset + size > os.fstat(descriptor).st_size:  # before memory is taken for it
+            return b""
         parts, at, left = [], offset, size
-        while left and (data := os.pread(file.fileno(), left, at)):
+        while left and (data := os.pread(descriptor, left, at)):
             parts.append(data)
             at, left = at + len(data), left - len(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 class RangeReader(io.RawIOBase):
