@@ -204,8 +204,11 @@ def check_labels(
             path.write_bytes(data)
             lines = [json.loads(line) for line in bucket.read(records).splitlines()]
             _check_shard(found, name, own, data, list(samples([path])), lines, expected)
-            if json.loads(bucket.read(mark))["tar"] != {"bytes": len(data), "sha256": _digest(data)}:
+            said, text = json.loads(bucket.read(mark)), bucket.read(records)
+            if said["tar"] != {"bytes": len(data), "sha256": _digest(data)}:
                 found.wrong.append(f"{mark}: is the mark of another tar")
+            if said["records"] != {"bytes": len(text), "sha256": _digest(text)}:
+                found.wrong.append(f"{mark}: is the mark of other records")
     found.other, found.missing = sorted(names - wanted), sorted(wanted - names)
     return found
 

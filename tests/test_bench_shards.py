@@ -48,8 +48,11 @@ def put_shard(objects: Objects, shard: str, labels: dict[str, bytes]) -> None:
         file = {"offset": tar.index(label), "bytes": len(label), "sha256": digest(label)}
         records.append(record | ({"files": [file]} if label else {"reason": f"{shard}/{key}: no such file"}))
     objects[f"labels/{shard}.tar"] = tar
-    objects[f"labels/manifest/{shard}.jsonl"] = "\n".join(map(json.dumps, records)).encode()
-    objects[f"labels/manifest/{shard}.json"] = json.dumps({"tar": {"bytes": len(tar), "sha256": digest(tar)}}).encode()
+    text = "\n".join(map(json.dumps, records)).encode()
+    files = {"tar": tar, "records": text}
+    mark = {name: {"bytes": len(data), "sha256": digest(data)} for name, data in files.items()}
+    objects[f"labels/manifest/{shard}.jsonl"] = text
+    objects[f"labels/manifest/{shard}.json"] = json.dumps(mark).encode()
 
 
 def digest(data: bytes) -> str:
@@ -93,12 +96,19 @@ def test_labels_that_are_wrong_are_named(objects, tmp_path, labels, wrong):
 def test_a_record_of_another_label_is_wrong(objects, tmp_path):
     name = "labels/manifest/images-000001.jsonl"
     objects[name] = objects[name].replace(digest(EXPECTED[2]).encode(), b"0" * 64)
-    assert check(objects, tmp_path).wrong == ["images-000001/0000002: its record is of another label"]
+    assert check(objects, tmp_path).wrong == [
+        "images-000001/0000002: its record is of another label",
+        "labels/manifest/images-000001.json: is the mark of other records",
+    ]
 
 
 def test_a_mark_of_another_tar_is_wrong(objects, tmp_path):
     objects["labels/manifest/images-000001.json"] = objects["labels/manifest/images-000000.json"]
-    assert check(objects, tmp_path).wrong == ["labels/manifest/images-000001.json: is the mark of another tar"]
+    mark = "labels/manifest/images-000001.json"
+    assert check(objects, tmp_path).wrong == [
+        f"{mark}: is the mark of another tar",
+        f"{mark}: is the mark of other records",
+    ]
 
 
 def test_objects_that_are_torn_missing_or_left_over_are_named(objects, tmp_path):
@@ -177,7 +187,7 @@ def test_results_are_printed_and_written(tmp_path, monkeypatch, capsys):
     assert shard_jobs.main(["equal"]) == 1
 
 
-# ---- the parts, small
+# ---- two parts, small: `make test-shards` runs all; tests/test_shard_ranks.py kills ranks too
 
 
 @pytest.fixture
@@ -191,14 +201,6 @@ def missed(part: Part) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forget_stores")
-def test_labels_of_ranks_that_are_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_kill, "LATER", 0.2)  # the ranks are not to be done before
-    part = shard_kill.kill(tmp_path, images=200, per_shard=20, kills=1, seed=0)
-    assert missed(part) == [] and part.figures["kills"] == 1 and len(part.rows["legs"]) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("forget_stores")
 def test_labels_with_faults_of_the_store(tmp_path):
     part = shard_kill.faults(tmp_path, images=160, seed=0)
     assert missed(part) == [] and part.figures["faults"]["gone"] > 0
@@ -208,10 +210,4 @@ def test_labels_with_faults_of_the_store(tmp_path):
 @pytest.mark.slow
 def test_label_shards_are_equal_to_label_files(tmp_path):
     part = shard_equal.equal(tmp_path, images=50, per_shard=20)
-    assert missed(part) == []
-
-
-@pytest.mark.slow
-def test_the_start_and_the_memory(tmp_path):
-    part = shard_million.million(tmp_path, images=400, per_shard=40, batches=30, label_shards=3)
     assert missed(part) == []

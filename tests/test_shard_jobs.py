@@ -176,7 +176,9 @@ def test_what_is_whole_is_not_done_again(data, tmp_path):
     assert not job.seen and (outcome.written, outcome.skipped) == (0, 8) and files(out) == before
 
 
-@pytest.mark.parametrize("damage", ["no mark", "torn mark", "no tar", "short tar", "foreign mark", "partial"])
+@pytest.mark.parametrize(
+    "damage", ["no mark", "torn mark", "no tar", "short tar", "no records", "short records", "foreign mark", "partial"]
+)
 def test_a_shard_without_its_mark_or_tar_is_made_again_alone(data, tmp_path, damage):
     out = tmp_path / "out"
     run_job(Mean(data), out, SHARDS)
@@ -189,6 +191,10 @@ def test_a_shard_without_its_mark_or_tar_is_made_again_alone(data, tmp_path, dam
         (out / "b.tar").unlink()
     elif damage == "short tar":
         (out / "b.tar").write_bytes(b"torn")
+    elif damage == "no records":
+        (out / "manifest/b.jsonl").unlink()
+    elif damage == "short records":
+        (out / "manifest/b.jsonl").write_bytes((out / "manifest/b.jsonl").read_bytes()[:-5])
     elif damage == "foreign mark":
         path.write_text(json.dumps(mark(out, "b") | {"bad_rows": [0]}))
     else:

@@ -97,6 +97,15 @@ def test_a_shard_that_is_gone_leaves_its_images(folder, capsys):
     report = check_dataset(left)
     assert [problem.id for problem in report.problems] == ids[2:4] and report.errors == 2
     assert len(opened(f"{folder}/train-{{000001..000002}}.tar", index=str(folder / "pplfast-index.arrow"))) == 4
+    assert len(opened(f"{folder}/*.tar", index=str(folder / "pplfast-index.arrow"))) == 4
+
+
+def test_a_pattern_knows_what_is_gone_by_its_own_index(folder, capsys):
+    assert len(opened(f"{folder}/train-*.tar")) == 6
+    (folder / "train-000001.tar").unlink()
+    capsys.readouterr()
+    assert len(opened(f"{folder}/train-*.tar")) == 6
+    assert "train-000001.tar: gone since the index was made" in capsys.readouterr().err
 
 
 def test_a_pattern_of_which_nothing_is_there(folder):
@@ -118,6 +127,14 @@ def test_classes_of_places_and_of_names(tmp_path):
     (tmp_path / "set" / "classes.txt").write_text("x\ny\nz\n")
     assert opened(tmp_path / "set").classes.names == ("x", "y", "z")
     assert "unknown class '2'; known: cat, dog" in refused(tmp_path / "set", classes="cat,dog")
+
+
+def test_a_key_in_two_shards_is_no_key_of_a_table(tmp_path):
+    write_shards(str(tmp_path / "set"), [sample("k"), sample("k")], 1)
+    (tmp_path / "labels.csv").write_text("image,labels\nk,cat\n")
+    assert "'k' is in 2 shards; write the id, as 'images-000000/k'" in refused(
+        tmp_path / "set", labels=str(tmp_path / "labels.csv")
+    )
 
 
 def test_labels_of_a_table(folder, tmp_path):
@@ -162,7 +179,7 @@ def test_lists_that_cannot_be(tmp_path, lines, reason):
         opened(tmp_path / "list.txt")
 
 
-def test_a_sample_of_a_million_is_spread_over_it(folder):
+def test_a_sample_is_spread_over_the_shards(folder):
     dataset = opened(folder)
     assert dataset.some(3) == [0, 2, 5] and dataset.some(99) == list(range(6))
     assert check_dataset(dataset.subset(dataset.some(3))).images == 3

@@ -30,6 +30,7 @@ from pplfast.errors import UserError
 if TYPE_CHECKING:
     from pplfast.data.shard_index import ShardIndex
 
+SHALLOW = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")  # never deeper than 8 bits
 REMOTE_READERS = 64  # a store takes up to 200 ms to answer: a Lite0 in training needs 77 images in that time on a GPU
 
 
@@ -175,9 +176,9 @@ def _open_sharded(config: DataConfig) -> Dataset:
         shards=index,
         rows=rows,
     )
-    return dataclasses.replace(
-        dataset, values=_values(config, [dataset.images[index] for index in dataset.some(MOST_IMAGES)])
-    )
+    deep = any(suffix.lower() not in SHALLOW for suffix in index.suffixes())
+    some = [dataset.images[index] for index in dataset.some(MOST_IMAGES)] if deep else []  # each is a request
+    return dataclasses.replace(dataset, values=_values(config, some))
 
 
 def _values(config: DataConfig, some: Sequence[ImageFile]) -> Values | None:

@@ -13,6 +13,7 @@ from pplfast.data.problems import WARNING, Problem
 from pplfast.errors import UserError, explain_os_error
 from pplfast.files import StrPath
 from pplfast.storage import is_remote
+from pplfast.storage.places import local_path
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import DataConfig
@@ -35,9 +36,13 @@ def check_root(root: Path) -> None:
 def check_out_of_data(out: StrPath, data: "DataConfig") -> None:
     """Raises UserError for an output folder that is the data set's, or lies where its images, labels or masks do: what
     is written there would be taken for data by the next command, or stand for true masks."""
-    if is_remote(str(out)) or is_remote(data.root):
-        if f"{out}/".startswith(f"{data.root.rstrip('/')}/"):
-            raise UserError(f"--out {out}: lies among the data set's files in {data.root}; give one outside it")
+    from pplfast.data.shard_places import home as home_of
+    from pplfast.data.shard_places import is_sharded
+
+    if is_sharded(data):
+        _check_out_of_shards(_whole(str(out)), _whole(home_of(str(data.root))), home_of(str(data.root)) == data.root)
+        return
+    if is_remote(str(out)):
         return
     root = Path(data.root)
     home, target = Path(os.path.realpath(root)), Path(os.path.realpath(out))
@@ -51,6 +56,16 @@ def check_out_of_data(out: StrPath, data: "DataConfig") -> None:
     if any(target.is_relative_to(folder) for folder in taken):
         outside = home.parent / "runs" / home.name
         raise UserError(f"--out {out}: lies among the data set's files in {root}; give one outside it, like {outside}")
+
+
+def _check_out_of_shards(out: str, home: str, folder: bool) -> None:
+    """folder: whether the data set is all of the folder; else some of the shards in it."""
+    if out == home or (folder and out.startswith(f"{home}/")):
+        raise UserError(f"--out {out}: lies among the data set's files in {home}; give one outside it")
+
+
+def _whole(path: str) -> str:
+    return path.rstrip("/") if is_remote(path) else os.path.realpath(local_path(path))
 
 
 def meant_root(root: Path) -> str:

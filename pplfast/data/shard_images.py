@@ -136,6 +136,10 @@ class ShardIndex:
         """Whether any image has one."""
         return any(batch.table.num_rows and batch.mask_offset.max() >= 0 for batch in self._batches)
 
+    def suffixes(self) -> set[str]:
+        """Of all images, as they are written."""
+        return {suffix for batch in self._batches for suffix in pc.unique(batch.table.column("suffix")).to_pylist()}
+
     @property
     def is_remote(self) -> bool:
         """Whether its shards lie in a store."""

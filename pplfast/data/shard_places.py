@@ -3,6 +3,8 @@
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,18 +74,32 @@ def _holds_shards(folder: str) -> bool:
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """found: in their order. gone: paths that the pattern or the list names, and that are not there. named: whether
-    they are named one by one, so that an index may have others as well; else what it has beside them is gone."""
+    """found: in their order. gone: paths that braces or a list name, and that are not there. named: whether they are
+    named one by one, so that an index may have others as well; else what it has beside them is gone."""
 
     found: list[Found]
     gone: list[str]
     named: bool
 
 
+@contextmanager
+def naming_store(place: str) -> Iterator[None]:
+    """What a store refuses names the place."""
+    try:
+        yield
+    except StorageError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
 def find_shards(root: str) -> ShardFiles:
-    """UserError where there are none."""
+    """UserError where there are none, and for what cannot be listed."""
+    with naming_store(root):
+        return _find_shards(root)
+
+
+def _find_shards(root: str) -> ShardFiles:
     gone: list[str] = []
-    named = root.lower().endswith((*SUFFIXES, *_LISTS)) or (is_pattern(root) and not os.path.isdir(local_path(root)))
+    named = home(root) != root and not any(sign in root for sign in "*?[")
     if root.lower().endswith(_LISTS):
         if lines := listed_images(root):
             return ShardFiles(blocks_of(root, lines), [], False)
@@ -105,17 +121,14 @@ def find_shards(root: str) -> ShardFiles:
 
 def listed_images(root: str) -> list[Line]:
     """Of a list file of images; none where --data is anything else."""
-    lines = read_list_file(root) if root.lower().endswith(_LISTS) else []
+    with naming_store(root):
+        lines = read_list_file(root) if root.lower().endswith(_LISTS) else []
     return lines if lines and are_images(root, lines, SUFFIXES) else []
 
 
 def check_index(config: "DataConfig") -> None:
     """For whoever starts ranks: UserError where they would all lack it."""
-    try:
-        found = index_file(config)
-    except StorageError as error:
-        raise UserError(f"{index_place(config)}: {error}") from None
-    if found is None:
+    if index_file(config) is None:
         raise UserError(
             f"{index_place(config)}: the shards have no index yet; make it once with `pplfast data index --data "
             f"{config.root}`, before ranks are started"
@@ -136,7 +149,7 @@ def index_place(config: "DataConfig") -> str:
 
 def home(root: str) -> str:
     """The folder that the shards of a data set are in, or that of the list or the pattern."""
-    if root.lower().endswith((*SUFFIXES, *_LISTS)) or (is_pattern(root) and not os.path.isdir(local_path(root))):
+    if not os.path.isdir(local_path(root)) and (root.lower().endswith((*SUFFIXES, *_LISTS)) or is_pattern(root)):
         folder = parent(root)
         while is_pattern(folder):
             folder = parent(folder)
@@ -152,7 +165,8 @@ def index_file(config: "DataConfig") -> Found | None:
             return None
         state = os.stat(path)
         return Found(path, state.st_size, state.st_mtime_ns)
-    return next((file for file in list_folder(parent(place)) if last_part(file.path) == last_part(place)), None)
+    with naming_store(place):
+        return next((file for file in list_folder(parent(place)) if last_part(file.path) == last_part(place)), None)
 
 
 def cache_folder() -> Path:
@@ -166,5 +180,6 @@ def classes_file(root: str) -> Path | None:
     if not is_remote(folder):
         path = Path(local_path(folder)) / CLASSES
         return path if path.is_file() else None
-    found = next((file for file in list_folder(folder) if last_part(file.path) == CLASSES), None)
-    return local_copy(found, cache_folder()) if found else None
+    with naming_store(join(folder, CLASSES)):
+        found = next((file for file in list_folder(folder) if last_part(file.path) == CLASSES), None)
+        return local_copy(found, cache_folder()) if found else None

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def _rows(index: "ShardIndex", config: "DataConfig", shards: ShardFiles) -> "np.
     """Of the shards that --data names, where it does, and --list: those whose names begin with it, as train-00000.tar
     does with train. None for all."""
     there, chosen = {shard.path for shard in shards.found}, list(range(len(index.shards)))
-    if shards.named:
+    if shards.named or (config.index and home(config.root) != config.root):  # the index may be of more
         named = there | set(shards.gone)
         chosen = [number for number in chosen if index.shards[number].path in named]
     names = [shard.name for shard in index.shards]
@@ -169,9 +170,12 @@ def _labels_of_csv(path: Path, index: "ShardIndex", classes: ClassList) -> UInt8
     for row in read_csv(path, path.parent, classes.names).rows:
         rows[image_id(row.image)] = row.labels
     columns = {name: column for column, name in enumerate(classes.names)}
+    counts = Counter(index.keys)
     labels = np.zeros((len(index), len(classes)), np.uint8)
     for position, (id, key) in enumerate(zip(index.ids, index.keys, strict=True)):
         names = rows.get(id, rows.get(key))
+        if id not in rows and counts[key] > 1 and key in rows:
+            raise UserError(f"{path}: {quoted(key)} is in {counts[key]} shards; write the id, as {quoted(id)}")
         if names is None:
             raise UserError(f"{path}: has no row for {quoted(id)}; add image,label;label")
         for name in names:

@@ -58,7 +58,8 @@ class Member(Stored):
 
 @dataclass(frozen=True, slots=True)
 class Whole(Stored):
-    """A file of its own, `name` below the folder `file`: of a list, so that nobody has looked at it yet."""
+    """A file of its own, `name` below the folder `file`: of a list, so that nobody has looked at it yet. Its state is
+    that of the list: another image of the same name is not noticed."""
 
     @property
     def state(self) -> list[int]:
@@ -111,13 +112,17 @@ class _RowGroups:
             with self._lock:
                 if key in self._kept:
                     return self._kept[key]
-            column = _read_column(cell)
+            try:
+                column = _read_column(cell)
+            finally:
+                with self._lock:
+                    self._reading.pop(key, None)
             with self._lock:
+                before = self._kept.pop(key, None)  # of a thread that came between
+                self._bytes += column.nbytes - (0 if before is None else before.nbytes)
                 self._kept[key] = column
-                self._bytes += column.nbytes
                 while self._bytes > self._limit and len(self._kept) > 1:
                     self._bytes -= self._kept.popitem(last=False)[1].nbytes
-                self._reading.pop(key, None)
         return column
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.errors import UserError
-from pplfast.files import StrPath, is_output, parse_json, read_json, write_json
+from pplfast.files import StrPath, is_output, read_json, write_json
 from pplfast.jobs.job import Choice
 from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.options import MERGED
 from pplfast.jobs.record import BAD
-from pplfast.storage import StorageError, is_remote, join, read_file, write_file
+from pplfast.storage import join, write_file
+from pplfast.storage.tables import read_table
 
 SETTINGS_FILE = "settings.json"
 
@@ -58,20 +59,7 @@ def claim_shards(out: str, settings: dict[str, Any], there: Collection[str], out
 
 def read_settings(folder: StrPath) -> dict[str, Any] | None:
     """The settings that a folder, or a URL, was filled with; None where it has no record of them."""
-    record = join(os.fspath(folder), SETTINGS_FILE)
-    if not is_remote(record):
-        return read_json(record) if os.path.lexists(record) else None
-    try:
-        settings = parse_json(read_file(record))
-    except StorageError as error:
-        if error.gone:
-            return None
-        raise UserError(f"{record}: {error}") from None
-    except ValueError as error:
-        raise UserError(f"{record}: not valid JSON ({error}); delete it and run the step again") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{record}: holds a {type(settings).__name__}, not an object; delete it and run the step again")
-    return settings
+    return read_table(join(os.fspath(folder), SETTINGS_FILE))
 
 
 def find_outputs(folder: StrPath, ids: Sequence[str], suffix: str, command: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from threading import Lock
 from typing import overload
 
 import numpy as np
@@ -13,7 +14,7 @@ from pplfast.errors import UserError
 from pplfast.files import StrPath
 from pplfast.jobs.folder import read_settings
 from pplfast.jobs.record import BAD
-from pplfast.jobs.shard_marks import LAYOUT, MEMBERS, Mark, at_once, mark_name, read_records, tar_name
+from pplfast.jobs.shard_marks import LAYOUT, MEMBERS, Mark, at_once, mark_name, read_records, records_name, tar_name
 from pplfast.jobs.shard_plan import ShardRows
 from pplfast.storage import StorageError, is_remote, join
 from pplfast.storage.places import local_path
@@ -45,6 +46,7 @@ class OutputShards:
         self._rows = ShardRows(dataset)
         used = self._rows.used.tolist()
         self._marks: dict[int, Mark] = dict(zip(used, at_once(self._mark, used), strict=True))
+        self._lock = Lock()
         self._places: dict[
             int, dict[str, Places]
         ] = {}  # of a shard: by the suffix of the file that a member stands for
@@ -63,7 +65,7 @@ class OutputShards:
     def reason(self, position: int) -> str:
         """Why an image is bad."""
         mark = self._marks[self._rows.shard(position)]
-        return dict(mark.first_bad).get(self._ids[position], f"see {join(self.folder, mark_name(mark.shard))}l")
+        return dict(mark.first_bad).get(self._ids[position], f"see {join(self.folder, records_name(mark.shard))}")
 
     def state(self, position: int) -> str:
         """Changes with what was made of an image, or of another one of its shard."""
@@ -76,8 +78,9 @@ class OutputShards:
     def part(self, position: int, suffix: str) -> Member:
         """The output of an image that is not bad. suffix: of its file, such as ".png". UserError without one."""
         shard = self._rows.shard(position)
-        if shard not in self._places:
-            self._places[shard] = self._read_places(shard)
+        with self._lock:  # the records of a shard are read once, not by each of its readers
+            if shard not in self._places:
+                self._places[shard] = self._read_places(shard)
         row = self._rows.row(position)
         tar, found = join(self.folder, tar_name(self._marks[shard].shard)), self._places[shard].get(suffix)
         if found is None or found[0][row] < 0:
@@ -129,6 +132,10 @@ class LabelMasks(Sequence[Member]):
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def __contains__(self, value: object) -> bool:
+        """Whether `value` could be one of them: none is missing, and no records are read to say so."""
+        return isinstance(value, Member) and value in list(self)
 
     @overload
     def __getitem__(self, index: int) -> Member: ...

@@ -1,8 +1,9 @@
 """Outputs of a data set in shards: for each of its shards a tar of the same keys in the same order, committed whole.
 
 A kill loses the shards that are open, and nothing else: what is written of them has no mark. A shard's tar depends on
-its images alone, so one that is made twice is the same. Two jobs that write to one URL at once, where nothing is
-locked, therefore write the same.
+its images alone, so one that is made twice is the same. Its records also say when it was made: of two jobs that write
+to one URL at once, where nothing is locked, the mark of one may stand beside the records of the other, which the next
+job, with `verify`, makes anew.
 """
 
 import io

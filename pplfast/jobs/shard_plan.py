@@ -12,12 +12,14 @@ from pplfast.errors import UserError
 from pplfast.jobs.job import Job
 from pplfast.jobs.plan import inputs
 from pplfast.jobs.shard_marks import (
+    File,
     Mark,
     at_once,
     checksum_of,
     get,
     mark_name,
     parse_mark,
+    records_name,
     tar_name,
 )
 from pplfast.storage import StorageError, join
@@ -93,15 +95,18 @@ def inputs_digest(job: Job, rows: ShardRows, shard: int) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """In the folder, of each shard of the data set: whether it has a mark, and the bytes of its tar, -1 for none."""
+    """In the folder, of each shard of the data set: whether it has a mark, and the bytes of its tar and of its records,
+    -1 for none."""
 
     marks: BoolArray
     tars: Int64Array
+    records: Int64Array
 
     @classmethod
     def of(cls, names: dict[str, int], rows: ShardRows) -> "Found":
         marks = [mark_name(name) in names for name in rows.names]
-        return cls(np.array(marks, bool), np.array([names.get(tar_name(name), -1) for name in rows.names], np.int64))
+        tars, records = ([names.get(of(name), -1) for name in rows.names] for of in (tar_name, records_name))
+        return cls(np.array(marks, bool), np.array(tars, np.int64), np.array(records, np.int64))
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,8 @@ class Left:
 
 def left_of(job: Job, rows: ShardRows, out: str, found: Found, shards: IntArray, verify: bool) -> Left:
     """Of these shards those whose mark does not hold: it is of another state of the shard, of other images or inputs,
-    or its tar is not there as it was. With `verify` the tars' checksums decide. Where a mark holds but for images that
-    are tried again, these alone are to be done.
+    or its tar or its records are not there as they were. With `verify` their checksums decide. Where a mark holds but
+    for images that are tried again, these alone are to be done.
 
     UserError where the folder cannot be read.
     """
@@ -151,6 +156,10 @@ def left_of(job: Job, rows: ShardRows, out: str, found: Found, shards: IntArray,
     return Left(np.array(pending, np.int64), np.array(again, bool), *counts.tolist())
 
 
+def _as_written(out: str, name: str, file: File) -> bool:
+    return checksum_of(join(out, name), file.bytes) == file.sha256
+
+
 def _mark_that_holds(job: Job, rows: ShardRows, out: str, found: Found, shard: int, verify: bool) -> Mark | None:
     if not found.marks[shard]:
         return None
@@ -160,8 +169,10 @@ def _mark_that_holds(job: Job, rows: ShardRows, out: str, found: Found, shard: i
         holds = (
             mark.source == rows.source(shard)
             and mark.tar.bytes == found.tars[shard]
+            and mark.records.bytes == found.records[shard]
             and mark.inputs == inputs_digest(job, rows, shard)
-            and (not verify or checksum_of(join(out, tar_name(name)), mark.tar.bytes) == mark.tar.sha256)
+            and (not verify or _as_written(out, tar_name(name), mark.tar))
+            and (not verify or _as_written(out, records_name(name), mark.records))
         )
     except ValueError:  # somebody else's: the shard is made anew
         return None

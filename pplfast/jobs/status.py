@@ -98,7 +98,10 @@ class Heartbeat:
     def __init__(self, out: StrPath, token: str, rank: int, total: int, meter: Meter) -> None:
         self._out, self._token, self._rank, self._total, self._meter = out, token, rank, total, meter
         self._ended = threading.Event()
-        self.write(RUNNING)
+        try:
+            self.write(RUNNING)
+        except StorageError as error:
+            raise UserError(f"{status_file(out, rank)}: {error}") from None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
@@ -253,7 +256,8 @@ def wait_for_ranks(
 
 
 class Beats:
-    """Who is alive, by their heartbeats: a rank whose status has not changed for `silence` seconds is not."""
+    """Who is alive, by their heartbeats: a rank whose status has not changed for `silence` seconds is not. Where none
+    can be read, it is the store that is not there."""
 
     def __init__(self, statuses: Callable[[], Sequence[Status]], silence: float) -> None:
         self._read, self._silence, self._start = statuses, silence, time.monotonic()
@@ -261,6 +265,9 @@ class Beats:
 
     def statuses(self) -> Sequence[Status]:
         found = self._read()
+        if not found:
+            self._start = time.monotonic()
+            self._last = {rank: (status, self._start) for rank, (status, _) in self._last.items()}
         for status in found:
             if status.rank not in self._last or self._last[status.rank][0] != status:
                 self._last[status.rank] = status, time.monotonic()

@@ -5,6 +5,7 @@ in ranges, written whole. What may pass is tried again, and counted.
     retry.py    trying again with back-off; the counts
     remote.py   fsspec's file systems, with the options that this needs
     access.py   reading, writing, listing and removing
+    tables.py   JSON objects
 
 Credentials come from where each store's own tools look for them (environment, configuration files, roles): never from
 an option, a recipe or a file of ours.

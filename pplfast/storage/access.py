@@ -137,7 +137,7 @@ def _ignoring_absence(path: str) -> None:
 
 
 def list_folder(folder: str, deep: bool = False) -> list[Found]:
-    """The files in a folder, by name; deep: also those in folders below. None where there is no such folder.
+    """The files in a folder, by name; deep: also those in folders below. empty where there is no such folder.
     StorageError where it cannot be listed."""
     waiting, files = [folder if is_remote(folder) else local_path(folder)], []
     while waiting:
@@ -203,7 +203,7 @@ def find(place: str, suffixes: Sequence[str], gone: list[str] | None = None) -> 
     names the first. UserError for a pattern that cannot be.
     """
     if not is_pattern(place) or (not is_remote(place) and os.path.exists(local_path(place))):
-        if place.lower().endswith(tuple(suffixes)):
+        if place.lower().endswith(tuple(suffixes)) and not os.path.isdir(local_path(place)):
             return _named([place], _one_or_none(place), gone)
         return [file for file in list_folder(place) if file.path.lower().endswith(tuple(suffixes))]
     try:

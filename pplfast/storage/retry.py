@@ -21,6 +21,8 @@ _PERMANENT = {
     errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EFBIG, errno.EEXIST,
 }  # fmt: skip
 # Of S3, what is a fault of the transport; s3fs gives them the number of a wrong request.
+_REFUSED = {"401", "403"}
+_PASSING_STATUS = {"408", "425", "429"}  # of HTTP: too slow, too early, too many
 _PASSING = {"IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"}
 
 
@@ -104,8 +106,11 @@ def is_permanent(error: BaseException) -> bool:
         return True
     if isinstance(error, TypeError | ValueError | KeyError | AttributeError):
         return True
-    if store_code(error) in _PASSING:
+    code = store_code(error)
+    if code in _PASSING:
         return False
+    if code.isdecimal() and 400 <= int(code) < 500 and code not in _PASSING_STATUS:
+        return True
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):  # of botocore
         return True
     return isinstance(error, OSError) and error.errno in _PERMANENT
@@ -130,7 +135,7 @@ def _explained(error: Exception) -> StorageError:
         return StorageError("no such file; restore it, or check the name", gone=True)
     if isinstance(error, PermissionError) and error.errno is not None:  # of the operating system
         return StorageError(f"access is refused ({words(error)}); change its permissions")
-    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__ or store_code(error) in _REFUSED:
         return StorageError(
             f"access is refused ({words(error)}); give the credentials where the store's own tools look for them"
         )

@@ -1,9 +1,10 @@
 """JSON objects in files, local or remote."""
 
+import os
 from typing import Any
 
 from pplfast.errors import UserError
-from pplfast.files import MAX_JSON, is_output, parse_json, read_json
+from pplfast.files import MAX_JSON, parse_json, read_json
 from pplfast.storage.access import read_file
 from pplfast.storage.places import is_remote, local_path
 from pplfast.storage.retry import StorageError
@@ -13,7 +14,7 @@ def read_table(path: str) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no such file. UserError for what is none, or cannot be read."""
     if not is_remote(path):
         path = local_path(path)
-        return read_json(path) if is_output(path) else None
+        return read_json(path) if os.path.lexists(path) else None
     try:
         data = read_file(path)
     except StorageError as error:
@@ -25,7 +26,7 @@ def read_table(path: str) -> dict[str, Any] | None:
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run the step again") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; delete it and make it again")
+        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; delete it and run the step again")
     return value
