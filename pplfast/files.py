@@ -133,7 +133,13 @@ def write_json(path: StrPath, value: Any) -> None:
 def read_json(path: StrPath, remedy: str = "delete it and run the step again") -> dict[str, Any]:
     """The object in a JSON file; all that pplfast writes are objects. Raises UserError for what is none, is not valid,
     or larger or deeper than anything it writes; remedy: what to do about it, in words."""
-    data = read_bounded(path, MAX_JSON)
+    return parse_object(read_bounded(path, MAX_JSON), path, remedy)
+
+
+def parse_object(data: bytes, path: StrPath, remedy: str = "delete it and run the step again") -> dict[str, Any]:
+    """The same of the bytes of the file."""
+    if len(data) > MAX_JSON:
+        raise UserError(f"{path}: larger than {MAX_JSON} bytes, which no file of pplfast's is; {remedy}")
     try:
         value = parse_json(data)
     except ValueError as error:

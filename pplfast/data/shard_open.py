@@ -151,9 +151,8 @@ def _checked(messages: Iterator[pa.Message], schema: pa.Schema, shards: Sequence
     """Its rows, where they can be those of the shards. Raises ValueError and pyarrow's own errors."""
     first, number = 0, 0
     for message in messages:
-        if message.type != "record batch" or _is_compressed(
-            message
-        ):  # Arrow takes the memory that it says it unpacks to
+        # Of a compressed one Arrow takes the memory that it says it unpacks to.
+        if message.type != "record batch" or _is_compressed(message):
             raise ValueError("its rows are no plain batches")
         table = pa.ipc.read_record_batch(message, schema)
         table.validate(full=True)  # offsets of texts too, without which a read could leave the file

@@ -1,5 +1,6 @@
 """Images, masks and labels that are parts of larger files: members of tar shards, cells of Parquet files."""
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,7 +21,7 @@ FOOTERS = 64  # that are kept
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(ABC):
     """file: the shard, a path or a URL. stamp: of its state when it was indexed (`storage.Found.stamp`). name: of the
     part, with its suffix."""
 
@@ -32,13 +33,13 @@ class Stored:
         return f"{self.file}/{self.name}"
 
     @property
+    @abstractmethod
     def state(self) -> list[int]:
         """As `jobs.plan.source_state` of a file: changes with the content."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> bytes:
         """StorageError where it cannot be read."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,8 +134,8 @@ class LabelMasks(Sequence[Member]):
         return len(self._positions)
 
     def __contains__(self, value: object) -> bool:
-        """Whether `value` could be one of them: none is missing, and no records are read to say so."""
-        return isinstance(value, Member) and value in list(self)
+        """None is missing, which is asked before a training: no records are read to say so."""
+        return value is not None and super().__contains__(value)
 
     @overload
     def __getitem__(self, index: int) -> Member: ...

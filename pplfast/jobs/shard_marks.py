@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 from pplfast.errors import UserError
 from pplfast.files import MAX_JSON, decode_json, parse_json
+from pplfast.jobs.manifest import FOLDER, checksum
 from pplfast.jobs.record import LARGEST, SHA256, Record, check_record
 from pplfast.storage import RangeReader, StorageError, join, last_part, list_folder, read_file, write_file
 
 T = TypeVar("T")
 
-FOLDER = "manifest"
 LAYOUT = {"layout": "shards"}  # in the settings of a folder of such outputs
 # The suffix of each output in its sample, by that of its file: beside those of the images, and different for each kind.
 MEMBERS = {".png": ".seg.png", ".npz": ".cam.npz", ".npy": ".cam.npy"}
@@ -160,7 +160,7 @@ def get_checked(out: str, name: str, file: File) -> bytes:
         data = get(out, name)
     except StorageError as error:
         raise UserError(f"{join(out, name)}: {error}") from None
-    if (len(data), hashlib.sha256(data).hexdigest()) != (file.bytes, file.sha256):
+    if (len(data), checksum(data)) != (file.bytes, file.sha256):
         raise UserError(f"{join(out, name)}: is not as it was written; run the command that made it with --verify")
     return data
 

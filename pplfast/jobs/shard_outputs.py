@@ -24,14 +24,13 @@ from pplfast.files import TEMPORARY, check_inside
 from pplfast.jobs import status as state
 from pplfast.jobs.folder import claim_shards, decide
 from pplfast.jobs.job import Choice, Job
-from pplfast.jobs.manifest import checksum
+from pplfast.jobs.manifest import FOLDER, checksum
 from pplfast.jobs.meter import Meter
 from pplfast.jobs.options import SHOWN
 from pplfast.jobs.outputs import Outputs
 from pplfast.jobs.plan import PATIENCE, TRIED_AGAIN
 from pplfast.jobs.record import BAD, DONE, Record
 from pplfast.jobs.shard_marks import (
-    FOLDER,
     LAYOUT,
     MEMBERS,
     THREADS,
@@ -48,7 +47,7 @@ from pplfast.jobs.shard_marks import (
     say_suffix,
     tar_name,
 )
-from pplfast.jobs.shard_plan import Found, Left, ShardRows, inputs_digest, left_of
+from pplfast.jobs.shard_plan import Left, Listed, ShardRows, inputs_digest, left_of
 from pplfast.jobs.shards import END, Member, append_member
 from pplfast.jobs.status import Status
 from pplfast.jobs.workers import Result
@@ -99,7 +98,7 @@ class ShardOutputs(Outputs):
         self._rows, self._say = ShardRows(job.dataset), say_suffix(job.suffixes)
         self._lock = threading.Lock()
         self._open: dict[int, OpenShard] = {}
-        self._found: Found
+        self._found: Listed
         self._repeated: dict[int, Mark] = {}  # of the shards of which only some images are done again
         self._committed = [0, 0]  # images done, and bad
         self._failure: BaseException | None = None
@@ -123,9 +122,9 @@ class ShardOutputs(Outputs):
                     remove(join(out, name))
         except StorageError as error:
             raise UserError(f"{out}: {error}") from None
-        return settings, Found.of(there, self._rows)
+        return settings, Listed.of(there, self._rows)
 
-    def left(self, found: Found, rank: int, world: int, verify: bool) -> Left:
+    def left(self, found: Listed, rank: int, world: int, verify: bool) -> Left:
         self._found = found
         return left_of(self._job, self._rows, self.folder, found, self._rows.used[rank::world], verify)
 

@@ -94,7 +94,7 @@ def inputs_digest(job: Job, rows: ShardRows, shard: int) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class Listed:
     """In the folder, of each shard of the data set: whether it has a mark, and the bytes of its tar and of its records,
     -1 for none."""
 
@@ -103,7 +103,7 @@ class Found:
     records: Int64Array
 
     @classmethod
-    def of(cls, names: dict[str, int], rows: ShardRows) -> "Found":
+    def of(cls, names: dict[str, int], rows: ShardRows) -> "Listed":
         marks = [mark_name(name) in names for name in rows.names]
         tars, records = ([names.get(of(name), -1) for name in rows.names] for of in (tar_name, records_name))
         return cls(np.array(marks, bool), np.array(tars, np.int64), np.array(records, np.int64))
@@ -130,7 +130,7 @@ class Left:
         return cls(pending[order], again[order], *counts)
 
 
-def left_of(job: Job, rows: ShardRows, out: str, found: Found, shards: IntArray, verify: bool) -> Left:
+def left_of(job: Job, rows: ShardRows, out: str, found: Listed, shards: IntArray, verify: bool) -> Left:
     """Of these shards those whose mark does not hold: it is of another state of the shard, of other images or inputs,
     or its tar or its records are not there as they were. With `verify` their checksums decide. Where a mark holds but
     for images that are tried again, these alone are to be done.
@@ -160,7 +160,7 @@ def _as_written(out: str, name: str, file: File) -> bool:
     return checksum_of(join(out, name), file.bytes) == file.sha256
 
 
-def _mark_that_holds(job: Job, rows: ShardRows, out: str, found: Found, shard: int, verify: bool) -> Mark | None:
+def _mark_that_holds(job: Job, rows: ShardRows, out: str, found: Listed, shard: int, verify: bool) -> Mark | None:
     if not found.marks[shard]:
         return None
     name = rows.names[shard]

@@ -277,9 +277,3 @@ def local_copy(file: Found, cache: Path) -> Path:
             for at in range(0, file.size, 8 * BLOCK):
                 out.write(read_range(file.path, at, min(8 * BLOCK, file.size - at)))
     return path
-
-
-__all__ = [
-    "Found", "RangeReader", "find", "join", "list_folder", "local_copy", "read_file", "read_range", "remove",
-    "write_file",
-]  # fmt: skip

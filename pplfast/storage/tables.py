@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from pplfast.errors import UserError
-from pplfast.files import MAX_JSON, parse_json, read_json
+from pplfast.files import parse_object, read_json
 from pplfast.storage.access import read_file
 from pplfast.storage.places import is_remote, local_path
 from pplfast.storage.retry import StorageError
@@ -21,12 +21,4 @@ def read_table(path: str) -> dict[str, Any] | None:
         if error.gone:
             return None
         raise UserError(f"{path}: {error}") from None
-    if len(data) > MAX_JSON:
-        raise UserError(f"{path}: larger than {MAX_JSON} bytes; it is not one of pplfast's: choose another folder")
-    try:
-        value = parse_json(data)
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run the step again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; delete it and run the step again")
-    return value
+    return parse_object(data, path)
