@@ -9,6 +9,7 @@ DALI ?= cuda13
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # All pins but these two, which depend on the build of torch.
 PINS := $(VENV)/constraints.txt
@@ -37,7 +38,7 @@ types: $(STAMP) ## mypy, strict
 test-quick: $(STAMP) ## the tests of a second or less that start no process; they fail if they start one
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
 
-test: check ## all tests: check first, then the rest
+test: $(TOOLS) check ## all tests: check first, then the rest
 	@$(MAKE) --no-print-directory test-rest
 
 # Three on two cores: many wait. A file's tests stay in one process, since they share fixtures. A test that hangs ends its
@@ -100,6 +101,11 @@ endif
 	$(BIN)/python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("triton"))' || \
 	  $(PIP) $(TRITON_PIN)
 	$(PIP) -c $(PINS) -e '.[$(DALI),lite,test,docs,dev]'
+	touch $@
+
+# The tools that labels are exported for: minutes to install, and nothing but the tests of the exports needs them.
+$(TOOLS): $(STAMP)
+	$(PIP) -c $(PINS) -e '.[tools]'
 	touch $@
 
 clean: ## remove .venv, runs, build folders and caches

@@ -18,7 +18,8 @@ from pplfast.data.masks import read_mask
 from pplfast.errors import UserError
 from pplfast.files import atomic_path
 from pplfast.labels.camfile import load_cam
-from pplfast.report.images import display_palette, heat_over, labels_over, read_photo
+from pplfast.labels.overlay import display_palette, labels_over
+from pplfast.report.images import heat_over, read_photo
 from pplfast.report.view import read_run
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "picture.png"

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from pplfast.data.check import check_dataset
     from pplfast.data.classes import ClassList
     from pplfast.data.dataset import DataConfig, Dataset, open_dataset
+    from pplfast.deploy.export import Exported, export_model
     from pplfast.errors import UserError
     from pplfast.evaluate import CamScores, Scores, evaluate_cams, evaluate_labels
     from pplfast.evaluate.submission import write_submission
+    from pplfast.export.run import export_labels
     from pplfast.jobs.options import JobOptions, Outcome
     from pplfast.labeller import Labeller, image_labels, image_maps, load_labeller
     from pplfast.labels.cam import generate_cams
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pplfast.models.segmentation import SegmentationNet
     from pplfast.patch.classifier import PatchClassifier
     from pplfast.patch.pooling import register_pooling
+    from pplfast.prediction.single import Prediction, predict
     from pplfast.recipe import (
         AffinityConfig,
         AugmentConfig,
@@ -67,6 +70,7 @@ _PUBLIC = {
     "ClassifierInfo": ("pplfast.train", "ClassifierInfo"),
     "DataConfig": ("pplfast.data.dataset", "DataConfig"),
     "Dataset": ("pplfast.data.dataset", "Dataset"),
+    "Exported": ("pplfast.deploy.export", "Exported"),
     "JobOptions": ("pplfast.jobs.options", "JobOptions"),
     "LabelConfig": ("pplfast.recipe", "LabelConfig"),
     "Labeller": ("pplfast.labeller", "Labeller"),
@@ -74,6 +78,7 @@ _PUBLIC = {
     "OptimConfig": ("pplfast.recipe", "OptimConfig"),
     "Outcome": ("pplfast.jobs.options", "Outcome"),
     "PatchClassifier": ("pplfast.patch.classifier", "PatchClassifier"),
+    "Prediction": ("pplfast.prediction.single", "Prediction"),
     "Recipe": ("pplfast.recipe", "Recipe"),
     "RunConfig": ("pplfast.run", "RunConfig"),
     "Scores": ("pplfast.evaluate", "Scores"),
@@ -88,6 +93,8 @@ _PUBLIC = {
     "check_dataset": ("pplfast.data.check", "check_dataset"),
     "evaluate_cams": ("pplfast.evaluate", "evaluate_cams"),
     "evaluate_labels": ("pplfast.evaluate", "evaluate_labels"),
+    "export_labels": ("pplfast.export.run", "export_labels"),
+    "export_model": ("pplfast.deploy.export", "export_model"),
     "generate_affinity_labels": ("pplfast.labels.label", "generate_affinity_labels"),
     "generate_cams": ("pplfast.labels.cam", "generate_cams"),
     "generate_labels": ("pplfast.labels.label", "generate_labels"),
@@ -101,6 +108,7 @@ _PUBLIC = {
     "load_recipe": ("pplfast.recipe", "load_recipe"),
     "load_segmentation": ("pplfast.train.segmentation", "load_segmentation"),
     "open_dataset": ("pplfast.data.dataset", "open_dataset"),
+    "predict": ("pplfast.prediction.single", "predict"),
     "preset_names": ("pplfast.recipe", "preset_names"),
     "read_info": ("pplfast.train", "read_info"),
     "recipe_from_dict": ("pplfast.recipe", "recipe_from_dict"),
@@ -132,6 +140,7 @@ __all__ = [
     "ClassifierInfo",
     "DataConfig",
     "Dataset",
+    "Exported",
     "JobOptions",
     "LabelConfig",
     "Labeller",
@@ -139,6 +148,7 @@ __all__ = [
     "OptimConfig",
     "Outcome",
     "PatchClassifier",
+    "Prediction",
     "Recipe",
     "RunConfig",
     "Scores",
@@ -154,6 +164,8 @@ __all__ = [
     "check_dataset",
     "evaluate_cams",
     "evaluate_labels",
+    "export_labels",
+    "export_model",
     "generate_affinity_labels",
     "generate_cams",
     "generate_labels",
@@ -167,6 +179,7 @@ __all__ = [
     "load_recipe",
     "load_segmentation",
     "open_dataset",
+    "predict",
     "preset_names",
     "read_info",
     "recipe_from_dict",

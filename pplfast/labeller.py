@@ -99,7 +99,7 @@ class CamLabeller(Labeller):
         self._maker = MapMaker(model, cam, *_choices(model, model.maps, cam.precision), batch=1, threads=THREADS)
 
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
-        return self._maps(_pixels(image, self.values), self._positions(classes))
+        return self._maps(image_pixels(image, self.values), self._positions(classes))
 
     def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
         if classes is None:
@@ -107,7 +107,7 @@ class CamLabeller(Labeller):
                 "a classifier's labels are made of the image's own classes: give their names, like classes=['cat'], or "
                 "use the segmentation network of the run, which needs none"
             )
-        pixels, positions = _pixels(image, self.values), self._positions(classes)
+        pixels, positions = image_pixels(image, self.values), self._positions(classes)
         found = label_scores(self._maps(pixels, positions), pixels, self._label, None)
         return _painted(found, _mask_values(self.classes, positions))
 
@@ -131,23 +131,50 @@ class SegmentationLabeller(Labeller):
         check_crf(config.crf)
         exact_float32()
         self.classes, self._config = classes, config
+        # On a CPU the last bits of an image's result would depend on what is beside it, and it would be no faster.
+        self.batch = 1 if next(model.parameters()).device.type == "cpu" else config.test_batch
         choices = _choices(model, model, config.optim.precision)
-        self._segmenter = Segmenter(model, config, *choices, batch=1, threads=THREADS)
+        self._segmenter = Segmenter(model, config, *choices, batch=self.batch, threads=THREADS)
 
     def maps(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.float32]:
-        return self._maps(_pixels(image, self.values), self._positions(classes))
+        return self._maps(image_pixels(image, self.values), self._positions(classes))
 
     def labels(self, image: AnyImage, classes: Sequence[str] | None = None) -> NDArray[np.uint8]:
-        pixels, positions = _pixels(image, self.values), self._positions(classes)
-        maps = self._maps(pixels, positions)
-        rows = rows_of(maps) if classes is None else np.arange(len(maps))  # as `segment test` does with --labels
-        return _painted(most_likely(maps[rows], pixels, self._config.crf), _mask_values(self.classes, positions)[rows])
+        pixels, positions = image_pixels(image, self.values), self._positions(classes)
+        if classes is None:
+            return self.choose(self._maps(pixels, positions), pixels)
+        # As `segment test` does with --labels: all that are named take part.
+        found = most_likely(self._maps(pixels, positions), pixels, self._config.crf)
+        return _painted(found, _mask_values(self.classes, positions))
+
+    def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Of images of one size, uint8 (H, W, 3) each, at most `batch` of them: float32 (B, C + 1, H, W), the
+        background's first. UserError for what does not fit the memory."""
+        if len(pixels) == 1:
+            return self._maps(pixels[0], list(range(len(self.classes))))[None]
+        try:
+            return self._found(pixels).cpu().numpy()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Out of the handler: the error's traceback holds the tensors of the attempt.
+        return np.concatenate([self.probabilities([one]) for one in pixels])
+
+    def choose(self, probabilities: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An image's (C + 1, H, W) -> its label map, uint8 (H, W), through the dense CRF."""
+        rows = rows_of(probabilities)
+        found = most_likely(probabilities[rows], pixels, self._config.crf)
+        return _painted(found, _mask_values(self.classes, self._positions(None))[rows])
 
     def _maps(self, pixels: NDArray[np.uint8], positions: list[int]) -> NDArray[np.float32]:
         with _fits(pixels):
-            found = self._segmenter([pixels])
+            found = self._found([pixels])
+            return cast(NDArray[np.float32], found[0, [0, *(1 + position for position in positions)]].cpu().numpy())
+
+    def _found(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        found = self._segmenter(list(pixels))
         assert found is not None  # nobody stops it
-        return cast(NDArray[np.float32], found[0, [0, *(1 + position for position in positions)]].cpu().numpy())
+        return found
 
 
 def load_labeller(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Labeller:
@@ -209,8 +236,8 @@ def _labeller(model: Labeller | str | os.PathLike[str]) -> Labeller:
     return model if isinstance(model, Labeller) else load_labeller(model)
 
 
-def _pixels(image: AnyImage, values: Values | None) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3)"""
+def image_pixels(image: AnyImage, values: Values | None) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3). values: the range of files deeper than 8 bits. UserError for what is no such image."""
     if isinstance(image, str | os.PathLike):
         return read_pixels(Path(image), values)
     if isinstance(image, Image.Image):

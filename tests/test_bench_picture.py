@@ -8,7 +8,7 @@ from report_runs import CLASSES, make_data, make_run
 from pplfast.benchmarks import picture
 from pplfast.data.dataset import DataConfig, open_dataset
 from pplfast.data.masks import read_mask, write_mask
-from pplfast.report.images import display_palette
+from pplfast.labels.overlay import display_palette
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_the_data_set_is_explained_once():
 
 MISTAKES = (
     (["trian"], "unknown command 'trian'; did you mean train?", "usage: pplfast COMMAND"),
-    (["predict"], "unknown command 'predict'; choose from data, init, recipes, run,", "usage: pplfast COMMAND"),
+    (["classify"], "unknown command 'classify'; choose from data, init, recipes, run,", "usage: pplfast COMMAND"),
     (["data", "chekc"], "did you mean check?", "usage: pplfast data ACTION"),
     (["label", "--treads", "1"], "--treads; did you mean --threads?", "usage: pplfast label --data ROOT (--model"),
     (["run", "--data", "x", "--list", "y"], "--list; did you mean --val-list or --test-list?", "usage: pplfast run"),

@@ -28,11 +28,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PAGES = pages()
 WHOLE = build_parser()
 # Pages whose commands go on from what those of another page made.
-AFTER = {"docs/how-to/labelling-job.md": "docs/tutorials/own-images.md"}
+AFTER = {
+    "docs/how-to/labelling-job.md": "docs/tutorials/own-images.md",
+    "docs/how-to/predict.md": "docs/tutorials/own-images.md",
+    "docs/how-to/export.md": "docs/tutorials/own-images.md",
+}
 # Parsed, but not run here: a pattern of the whole command, and why.
 NOT_RUN = {
     r"(\w+=\S+ )*pplfast train .*--logger .*(wandb|mlflow)": "not installed; tests/test_train_trackers.py",
     r"pplfast doctor": "tests/test_doctor.py runs it",
+    r"pplfast export-model .*": "needs what writes ONNX; tests/test_export_model.py",
+    r"pplfast export .*--format yolo .*": "needs OpenCV; tests/test_export_png.py",
     r"pplfast bench .*": "minutes; tests/test_bench_runs.py and test_bench_results.py run them",
     r"(DS_ACCELERATOR=cpu )?pplfast launch .*": "several ranks; tests/test_train_runs.py, test_jobs_label.py",
     r"pplfast run .*--(ranks|hostfile) .*": "several ranks; tests/test_run_ranks.py",
@@ -47,7 +53,7 @@ OTHERS = {
     r"(\.|source) \.venv/bin/activate": "the shell's own",
     r"python -m (mkdocs|pre_commit|pip) .*": "tools of the developer; tests/test_docs_site.py builds the site",
     r"python -m pplfast\.benchmarks\.scaling .*": "writes into benchmarks/results; tests/test_bench_scaling.py",
-    r"pip install 'pplfast\[s3\]'": "nothing is installed by tests",
+    r"pip install 'pplfast\[(s3|onnx|export)\]'": "nothing is installed by tests",
     r"git clone .*|cd .*": "needs the repository's address",
 }
 

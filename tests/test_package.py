@@ -30,7 +30,8 @@ NEEDED = """Recipe load_recipe recipe_from_dict recipe_to_dict StageConfig Optim
     DataConfig Dataset open_dataset train_classifier train_boundaries train_segmentation TrainOptions load_classifier
     load_boundaries load_segmentation generate_cams load_cam walk_cams generate_labels generate_affinity_labels
     segment_images label_dataset JobOptions evaluate_cams evaluate_labels write_report run_chain RunConfig image_maps
-    image_labels load_labeller register_backbone register_pooling register_loss Backbone BlockSpec UserError"""
+    image_labels load_labeller predict Prediction export_labels export_model Exported
+    register_backbone register_pooling register_loss Backbone BlockSpec UserError"""
 
 
 def public_functions(value: object) -> list[tuple[str, Callable[..., object]]]:

@@ -24,6 +24,7 @@ from pplfast.report import losses, write_report
 from pplfast.report.gallery import choose
 from pplfast.report.images import label_map, read_photo
 from pplfast.report.losses import read_losses
+from pplfast.report.markup import NOTHING
 from pplfast.report.page import page
 from pplfast.report.view import read_run
 
@@ -284,7 +285,7 @@ def test_random_damage_is_never_a_traceback(root):
             path.write_bytes(_damaged_bytes(content, chance))
         complaint = ""
         try:
-            Page(page(read_run(root / "run"), 1))
+            Page(page(read_run(root / "run"), 1, NOTHING))
         except UserError as error:
             ended, complaint = ended + 1, str(error)
         assert not complaint or (path.name in complaint and complaint.isprintable())

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from report_runs import CLASSES, Page, make_data, make_run
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
 from pplfast.errors import UserError
 from pplfast.files import write_json
+from pplfast.labels.overlay import display_palette, labels_over
 from pplfast.report import write_report
 from pplfast.report.charts import Series, line_chart, smooth, ticks
 from pplfast.report.gallery import choose
-from pplfast.report.images import display_palette, labels_over
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,13 @@ def test_the_page_is_complete_and_refers_to_nothing_outside(finished):
     text = write_report(run, images=3).read_text()
     page = Page(text)
     own = [int(dataset.labels[index].sum()) for index in choose(dataset, 3)]
-    assert page.counts["img"] == sum(2 + 2 * (classes + 2) for classes in own)  # image, truth; 2 x (CAMs, 2 labels)
+    steps = sum(2 + 2 * (classes + 2) for classes in own)  # image, truth; 2 x (CAMs, 2 labels)
+    assert page.counts["img"] == steps + 3 * len(dataset)  # small; large, with the image
     assert page.counts["svg"] == 2
-    assert page.references and all(value.startswith("data:image/jpeg;base64,") for value in page.references)
+    embedded = [value for value in page.references if value.startswith("data:image/jpeg;base64,")]
+    links = set(page.references) - set(embedded)
+    assert len(embedded) == page.counts["img"] and "report/page-001.html" in links
+    assert all((run / unquote(value)).is_file() for value in links)
     assert not re.search(r"https?://|@import|url\(|<script|<link", text)
     assert "Content-Security-Policy" in text.partition("<title>")[0] and "default-src &#x27;none&#x27;" in text
     assert "im&amp;age_0" in text and "a&lt;b/train" in text
@@ -91,7 +96,7 @@ def test_the_gallery_shows_every_label_that_the_run_made_and_none_of_an_earlier_
     summary["ppl"]["seconds"] |= {"labels_walk": 1.0, "predictions": 1.0}
     write_json(tmp_path / "run" / "summary.json", summary)
     text = write_report(tmp_path / "run", images=1).read_text()
-    captions = re.findall(r"<figcaption>((?:labels|segm)[^<]*)", text)
+    captions = re.findall(r"<figcaption>((?:labels|segm)[^<]*)", text.split("<h2>Examples")[1])
     assert captions[:2] == ["labels without CRF", "labels after the CRF"]  # of plain
     assert captions[4:] == ["labels after the random walk", "segmentation network"]
 
@@ -117,7 +122,7 @@ def test_each_figure_has_the_name_of_its_step(finished, tmp_path):
     assert heads == [
         "CAMs", "labels without CRF", "labels after the CRF", "labels after the random walk", "segmentation network",
     ]  # fmt: skip
-    assert "final" not in text and "<b>93.8</b><span>mIoU of the segmentation network" in text
+    assert "final" not in text.split("<body>")[1] and "<b>93.8</b><span>mIoU of the segmentation network" in text
     heads = re.findall(r"</span>ppl</span><br>([^<]*)</th>", text)
     assert heads == ["CAMs", "after CRF", "after walk"]
 
@@ -130,9 +135,9 @@ def test_without_crf_no_figure_claims_one(finished, tmp_path):
         summary[name]["crf"] = "none"
         (tmp_path / "run" / name / "eval_label_crf.json").unlink()
     write_json(tmp_path / "run" / "summary.json", summary)
-    text = write_report(tmp_path / "run", images=1).read_text().split("<h2>Examples")[0]
+    text = write_report(tmp_path / "run", images=1).read_text().split("<h2>Examples")[0].split("<h2>Results")[1]
     assert "after the CRF" not in text and "after CRF" not in text
-    assert "<span>mIoU of the labels without CRF" in text
+    assert "<th>mIoU of the labels without CRF" in text
 
 
 def test_every_table_can_scroll_and_every_chart_keeps_its_type(finished):

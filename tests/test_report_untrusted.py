@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from report_runs import Page, make_data, make_run
 
 from pplfast.data.dataset import open_dataset
 from pplfast.errors import UserError
+from pplfast.report import write_report
+from pplfast.report.markup import NOTHING
 from pplfast.report.page import page
 from pplfast.report.view import read_run
 
@@ -26,6 +29,12 @@ PAYLOADS = (
     "\0<x-own\n\t\u202e\u2066\ud800>",
 )
 FACTS = {"images": 60, "foreground": 78.0, "almost_all": 21, "declared": 80, "empty": 3, "absent": 4.0}
+# What the parts on the final labels have besides.
+LABEL_KINDS = {
+    ("a", "href"), ("b",), ("button", "aria-label", "class", "popovertarget"), ("header",), ("nav", "aria-label"),
+    ("button", "popovertarget", "popovertargetaction"), ("div",), ("figure",), ("figcaption",),
+    ("div", "aria-label", "class", "id", "popover", "role"), ("img", "alt", "height", "loading", "src", "width"),
+}  # fmt: skip
 FILES = (
     "summary.json", "run.json", "ppl/train/log.jsonl", "ppl/eval_cam.json", "ppl/eval_label.json",
     "ppl/eval_label_crf.json", "plain/eval_cam.json",
@@ -60,7 +69,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def kinds(whole: Path) -> set[tuple[str, ...]]:
     """The elements that reports have, with the names of their attributes."""
-    return Page(page(read_run(whole), 3)).kinds | {("p", "class")}  # the note of what cannot be read
+    return Page(page(read_run(whole), 3, NOTHING)).kinds | {("p", "class")}  # the note of what cannot be read
 
 
 def load(path: Path) -> Any:
@@ -106,7 +115,7 @@ def with_payloads(ways: list[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...]
 def check(run: Path, kinds: set[tuple[str, ...]], path: Path, images: int = 0) -> Page | None:
     """The page, which has no element of its own accord; None where the run is refused in one line with the file."""
     try:
-        text = page(read_run(run), images)
+        text = page(read_run(run), images, NOTHING)
     except UserError as error:
         complaint = str(error)
     else:
@@ -190,6 +199,11 @@ def test_ids_and_classes_are_text(tmp_path, kinds, stem, name):
     make_run(tmp_path / "run", config, open_dataset(config), {"ppl": 0.2})
     found = check(tmp_path / "run", kinds, tmp_path, 2)
     assert found is not None and found.counts["img"] >= 10
+    report = write_report(tmp_path / "run", images=0)
+    for file in (report, tmp_path / "run" / "report" / "page-001.html"):
+        whole = Page(file.read_text(encoding="utf-8"))
+        assert whole.kinds <= kinds | LABEL_KINDS and ("button", "aria-label", "class", "popovertarget") in whole.kinds
+        assert all(re.fullmatch(r"data:image/jpeg;base64,.*|[A-Za-z0-9._~%/-]+", way) for way in whole.references)
     shown = "".join(found.text)
     assert stem.replace("\x1b", "\\u001b").replace("\u202e", "\\u202e") in shown
     assert f"CAM {name}".replace("\u202e", "\\u202e") in shown

@@ -148,9 +148,12 @@ def test_without_masks_nothing_is_scored_and_the_threshold_is_said(finished, dat
     out = tmp_path / "run"
     summary = run(dataclasses.replace(config, train=train, val=val, out=out, variants=("ppl",)), lines.append)
     assert any("no masks: nothing is scored" in line for line in lines)
-    assert any("background threshold 0.25" in line for line in lines)
+    chosen = json.loads((out / "ppl" / "threshold_cam.json").read_text())
+    assert chosen == {"threshold": pytest.approx(0.3, abs=0.25), "images": 4}
+    said = f"background threshold {chosen['threshold']:g}, chosen from the maps of 4 images (no masks)"
+    assert any(said in line for line in lines)
     assert any("ppl: train: done before" in line for line in lines)  # the same images and labels, elsewhere
-    assert summary["ppl"]["cam_miou"] is None and summary["ppl"]["background"] == "threshold 0.25"
+    assert summary["ppl"]["cam_miou"] is None and summary["ppl"]["background"] == f"threshold {chosen['threshold']:g}"
     assert len(list((out / "ppl" / "labels_crf").glob("*.png"))) == 4
     assert list(out.glob("ppl/eval*")) and not summary["ppl"]["seconds"].keys() & {"eval_cam", "eval_label"}
     assert "nothing scored" in summary_table(summary)
@@ -203,20 +206,21 @@ FACTS = {
 
 def test_facts_that_look_bad_become_warnings_with_their_remedy(finished):
     _, summary = finished
-    recipe = dataclasses.replace(RECIPE, segmentation=SegmentationConfig(epochs=6, optim=OptimConfig(batch=8)))
+    network = SegmentationConfig(epochs=6, optim=OptimConfig(batch=8))
+    recipe = dataclasses.replace(RECIPE, segmentation=network, label=LabelConfig(value=0.21))
     values = {"train": {}, "facts_label_crf": FACTS | {"absent": 0.0}, "facts_segmentation": FACTS | {"almost_all": 0}}
     parts = facts_summary(values, recipe, train_images=64)
     assert list(parts) == ["labels_crf", "predictions"]
     (crf,), (network,) = parts["labels_crf"]["warnings"], parts["predictions"]["warnings"]
     assert crf.startswith("labels after the CRF: 21 of 60 images are foreground on over 90 %")
-    assert "Remedy: a higher label.value (it is 0.25), or more optimizer steps" in crf
+    assert "Remedy: a higher label.value (it is 0.21), or more optimizer steps" in crf
     assert crf.endswith("raise stages.0.epochs (the classifier had 16) (docs/recipes.md)")  # 1 epoch, batches of 4
     assert "30.1 % of the foreground is of classes that its image does not have (usual: at most 10 %)" in network
     assert "Remedy: more optimizer steps: raise segmentation.epochs (the segmentation network had 48)" in network
     table = facts_table({"ppl": {**summary["ppl"], "without_masks": parts}})
     assert "ppl, segmentation network" in table and "78.0 %" in table and "3 of 80" in table and "30.1 %" in table
     assert facts_table(summary) == ""
-    assert remedy("empty", "labels_crf", recipe, 64).startswith("a lower label.value (it is 0.25")
+    assert remedy("empty", "labels_crf", recipe, 64).startswith("a lower label.value (it is 0.21")
     alpha = dataclasses.replace(recipe, label=LabelConfig("alpha", 4.0))
     assert remedy("empty", "labels_crf", alpha, 64).startswith("a higher label.value (it is 4")
 

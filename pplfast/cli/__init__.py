@@ -7,13 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import cast
 
 from pplfast.cli.parser import CommandParser
 from pplfast.errors import AGAIN, Terminated, UserError, explain_os_error, out_of_memory
 from pplfast.version import __version__
 
-# name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code.
+# name -> one-line help. Each lives in pplfast.cli.<name> with configure(parser) and run(args) -> exit code; "-" in the
+# name of a command is "_" in that of its module.
 # Only the module of the chosen command is imported, so that --help answers at once.
 COMMANDS = {
     "data": "make a demo data set, check one, or draw masks from COCO's files",
@@ -25,9 +27,12 @@ COMMANDS = {
     "cam": "class activation maps (CAMs) of a trained classifier",
     "label": "label PNGs of a data set, from a classifier or from CAM files",
     "refine": "class boundaries, and the random walk of CAMs within them",
+    "predict": "labels of new images, from the segmentation network of a run",
     "segment": "a segmentation network from label PNGs, and its labels",
     "eval": "scores: mIoU of CAMs (threshold sweep) or of label PNGs",
     "report": "one self-contained HTML file of a run",
+    "export": "labels in the formats of other tools: COCO, YOLO, CVAT and others",
+    "export-model": "a segmentation network as an ONNX or PyTorch file, with a model card",
     "submit": "the tar.gz for the PASCAL VOC evaluation server",
     "launch": "a command on several GPUs or hosts, started again after a failure",
     "bench": "throughput against the plain PyTorch reference",
@@ -35,7 +40,9 @@ COMMANDS = {
 }
 
 # These skip what is there already. Training continues with --resume, from its last checkpoint if it has one.
-CONTINUING = {f"pplfast {command}" for command in ("run", "sweep", "cam", "label", "refine walk", "segment test")}
+CONTINUING = {
+    f"pplfast {command}" for command in ("run", "sweep", "cam", "label", "predict", "refine walk", "segment test")
+}
 RESUMING = {f"pplfast {command}" for command in ("train", "refine train", "segment train")}
 
 
@@ -50,8 +57,12 @@ def build_parser(chosen: str | None = None) -> CommandParser:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if chosen is None or name == chosen:
-            importlib.import_module(f"pplfast.cli.{name}").configure(command)
+            _module(name).configure(command)
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"pplfast.cli.{command.replace('-', '_')}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser(next((word for word in arguments if not word.startswith("-")), "")).parse_args(arguments)
     args.local_rank, args.words = local_rank, arguments
     try:
-        return cast(int, importlib.import_module(f"pplfast.cli.{args.command}").run(args))
+        return cast(int, _module(args.command).run(args))
     except UserError as error:
         return _report(args.prog, str(error), error.exit_code)
     except BrokenPipeError:  # `pplfast recipes | head`: at the end the interpreter would complain once more

@@ -26,6 +26,11 @@ NEW = (
     "pplfast segment test --data new-photos --model runs/photos --out new-labels",
 )
 
+PREDICT = (
+    "a folder of photos, labels drawn over them",
+    "pplfast predict new-photos --model runs/photos --out new-labels --overlay",
+)
+
 EXAMPLES = {
     "": (
         ("a demo data set", "pplfast data demo --out demo"),
@@ -99,6 +104,18 @@ EXAMPLES = {
         ("the same on eight GPUs", f"pplfast launch --ranks 8 label {LISTED} --model runs/ppl --out labels"),
         ("from CAM files, to try other settings", f"pplfast label {PHOTOS} --cams cams --value 0.3 --out labels-030"),
     ),
+    "predict": (
+        PREDICT,
+        ("one image", "pplfast predict photo.jpg --model runs/photos --out one"),
+        (
+            "fast: one scale, no CRF",
+            "pplfast predict new-photos --model runs/photos --scales 1 --no-flip --crf none --out fast",
+        ),
+        (
+            "tar shards in a bucket",
+            "pplfast predict 's3://bucket/crops/*.tar' --model runs/photos --out s3://bucket/labels",
+        ),
+    ),
     "refine": (EDGES, WALK),
     "refine train": (
         (
@@ -139,6 +156,17 @@ EXAMPLES = {
     "report": (
         ("again, with more images", "pplfast report runs/photos --images 24"),
         ("elsewhere", "pplfast report runs/photos --out photos.html"),
+    ),
+    "export": (
+        ("the final labels of a run, for Ultralytics", "pplfast export runs/photos --format yolo --out photos-yolo"),
+        (
+            "label PNGs that lie in no run, images linked, not copied",
+            "pplfast export new-labels --data new-photos --format mmseg --link-images --out new-mmseg",
+        ),
+    ),
+    "export-model": (
+        ("ONNX, for onnxruntime", "pplfast export-model --model runs/photos --out photos-onnx"),
+        ("for torch.export.load", "pplfast export-model --model runs/seg --format torch --out photos-pt2"),
     ),
     "submit": (
         ("labels of the test list", f"pplfast submit {VOC} --pngs test-labels --out results.tar.gz"),

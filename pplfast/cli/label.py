@@ -53,8 +53,8 @@ def configure(parser: CommandParser) -> None:
         type=float,
         metavar="X",
         help="the threshold (usual: 0.15 to 0.30) or alpha (usual: 4, 24, 32) (default: with --cams "
-        "the threshold with the best CAM mIoU, for a list that has masks; with --model label.value of the network's "
-        f"recipe, or {presets.DEFAULT_THRESHOLD:g} where that is 0)",
+        "the threshold with the best CAM mIoU on a list that has masks, else one chosen from the maps; with --model "
+        f"label.value of the network's recipe, or {presets.DEFAULT_THRESHOLD:g} where that is 0)",
     )
     parser.add_argument(
         "--crf",
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple[float, float] | None) -> int:
-    from pplfast.evaluate import evaluate_cams
+    from pplfast.evaluate import choose_threshold, evaluate_cams
 
     take_range(args, join(args.cams, "settings.json"))
     dataset = dataset_from_arguments(args, args.out)
@@ -115,11 +115,15 @@ def _from_cams(args: argparse.Namespace, engine: str, preset: str, unsure: tuple
     config = LabelConfig(background=kind, value=value or 0.0, crf=preset or LabelConfig().crf)
     if value is None and unsure is None:
         if os.environ.get("WORLD_SIZE", "1") != "1":
-            raise UserError("--value: give it where several ranks work; one alone finds it on a list with masks")
-        value = presets.DEFAULT_THRESHOLD
+            raise UserError("--value: give it where several ranks work; one alone finds it")
+        jobs = jobs_from_arguments(args)
         if any(mask is not None for mask in dataset.masks):
-            value = evaluate_cams(args.cams, dataset, jobs=jobs_from_arguments(args)).threshold
+            value = evaluate_cams(args.cams, dataset, jobs=jobs).threshold
             print(f"threshold {value:g}: the best CAM mIoU on {dataset.name}")
+        else:
+            chosen = choose_threshold(args.cams, dataset, jobs)
+            value = chosen.threshold
+            print(chosen)
         config = LabelConfig(background=kind, value=value, crf=config.crf)
     from pplfast.labels.label import label_cams
 

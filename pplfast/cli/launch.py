@@ -16,6 +16,7 @@ COMMANDS = {
     "train": None,
     "cam": CLASSIFIER,
     "label": CLASSIFIER,
+    "predict": SEGMENTATION,
     "refine train": CLASSIFIER,
     "refine walk": BOUNDARY,
     "segment train": None,
@@ -39,6 +40,7 @@ def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
     the options are wrong, and raises UserError for the rest."""
     from pplfast.cli import build_parser
     from pplfast.cli.model import find_model
+    from pplfast.cli.predict import check_sources
     from pplfast.cli.run import check_run
     from pplfast.cli.train import check_training_arguments, recipe_from_arguments
     from pplfast.data.folder import check_root
@@ -47,6 +49,10 @@ def check_command(words: Sequence[str], kind: Kind | None, here: bool) -> None:
     from pplfast.data.voc import read_list
 
     args = build_parser(words[0]).parse_args(words)
+    if words[0] == "predict":
+        if here:
+            check_sources(args)
+        return
     if words[0] == "run":
         check_run(args)
     elif hasattr(args, "recipe"):

@@ -20,7 +20,10 @@ GROUPS = {
         *("--scales", "--no-flip", "--batch", "--precision", "--background", "--value", "--crf"),
         *("--unsure", "--radius", "--beta", "--steps"),
     ),
-    "output": ("--out", "--dry-run", "--resume", "--verify", "--fail-on-bad", "--npy", "--json", "--images"),
+    "output": (
+        *("--out", "--overlay", "--dry-run", "--resume", "--verify", "--fail-on-bad"),
+        *("--npy", "--json", "--images"),
+    ),
     "checkpoints and log": (
         *(
             "--checkpoint-seconds",

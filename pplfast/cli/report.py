@@ -7,13 +7,17 @@ IMAGES = 8  # pplfast.report.IMAGES, whose module imports matplotlib
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the --out folder of `pplfast run`")
-    parser.add_argument("--out", metavar="FILE", help="the HTML file (default: RUN/report.html)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="the HTML file (default: RUN/report.html); pages of all images go into a folder beside it",
+    )
     parser.add_argument(
         "--images",
         type=int,
         default=IMAGES,
         metavar="N",
-        help="images in the gallery, spread evenly over the list (default: %(default)s)",
+        help="images whose maps and labels of every step are shown, spread evenly over the list (default: %(default)s)",
     )
 
 

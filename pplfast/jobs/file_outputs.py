@@ -103,6 +103,7 @@ class FileOutputs(Outputs):
         order = {image_id: position for position, image_id in enumerate(ids)}
         state.remove_statuses(self._out)
         merge(self._out, sorted(records.values(), key=lambda record: order.get(record["id"], len(order))))
+        self._job.summarise(self._out, [records[image_id] for image_id in ids if image_id in records])
         found = ((image_id, records.get(image_id, {})) for image_id in ids)
         failed = [(image_id, record["reason"]) for image_id, record in found if record.get("state") == BAD]
         return len(failed), failed

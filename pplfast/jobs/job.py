@@ -1,13 +1,15 @@
 """What a job is: how one image of a list becomes its output files. `run.run_job` does it for all of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pplfast.arrays import UInt8Array
 from pplfast.data.dataset import Dataset
 from pplfast.data.images import BadImage
+from pplfast.jobs.record import Record
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +92,10 @@ class Job(ABC):
         Raises BadImage where it is known to have none, UserError where nothing can be said.
         """
         return {}
+
+    def summarise(self, folder: Path, records: Sequence[Record]) -> None:  # noqa: B027 - most say nothing
+        """Called on rank 0 once all is done: what the folder is to say of all images together. records: of the images
+        of the list, in its order. Not of outputs in shards, whose records are read shard by shard."""
 
     @abstractmethod
     def finish(self, settings: dict[str, Any]) -> Finish:

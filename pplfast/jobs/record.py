@@ -14,6 +14,7 @@ from pplfast.data.image_info import DECODERS
 DONE, BAD = "done", "bad"
 SHARD = re.compile(r"shards/labels-[0-9]{5,9}-[0-9]{6,9}\.tar")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+SUFFIXES = (".png", ".npy", ".npz", ".overlay.jpg")  # of the files of an image
 LARGEST = 2**53  # of a number that is counted with: what JSON's other readers hold exactly
 
 Record = dict[str, Any]  # id, state (done | bad), and what the job and the pipeline know of the image
@@ -51,7 +52,7 @@ def is_id(name: str) -> bool:
 def _is_own(entry: Record, image_id: str) -> bool:
     if "offset" in entry:
         return SHARD.fullmatch(entry["file"]) is not None
-    return entry["file"] in (f"{image_id}.png", f"{image_id}.npy", f"{image_id}.npz")
+    return entry["file"] in (f"{image_id}{suffix}" for suffix in SUFFIXES)
 
 
 def _check(table: Record, fields: dict[str, Callable[[Any], bool]], needed: tuple[str, ...]) -> None:
@@ -102,6 +103,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "decoder": lambda value: value in DECODERS if isinstance(value, str) else False,
     "inputs": lambda value: isinstance(value, dict) and all(_text(part) or _integers(part) for part in value.values()),
     "tiled": _count,
+    "confidence": lambda value: isinstance(value, dict) and all(map(_is_share, value.items())),
 }
 FILE_FIELDS: dict[str, Callable[[Any], bool]] = {
     "file": _text,
@@ -110,6 +112,11 @@ FILE_FIELDS: dict[str, Callable[[Any], bool]] = {
     "bytes": _count,
     "sha256": lambda value: isinstance(value, str) and SHA256.fullmatch(value) is not None,
 }
+
+
+def _is_share(entry: tuple[Any, Any]) -> bool:
+    """Of a mask value: "8": 0.71."""
+    return entry[0].isascii() and entry[0].isdigit() and len(entry[0]) <= 3 and _number(entry[1]) and 0 <= entry[1] <= 1
 
 
 def _source(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from pplfast.files import StrPath
 from pplfast.jobs.job import Choice, Finish, ImageBatch, Job
 from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
+from pplfast.jobs.record import Record
 from pplfast.jobs.run import run_job
 from pplfast.labels.cam import NOT_FINITE, ClassifierJob, class_settings, own_classes
 from pplfast.labels.camfile import Cam
 from pplfast.labels.camfolder import CamFolder
+from pplfast.labels.confidence import write_confidence
 from pplfast.labels.device_crf import DeviceLabeller
 from pplfast.labels.rules import FinishLabels, Scores, Unsure
 from pplfast.patch.classifier import PatchClassifier
@@ -167,6 +170,9 @@ class LabelJob(ClassifierJob):
     def finish(self, settings: dict[str, Any]) -> Finish:
         return self._rule.finish(settings)
 
+    def summarise(self, folder: Path, records: Sequence[Record]) -> None:
+        write_confidence(folder, records, self.dataset.classes)
+
     def choices(self, device: torch.device, network_bytes: int) -> dict[str, Choice]:
         return super().choices(device, network_bytes) | self._rule.choices(device)
 
@@ -185,7 +191,7 @@ class LabelJob(ClassifierJob):
         labeller = self._rule.device_labeller
         finite = torch.isfinite(maps).all(3).all(2).cpu().numpy()  # (B, n): the classes beyond an image's own count not
         on_host = maps.cpu().numpy() if labeller is None or "npy" in self._rule.outputs else None
-        labels = None if labeller is None else labeller(batch.pixels, maps, rows)
+        made = None if labeller is None else labeller(batch.pixels, maps, rows)
         payloads: list[Any | BadImage] = []
         for row, index in enumerate(batch.indices):
             classes = tuple(int(c) for c in self.classes(index))
@@ -195,8 +201,9 @@ class LabelJob(ClassifierJob):
                     batch.size,
                     classes,
                     None if on_host is None else on_host[row, : len(classes)],
-                    pixels=batch.pixels[row] if labels is None and self._rule.with_crf else None,
-                    labels=None if labels is None else labels[row],
+                    pixels=batch.pixels[row] if made is None and self._rule.with_crf else None,
+                    labels=None if made is None else made[row].labels,
+                    sure=None if made is None else made[row].sure,
                     tiled=self.maps.network.tiled_at,
                 )
                 if finite[row, : len(classes)].all()
@@ -217,6 +224,9 @@ class CamLabelJob(Job):
 
     def finish(self, settings: dict[str, Any]) -> Finish:
         return self._rule.finish(settings)
+
+    def summarise(self, folder: Path, records: Sequence[Record]) -> None:
+        write_confidence(folder, records, self.dataset.classes)
 
     def choices(self, device: torch.device, network_bytes: int) -> dict[str, Choice]:
         return self._rule.choices(device)
@@ -258,9 +268,9 @@ class CamLabelJob(Job):
         pixels = [batch.pixels[row] for row, _ in good]
         made = labeller(pixels, to_device(maps, labeller.device), rows.astype(np.uint8)) if good else []
         payloads: list[Any | BadImage] = list(loaded)
-        for (row, cam), labels in zip(good, made, strict=True):
-            classes = tuple(int(c) for c in cam.classes)
-            payloads[row] = Scores(self.dataset.images[batch.indices[row]], batch.size, classes, labels=labels)
+        for (row, cam), (labels, sure) in zip(good, made, strict=True):
+            classes, image = tuple(int(c) for c in cam.classes), self.dataset.images[batch.indices[row]]
+            payloads[row] = Scores(image, batch.size, classes, labels=labels, sure=sure)
         return payloads
 
 

@@ -1,6 +1,7 @@
 """A segmentation network and images -> label PNGs: scales and flips, the mean of the probabilities, dense CRF."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from pplfast.files import StrPath
 from pplfast.jobs.job import Choice, Finish, ImageBatch, Job
 from pplfast.jobs.memory import DECODED, SCALED, USUAL_CLASSES, crf_bytes
 from pplfast.jobs.options import DEFAULTS, JobOptions, Outcome
+from pplfast.jobs.record import Record
 from pplfast.jobs.run import run_job
 from pplfast.kernels import Cells, place
+from pplfast.labels import overlay
+from pplfast.labels.confidence import write_confidence
 from pplfast.labels.network import ScaledNetwork, in_tiles, layers_hash, network_choices
-from pplfast.labels.rules import FinishPrediction, Prediction
+from pplfast.labels.rules import FinishPrediction, NetworkScores
 from pplfast.models.segmentation import SegmentationNet
 from pplfast.recipe import SegmentationConfig
 from pplfast.recipe import crf_presets as presets
@@ -47,7 +51,8 @@ def segment_images(
 
 
 class SegmentJob(Job):
-    title, command, suffixes = "segmentation", "pplfast segment test", (".png",)
+    title, command = "segmentation", "pplfast segment test"
+    suffixes: tuple[str, ...] = (".png",)
     smallest = 1  # what is trained on gets its part of the chain, however thin it is
 
     def __init__(
@@ -57,7 +62,9 @@ class SegmentJob(Job):
         dataset: Dataset,
         config: SegmentationConfig,
         told: bool = False,
+        drawn: bool = False,
     ) -> None:
+        """told: as of `segment_images`. drawn: the labels are drawn over each image as well, `<id>.overlay.jpg`."""
         presets.check_crf(config.crf)
         wanted = {
             "network": layers_hash(model.head),
@@ -73,12 +80,18 @@ class SegmentJob(Job):
         if told:
             wanted["told"] = True
         super().__init__(dataset, wanted)
-        self._model, self._config, self.batch = model, config, config.test_batch
+        self._model, self._config, self.batch, self._drawn = model, config, config.test_batch, drawn
+        if drawn:
+            self.suffixes = (".png", overlay.SUFFIX)
         self._labels = dataset.known_labels if told else None
+        self._classes = classes
         self._ids = np.array([BACKGROUND, *classes.ids], np.uint8)
 
+    def summarise(self, folder: Path, records: Sequence[Record]) -> None:
+        write_confidence(folder, records, self._classes)
+
     def finish(self, settings: dict[str, Any]) -> Finish:
-        return FinishPrediction(self._config.crf)
+        return FinishPrediction(self._config.crf, self._drawn)
 
     def choices(self, device: torch.device, network_bytes: int) -> dict[str, Choice]:
         return network_choices(self._model, self._model, self._config.optim.precision, device, network_bytes)
@@ -94,7 +107,8 @@ class SegmentJob(Job):
         rows = len(self._ids)
         copies = 2 * (2 if self._config.flip else 1) + 2  # logits and softmax; the sum over the scales, what is kept
         crf = 0 if self._config.crf == presets.NONE else crf_bytes(min(rows - 1, USUAL_CLASSES))
-        return DECODED + SCALED * max(self._config.scales) ** 2 + 4 * rows * copies + crf
+        drawn = overlay.DRAWN if self._drawn else 0
+        return DECODED + SCALED * max(self._config.scales) ** 2 + 4 * rows * copies + crf + drawn
 
     def compute(self, batch: ImageBatch, stopped: Callable[[], bool]) -> list[Any | BadImage] | None:
         found = self._segmenter(batch.pixels, stopped)
@@ -102,11 +116,13 @@ class SegmentJob(Job):
             return None
         return list(self._predictions(batch, found.cpu().numpy()))
 
-    def _predictions(self, batch: ImageBatch, found: Float32Array) -> Iterator[Prediction]:
+    def _predictions(self, batch: ImageBatch, found: Float32Array) -> Iterator[NetworkScores]:
         tiled = self._segmenter.network.tiled_at
+        looked_at = self._drawn or self._config.crf != presets.NONE
         for index, pixels, values in zip(batch.indices, batch.pixels, found, strict=True):
             rows = rows_of(values) if self._labels is None else _rows_of_label(self._labels[index])
-            yield Prediction(pixels if self._config.crf != presets.NONE else None, self._ids[rows], values[rows], tiled)
+            told = self._labels is not None
+            yield NetworkScores(pixels if looked_at else None, self._ids[rows], values[rows], tiled, told)
 
 
 class Segmenter:

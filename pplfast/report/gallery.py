@@ -8,16 +8,16 @@ from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.labels.camfile import Cam, load_cam
 from pplfast.labels.camfolder import check_classes
+from pplfast.labels.overlay import labels_over
 from pplfast.report.charts import swatch
 from pplfast.report.images import (
     Photo,
     data_uri,
-    display_palette,
     heat_over,
     label_map,
-    labels_over,
     read_photo,
 )
+from pplfast.report.keys import class_keys, key
 from pplfast.report.markup import NOTHING, Markup, element, join
 from pplfast.report.view import RunView, VariantView
 from pplfast.steps import LABELS
@@ -47,19 +47,10 @@ def _note(text: str) -> Markup:
 
 
 def _legend(dataset: Dataset) -> Markup:
-    palette = display_palette()
-    entries = [
-        _key(name, style=f"background:rgb({','.join(str(int(part)) for part in palette[value])})")
-        for name, value in zip(dataset.classes.names, dataset.classes.ids, strict=True)
-    ]
-    entries.append(_key("CAM, 0 to 1", css="heat"))
+    entries = [*class_keys(dataset), key("CAM, 0 to 1", css="heat")]
     if any(dataset.masks):
-        entries.append(_key("not scored", css="ignore"))
+        entries.append(key("not scored", css="ignore"))
     return element("p", *entries, css="legend")
-
-
-def _key(name: str, css: str = "", **style: str) -> Markup:
-    return element("span", element("i", css=css, **style), name, css="key")
 
 
 def _block(dataset: Dataset, index: int, variants: Sequence[VariantView]) -> Markup:

@@ -1,23 +1,20 @@
-"""Pictures of the gallery as data URIs: photographs, CAMs over them, labels over them."""
+"""Pictures of the report: photographs, CAMs over them, label maps; and as data URIs."""
 
 import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from pplfast.arrays import BoolArray, Float32Array, UInt8Array
-from pplfast.data.classes import BACKGROUND, IGNORE
+from pplfast.arrays import Float32Array, UInt8Array
 from pplfast.data.decoding import decode
 from pplfast.data.image_info import Values
 from pplfast.data.images import BadImage, ImageFile, inspect_file, open_image_file
-from pplfast.data.masks import voc_palette
 from pplfast.data.pillow import open_image
 from pplfast.data.stored import Stored
 from pplfast.errors import UserError, explain_os_error
@@ -27,26 +24,8 @@ MAX_PIXELS = 80_000_000  # of a stored image or label: what is decoded of a smal
 MAX_DECODED = 128 * 2**20  # bytes
 PROGRESSIVE_BYTES = 6  # a pixel: libjpeg holds all coefficients of such a file, as int16
 THUMBNAIL = 288  # pixels of the long side: sharp at the size shown, also on dense screens
-IGNORE_COLOUR = (224, 224, 208)
-BRIGHTER = 4 / 3  # VOC's first 20 classes go up to 192
-DARKEST = 60.0  # luma of 255; VOC's navy has 15
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+QUALITY = 78  # of the JPEG
 _HEAT = colormaps["turbo"](np.arange(256))[:, :3].astype(np.float32) * 255
-
-
-@cache
-def display_palette() -> UInt8Array:
-    """uint8 (256, 3): VOC's colours as the report shows them, the dark ones (navy, maroon) light enough to be seen.
-
-    In the PNG files they stay as they are. Hues are kept; 255 is IGNORE_COLOUR.
-    """
-    colours = np.frombuffer(voc_palette(), np.uint8).reshape(256, 3).astype(np.float32) * BRIGHTER
-    colours = np.minimum(colours, 255)
-    colours[IGNORE] = IGNORE_COLOUR
-    luma = (colours @ LUMA)[:, None]
-    lifted: Float32Array = colours + (255 - colours) * np.maximum(DARKEST - luma, 0) / np.maximum(255 - luma, 1)
-    lifted[BACKGROUND] = 0
-    return lifted.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -58,9 +37,11 @@ class Photo:
     height: int
 
 
-def read_photo(path: Path | Stored, values: Values | None) -> Photo:
-    """values: the data set's range of deep images. UserError for a file that is no whole image, or would need more
-    memory than MAX_DECODED."""
+def read_photo(path: Path | Stored, values: Values | None, side: int = THUMBNAIL) -> Photo:
+    """values: the data set's range of deep images. side: pixels of the long side, at most.
+
+    UserError for a file that is no whole image, or would need more memory than MAX_DECODED.
+    """
     try:
         with open_image_file(path) as file:
             info = inspect_file(file, path)
@@ -69,16 +50,16 @@ def read_photo(path: Path | Stored, values: Values | None) -> Photo:
                 if 3 * info.width * info.height > MAX_DECODED:
                     raise UserError(f"{path}: too large for a picture; make it smaller")
                 whole = Image.fromarray(decode(file, info, values))
-                whole.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+                whole.thumbnail((side, side), Image.Resampling.LANCZOS)
                 return Photo(np.asarray(whole), info.width, info.height)
     except BadImage as problem:
         raise UserError(f"{path}: {problem}") from None
     with _opened(path, "JPEG") as image:
         if image.info.get("progressive") and PROGRESSIVE_BYTES * info.width * info.height > MAX_DECODED:
             raise UserError(f"{path}: too large for a picture, as it is progressive; save it as a baseline JPEG")
-        image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # lets the JPEG decoder skip detail
+        image.draft("RGB", (2 * side, 2 * side))  # lets the JPEG decoder skip detail
         photo = image.convert("RGB")  # as stored, like the loader: CAMs and labels belong to these pixels
-        photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        photo.thumbnail((side, side), Image.Resampling.LANCZOS)
     return Photo(np.asarray(photo), info.width, info.height)
 
 
@@ -131,30 +112,7 @@ def heat_over(photo: UInt8Array, cam: Float32Array) -> UInt8Array:
     return blend.astype(np.uint8)
 
 
-def labels_over(photo: UInt8Array, labels: UInt8Array) -> UInt8Array:
-    """Label colours over the photograph, background dimmed, borders drawn; uint8 (H, W, 3)."""
-    colours = display_palette()[labels].astype(np.float32)
-    grey = photo.astype(np.float32).mean(axis=2, keepdims=True)
-    dimmed = 0.45 * grey + np.zeros(3, np.float32)
-    painted = 0.35 * grey + 0.75 * colours
-    pixels: Float32Array = np.where((labels == BACKGROUND)[..., None], dimmed, painted)
-    pixels[_borders(labels)] = 255  # on any photograph one sees where a label ends
-    return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def _borders(labels: UInt8Array) -> BoolArray:
-    """bool (H, W): the outermost pixels of each label, towards another one."""
-    edge: BoolArray = np.zeros(labels.shape, bool)
-    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge &= labels != BACKGROUND
-    return edge
-
-
 def data_uri(pixels: UInt8Array) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -14,20 +14,28 @@ _VOID_SVG = frozenset({"line", "circle", "polyline"})  # inside SVG only the sla
 _ELEMENTS = {
     "html", "head", "meta", "title", "body", "main", "header", "h1", "h2", "h3", "p", "b", "i", "br", "div", "span",
     "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "pre", "details", "summary", "section", "article",
-    "figure", "figcaption", "img", "svg", "text", "line", "circle", "polyline",
+    "figure", "figcaption", "img", "a", "button", "nav", "svg", "text", "line", "circle", "polyline",
 }  # fmt: skip
 _ATTRIBUTES = {
     "class", "style", "lang", "charset", "http-equiv", "name", "content", "tabindex", "role", "aria-label",
     "src", "alt", "width", "height", "loading", "viewBox", "text-anchor", "transform", "points", "x", "y", "x1",
-    "x2", "y1", "y2", "cx", "cy", "r",
+    "x2", "y1", "y2", "cx", "cy", "r", "href", "id", "popover", "popovertarget", "popovertargetaction",
 }  # fmt: skip
 _CLASSES = re.compile(r"[a-z0-9 -]*")
 _STYLE = re.compile(r"(background:rgb\(\d{1,3},\d{1,3},\d{1,3}\)|width:\d{1,3}\.\d%)")
-_PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]+={0,2}")
+_PICTURE = re.compile(
+    r"data:image/jpeg;base64,[A-Za-z0-9+/]+={0,2}|pictures/\d{6,}-(labels|photo)\.jpg"
+    r"|[A-Za-z0-9_.~%-][A-Za-z0-9_.~%/-]*\.overlay\.jpg"
+)
+_RELATIVE = re.compile(r"[A-Za-z0-9_.~%-][A-Za-z0-9_.~%/-]*")  # neither a scheme nor a host nor a root
+_NAME = re.compile(r"[a-z]+-\d+")
 _CHECKED = {
     "class": _CLASSES,
     "style": _STYLE,
     "src": _PICTURE,
+    "href": _RELATIVE,
+    "id": _NAME,
+    "popovertarget": _NAME,
     "http-equiv": re.compile("Content-Security-Policy"),
 }
 
@@ -59,7 +67,7 @@ def element(name: str, /, *children: Child, css: str = "", **attributes: str) ->
     """An element; css: its class. Names of attributes are written with "_" for "-".
 
     ValueError for what a page of this program never holds: other elements and attributes, addresses other than of
-    pictures in the page, styles other than a colour and a width.
+    pictures in or beside the page and of files by a relative way, styles other than a colour and a width.
     """
     if name not in _ELEMENTS:
         raise ValueError(f"no element of the report: {name!r}")

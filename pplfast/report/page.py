@@ -5,6 +5,7 @@ import json
 from pplfast.report.charts import Series, line_chart, smooth, table
 from pplfast.report.document import document
 from pplfast.report.facts import facts_section, warnings
+from pplfast.report.final import main_variant
 from pplfast.report.gallery import gallery
 from pplfast.report.markup import NOTHING, Child, Markup, element, join
 from pplfast.report.tables import class_table, delta, duration, scored, summary_table, times_table
@@ -12,21 +13,22 @@ from pplfast.report.view import CAMS, RunView, VariantView
 from pplfast.steps import LABELS
 
 
-def page(view: RunView, images: int) -> str:
-    """The whole document. It refers to nothing outside itself."""
+def page(view: RunView, images: int, product: Markup) -> str:
+    """The whole document. product: the part on the final labels; images: of how many the steps in between are shown."""
     sections = [
         _header(view),
         warnings(view),
         _cards(view),
+        product,
         summary_table(view),
         facts_section(view),
         _charts(view),
         class_table(view),
-        join([element("h2", "Examples"), gallery(view, images)]),
+        join([element("h2", "Examples, step by step"), gallery(view, images)]),
         times_table(view),
         _settings(view),
     ]
-    return document(f"pplfast: {view.recipe_name} on {view.val.name}", sections)
+    return document(f"pplfast: {view.recipe_name} on {view.val.name}", sections, "labels.css")
 
 
 def _header(view: RunView) -> Markup:
@@ -57,7 +59,7 @@ def _cards(view: RunView) -> Markup:
     def card(figure: str, *text: Child) -> None:
         cards.append(element("div", element("b", figure), element("span", *text), css="card"))
 
-    ppl = next((variant for variant in view.variants if variant.key == "ppl"), view.variants[-1])
+    ppl = main_variant(view)
     plain = next((variant for variant in view.variants if variant.key == "plain" and variant is not ppl), None)
     for name, text in _card_scores(ppl):
         versus: Child = NOTHING
@@ -75,9 +77,9 @@ def _cards(view: RunView) -> Markup:
 
 
 def _card_scores(variant: VariantView) -> list[tuple[str, str]]:
-    """Of the CAMs, and of what comes last."""
+    """Of what comes last, and of the CAMs."""
     figures = [(name, f"mIoU of the {text}") for name, text in scored([variant])]
-    return [*figures[:1], *figures[1:][-1:]]
+    return [*figures[1:][-1:], *figures[:1]]
 
 
 def _charts(view: RunView) -> Markup:

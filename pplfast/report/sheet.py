@@ -14,7 +14,8 @@ from pplfast.data.spread import evenly
 from pplfast.errors import UserError
 from pplfast.files import is_output, write_text
 from pplfast.report.document import document
-from pplfast.report.images import data_uri, display_palette, read_photo
+from pplfast.report.images import data_uri, read_photo
+from pplfast.report.keys import class_key
 from pplfast.report.markup import NOTHING, Markup, element, join
 
 PER_CLASS = 5  # images
@@ -65,7 +66,7 @@ def _sections(dataset: Dataset, per_class: int) -> Iterator[_Section]:
     for column in range(len(dataset.classes)):
         own = np.flatnonzero(dataset.labels[:, column])
         if len(own):
-            yield _Section(_class_key(dataset, column), len(own), _some(own, per_class))
+            yield _Section(class_key(dataset, column), len(own), _some(own, per_class))
     without = np.flatnonzero(~dataset.labels.any(axis=1))
     if len(without):
         yield _Section(join(["No class of the list"]), len(without), _some(without, per_class))
@@ -90,13 +91,6 @@ def _name(dataset: Dataset, index: int) -> str:
     """Of the file, with the folders that the id has."""
     folder, slash, _ = dataset.ids[index].rpartition("/")
     return f"{folder}{slash}{dataset.images[index].name}"
-
-
-def _class_key(dataset: Dataset, column: int) -> Markup:
-    """The class's name, and its colour as the report of a run will show it."""
-    colour = ",".join(map(str, display_palette()[dataset.classes.ids[column]].tolist()))
-    square = element("i", style=f"background:rgb({colour})")
-    return element("span", square, dataset.classes.names[column], css="key")
 
 
 def _header(dataset: Dataset, per_class: int) -> Markup:
@@ -125,5 +119,5 @@ def _caption(dataset: Dataset, index: int) -> Markup:
     labels = NOTHING
     if dataset.labels is not None:
         own = np.flatnonzero(dataset.labels[index]).tolist()
-        labels = element("div", *(_class_key(dataset, column) for column in own), css="legend")
+        labels = element("div", *(class_key(dataset, column) for column in own), css="legend")
     return element("figcaption", labels, element("div", _name(dataset, index)))

@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pplfast.checked import Table, read_table
 from pplfast.data.dataset import DataConfig, Dataset, open_dataset
+from pplfast.data.recorded import recorded_data
 from pplfast.errors import UserError
 from pplfast.report.losses import Losses, read_losses
-from pplfast.steps import LABELS, SCORES, SHOWN, VARIANTS
+from pplfast.steps import LABELS, SCORES, SHOWN, VAL, VARIANTS
 
 CAMS = SHOWN[0].name
 NO_CRF = "none"
@@ -90,7 +91,7 @@ def read_run(folder: Path) -> RunView:
     if not variants:
         raise summary.wrong("ppl", f"there, or another of {', '.join(VARIANTS)}")
     data = summary.table("data")
-    dataset, error = _open(_data_config(run.table("data").table("val", [field.name for field in fields(DataConfig)])))
+    dataset, error = _open(recorded_data(run.table("data"), VAL))
     return RunView(
         recipe_name=summary.text("recipe"),
         seed=summary.whole("seed", -(2**63), 2**64),
@@ -112,24 +113,6 @@ def _read_list(table: Table) -> ListView:
 
 def _read_texts(table: Table) -> dict[str, str]:
     return {key: table.text(key) for key in table}
-
-
-def _data_config(table: Table) -> DataConfig:
-    values: dict[str, Any] = {key: table.flag(key) if key == "difficult" else _path_text(table, key) for key in table}
-    if "root" not in values:
-        raise table.wrong("root", "a folder")
-    return DataConfig(**values)
-
-
-def _path_text(table: Table, key: str) -> str:
-    """Text that the system takes as part of a path."""
-    text = table.text(key)
-    try:
-        if b"\0" not in os.fsencode(text):
-            return text
-    except UnicodeEncodeError:
-        pass
-    raise table.wrong(key, "a path without NUL and half characters")
 
 
 def _open(config: DataConfig) -> tuple[Dataset | None, str]:

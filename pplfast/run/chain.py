@@ -17,10 +17,10 @@ from pplfast.data.problems import ERROR, WARNING, Problem
 from pplfast.data.remarks import class_remarks
 from pplfast.doctor import hardware, versions
 from pplfast.errors import UserError, one_line
-from pplfast.files import check_inside, is_output, remove_file, write_json
+from pplfast.files import check_inside, remove_file, write_json
 from pplfast.lock import hold_folder
 from pplfast.recipe import recipe_to_dict
-from pplfast.report import write_report
+from pplfast.report import check_report, write_report
 from pplfast.run.config import (
     Lists,
     RunConfig,
@@ -86,7 +86,7 @@ def _run(config: RunConfig, ranks: Ranks, say: Callable[[str], None]) -> dict[st
     summary = _summary(config, lists, left_out, parts)
     on_main(ranks, lambda: write_json(config.out / "summary.json", summary))
     announce("report")
-    while_others_wait(ranks, lambda: str(write_report(config.out)))
+    while_others_wait(ranks, lambda: str(write_report(config.out, jobs=config.jobs)))
     return summary
 
 
@@ -123,7 +123,7 @@ def _agree(config: RunConfig, sets: dict[str, Dataset], ranks: Ranks) -> None:
 def _begin(config: RunConfig) -> None:
     check_inside(config.out, output_files(config))
     write_json(config.out / "run.json", _record(config))
-    is_output(config.out / "report.html")  # not a folder, which would be found when all else is done
+    check_report(config.out)  # what is in its way would be found when all else is done
     remove_file(config.out / "summary.json")  # it never describes a run that has been changed since
 
 
@@ -245,13 +245,14 @@ def _without(dataset: Dataset, left_out: dict[str, str]) -> Dataset:
 
 
 def _record(config: RunConfig) -> dict[str, Any]:
+    lists = {TRAIN: config.train, VAL: config.val, **({TEST: config.test} if config.test else {})}
     return {
         "command": config.command or shlex.join(sys.argv),
         "recipe": recipe_to_dict(config.recipe),
         "variants": list(config.variants),
         **({"suggested": list(config.suggested)} if config.suggested else {}),
         "versions": versions(),
-        "data": {"train": vars(absolute(config.train)), "val": vars(absolute(config.val))},
+        "data": {name: vars(absolute(data)) for name, data in lists.items()},
     }
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from pplfast.data.sampling import steps_per_epoch
 from pplfast.evaluate import LabelFacts
 from pplfast.recipe import Length, OptimConfig, Recipe
-from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 from pplfast.steps import FACTS, LABELS, STEP
 from pplfast.train.schedules import steps_of_stage
 
@@ -85,7 +84,7 @@ def few_steps(recipe: Recipe, train_images: int) -> str | None:
 def facts_summary(values: dict[str, dict[str, Any]], recipe: Recipe, train_images: int) -> dict[str, dict[str, Any]]:
     """The part of a variant's summary: per label set its counts, and what looks wrong with its remedy.
 
-    values: what the steps returned, by their names.
+    values: what the steps returned, by their names. recipe: with the thresholds that were used.
     """
     found = {}
     for source, step in FACTS.items():
@@ -112,7 +111,7 @@ def remedy(kind: str, source: str, recipe: Recipe, train_images: int) -> str:
     if kind == "absent":
         return steps
     higher = (kind == "almost_all") == (label.background == "threshold")  # (1 - CAM)^alpha falls as alpha grows
-    return f"a {'higher' if higher else 'lower'} {key} (it is {label.value or DEFAULT_THRESHOLD:g}), or {steps}"
+    return f"a {'higher' if higher else 'lower'} {key} (it is {label.value:g}), or {steps}"
 
 
 def _more_steps(source: str, recipe: Recipe, train_images: int) -> str:

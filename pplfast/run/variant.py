@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from pplfast.cluster.ranks import Ranks
-from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 from pplfast.run.config import Lists, RunConfig
 from pplfast.run.facts import facts_summary
 from pplfast.run.steps import Announce, Steps
 from pplfast.run.work import Work
-from pplfast.steps import FIGURES, SCORES, STEPS, TRAIN, VAL, steps_of
+from pplfast.steps import FIGURES, SCORES, STEPS, TRAIN, steps_of
 
 
 def output_files(config: RunConfig) -> list[Path]:
@@ -28,27 +27,15 @@ def run_variant(config: RunConfig, variant: str, lists: Lists, ranks: Ranks, ann
     """
     folder = config.out / variant
     work, steps = Work(config, variant, lists, folder, ranks, announce), Steps(folder, ranks, announce)
-    _say_thresholds(work)
     for step in steps_of(lists.parts(config.recipe)):
         settings, action = work.prepare(step)
         work.results[step.name] = steps.run(step.name, settings, action, folder / step.output, step.kind)
     return _summary(work)
 
 
-def _say_thresholds(work: Work) -> None:
-    has = work.lists.parts(work.recipe)
-    for key, label in (("label", work.recipe.label), ("affinity.label", work.recipe.affinity.label)):
-        used = key == "label" or has.affinity
-        if used and not has.masks and label.background == "threshold" and not label.value:
-            work.announce.note(
-                f"{work.lists.sets[VAL].name} has no masks to find a threshold on: background threshold "
-                f"{DEFAULT_THRESHOLD} (usual: 0.15 to 0.30; choose one with --set {key}.value=X)"
-            )
-
-
 def _summary(work: Work) -> dict[str, Any]:
     """mIoU in percent, None without masks. label_miou is of the CAMs' labels, after the CRF if there is one."""
-    results, recipe, label = work.results, work.recipe, work.label("label")
+    results, label = work.results, work.label("label")
 
     def value(step: str, key: str) -> Any:
         return results[step].values[key] if step in results else None
@@ -63,7 +50,7 @@ def _summary(work: Work) -> dict[str, Any]:
         "crf": label.crf,
         "images_without_label": value(final, "missing"),
         "without_masks": facts_summary(
-            {name: result.values for name, result in results.items()}, recipe, len(work.lists.sets[TRAIN])
+            {name: result.values for name, result in results.items()}, work.decided(), len(work.lists.sets[TRAIN])
         ),
         "seconds": {name: result.seconds for name, result in results.items()},
         "images_per_second": {

@@ -11,7 +11,7 @@ from pplfast.cluster.meeting import LostRankError
 from pplfast.cluster.ranks import Ranks, on_main, together, while_others_wait
 from pplfast.data.dataset import Dataset
 from pplfast.errors import Terminated
-from pplfast.evaluate import Scores, evaluate_cams, evaluate_labels, inspect_labels
+from pplfast.evaluate import Scores, choose_threshold, evaluate_cams, evaluate_labels, inspect_labels
 from pplfast.files import remove_file, write_json
 from pplfast.jobs import JobOptions, Outcome
 from pplfast.labels.cam import generate_cams
@@ -19,7 +19,7 @@ from pplfast.labels.label import generate_affinity_labels, generate_labels
 from pplfast.labels.segment import segment_images
 from pplfast.labels.walk import walk_cams
 from pplfast.recipe import LabelConfig, Recipe, recipe_to_dict
-from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD, NONE
+from pplfast.recipe.crf_presets import NONE
 from pplfast.run.config import Lists, RunConfig, fingerprint
 from pplfast.run.steps import Announce, StepResult
 from pplfast.steps import STEP, Step
@@ -152,6 +152,18 @@ class Work:
 
         return {"masks": self.lists.masks[step.of]}, lambda: while_others_wait(self.ranks, action)
 
+    def threshold(self, step: Step) -> tuple[dict[str, Any], Action]:
+        """Of maps without masks to find the best one on."""
+
+        def action() -> dict[str, Any]:
+            chosen = choose_threshold(self._source(step), self._dataset(step), self.config.jobs)
+            write_json(self._out(step), {"threshold": chosen.threshold, "images": chosen.images})
+            if self._is_open("label" if step.name == "threshold_cam" else "affinity.label"):
+                self.announce.note(str(chosen))
+            return {"threshold": chosen.threshold, "images": chosen.images}
+
+        return {}, lambda: while_others_wait(self.ranks, action)
+
     def count(self, step: Step) -> tuple[dict[str, Any], Action]:
         """What labels without masks show by themselves."""
 
@@ -165,13 +177,26 @@ class Work:
     # What they share
 
     def label(self, key: str) -> LabelConfig:
-        """The recipe's table `key`; its threshold 0 stands for the best of the sweep over its maps."""
-        label, sweep = (self.recipe.label, "eval_cam") if key == "label" else (self.recipe.affinity.label, "eval_walk")
-        if label.background != "threshold" or label.value:
+        """The recipe's table `key`; its threshold 0 stands for the best of the sweep over its maps, or without masks
+        for the one that is chosen from them."""
+        label, maps = self._table(key), "cam" if key == "label" else "walk"
+        found = self.results.get(f"eval_{maps}") or self.results.get(f"threshold_{maps}")
+        if not self._is_open(key) or found is None:
             return label
-        if sweep in self.results:
-            return dataclasses.replace(label, value=self.results[sweep].values["threshold"])
-        return dataclasses.replace(label, value=DEFAULT_THRESHOLD)
+        return dataclasses.replace(label, value=found.values["threshold"])
+
+    def decided(self) -> Recipe:
+        """The recipe with the thresholds that were used."""
+        affinity = dataclasses.replace(self.recipe.affinity, label=self.label("affinity.label"))
+        return dataclasses.replace(self.recipe, label=self.label("label"), affinity=affinity)
+
+    def _is_open(self, key: str) -> bool:
+        """Whether the recipe leaves the threshold of the table `key` to the maps."""
+        label = self._table(key)
+        return label.background == "threshold" and not label.value
+
+    def _table(self, key: str) -> LabelConfig:
+        return self.recipe.label if key == "label" else self.recipe.affinity.label
 
     @property
     def recipe(self) -> Recipe:

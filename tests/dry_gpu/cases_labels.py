@@ -60,8 +60,8 @@ def crf(preset: str, unsure: str) -> Callable[[], None]:
 
     def run() -> None:
         found = labeller(pixels, cams, labels)
-        if [label.shape for label in found] != [(height, WIDTH)] * 4:
-            raise AssertionError(f"labels of {[label.shape for label in found]}")
+        if [made.labels.shape for made in found] != [(height, WIDTH)] * 4:
+            raise AssertionError(f"labels of {[made.labels.shape for made in found]}")
 
     return run
 
