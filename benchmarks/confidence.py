@@ -3,6 +3,7 @@
 python -m pplfast.benchmarks.confidence --data ROOT --list NAME PNGS [PNGS ...]
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from pplfast.arrays import Float64Array, UInt8Array
 from pplfast.benchmarks.results import commit, hardware, versions
 from pplfast.cli.parser import CommandParser
-from pplfast.data.classes import BACKGROUND, IGNORE
+from pplfast.data.classes import IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
@@ -26,10 +27,13 @@ SHARE = 5  # the least sure fifth is what a person would look at first
 
 
 def image_iou(labels: UInt8Array, mask: UInt8Array) -> float:
-    """Mean over the classes that either shows, background included, of one image; pixels of 255 in the mask out."""
+    """Mean over the classes that either shows, the background as one of them, of one image; pixels of 255 in the mask
+    out. NaN where that is all of it."""
     counted = mask != IGNORE
     said, true = labels[counted], mask[counted]
-    values = np.union1d(np.union1d(said, true), [BACKGROUND])
+    values = np.union1d(said, true)
+    if not len(values):
+        return math.nan
     return float(np.mean([((said == v) & (true == v)).sum() / ((said == v) | (true == v)).sum() for v in values]))
 
 
@@ -52,6 +56,7 @@ def compare(labels: Path, dataset: Dataset) -> dict[str, Any]:
         for name, mask in zip(dataset.ids, dataset.masks, strict=True)
         if mask is not None and (sure := image_confidence(records.get(name, {}))) is not None
     ]
+    pairs = [(sure, iou) for sure, iou in pairs if not math.isnan(iou)]
     if len(pairs) < 2 * SHARE:
         raise UserError(f"{labels}: {len(pairs)} of its images have a mask and a confidence; make the labels again")
     sure, iou = np.array(pairs).T

@@ -8,8 +8,6 @@ of which formats the tool is not installed.
 """
 
 import argparse
-import importlib
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,16 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from pplfast.arrays import BoolArray, UInt8Array
-from pplfast.benchmarks.export_readers import READERS, TOOLS, Reader
+from pplfast.benchmarks import export_readers, export_readers_objects
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
+from pplfast.errors import UserError
 from pplfast.export.formats import FORMATS, find_format
 from pplfast.export.labels import find_labels
 from pplfast.export.run import export_labels
 from pplfast.export.source import Source, find_source, open_labelled
 
-OTHERS = "pplfast.benchmarks.export_readers_objects"  # readers of the formats of objects
+READERS = export_readers.READERS | export_readers_objects.READERS  # by format
+TOOLS = export_readers.TOOLS | export_readers_objects.TOOLS  # the package of each
 OUTLINES = ("yolo", "coco-polygons", "label-studio-polygons")  # held to an IoU; all others pixel for pixel
 LARGE, LEAST = 400, 0.99  # pixels; IoU
 
@@ -58,13 +58,12 @@ HEAD = f"{'format':<22}{'images':>7} {'differing':>10} {'lowest IoU':>10} {'regi
 
 def check_format(name: str, source: Source, dataset: Dataset, folder: Path, jobs: int | None) -> Row:
     """Export into `folder`, read it back, and compare. AssertionError where an image is missing or of another size."""
-    readers, tools = known_readers()
     done = export_labels(source.folder, name, folder, dataset, jobs=jobs)
     unsure = find_format(name).unsure
     truth = {item.id: item.label for item in find_labels(source.folder, dataset) if item.id not in done.bad}
     differing = regions = 0
     lowest = 1.0
-    for image_id, found in readers[name](folder):
+    for image_id, found in READERS[name](folder):
         expected = read_mask(truth.pop(image_id))
         expected[(expected == IGNORE) & bool(unsure)] = BACKGROUND
         assert found.shape == expected.shape, f"{name}: {image_id}: {found.shape}, not {expected.shape}"
@@ -72,7 +71,7 @@ def check_format(name: str, source: Source, dataset: Dataset, folder: Path, jobs
         ious = region_ious(expected, found)
         regions, lowest = regions + len(ious), min([lowest, *ious])
     assert not truth, f"{name}: has no {', '.join(sorted(truth)[:3])}"
-    return Row(name, done.images, differing, lowest, regions, done.images / done.seconds, _tool(tools[name]))
+    return Row(name, done.images, differing, lowest, regions, done.images / done.seconds, _tool(TOOLS[name]))
 
 
 def region_ious(expected: UInt8Array, found: UInt8Array) -> list[float]:
@@ -92,14 +91,6 @@ def region_ious(expected: UInt8Array, found: UInt8Array) -> list[float]:
     return ious
 
 
-def known_readers() -> tuple[dict[str, Reader], dict[str, str]]:
-    """The readers by format, and the packages they read with."""
-    if importlib.util.find_spec(OTHERS) is None:
-        return READERS, TOOLS
-    others = importlib.import_module(OTHERS)
-    return READERS | others.READERS, TOOLS | others.TOOLS
-
-
 def _tool(package: str) -> str:
     for name in (package, package.removesuffix("-headless")):
         try:
@@ -112,21 +103,35 @@ def _tool(package: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels", metavar="LABELS_OR_RUN", help="label PNGs within a run, or a run")
-    parser.add_argument("--formats", default="", help="like grey,yolo (default: all that there is a reader for)")
+    parser.add_argument("--formats", default="", help="like grey,yolo (default: all)")
     parser.add_argument("--jobs", type=int, help="processes that convert (default: one per core)")
     args = parser.parse_args(arguments)
-    source = find_source(args.labels)
-    if source.data is None:
-        parser.error(f"{args.labels}: lies in no run, which would say of which images it is")
-    dataset = open_labelled(source, source.data)
-    readers, _ = known_readers()
-    names = args.formats.split(",") if args.formats else [name for name in FORMATS if name in readers]
+    names = args.formats.split(",") if args.formats else list(FORMATS)
+    if unknown := [name for name in names if name not in FORMATS]:
+        parser.error(f"--formats {unknown[0]}: no format; choose from {', '.join(FORMATS)}")
+    try:
+        source = find_source(args.labels)
+        if source.data is None:
+            parser.error(f"{args.labels}: lies in no run, which would say of which images it is")
+        return _check(names, source, open_labelled(source, source.data), args.jobs)
+    except UserError as error:
+        print(f"export_check: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(names: Sequence[str], source: Source, dataset: Dataset, jobs: int | None) -> int:
+    """The exit code."""
     print(HEAD)
     good = True
     for name in names:
+        try:
+            find_format(name)
+        except UserError as error:  # a library that writes it is missing
+            print(f"{name:<22}not checked: {error}", flush=True)
+            continue
         with tempfile.TemporaryDirectory() as place:
             try:
-                row = check_format(name, source, dataset, Path(place) / name, args.jobs)
+                row = check_format(name, source, dataset, Path(place) / name, jobs)
             except ImportError as error:
                 print(f"{name:<22}not checked: {error}", flush=True)
                 continue

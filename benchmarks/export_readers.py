@@ -52,7 +52,8 @@ def read_mmseg(out: Path) -> Maps:
     config = Config.fromfile(str(out / "dataset_config.py"))
     dataset = config.dataset
     for part in dataset.get("datasets", [dataset]):
-        assert part.type == "BaseSegDataset" and not part.reduce_zero_label and part.metainfo.classes[0] == "background"
+        assert part.type == "mmseg.BaseSegDataset" and part.metainfo.classes[0] == "background"
+        assert not part.reduce_zero_label
         table = np.full(256, part.ignore_index, np.uint8)
         table[: len(part.metainfo.palette)] = [_voc_value(*colour) for colour in part.metainfo.palette]
         images = Path(part.data_root, part.data_prefix.img_path)

@@ -267,7 +267,7 @@ def _check(root: Path, out: Path, images: int, job: str, log: Path) -> None:
         assert record["state"] == "done" and len(made) == record["files"][0]["bytes"], record
         assert made == (clean / f"{image_id(number % DIFFERENT)}{suffix}").read_bytes(), f"{record['id']}: another"
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    extra = files - {f"{name}{suffix}" for name in ids} - {"manifest.jsonl", "settings.json"}
+    extra = files - {f"{name}{suffix}" for name in ids} - {"manifest.jsonl", "settings.json", "confidence.csv"}
     assert not extra, f"left over: {sorted(extra)[:5]}"
     assert not (out / FOLDER).exists(), "the ranks' manifests are left over"
 

@@ -2,7 +2,7 @@
 
     python -m pplfast.benchmarks.onnx_latency --model runs/photos photos
 
-Both get decoded images one at a time, at one scale, without mirror images and CRF. On the CPU, since that is where the
+Both get decoded images one at a time, at one scale, without mirror images and CRF. On the CPU, which is what the
 exported file is for.
 """
 

@@ -241,10 +241,15 @@ def image_pixels(image: AnyImage, values: Values | None) -> NDArray[np.uint8]:
     if isinstance(image, str | os.PathLike):
         return read_pixels(Path(image), values)
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        try:
+            image = np.array(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow decodes a file only now
+            raise UserError(f"image: a PIL image that cannot be decoded ({error})") from None
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UserError(f"image: must be a file, a PIL image or a uint8 array (H, W, 3), not {found}")
+    if not image.size:
+        raise UserError(f"image: has no pixels, {image.shape}")
     return np.ascontiguousarray(image)
 
 

@@ -8,6 +8,7 @@ from pplfast.errors import UserError
 from pplfast.evaluate import choose_threshold
 from pplfast.evaluate.threshold import minimum_cross_entropy
 from pplfast.labels.camfile import Cam, load_cam, save_cam
+from pplfast.recipe.crf_presets import check_background
 
 
 def brute_force(values):
@@ -51,3 +52,13 @@ def test_without_any_map_there_is_none(tmp_path):
     save_cam(tmp_path / "cams" / "im0.npz", Cam(np.zeros(0, int), np.zeros((0, 10, 14)), (height, width)))
     with pytest.raises(UserError, match="no image has a map to find a threshold on; give it with --value"):
         choose_threshold(tmp_path / "cams", dataset.subset([0]), jobs=1)
+
+
+@pytest.mark.parametrize("value, expected", ((0.0, 0.01), (1.0, 0.99)))
+def test_it_is_one_that_labels_can_be_made_with(tmp_path, value, expected):
+    dataset = small_dataset(tmp_path)
+    cam = load_cam(write_cams(tmp_path / "cams", dataset) / "im0.npz")
+    save_cam(tmp_path / "cams" / "im0.npz", Cam(cam.classes, np.full_like(cam.maps, value), cam.size))
+    chosen = choose_threshold(tmp_path / "cams", dataset.subset([0]), jobs=1)
+    assert chosen.threshold == expected
+    check_background("threshold", chosen.threshold)

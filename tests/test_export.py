@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
+from pathlib import Path
 
 import export_sets
 import numpy as np
@@ -126,6 +128,13 @@ def test_a_full_disk_ends_it_and_leaves_nothing(made, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["labels", "photos"]
 
 
+def test_the_line_that_says_how_to_read_it_can_be_pasted(made, tmp_path):
+    pytest.importorskip("cv2")
+    out = tmp_path / "for the team"
+    done = pplfast.export_labels(made.labels, "yolo", out, made.dataset, jobs=1)
+    assert shlex.split(done.summary().splitlines()[-1])[-1] == f"data={out}/data.yaml"
+
+
 @pytest.mark.slow
 def test_processes_make_the_same_in_the_same_order(made, tmp_path):
     one, two = (
@@ -184,6 +193,45 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         (folder / "file").write_text("x")
         assert not out.exists() and folder.parent == out.parent
     assert os.listdir(tmp_path / "new") == ["out"] and os.listdir(out) == ["file"]
+
+
+def test_a_folder_that_is_there_stays_the_same_one(tmp_path):
+    """A shell that stands in it sees what has come, and a mount point, which cannot be renamed, will do."""
+    out = tmp_path / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    with pytest.raises(KeyboardInterrupt), whole_folder(out) as folder:
+        (folder / "part").mkdir()
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == []
+    with pytest.raises(UserError, match=r"is not empty \(it holds mine\)"), whole_folder(out) as folder:
+        (folder / "mine").write_text("of the export")
+        (out / "mine").write_text("of another")
+    assert os.listdir(out) == ["mine"] and (out / "mine").read_text() == "of another"
+    (out / "mine").unlink()
+    with whole_folder(out) as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "file").write_text("x")
+        (folder / "file").write_text("x")
+    assert sorted(os.listdir(out)) == ["file", "part"] and os.listdir(out / "part") == ["file"]
+    assert out.stat().st_ino == before and os.listdir(tmp_path) == ["out"]
+
+
+def test_nothing_is_left_of_a_folder_that_cannot_be_moved(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    move = Path.rename
+
+    def once(path, target):
+        if path.name == "b":
+            raise OSError(28, "No space left on device", str(target))
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(UserError, match="disk is full|No space left"), whole_folder(out) as folder:
+        (folder / "a").mkdir()
+        (folder / "b").write_text("x")
+    assert os.listdir(out) == []
 
 
 def test_what_cannot_be_is_said_before_anything_is_read(made, tmp_path):

@@ -65,6 +65,7 @@ def test_a_bad_label_is_named_and_the_rest_goes_on(tmp_path, capsys):
         (("nowhere", "--format", "grey", "--out", "out"), "nowhere: no such folder; give a folder of label PNGs"),
         (("labels", "--format", "grey", "--out", "out"), "labels: lies in no run .*; give --data"),
         (("run", "--format", "grey", "--out", "run"), r"run: is not empty \(it holds"),
+        (("run", "--format", "grey", "--out", "s3://bucket/out"), "s3://bucket/out: is a URL; give a folder on a disk"),
         (("run", "--format", "grey", "--out", "photos/new"), "lies among the data set's files"),
         (("run", "--format", "grey", "--out", "out", "--list", "val"), "give --data with the other options"),
         (("run", "--format", "grey", "--out", "out", "--link-images"), "no images are part of the format grey"),

@@ -68,7 +68,8 @@ def test_brush_divides_runs_that_no_count_can_say():
 
 
 def test_brush_results_are_the_label_maps(tmp_path):
-    export(LabelStudioBrush, tmp_path / "out", write_labelled(tmp_path))
+    made = export(LabelStudioBrush, tmp_path / "out", write_labelled(tmp_path))
+    assert made.regions(made.convert(write_labelled(tmp_path)[0])) is None  # a result is a class, not a region
     tasks = read_tasks(tmp_path / "out")
     assert [task["data"]["id"] for task in tasks] == list(label_maps())
     for task, expected in zip(tasks, label_maps().values(), strict=True):

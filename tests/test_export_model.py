@@ -1,6 +1,8 @@
 """The exported network against the network's own logits, enlarged by numpy, and the files against the commands."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -318,6 +320,15 @@ def test_nothing_is_left_of_a_file_that_differs(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is not written: its probabilities of an image of .* differ by"):
         pplfast.export_model(run, tmp_path / "new" / "out", "torch")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_nothing(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", make_network("own_parts:Tiny", "light", monkeypatch))
+    monkeypatch.setattr("pplfast.deploy.export.write_program", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    words = ["export-model", "--model", str(run), "--out", str(tmp_path / "new" / "out"), "--format", "torch"]
+    assert main(words) == 143
+    assert os.listdir(tmp_path) == ["run"]
 
 
 @pytest.mark.slow

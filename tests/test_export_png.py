@@ -3,6 +3,7 @@
 import csv
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,7 +102,34 @@ def test_mmseg_config_is_python_with_a_data_set_for_each_suffix(made, tmp_path):
     assert all(part["reduce_zero_label"] is False and part["ignore_index"] == 255 for part in parts)
     one = pplfast.export_labels(made.labels, "mmseg", tmp_path / "one", made.dataset.subset([0]), jobs=1)
     exec((one.out / "dataset_config.py").read_text(), config)
-    assert config["dataset"]["type"] == "BaseSegDataset" and config["dataset"]["img_suffix"] == ".jpg"
+    assert config["dataset"]["type"] == "mmseg.BaseSegDataset" and config["dataset"]["img_suffix"] == ".jpg"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", (range(1), range(4)), ids=("one suffix", "several"))
+def test_mmengine_builds_the_data_sets_of_the_config(made, tmp_path, monkeypatch, images):
+    """With a BaseSegDataset of our own, since MMSegmentation cannot be installed beside this PyTorch."""
+    registry = pytest.importorskip("mmengine.registry")
+    engine = pytest.importorskip("mmengine.dataset")
+    from mmengine import Config
+
+    class BaseSegDataset(engine.BaseDataset):
+        def __init__(self, img_suffix, seg_map_suffix, reduce_zero_label, ignore_index, **given):
+            self.suffix = img_suffix
+            super().__init__(**given)
+
+        def load_data_list(self):
+            folder = Path(self.data_prefix["img_path"])
+            return [{"image": str(path.relative_to(folder))} for path in folder.rglob(f"*{self.suffix}")]
+
+    monkeypatch.setattr(registry.DATASETS, "_children", {})
+    mmseg = registry.Registry("dataset", parent=registry.DATASETS, scope="mmseg", locations=[])
+    mmseg.register_module(module=BaseSegDataset)
+    done = pplfast.export_labels(made.labels, "mmseg", tmp_path / "out", made.dataset.subset(list(images)), jobs=1)
+    built = mmseg.build(Config.fromfile(str(done.out / "dataset_config.py")).dataset)  # as the summary says
+    expected = {"a.jpg"} if len(images) == 1 else {"a.jpg", "b.png", "deep/er/c.JPG", "images/d.v2.tif"}
+    assert {built[index]["image"] for index in range(len(built))} == expected
+    assert built.metainfo["classes"] == ("background", "dog", "cat")
 
 
 def test_linked_images_are_links_to_the_data_set(made, tmp_path, monkeypatch):
@@ -198,6 +226,7 @@ def test_more_regions_than_colours_are_one_object_for_each_class(made, tmp_path)
     done, unpacked = cvat(made, tmp_path)
     objects = np.asarray(Image.open(unpacked / "SegmentationObject" / "a.png"))
     assert len(np.unique(objects.reshape(-1, 3), axis=0)) == 3 and not done.bad
+    assert done.regions == 2 + 7 + 7  # of this image, and of the two others that have any
 
 
 def test_cvat_cannot_have_a_colon_in_a_name(made, tmp_path):
@@ -237,3 +266,12 @@ def test_the_check_prints_a_row_for_each_format_and_fails_where_pixels_differ(tm
     monkeypatch.setitem(export_check.READERS, "colour", none)
     assert export_check.main(words) == 0
     assert "colour                not checked: No module named 'x'" in capsys.readouterr().out
+
+    monkeypatch.setattr(find_format("colour"), "needs", ("no_such_library",))
+    assert export_check.main(words) == 0
+    assert "not checked: --format colour: needs no_such_library" in capsys.readouterr().out
+    assert export_check.main([str(tmp_path / "nowhere")]) == 2
+    assert "export_check: error: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        export_check.main([str(tmp_path / "run"), "--formats", "gray"])
+    assert "--formats gray: no format" in capsys.readouterr().err

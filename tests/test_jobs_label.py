@@ -48,7 +48,9 @@ def files(out):
 def test_labels_and_manifest(clean):
     out, found = clean / "out", records(clean / "out")
     assert list(found) == [image_id(n) for n in range(24)]
-    assert files(out) == sorted([f"{name}.png" for name in found] + ["manifest.jsonl", "settings.json"])
+    assert files(out) == sorted(
+        [f"{name}.png" for name in found] + ["confidence.csv", "manifest.jsonl", "settings.json"]
+    )
     with Image.open(out / "00/000003.png") as image:
         assert image.mode == "P" and bytes(image.getpalette())[:48] == voc_palette()[:48]
         assert image.size == (found["00/000003"]["width"], found["00/000003"]["height"])

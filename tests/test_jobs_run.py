@@ -2,10 +2,13 @@
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -275,24 +278,76 @@ def test_what_ranks_left_is_merged_and_divided_anew(data, tmp_path):
     assert not (out / "manifest").exists()
 
 
+class Stopped(Mean):
+    """Gets a signal after two images."""
+
+    batch = 1
+
+    def compute(self, batch, stopped):
+        if len(self.seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 20
+            while not stopped():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            return None
+        return super().compute(batch, stopped)
+
+
 def test_a_stopped_job_says_how_to_go_on_and_goes_on(data, tmp_path, capsys):
-    class Stopped(Mean):
-        batch = 1
-
-        def compute(self, batch, stopped):
-            if len(self.seen) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-                while not stopped():
-                    time.sleep(0.01)
-                return None
-            return super().compute(batch, stopped)
-
     out, handler = tmp_path / "out", signal.getsignal(signal.SIGTERM)
     outcome = run_job(Stopped(data), out, OPTIONS)
     assert outcome.signal == signal.SIGTERM and outcome.exit_code == 143 and outcome.unfinished == [0]
     assert "2 of 6 images done; run the same command again to continue" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is handler
     assert run_job(again := Mean(data), out, OPTIONS).written == 4 and "a" not in again.seen
+
+
+STOPPED_UNREAD = """
+import os, signal, sys, threading, time
+from pplfast.jobs import stopping
+stopping.LIMIT = float(sys.argv[1])
+gone, unread = os.pipe()
+if sys.argv[2] == "broken":
+    os.close(gone)
+else:
+    os.set_blocking(unread, False)
+    try:
+        while os.write(unread, bytes(4096)):
+            pass
+    except BlockingIOError:
+        os.set_blocking(unread, True)
+os.dup2(unread, 2)
+with stopping.Stopping(True, lambda: print("given up", file=sys.stderr, flush=True)) as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    begin = time.monotonic()
+    while not stop.stopped() or sys.argv[1] == "0.1":
+        assert time.monotonic() < begin + 20
+        time.sleep(0.01)
+os._exit(7)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit, code", (("0.1", 143), ("60", 7)))
+@pytest.mark.parametrize("stderr", ("broken", "full"))
+def test_a_signal_counts_where_nobody_reads_what_is_said_of_it(stderr, limit, code):
+    assert subprocess.run([sys.executable, "-c", STOPPED_UNREAD, limit, stderr], timeout=30).returncode == code
+
+
+class Unread(io.StringIO):
+    """A pipe whose reader has ended."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_job_whose_progress_nobody_reads_is_done_all_the_same(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Unread())
+    outcome = run_job(Mean(data), tmp_path / "out", OPTIONS)
+    assert outcome.written == 6 and not (tmp_path / "out" / "manifest").exists()
+    outcome = run_job(Stopped(data), tmp_path / "stopped", OPTIONS)
+    assert outcome.signal == signal.SIGTERM and outcome.written == 2
 
 
 def test_a_job_can_be_done_from_a_thread(data, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from labels_small import CLASSES, small_dataset, write_cams
 
+from pplfast.benchmarks.confidence import image_iou, rank_correlation
 from pplfast.jobs import JobOptions
 from pplfast.labels.background import add_background
 from pplfast.labels.confidence import expected_iou, image_confidence, write_confidence
@@ -16,6 +17,7 @@ from pplfast.labels.device_crf import DeviceLabeller, expected_ious
 from pplfast.labels.label import generate_labels, label_cams
 from pplfast.labels.rules import FinishPrediction, NetworkScores
 from pplfast.recipe import LabelConfig
+from pplfast.report.confidence import read_confidence
 
 OPTIONS = JobOptions(memory=0.25, jobs=1, threads=1)
 
@@ -102,6 +104,29 @@ def test_a_class_without_a_pixel_counts_where_the_image_is_said_to_have_it(told)
     assert facts["confidence"].get("15", 0) == 0
 
 
+def test_an_image_that_a_class_fills_has_no_background_to_be_unsure_of():
+    filled = np.array([0.1, 0.9], np.float32)[:, None, None].repeat(6, 1).repeat(5, 2)
+    facts = FinishPrediction("none")(NetworkScores(None, np.array([0, 8], np.uint8), filled, told=True)).facts
+    assert facts["confidence"] == {"8": pytest.approx(0.9, abs=1e-4)}
+
+
 def test_records_of_an_earlier_version_make_no_table(tmp_path):
     write_confidence(tmp_path, [{"id": "a", "classes": [8]}], CLASSES)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ("a\rb", "a\nb", "\r", 'a"b', "a,b", "a b/c", "caf\udce9", "\ufeffa"))
+def test_the_report_reads_any_name_in_the_table(tmp_path, name):
+    records = [{"id": "z", "confidence": {"0": 0.75}}, {"id": name, "confidence": {"0": 0.5, "8": 0.25}}]
+    write_confidence(tmp_path, records, CLASSES)
+    assert list(read_confidence(tmp_path).items()) == [(name, 0.375), ("z", 0.75)]
+
+
+def test_the_iou_of_an_image_that_the_benchmark_compares_with():
+    labels, mask = np.uint8([[8, 8], [6, 0]]), np.uint8([[8, 6], [6, 255]])
+    assert image_iou(labels, mask) == pytest.approx((1 / 2 + 1 / 2) / 2)  # the background is in neither
+    assert image_iou(np.uint8([[0, 8]]), np.uint8([[8, 8]])) == pytest.approx((0 + 1 / 2) / 2)
+    assert np.isnan(image_iou(labels, np.full((2, 2), 255, np.uint8)))
+    # ranks 1, 3.5, 3.5, 2, 5 and 4, 1, 2.5, 2.5, 5, around 3
+    values = np.array([0.1, 0.4, 0.4, 0.2, 0.9]), np.array([3.0, 1.0, 2.0, 2.0, 5.0])
+    assert rank_correlation(*values) == pytest.approx((-2 * 1 - 0.5 * 2 - 0.5 * 0.5 + 1 * 0.5 + 2 * 2) / 9.5)

@@ -1,5 +1,7 @@
 """New images to labels: what the words of a command line mean, the drawings, their page, and images in Python."""
 
+import csv
+import io
 import os
 from html.parser import HTMLParser
 from pathlib import Path
@@ -224,6 +226,8 @@ def test_drawings_are_made_when_they_are_asked_for_and_what_is_there_is_kept(tmp
     more = images(tmp_path / "others", ["z"])
     predict_images(model, CLASSES, more, SEGMENT, out, OPTIONS, drawn=True)
     assert Links(out / "overlays.html").found["alt"] == ["z", *IDS]  # the page is of the folder
+    with open(out / "confidence.csv", encoding="utf-8", newline="") as table:
+        assert {row[0] for row in csv.reader(table)} == {"image", "z", *IDS}  # and so is the table
 
 
 def test_of_many_drawings_the_page_shows_some_and_links_to_all(tmp_path, monkeypatch):
@@ -348,6 +352,8 @@ def test_what_cannot_be_predicted(labeller, tmp_path):
     for image, message in (
         (tmp_path / "none.jpg", "none.jpg: no such file"),
         ([np.zeros((4, 4))], r"uint8 array \(H, W, 3\), not float64 \(4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"image: has no pixels, \(0, 4, 3\)"),
+        (Image.open(io.BytesIO(jpeg(64, 48)[:-200])), "image: a PIL image that cannot be decoded"),
     ):
         with pytest.raises(UserError, match=message):
             pplfast.predict(image, labeller)

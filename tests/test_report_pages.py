@@ -206,6 +206,13 @@ def test_images_in_shards_have_pictures_and_no_links_to_them(run, dataset, monke
     assert len(list((run / "report/pictures").glob("*-labels.jpg"))) == 5
 
 
+def test_a_key_that_is_too_long_for_a_file_has_no_label(run, dataset):
+    name = "k" * 300
+    sharded = dataclasses.replace(dataset, ids=(name, *dataset.ids[1:]))
+    written = pages.write_pages(sharded, final_labels(read_run(run)), run / "report", run / "report.html", 1)
+    assert names_of(written.files[0])[0] == name and len(links_of(written.files[0], "label PNG")) == 2 * (COUNT - 1)
+
+
 @pytest.mark.parametrize(
     ("made", "final"),
     [

@@ -6,6 +6,7 @@ from typing import cast
 
 from pplfast.cli.model import find_model
 from pplfast.cli.parser import CommandParser
+from pplfast.cli.run import ended_by_sigterm
 from pplfast.networks import SEGMENTATION
 
 FORMATS = ("onnx", "torch")
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
 
     from pplfast.deploy.export import export_model
 
-    exported = export_model(folder, args.out, args.format)
+    with ended_by_sigterm():
+        exported = export_model(folder, args.out, args.format)
     if exported.difference is None:
         print("not checked: onnxruntime is not installed (pip install onnxruntime)", file=sys.stderr)
     else:

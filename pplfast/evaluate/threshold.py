@@ -27,6 +27,7 @@ MOST = 2000  # images: the mean over some thousand does not change in its second
 IMAGES_PER_TASK = 16
 ITERATIONS = 100  # ten are enough for a difference of CLOSE
 CLOSE = 1e-4
+LOWEST = 0.01  # threshold, and of 1 the same less
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def choose_threshold(cams: StrPath, dataset: Dataset, jobs: int | None = None) -
     values = [value for number in sorted(found) for value in found[number]]  # the sum must not depend on the order
     if not values:
         raise UserError(f"{cams}: no image has a map to find a threshold on; give it with --value or label.value")
-    return ChosenThreshold(round(float(np.mean(values)), 2), len(values))
+    mean = min(max(float(np.mean(values)), LOWEST), 1 - LOWEST)  # no threshold is 0 or 1: nothing would be on one side
+    return ChosenThreshold(round(mean, 2), len(values))
 
 
 def _has_cam(folder: CamFolder, index: int) -> bool:

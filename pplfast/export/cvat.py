@@ -45,7 +45,7 @@ class Cvat(Format):
             raise UserError(f"class {bad!r}: CVAT's labelmap.txt has no room for ':' and a '#' at the start; rename it")
 
     def convert(self, item: LabelledImage) -> Converted:
-        """The PNGs of classes and of objects, and how many regions there are."""
+        """The PNGs of classes and of objects, and how many masks CVAT makes of them."""
         labels = item.labels()
         labels = np.where(labels == IGNORE, np.uint8(BACKGROUND), labels)
         objects = np.zeros(labels.shape, np.uint8)
@@ -57,7 +57,9 @@ class Cvat(Format):
                 count += 1
                 x, y, width, height = region.box
                 objects[y : y + height, x : x + width][region.mask] = min(count, MOST_REGIONS)
-        return _png(labels), _png(objects if count <= MOST_REGIONS else by_class), count
+        if count > MOST_REGIONS:
+            objects, count = by_class, int(np.count_nonzero(np.unique(by_class)))
+        return _png(labels), _png(objects), count
 
     def write(self, converted: Iterable[tuple[LabelledImage, Converted]]) -> None:
         classes, ids = self.target.classes, list[str]()

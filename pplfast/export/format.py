@@ -68,6 +68,6 @@ class Format(ABC):
         that nothing has to hold all of them."""
 
     def regions(self, converted: Any) -> int | None:
-        """How many regions one image has in the export, of what `convert` returned; None where the format keeps the
-        label map as it is, and knows no regions."""
+        """How many regions one image has in the export, of what `convert` returned; None where the format keeps what is
+        of a class as it is, and knows no regions."""
         return None

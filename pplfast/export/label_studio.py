@@ -77,9 +77,6 @@ class _LabelStudio(Format):
         (self.target.out / CONFIG_FILE).write_text(self._config(), encoding="utf-8")
         write_classes(self.target.out / CLASSES_FILE, self.target.classes)
 
-    def regions(self, converted: Converted) -> int:
-        return converted[1]
-
     def _config(self) -> str:
         view = ElementTree.Element("View")
         ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
@@ -118,6 +115,9 @@ class LabelStudioPolygons(_LabelStudio):
         for region in regions(labels, value):
             percent = region.polygon(corners=True) / (width, height) * 100
             yield {"points": np.round(percent, DIGITS).tolist(), "closed": True}
+
+    def regions(self, converted: Converted) -> int:
+        return converted[1]
 
 
 def image_url(item: LabelledImage) -> str:

@@ -22,7 +22,7 @@ metainfo = dict(
 )
 """
 _DATASET = """dict(
-    type="BaseSegDataset",
+    type="mmseg.BaseSegDataset",
     data_root=data_root,
     data_prefix=dict(img_path="{images}", seg_map_path="{labels}"),
     img_suffix={suffix!r},
@@ -41,7 +41,7 @@ class MMSegmentation(Format):
     The label PNGs are grey and hold what MMSegmentation trains on: 0 background, then 1, 2, ... in the order of the
     classes, and 255, which it ignores. So "background" is the first of `classes`, and `reduce_zero_label` stays False:
     True would make the background ignored. A BaseSegDataset finds its images by one suffix; where there are several,
-    the config joins one for each by ConcatDataset.
+    the config joins one for each by ConcatDataset, which is MMEngine's and knows them only with their package's name.
     """
 
     name = "mmseg"

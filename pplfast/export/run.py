@@ -1,6 +1,7 @@
 """All images of a data set from label PNGs to an export."""
 
 import os
+import shlex
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -60,7 +61,9 @@ class Export:
             f"{self.out}: {self.images} images{known} for {self.format.tool} ({rate:.0f} images/s){bad}{failed}"
         )
         if self.format.read_with:
-            lines.append(f"read it with: {self.format.read_with.replace('{out}', str(self.out))}")
+            in_python = "'{out}" in self.format.read_with
+            out = str(self.out) if in_python else shlex.quote(str(self.out))
+            lines.append(f"read it with: {self.format.read_with.replace('{out}', out)}")
         return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -64,4 +65,5 @@ class ProgressBar:
         self._last_line, self._shown = time.monotonic(), self.done
         left = f", {(self.total - self.done) / self._rate():.0f} s left" if 0 < self.done < self.total else ""
         count = f"{self.earlier + self.done}/{self.earlier + self.total}"
-        print(f"{self.title}: {count}, {text}{left}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # whoever read it may have ended, which must not end the work
+            print(f"{self.title}: {count}, {text}{left}", file=sys.stderr, flush=True)

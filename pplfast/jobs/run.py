@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -196,11 +196,12 @@ def _work(
 
 
 def _say_how_to_continue(job: Job, done: int, total: int, what: str) -> None:
-    print(
-        f"{job.command}: {what}: {done} of {total} images done; run the same command again to continue",
-        file=sys.stderr,
-        flush=True,
-    )
+    with suppress(OSError):  # whoever read it may have ended; the exit code says it too
+        print(
+            f"{job.command}: {what}: {done} of {total} images done; run the same command again to continue",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def share_threads() -> None:

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 LIMIT = 7.0  # seconds from the signal to the end of the process at the latest; promised: 10
+SAID = 1.0  # seconds for the last words; a full pipe that nobody reads takes none
 REPEATED = 0.5  # seconds after which a second Ctrl-C is one: a launcher passes the first on, beside the terminal
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -66,14 +68,12 @@ class Stopping:
                 continue
             if timer is None:
                 self.signal, first = data[0], time.monotonic()
-                if self._announce:
-                    print(
-                        "stopping: finishing what is in flight (once more to stop at once)", file=sys.stderr, flush=True
-                    )
                 self._event.set()
                 timer = threading.Timer(LIMIT, self._end)
                 timer.daemon = True
                 timer.start()
+                if self._announce:  # last: whoever reads it may have ended, or reads no more
+                    threading.Thread(target=_say_stopping, name="say stopping", daemon=True).start()
             elif data[0] == signal.SIGINT and time.monotonic() - first > REPEATED:
                 self._end()
         if timer is not None:
@@ -82,9 +82,19 @@ class Stopping:
         os.close(self._read)
 
     def _end(self) -> None:
-        self._abandon()
-        sys.stderr.flush()
+        said = threading.Thread(target=self._say_abandoned, name="say abandoned", daemon=True)
+        said.start()
+        said.join(SAID)
         os._exit(self.exit_code)
+
+    def _say_abandoned(self) -> None:
+        with suppress(OSError):
+            self._abandon()
+
+
+def _say_stopping() -> None:
+    with suppress(OSError):
+        print("stopping: finishing what is in flight (once more to stop at once)", file=sys.stderr, flush=True)
 
 
 def _ignore(number: int, frame: object) -> None:

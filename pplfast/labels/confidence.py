@@ -34,12 +34,15 @@ def expected_iou(probabilities: Float32Array, labels: IntArray) -> Float64Array:
 
 
 def confidence_fact(values: Sequence[int], ious: Float64Array | Float32Array) -> dict[str, dict[str, float]]:
-    """For the record of an image: of the background and each class, by its mask value."""
-    return {FACT: {str(value): round(min(1.0, float(iou)), DIGITS) for value, iou in zip(values, ious, strict=True)}}
+    """For the record of an image: of each class by its mask value, and of the background, which an image may lack."""
+    found = {str(value): round(min(1.0, float(iou)), DIGITS) for value, iou in zip(values, ious, strict=True)}
+    if not found[str(BACKGROUND)]:
+        del found[str(BACKGROUND)]
+    return {FACT: found}
 
 
 def image_confidence(record: Mapping[str, Any]) -> float | None:
-    """The mean over the background and the classes of an image; None for a record without any."""
+    """The mean over the classes of an image and the background, where it shows; None for a record without any."""
     found = record.get(FACT)
     return float(np.mean(list(found.values()))) if found else None
 
@@ -56,8 +59,10 @@ def write_confidence(folder: Path, records: Iterable[Mapping[str, Any]], classes
         atomic_path(folder / TABLE) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        writer, quoting = csv.writer(file, lineterminator="\n"), csv.writer(file, csv.unix_dialect)
         writer.writerow(["image", "confidence", "background", *classes.names])
         for value, record in sure:
             found = record[FACT]
-            writer.writerow([record["id"], round(value, DIGITS), *(found.get(key, "") for key in values)])
+            row = [record["id"], round(value, DIGITS), *(found.get(key, "") for key in values)]
+            # Of the ends of lines Python's writer quotes its own alone, and readers take \r for one as well.
+            (quoting if "\r" in record["id"] else writer).writerow(row)

@@ -1,12 +1,16 @@
 """Labels of new images in a folder: the job, the classes beside the labels, and the page of the drawings."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from pplfast.data.classes import ClassList
 from pplfast.data.dataset import Dataset
 from pplfast.errors import UserError
 from pplfast.files import StrPath
+from pplfast.jobs.manifest import read_manifest
 from pplfast.jobs.options import DEFAULTS, EXIT_BAD, JobOptions, Outcome
+from pplfast.jobs.record import Record
 from pplfast.jobs.run import run_job
 from pplfast.labels.segment import SegmentJob
 from pplfast.models.segmentation import SegmentationNet
@@ -19,6 +23,10 @@ CLASSES = "classes.txt"
 
 class PredictJob(SegmentJob):
     title, command = "labels", "pplfast predict"
+
+    def summarise(self, folder: Path, records: Sequence[Record]) -> None:
+        """Of the folder, as its page is: what was labelled into it before is nobody's list any more."""
+        super().summarise(folder, list(read_manifest(folder).values()))
 
 
 def predict_images(

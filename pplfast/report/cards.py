@@ -4,6 +4,7 @@ The large view is a popover, which the browser itself opens, closes with Esc and
 """
 
 from collections.abc import Sequence
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,10 @@ def about(dataset: Dataset, index: int, final: Final) -> Markup:
 
 
 def file_links(dataset: Dataset, index: int, final: Final, page: Path) -> Markup:
-    """To the files that are there; images in shards have none of their own."""
+    """To the files that are there; images in shards have none of their own, and may have names too long for any."""
     image, label = dataset.images[index], final.label(dataset.ids[index])
     files = {"image": image, "label PNG": label}
-    links = [link(text, file, page) for text, file in files.items() if isinstance(file, Path) and file.is_file()]
+    links = [link(text, file, page) for text, file in files.items() if isinstance(file, Path) and isfile(file)]
     return element("div", join(links, " · "), css="links") if links else NOTHING
 
 

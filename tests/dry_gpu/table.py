@@ -61,8 +61,8 @@ def _table() -> dict[str, Limits]:
         table[f"map_maker/{backbone}/{rows}"] = Limits(mib, copies=1)  # the classes
     for preset, mib in CRF.items():
         for unsure, lattices in (("sure", 2), ("unsure", 3)):
-            # Images and counts go there, labels come back, and without unsure pixels how sure they are; "labels" sends a
-            # constant for each set of energies.
+            # Images and counts go there, labels come back, and without unsure pixels how sure they are; "labels" sends
+            # a constant for each set of energies.
             copies = 3 + (unsure == "sure") + LATTICE_COPIES * lattices + (lattices - 1 if preset == "labels" else 0)
             table[f"crf/{preset}/{unsure}"] = Limits(mib, LATTICE_WAITS * lattices, copies)
     table["large/cam_fuse"] = Limits(360)
