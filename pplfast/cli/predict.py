@@ -1,27 +1,15 @@
 """`pplfast predict`: label new images, of which nothing is known, with a trained segmentation network."""
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import (
-    LARGE_IMAGES,
-    add_job_arguments,
-    add_jobs_argument,
-    add_memory_argument,
-    add_threads_argument,
-    check_machine_arguments,
-    job_options,
-    say_outcome,
-)
+from pplfast.cli.machine import job_options, say_outcome
 from pplfast.cli.model import find_model, model_classes, take_range
-from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
+from pplfast.cli.segmenting import add_segmenting_arguments, load_segmenting, segmenting_changes
 from pplfast.data.image_info import AUTO
 from pplfast.networks import SEGMENTATION
-from pplfast.recipe import SegmentationConfig
-from pplfast.recipe.crf_presets import NONE, PRESETS, check_crf
 
 if TYPE_CHECKING:
     from pplfast.data.classes import ClassList
@@ -43,24 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="files, folders, patterns in quotes like 'photos/**/*.png', .txt lists of files; or alone a data set in "
         "shards: a folder or pattern of .tar or .parquet files, also at a URL",
     )
-    parser.add_argument("--model", required=True, metavar="PATH", help=SEGMENTATION.help)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the labels; of shards also a URL")
     parser.add_argument(
         "--overlay",
         action="store_true",
         help="also draw the labels over each image, <id>.overlay.jpg, and a page of all drawings, overlays.html",
     )
-    add_scale_arguments(parser, "segmentation")
-    parser.add_argument(
-        "--crf",
-        metavar="CRF",
-        help=f"preset of the dense CRF: {', '.join(PRESETS)}, {NONE} "
-        "(default: segmentation.crf of the network's recipe)",
-    )
-    add_jobs_argument(parser, "of the CRF and the drawings")
-    add_memory_argument(parser, LARGE_IMAGES)
-    add_threads_argument(parser)
-    add_job_arguments(parser)
+    add_segmenting_arguments(parser, "of the CRF and the drawings")
     parser.set_defaults(range=AUTO)  # until `take_range` knows that of the network
 
 
@@ -79,23 +56,15 @@ def check_sources(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    changes = scale_changes(args)
-    if args.crf is not None:
-        check_crf(args.crf)
-        changes["crf"] = args.crf
-    check_machine_arguments(args)
+    changes = segmenting_changes(args)
     folder, classes = _network(args)
     dataset = _open(args, classes)
 
     from pplfast.jobs.options import EXIT_BAD
     from pplfast.prediction.folder import predict_images
     from pplfast.prediction.page import NAME as PAGE
-    from pplfast.train.network_file import read_settings
-    from pplfast.train.segmentation import NAME, load_segmentation
 
-    config = dataclasses.replace(read_settings(folder, NAME, SegmentationConfig), **changes)
-    say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
-    model, classes = load_segmentation(folder)
+    model, classes, config = load_segmenting(folder, changes)
     options = job_options(args, dataset)
     outcome = predict_images(model, classes, dataset, config, args.out, options, args.overlay)
     code = say_outcome(outcome, "labels", args.out)

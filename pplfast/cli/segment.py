@@ -1,26 +1,15 @@
 """`pplfast segment`: train a segmentation network on label PNGs, and label images with it."""
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
 
-from pplfast.cli.machine import (
-    LARGE_IMAGES,
-    add_job_arguments,
-    add_jobs_argument,
-    add_memory_argument,
-    add_threads_argument,
-    check_machine_arguments,
-    job_options,
-    say_outcome,
-)
+from pplfast.cli.machine import job_options, say_outcome
 from pplfast.cli.model import OF_NETWORK, dataset_of_model, find_model
-from pplfast.cli.recorded import add_scale_arguments, say_settings, scale_changes, scales_text
+from pplfast.cli.segmenting import add_segmenting_arguments, load_segmenting, segmenting_changes
 from pplfast.cli.training import add_network_arguments, run_training
 from pplfast.data.options import add_data_arguments
 from pplfast.networks import SEGMENTATION
-from pplfast.recipe import Recipe, SegmentationConfig
-from pplfast.recipe.crf_presets import NONE, PRESETS, check_crf
+from pplfast.recipe import Recipe
 
 if TYPE_CHECKING:
     from pplfast.data.dataset import Dataset
@@ -45,19 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--labels a pixel gets only classes that its image is said to have.",
     )
     add_data_arguments(test, shown=(), classes=OF_NETWORK, labels="none")
-    test.add_argument("--model", required=True, metavar="PATH", help=SEGMENTATION.help)
     test.add_argument("--out", required=True, metavar="DIR", help="folder for <id>.png; those there are kept")
-    add_scale_arguments(test, "segmentation")
-    test.add_argument(
-        "--crf",
-        metavar="CRF",
-        help=f"preset of the dense CRF: {', '.join(PRESETS)}, {NONE} "
-        "(default: segmentation.crf of the network's recipe)",
-    )
-    add_jobs_argument(test, "of the CRF")
-    add_memory_argument(test, LARGE_IMAGES)
-    add_threads_argument(test)
-    add_job_arguments(test)
+    add_segmenting_arguments(test, "of the CRF")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,21 +52,13 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    changes = scale_changes(args)
-    if args.crf is not None:
-        check_crf(args.crf)
-        changes["crf"] = args.crf
-    check_machine_arguments(args)
+    changes = segmenting_changes(args)
     folder = find_model(args.model, SEGMENTATION)
     dataset = dataset_of_model(args, folder, SEGMENTATION)
 
     from pplfast.labels.segment import segment_images
-    from pplfast.train.network_file import read_settings
-    from pplfast.train.segmentation import NAME, load_segmentation
 
-    config = dataclasses.replace(read_settings(folder, NAME, SegmentationConfig), **changes)
-    say_settings(f"{scales_text(config.scales, config.flip)}, CRF {config.crf}", bool(changes))
-    model, classes = load_segmentation(folder)
+    model, classes, config = load_segmenting(folder, changes)
     options, told = job_options(args, dataset), args.labels != "none"
     outcome = segment_images(model, classes, dataset, config, args.out, options, told)
     return say_outcome(outcome, "labels", args.out)
