@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from pplfast.arrays import Float64Array, UInt8Array
-from pplfast.benchmarks.results import commit, hardware, versions
+from pplfast.benchmarks.results import write_figures
 from pplfast.cli.parser import CommandParser
 from pplfast.data.classes import IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.errors import UserError
-from pplfast.files import write_json
 from pplfast.jobs.manifest import read_manifest
 from pplfast.labels.confidence import image_confidence
 
@@ -89,8 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
             f"{row['least_sure_fifth']:>17.1f} {row['surest_fifth']:>13.1f}"
         )
     if args.out:
-        facts = {"commit": commit(), "hardware": hardware(), "versions": versions()}
-        write_json(args.out, {**facts, "data": dataset.name, "rows": rows})
+        write_figures(args.out, data=dataset.name, rows=rows)
     return 0
 
 

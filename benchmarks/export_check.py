@@ -11,7 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from pplfast.arrays import BoolArray, UInt8Array
 from pplfast.benchmarks import export_readers, export_readers_objects
+from pplfast.benchmarks.results import write_figures
 from pplfast.data.classes import BACKGROUND, IGNORE
 from pplfast.data.dataset import Dataset
 from pplfast.data.masks import read_mask
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("labels", metavar="LABELS_OR_RUN", help="label PNGs within a run, or a run")
     parser.add_argument("--formats", default="", help="like grey,yolo (default: all)")
     parser.add_argument("--jobs", type=int, help="processes that convert (default: one per core)")
+    parser.add_argument("--out", metavar="FILE.json", help="write the rows there too (default: only printed)")
     args = parser.parse_args(arguments)
     names = args.formats.split(",") if args.formats else list(FORMATS)
     if unknown := [name for name in names if name not in FORMATS]:
@@ -113,16 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source = find_source(args.labels)
         if source.data is None:
             parser.error(f"{args.labels}: lies in no run, which would say of which images it is")
-        return _check(names, source, open_labelled(source, source.data), args.jobs)
+        rows = _check(names, source, open_labelled(source, source.data), args.jobs)
+        if args.out:
+            write_figures(args.out, rows=[asdict(row) for row in rows])
+        return 0 if all(row.good for row in rows) else 1
     except UserError as error:
         print(f"export_check: error: {error}", file=sys.stderr)
         return 2
 
 
-def _check(names: Sequence[str], source: Source, dataset: Dataset, jobs: int | None) -> int:
-    """The exit code."""
+def _check(names: Sequence[str], source: Source, dataset: Dataset, jobs: int | None) -> list[Row]:
+    """Of the formats whose libraries are installed; of the others it is said."""
     print(HEAD)
-    good = True
+    rows = []
     for name in names:
         try:
             find_format(name)
@@ -136,8 +141,8 @@ def _check(names: Sequence[str], source: Source, dataset: Dataset, jobs: int | N
                 print(f"{name:<22}not checked: {error}", flush=True)
                 continue
         print(row.text(), flush=True)
-        good &= row.good
-    return 0 if good else 1
+        rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":

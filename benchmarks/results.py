@@ -15,7 +15,7 @@ import torch
 from pplfast.benchmarks import models
 from pplfast.benchmarks.harness import Spread, ratios
 from pplfast.errors import UserError
-from pplfast.files import write_json
+from pplfast.files import StrPath, write_json
 
 SCHEMA = 1
 PACKAGES = (
@@ -27,6 +27,8 @@ PACKAGES = (
     "pydensecrf2",
     "numpy",
     "pillow",
+    "onnx",
+    "onnxruntime",
 )
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -219,6 +221,13 @@ def check_schema(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("schema") != SCHEMA or "ratios" not in value:
         raise UserError(f"{path}: not a results file of `pplfast bench --out` (schema {SCHEMA})")
     return value
+
+
+def write_figures(out: StrPath, **figures: Any) -> None:
+    """Figures of a measurement whose file is for readers alone: with when, of which code and where they are from."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    head = {"date": date, "commit": commit(), "hardware": hardware(), "versions": versions()}
+    write_json(out, {**head, **figures})
 
 
 def commit() -> str:

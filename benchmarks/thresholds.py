@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pplfast.benchmarks.results import commit, hardware, versions
+from pplfast.benchmarks.results import write_figures
 from pplfast.cli.parser import CommandParser
 from pplfast.data.dataset import Dataset
 from pplfast.data.options import add_data_arguments, dataset_from_arguments
 from pplfast.evaluate import choose_threshold, evaluate_cams
-from pplfast.files import write_json
 from pplfast.recipe.crf_presets import DEFAULT_THRESHOLD
 
 
@@ -54,8 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
             f"{row['best_miou']:>6.2f} {row['lost']:>6.2f} {row['lost_by_constant']:>14.2f}"
         )
     if args.out:
-        facts = {"commit": commit(), "hardware": hardware(), "versions": versions()}
-        write_json(args.out, {**facts, "data": dataset.name, "images": len(dataset), "rows": rows})
+        write_figures(args.out, data=dataset.name, images=len(dataset), rows=rows)
     return 0
 
 
