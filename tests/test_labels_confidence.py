@@ -108,6 +108,8 @@ def test_an_image_that_a_class_fills_has_no_background_to_be_unsure_of():
     filled = np.array([0.1, 0.9], np.float32)[:, None, None].repeat(6, 1).repeat(5, 2)
     facts = FinishPrediction("none")(NetworkScores(None, np.array([0, 8], np.uint8), filled, told=True)).facts
     assert facts["confidence"] == {"8": pytest.approx(0.9, abs=1e-4)}
+    facts = FinishPrediction("none")(NetworkScores(None, np.array([8], np.uint8), filled[1:])).facts
+    assert facts["confidence"] == {"8": pytest.approx(0.9, abs=1e-4)}  # its probability is too low to take part
 
 
 def test_records_of_an_earlier_version_make_no_table(tmp_path):

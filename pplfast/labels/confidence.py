@@ -36,9 +36,7 @@ def expected_iou(probabilities: Float32Array, labels: IntArray) -> Float64Array:
 def confidence_fact(values: Sequence[int], ious: Float64Array | Float32Array) -> dict[str, dict[str, float]]:
     """For the record of an image: of each class by its mask value, and of the background, which an image may lack."""
     found = {str(value): round(min(1.0, float(iou)), DIGITS) for value, iou in zip(values, ious, strict=True)}
-    if not found[str(BACKGROUND)]:
-        del found[str(BACKGROUND)]
-    return {FACT: found}
+    return {FACT: {value: iou for value, iou in found.items() if iou or value != str(BACKGROUND)}}
 
 
 def image_confidence(record: Mapping[str, Any]) -> float | None:
