@@ -120,6 +120,7 @@ STEPS = (
 STEP = {step.name: step for step in STEPS}
 SHOWN = tuple(step for step in STEPS if step.text)  # the CAMs, and the label sets in the order of the chain
 LABELS = {step.name: step.text for step in SHOWN[1:]}
+FINAL = tuple(name for name in reversed(LABELS) if STEP[name].of == VAL)  # a run's product is the first that it has
 # What is read of each set of maps or labels: its scores, or what it shows without masks.
 SCORES = {step.reads.split("=")[1]: step for step in STEPS if step.figure}
 FACTS = {step.reads.split("=")[1]: step for step in STEPS if step.work == "count"}

@@ -21,11 +21,10 @@ from pplfast.export.format import Format, LabelledImage, Target
 from pplfast.export.formats import find_format
 from pplfast.export.labels import find_labels
 from pplfast.files import StrPath
+from pplfast.jobs.options import EXIT_BAD
 from pplfast.jobs.progress import ProgressBar
 from pplfast.pool import QUEUED_PER_WORKER, default_jobs, mapped, signals_held, start_worker
 from pplfast.whole_folder import check_free, whole_folder
-
-BAD_IMAGES = 3  # exit code: all is done but for images that could not be
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Export:
     @property
     def exit_code(self) -> int:
         """0, or 3 where a label or an image turned out to be bad."""
-        return BAD_IMAGES if self.bad else 0
+        return EXIT_BAD if self.bad else 0
 
     def summary(self) -> str:
         """Some lines: what was left out and why, what was written, and how the tool reads it."""

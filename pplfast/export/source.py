@@ -14,17 +14,16 @@ from pplfast.data.recorded import recorded_data
 from pplfast.errors import UserError
 from pplfast.export.labels import MAKES_RUN, RUN_FILE, recorded_classes
 from pplfast.files import StrPath
-from pplfast.steps import LABELS, STEP, TEST, VAL, VARIANTS
+from pplfast.steps import FINAL, STEP, TEST, VAL, VARIANTS
 from pplfast.storage import is_remote
 
 AUTO_LABELS, NO_LABELS = "auto", "none"  # of DataConfig
 SUMMARY_FILE = "summary.json"
 CHECKED = Path("steps", "check data.json")  # of a run: which images it has left out
 AGAIN = "give `pplfast run` the same command again, which writes it anew"
-# Steps whose outputs are label PNGs, and of them those whose labels are the product of a run, the best first.
+# Steps whose outputs are label PNGs.
 _WORK = ("labels", "affinity_labels", "predictions", "told_predictions")
 OF_LABELS = [name for name, step in STEP.items() if step.work in _WORK]
-FINAL = [name for name in reversed(LABELS) if STEP[name].of == VAL]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pplfast.errors import UserError
 from pplfast.files import read_bounded
+from pplfast.labels.confidence import TABLE
 from pplfast.reading import quoted
 
-NAME = "confidence.csv"
 COLUMN = "confidence"
 MAX_BYTES = 256 * 2**20  # a million images have about 60 MB
 AGAIN = "delete it and make the labels again"
@@ -21,7 +21,7 @@ def read_confidence(folder: Path) -> dict[str, float]:
 
     The first column is the image's id, another one is called "confidence". UserError for a file that is no such table.
     """
-    path = folder / NAME
+    path = folder / TABLE
     if not os.path.lexists(path):
         return {}
     try:

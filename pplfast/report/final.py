@@ -8,7 +8,7 @@ from pplfast.data.masks import SUFFIX
 from pplfast.errors import UserError
 from pplfast.report.confidence import read_confidence
 from pplfast.report.view import RunView, VariantView
-from pplfast.steps import LABELS, STEP, VAL
+from pplfast.steps import FINAL, LABELS
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def main_variant(view: RunView) -> VariantView:
 def final_labels(view: RunView) -> Final | None:
     """None where the run has no record of any labels."""
     variant = main_variant(view)
-    made = [source for source in LABELS if source in variant.seconds and STEP[source].of == VAL]
-    if not made:
+    source = next((name for name in FINAL if name in variant.seconds), None)
+    if source is None:
         return None
     try:
-        return Final(variant, made[-1], read_confidence(variant.folder / made[-1]))
+        return Final(variant, source, read_confidence(variant.folder / source))
     except UserError as problem:
-        return Final(variant, made[-1], {}, str(problem))
+        return Final(variant, source, {}, str(problem))
